@@ -1,0 +1,225 @@
+"""What is the unit with a scale of its own, how long is it, and how is it scaled?
+
+Norms, inner products and scaling of blocks of rows, with float32 inside. Does not know which weights have such blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from decayfree.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the rows (output channels) of one weight are divided into blocks.
+
+    Args:
+        axis: The dimension along which the rows run: 0, or 1 for transposed convolutions.
+        block_sizes: Rows in each block, in the order of the rows; no unit, their sum is the number of rows.
+        groups: For ``axis=1``: dimension 0 is cut into so many equal parts that share nothing (a grouped transposed convolution).
+            Row ``group * shape[1] + j`` is ``weight[group * shape[0] // groups : (group + 1) * shape[0] // groups, j]``.
+
+    Raises:
+        InvalidInputError: If ``axis`` is neither 0 nor 1, a block has no row, or ``groups`` does not go with ``axis``.
+
+    Example:
+        >>> Blocks(axis=0, block_sizes=(2, 1)).n_rows
+        3
+    """
+
+    axis: int
+    block_sizes: tuple[int, ...]
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.axis not in (0, 1) or min(self.block_sizes, default=0) < 1 or self.groups < 1 or (self.groups > 1 and self.axis == 0):
+            raise InvalidInputError(
+                f"blocks want axis 0 or 1, at least one row a block, and groups only along axis 1; got axis={self.axis}, "
+                f"block_sizes={self.block_sizes[:8]}, groups={self.groups}"
+            )
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return sum(self.block_sizes)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.block_sizes)
+
+    @cached_property
+    def rows_are_blocks(self) -> bool:
+        """Whether every block is a single row."""
+        return self.n_rows == self.n_blocks
+
+    @cached_property
+    def uniform_size(self) -> int:
+        """Rows in every block where all have as many, else 0."""
+        return self.block_sizes[0] if len(set(self.block_sizes)) == 1 else 0
+
+    @cached_property
+    def block_of_row(self) -> tuple[int, ...]:
+        """For each row the index of its block."""
+        return tuple(index for index, size in enumerate(self.block_sizes) for _ in range(size))
+
+
+def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> Tensor:
+    """L2 norm of every block.
+
+    Args:
+        weight: (*shape), floating.
+        blocks: How the rows are divided.
+        bias: (n_rows,). Entry i belongs to row i, where weight and bias only work together.
+
+    Returns:
+        (n_blocks,), float32 (float64 for a float64 weight), in units of ``weight``.
+
+    Raises:
+        InvalidInputError: If ``weight`` or ``bias`` do not have the rows that ``blocks`` speaks of.
+
+    Example:
+        >>> block_norms(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), Blocks(axis=0, block_sizes=(1, 1)))
+        tensor([5., 2.])
+    """
+    rows = _row_norms(_by_row(weight, blocks), blocks)
+    if bias is not None:
+        rows = torch.hypot(rows, _bias_rows(bias, blocks).to(rows.dtype))
+    if blocks.rows_are_blocks:
+        return rows
+    if blocks.uniform_size:
+        return torch.linalg.vector_norm(rows.unflatten(0, (-1, blocks.uniform_size)), dim=1)
+    return torch.stack([torch.linalg.vector_norm(part) for part in rows.split(blocks.block_sizes)])
+
+
+def block_dots(
+    a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = None, bias_b: Tensor | None = None
+) -> Tensor:
+    """Inner product of every block of ``a`` with the same block of ``b``.
+
+    Args:
+        a: (*shape), floating.
+        b: (*shape), floating.
+        blocks: How the rows are divided.
+        bias_a: (n_rows,). Bias that belongs to ``a``.
+        bias_b: (n_rows,). Bias that belongs to ``b``.
+
+    Returns:
+        (n_blocks,), float32 (float64 for float64 weights), in units of ``a`` times units of ``b``.
+
+    Example:
+        >>> block_dots(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), Blocks(axis=0, block_sizes=(1,)))
+        tensor([11.])
+    """
+    dtype = norm_dtype(a)
+    product = _by_row(a, blocks).to(dtype) * _by_row(b, blocks).to(dtype)
+    dims = _other_dims(product, blocks)
+    rows = product.sum(dim=dims).reshape(-1) if dims else product  # sum(dim=()) would sum over everything
+    if bias_a is not None and bias_b is not None:
+        rows = rows + _bias_rows(bias_a, blocks).to(dtype) * _bias_rows(bias_b, blocks).to(dtype)
+    if blocks.rows_are_blocks:
+        return rows
+    if blocks.uniform_size:
+        return rows.unflatten(0, (-1, blocks.uniform_size)).sum(dim=1)
+    return torch.stack([part.sum() for part in rows.split(blocks.block_sizes)])
+
+
+@torch.no_grad()
+def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor | None = None) -> None:
+    """Multiply every block in place by its own factor.
+
+    Args:
+        weight: (*shape), floating. Changed in place, whatever its memory format.
+        factors: (n_blocks,), float32 or float64; no unit. Not rounded to the weight's precision: in bfloat16 a factor within 0.4 % of 1
+            would become 1.
+        blocks: How the rows are divided.
+        bias: (n_rows,). Changed in place along with its rows.
+
+    Raises:
+        InvalidInputError: If shapes do not go together.
+
+    Example:
+        >>> w = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+        >>> scale_blocks_(w, torch.tensor([2.0, 0.5]), Blocks(axis=0, block_sizes=(1, 1)))
+        >>> w
+        tensor([[6., 8.],
+                [0., 1.]])
+    """
+    if factors.shape != (blocks.n_blocks,):
+        raise InvalidInputError(f"factors must have shape ({blocks.n_blocks},), one for each block, got {tuple(factors.shape)}")
+    by_row = _by_row(weight, blocks)
+    row_factors = factors_of_rows(factors, blocks)
+    bias_rows = None if bias is None else _bias_rows(bias, blocks)
+    by_row.mul_(row_factors.reshape(_broadcast_shape(by_row, blocks)))
+    if bias_rows is not None:
+        bias_rows.mul_(row_factors)
+
+
+def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
+    """Repeat each block's factor for all of its rows.
+
+    Args:
+        factors: (n_blocks,).
+        blocks: How the rows are divided.
+
+    Returns:
+        (n_rows,).
+    """
+    if blocks.rows_are_blocks:
+        return factors
+    if blocks.uniform_size:
+        return factors.repeat_interleave(blocks.uniform_size)
+    return factors.repeat_interleave(torch.tensor(blocks.block_sizes, device=factors.device), output_size=blocks.n_rows)
+
+
+def norm_dtype(weight: Tensor) -> torch.dtype:
+    """The precision in which norms and factors of ``weight`` are computed: float64 for float64, else float32."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
+    """Say why a weight of this shape cannot have these blocks, or None where it can."""
+    if len(shape) <= blocks.axis:
+        return f"rows along dimension {blocks.axis} want more than {len(shape)} dimensions"
+    if shape[0] % blocks.groups:
+        return f"{blocks.groups} groups do not divide {shape[0]}"
+    n_rows = shape[blocks.axis] * blocks.groups
+    return None if n_rows == blocks.n_rows else f"the blocks have {blocks.n_rows} rows, the weight has {n_rows}"
+
+
+def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
+    """A view of ``weight`` whose dimension 0 is the group where there are groups; never a copy."""
+    fault = faults_of_shape(weight.shape, blocks)
+    if fault:
+        raise InvalidInputError(f"a weight of shape {tuple(weight.shape)} does not have these blocks: {fault}")
+    return weight.unflatten(0, (blocks.groups, -1)) if blocks.groups > 1 else weight
+
+
+def _row_dims(blocks: Blocks) -> tuple[int, ...]:
+    return (0, 2) if blocks.groups > 1 else (blocks.axis,)
+
+
+def _other_dims(by_row: Tensor, blocks: Blocks) -> tuple[int, ...]:
+    return tuple(dim for dim in range(by_row.ndim) if dim not in _row_dims(blocks))
+
+
+def _broadcast_shape(by_row: Tensor, blocks: Blocks) -> list[int]:
+    return [size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(by_row.shape)]
+
+
+def _row_norms(by_row: Tensor, blocks: Blocks) -> Tensor:
+    dims = _other_dims(by_row, blocks)
+    dtype = norm_dtype(by_row)
+    if not dims:  # a row of one number: its norm is its magnitude
+        return by_row.abs().to(dtype)
+    return torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype).reshape(-1)
+
+
+def _bias_rows(bias: Tensor, blocks: Blocks) -> Tensor:
+    if bias.shape != (blocks.n_rows,):
+        raise InvalidInputError(f"a bias of shape {tuple(bias.shape)} does not go with {blocks.n_rows} rows")
+    return bias

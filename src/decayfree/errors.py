@@ -1,0 +1,42 @@
+"""What can go wrong, by name.
+
+Each error is a :class:`DecayFreeError` and also the built-in that fits. No message is written here: the file that finds a fault says it.
+"""
+
+
+class DecayFreeError(Exception):
+    """Any error that decayfree raises on purpose."""
+
+
+class InvalidInputError(DecayFreeError, ValueError):
+    """An argument is outside what is allowed, or the inputs do not fit the model."""
+
+
+class NotInvariantError(DecayFreeError, ValueError):
+    """A weight would change the model's outputs when it is scaled."""
+
+
+class WeightDecayError(DecayFreeError, ValueError):
+    """The optimizer decays a weight whose norm is held."""
+
+
+class UnsupportedWeightError(DecayFreeError, TypeError):
+    """A weight is stored in a way that cannot be rescaled: flattened, sparse, quantized, without data."""
+
+
+class NonFiniteWeightError(DecayFreeError, ArithmeticError):
+    """A weight holds NaN or infinity."""
+
+
+class AlreadyAttachedError(DecayFreeError, RuntimeError):
+    """The norm of a weight is held already by another :class:`decayfree.WeightRescaling`."""
+
+
+class MismatchError(DecayFreeError, KeyError, ValueError):
+    """Names, shapes or optimizers of two things that should belong together do not."""
+
+    __str__ = Exception.__str__  # KeyError would print the message in quotes
+
+
+class MissingExtraError(DecayFreeError, ImportError):
+    """A package that an extra installs is not there."""

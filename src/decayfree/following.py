@@ -1,0 +1,164 @@
+"""What else must change when blocks are scaled, so that the model computes the same?
+
+Running statistics of the normalizations behind them, and the optimizer's moments. Scales no weight.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.blocks import Blocks, scale_blocks_
+from decayfree.errors import InvalidInputError
+from decayfree.exact import eps_of
+from decayfree.holding import Held
+from decayfree.running import UNKNOWN_SHIFT, NormLayer
+
+# How many powers of the gradient an optimizer's state holds: it is divided by c to that power when the weight is multiplied by c, because
+# the gradient is divided by c. Weights and steps (-1) grow with c. Names are PyTorch's.
+_DEGREES: dict[str, int] = {
+    "exp_avg": 1,
+    "exp_avg_sq": 2,
+    "max_exp_avg_sq": 2,
+    "exp_inf": 1,
+    "sum": 2,
+    "square_avg": 2,
+    "grad_avg": 1,
+    "momentum_buffer": 1,
+    "acc_delta": -2,
+    "prev": 1,
+    "step_size": -1,
+    "ax": -1,
+    "row_var": 2,
+    "variance": 2,
+}
+# RMSprop's buffer holds gradients divided by their size.
+_DEGREES_OF: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
+_WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "col_var")
+
+# A change of an output channel by more than this, caused by ε, is worth a warning.
+_EPS_WARNING = 1e-3
+
+
+def follow_statistics_(
+    model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]], parameters: Mapping[str, Tensor], *, tiny: float = 0.0
+) -> None:
+    """Let running statistics follow: running_mean ← c(running_mean − b) + b and running_var ← c²·running_var, per channel.
+
+    Args:
+        model: Holds the normalizations.
+        relations: A normalization and the factors of the blocks that it follows, (n_blocks,).
+        parameters: Biases by name, for the shift b.
+        tiny: Factors this close to 1 are not followed: the next forward passes heal them.
+    """
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for layer, factors in relations:
+            if layer.blocks:
+                _follow_one_(modules[layer.name], layer, factors, parameters, tiny)
+
+
+def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -> None:
+    """Apply the orbit action to the optimizer's state: what holds k powers of the gradient is divided by c^k.
+
+    Args:
+        optimizer: Its state is changed in place.
+        held: A weight and the factors its blocks were scaled by, (n_blocks,).
+    """
+    with torch.no_grad():
+        for one, factors in held:
+            for parameter, blocks in ((one.weight, one.blocks), *([(one.bias, _bias_blocks(one.blocks))] if one.bias is not None else [])):
+                for key, degree in _degrees(optimizer, parameter).items():
+                    _scale_moment_(optimizer.state[parameter][key], parameter, factors, blocks, degree)
+
+
+def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
+    """States of the optimizer that do not say how they react to scaling a weight."""
+    unknown = set()
+    for one in held:
+        for key, value in optimizer.state.get(one.weight, {}).items():
+            if isinstance(value, Tensor) and value.numel() > 1 and key not in (*_DEGREES, *_WITHOUT_DEGREE):
+                unknown.add(f"{type(optimizer).__name__}'s {key!r}")
+    return sorted(unknown)
+
+
+def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]]) -> dict[str, float]:
+    """How much ε moves the outputs of each normalization when the weights before it are scaled; relative, root mean square over channels."""
+    modules = dict(model.named_modules())
+    moved: dict[str, float] = {}
+    for layer, factors in relations:
+        if not layer.blocks:
+            continue
+        module = modules[layer.name]
+        eps = eps_of(module)
+        var = _buffer(module, "running_var").double().flatten()[list(layer.channels)]
+        c = factors.detach().double().to(var.device)[list(layer.blocks)]
+        ratio = torch.sqrt((c * c * (var + eps)) / (c * c * var + eps))
+        change = torch.where(var > 0, (ratio - 1).abs(), 0.0)
+        moved[layer.name] = max(moved.get(layer.name, 0.0), float(change.square().mean().sqrt()))
+    return moved
+
+
+def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]], *, stacklevel: int) -> None:
+    """Warn where ε moves an output by more than 0.1 %."""
+    moved = {name: change for name, change in eps_movements(model, relations).items() if change > _EPS_WARNING}
+    if moved:
+        worst = max(moved, key=lambda name: moved[name])
+        warnings.warn(
+            f"the ε of {len(moved)} normalizations is not small beside the variance of what they normalize: rescaling moves their outputs by up "
+            f"to {moved[worst]:.1%} ({worst}). A larger radius, or a smaller ε, makes that as small as you like",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_of_unknown_shifts(layers: Iterable[NormLayer], *, stacklevel: int) -> None:
+    """Warn of normalizations whose running mean cannot follow exactly."""
+    names = sorted({layer.name for layer in layers if layer.shift == UNKNOWN_SHIFT})
+    if names:
+        warnings.warn(
+            f"the running statistics of {', '.join(names)} change with the weights before them in a way that cannot be followed exactly: "
+            "outputs in eval mode are right again after some training steps (or torch.optim.swa_utils.update_bn)",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _follow_one_(module: nn.Module, layer: NormLayer, factors: Tensor, parameters: Mapping[str, Tensor], tiny: float) -> None:
+    mean, var = _buffer(module, "running_mean").flatten(), _buffer(module, "running_var").flatten()
+    c = factors.to(mean.device)[list(layer.blocks)]
+    c = torch.where((c - 1).abs() > tiny, c, 1.0)
+    channels = torch.tensor(layer.channels, device=mean.device)
+    old = mean[channels].to(c.dtype)
+    if layer.shift in (None, UNKNOWN_SHIFT):
+        moved = c * old
+    else:
+        bias = parameters[str(layer.shift)].detach()[list(layer.shift_rows)].to(old)
+        moved = torch.where(c == 1, old, c * (old - bias) + bias)
+    mean[channels] = moved.to(mean.dtype)
+    var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)
+
+
+def _buffer(module: nn.Module, name: str) -> Tensor:
+    buffer: Callable[..., Any] | Tensor | nn.Module = getattr(module, name)
+    if not isinstance(buffer, Tensor):
+        raise InvalidInputError(f"{type(module).__name__} lost its {name}")
+    return buffer
+
+
+def _degrees(optimizer: Optimizer, parameter: Tensor) -> dict[str, int]:
+    known = {**_DEGREES, **_DEGREES_OF.get(type(optimizer).__name__, {})}
+    return {key: known[key] for key, value in optimizer.state.get(parameter, {}).items() if key in known and isinstance(value, Tensor)}
+
+
+def _scale_moment_(moment: Tensor, parameter: Tensor, factors: Tensor, blocks: Blocks, degree: int) -> None:
+    powers = factors.to(moment.device).pow(-degree)
+    if moment.shape == parameter.shape:
+        scale_blocks_(moment, powers, blocks)
+    elif moment.ndim and moment.shape[0] == parameter.shape[0] and not blocks.axis:  # Adafactor's row_var
+        scale_blocks_(moment, powers, blocks)
+
+
+def _bias_blocks(blocks: Blocks) -> Blocks:
+    return Blocks(0, blocks.block_sizes)

@@ -1,0 +1,338 @@
+"""Which weights of a model have no scale?
+
+Measures it by the Euler probe and gives a verdict with a reason on every parameter. Changes nothing in the model; rescaling.py does.
+"""
+
+import fnmatch
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from decayfree.blocks import Blocks, faults_of_shape
+from decayfree.errors import DecayFreeError, InvalidInputError, MismatchError, UnsupportedWeightError
+from decayfree.partition import TOLERANCES
+from decayfree.probe import Forward, tensors_in
+from decayfree.reasons import reason_of
+from decayfree.running import NormLayer, tracked_modules
+from decayfree.search import Finding, SearchResult, search
+from decayfree.table import table_of
+
+VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the probe says of one parameter.
+
+    Args:
+        name: Of the parameter.
+        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no gradient reached it, or too little to tell) or ``frozen``.
+        reason: Why, in words.
+        measured: For invariant ones the largest radial derivative of a block as a share of what it could have been; for the others the
+            relative change of the outputs per relative growth of the parameter. No unit.
+        shape: Of the parameter.
+    """
+
+    name: str
+    verdict: VerdictName
+    reason: str
+    measured: float
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScaleInvariantWeight:
+    """A parameter whose blocks can be scaled by any positive factors without changing the model's outputs.
+
+    Args:
+        name: Of the parameter.
+        bias: The bias that is scaled along, where weight and bias only work together.
+        axis: The dimension along which the rows (output channels) run: 0, or 1 for transposed convolutions.
+        block_sizes: Rows in each block; 1 everywhere for kernels under BatchNorm, one entry for a whole weight under LayerNorm.
+        norm_layers: The normalizations that cancel its scale, with the channels whose running statistics follow it.
+        residual: Largest |⟨block, gradient⟩| as a share of ‖block‖‖gradient‖ that was measured; no unit.
+        groups: For ``axis=1``: parts of dimension 0 that share no output channel.
+    """
+
+    name: str
+    bias: str | None
+    axis: int
+    block_sizes: tuple[int, ...]
+    norm_layers: tuple[NormLayer, ...]
+    residual: float
+    groups: int = 1
+
+    @property
+    def blocks(self) -> Blocks:
+        """How the rows are divided."""
+        return Blocks(self.axis, self.block_sizes, self.groups)
+
+
+class Invariance(Sequence[ScaleInvariantWeight]):
+    """The scale-invariant weights of a model, in the model's order, with a verdict on every parameter. Printing it shows a table.
+
+    Args:
+        model: The model that was probed.
+        weights: The scale-invariant weights that were not left out.
+        verdicts: One for every parameter.
+        dtype: The precision in which the probe ran.
+        confirmed_to: Relative movement of the outputs when all blocks were scaled at once by random factors.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Iterable[ScaleInvariantWeight],
+        verdicts: Mapping[str, Verdict],
+        *,
+        dtype: torch.dtype,
+        confirmed_to: float,
+    ) -> None:
+        self.model = model
+        self.verdicts = dict(verdicts)
+        self.dtype = dtype
+        self.confirmed_to = confirmed_to
+        self._weights = {weight.name: weight for weight in weights}
+
+    @overload
+    def __getitem__(self, key: int | str) -> ScaleInvariantWeight: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[ScaleInvariantWeight]: ...
+    def __getitem__(self, key: int | str | slice) -> ScaleInvariantWeight | list[ScaleInvariantWeight]:
+        if not isinstance(key, str):
+            return list(self._weights.values())[key]
+        if key in self._weights:
+            return self._weights[key]
+        verdict = self.verdicts.get(key)
+        raise MismatchError(f"{key!r} is {verdict.verdict}: {verdict.reason}" if verdict else f"the model has no parameter {key!r}")
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __iter__(self) -> Iterator[ScaleInvariantWeight]:
+        return iter(self._weights.values())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._weights if isinstance(key, str) else key in self._weights.values()
+
+    def __repr__(self) -> str:
+        return table_of(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the model, in types that JSON knows."""
+        return {
+            "weights": [asdict(weight) for weight in self],
+            "verdicts": [asdict(verdict) for verdict in self.verdicts.values()],
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "confirmed_to": self.confirmed_to,
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], model: nn.Module) -> "Invariance":
+        """Put back what :meth:`to_dict` made, for the same model or a copy of it.
+
+        Raises:
+            MismatchError: If a weight, its shape or a normalization is not in ``model``.
+        """
+        weights = [_weight_from(entry) for entry in d["weights"]]
+        verdicts = [Verdict(**{**entry, "shape": tuple(entry["shape"])}) for entry in d["verdicts"]]
+        found = cls(
+            model,
+            weights,
+            {verdict.name: verdict for verdict in verdicts},
+            dtype=getattr(torch, d["dtype"]),
+            confirmed_to=d["confirmed_to"],
+        )
+        found.check_fits(model)
+        return found
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise a :class:`MismatchError` that lists everything here that ``model`` does not have."""
+        parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+        faults = []
+        for weight in self:
+            shape = tuple(parameters[weight.name].shape) if weight.name in parameters else None
+            if shape is None or shape != self.verdicts[weight.name].shape or faults_of_shape(shape, weight.blocks):
+                faults.append(f"{weight.name} {self.verdicts[weight.name].shape}: the model has {shape or 'no such parameter'}")
+            faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
+            faults += [f"{layer.name}: no such module" for layer in weight.norm_layers if layer.name not in modules]
+        if faults:
+            raise MismatchError("these scale-invariant weights belong to another model: " + "; ".join(faults))
+
+
+def find_invariant(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    forward: Forward | None = None,
+    probes: int = 3,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    seed: int = 0,
+) -> Invariance:
+    """Find the weights whose positive rescaling leaves the model's outputs unchanged, and prove it.
+
+    By Euler's theorem ⟨θ_B, ∂φ/∂θ_B⟩ = 0 for every function φ of the outputs where, and generically only where, the block θ_B has no
+    scale. The probe takes one forward and one backward pass of a random φ on a float64 copy at a generic point, cuts the rows of every
+    parameter where the running sum of ⟨w_i, ∂φ/∂w_i⟩ returns to zero in every probe, and confirms all blocks at once by really scaling
+    them. It knows no layer types. Parameters, buffers, gradients, modes, hooks and random states stay exactly as they are.
+
+    Args:
+        model: Any module, in the mode (train or eval) in which it will be trained.
+        inputs: A tensor, a tuple or list (``model(*inputs)``) or a mapping (``model(**inputs)``), as for a training step. They must vary:
+            a batch of four or more random images is fine; zeros are not, and of two values BatchNorm keeps only the order.
+        forward: ``forward(model, inputs)`` for anything else; must use the model that it is given.
+        probes: At most so many forward and backward passes; from the second on it stops as soon as every matrix row got a gradient.
+        include: Glob patterns over parameter names; only these are in the result. A gain or bias (a vector) is in it only if a pattern
+            here matches it: its rows are single numbers, without a direction to keep.
+        exclude: Glob patterns over parameter names that are left out.
+        seed: Seeds the probe; equal seeds give equal results.
+
+    Returns:
+        The scale-invariant weights and a verdict on every parameter; empty where the model has no normalization.
+
+    Raises:
+        InvalidInputError: If the inputs do not fit the model or do not vary, a pattern matches nothing, or ``probes`` < 1.
+        UnsupportedWeightError: If the model holds flattened (FSDP1), lazy, sparse, quantized or meta parameters.
+
+    References:
+        Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497. Blocks: van Laarhoven, 2017, arXiv 1706.05350.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> found = find_invariant(model, torch.randn(4, 3, 8, 8))
+        >>> [weight.name for weight in found]
+        ['0.weight']
+        >>> found["0.weight"].norm_layers[0].name
+        '1'
+    """
+    included, excluded = _patterns(include), _patterns(exclude) or []
+    _check_arguments(model, inputs, probes, [*(included or []), *excluded])
+    result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
+    weights, verdicts = [], {}
+    for name, parameter in model.named_parameters():
+        finding = result.findings[name]
+        left_out = _left_out(name, parameter, included, excluded)
+        partner = next((weight for weight, other in result.findings.items() if other.bias == name and other.partition), None)
+        verdict = "invariant" if partner and parameter.requires_grad else _verdict_of(finding, parameter, dtype)
+        reason = f"goes with {partner}" if partner and parameter.requires_grad else reason_of(finding, verdict, left_out if verdict == "invariant" else None, model, dtype)
+        residual = finding.partition.residual if finding.partition else finding.moves
+        verdicts[name] = Verdict(name, verdict, reason, residual, tuple(parameter.shape))
+        if verdict == "invariant" and not left_out:
+            weights.append(_weight_of(name, finding))
+    _warn_of_eval_mode(model, weights)
+    return Invariance(model, weights, verdicts, dtype=dtype, confirmed_to=result.confirmed_to)
+
+
+def _search_in_best_precision(
+    model: nn.Module, inputs: Any, forward: Forward | None, probes: int, seed: int
+) -> tuple[SearchResult, torch.dtype]:
+    """In float64; in float32 for models that cannot run in it."""
+    try:
+        return search(model, inputs, forward, torch.float64, probes, seed), torch.float64
+    except DecayFreeError:
+        raise
+    except Exception:  # whatever a model raises that meets float64; if float32 raises too, it is the inputs
+        pass
+    try:
+        return search(model, inputs, forward, torch.float32, probes, seed), torch.float32
+    except DecayFreeError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
+        raise InvalidInputError(
+            f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
+            "A tuple goes in as model(*inputs), a mapping as model(**inputs); for anything else pass forward="
+        ) from error
+
+
+def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> VerdictName:
+    if not parameter.requires_grad:
+        return "frozen"
+    if finding.partition:
+        return "invariant"
+    if finding.is_silent or finding.is_mostly_silent or finding.moves < TOLERANCES[dtype].moved:
+        return "undecided"
+    return "not_invariant"
+
+
+def _weight_of(name: str, finding: Finding) -> ScaleInvariantWeight:
+    assert finding.partition is not None
+    blocks = finding.partition.blocks
+    return ScaleInvariantWeight(
+        name, finding.bias, blocks.axis, blocks.block_sizes, finding.norm_layers, finding.partition.residual, blocks.groups
+    )
+
+
+def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
+    layers = tuple(
+        NormLayer(**{key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()})
+        for layer in entry["norm_layers"]
+    )
+    return ScaleInvariantWeight(**{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers})
+
+
+def _left_out(name: str, parameter: Tensor, included: list[str] | None, excluded: list[str]) -> str | None:
+    """Why a scale-invariant parameter is not in the result, or None."""
+    pattern = next((pattern for pattern in excluded if fnmatch.fnmatchcase(name, pattern)), None)
+    if pattern is not None:
+        return f"excluded by {pattern!r}"
+    if included is None:
+        return "its rows are single numbers, without a direction to keep; include= holds it too" if parameter.ndim < 2 else None
+    return None if any(fnmatch.fnmatchcase(name, pattern) for pattern in included) else "matched by no pattern of include="
+
+
+def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
+    if patterns is None:
+        return None
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _check_arguments(model: nn.Module, inputs: Any, probes: int, patterns: list[str]) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    faults = unsupported_weights(dict(model.named_parameters()))
+    if faults:
+        raise UnsupportedWeightError("these parameters cannot be probed: " + "; ".join(faults))
+    names = [name for name, _ in model.named_parameters()]
+    wrong = [f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if not isinstance(probes, int) or probes < 1:
+        wrong.append(f"probes must be a whole number of at least 1, got {probes!r}")
+    floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
+    if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
+        wrong.append("the inputs are constant, so that normalizations see no variance: use random ones, like torch.randn")
+    if wrong:
+        raise InvalidInputError("; ".join(wrong))
+
+
+def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
+    """Say of each parameter that cannot be scaled slice by slice why that is so."""
+    faults = []
+    for name, parameter in parameters.items():
+        shape = "" if isinstance(parameter, nn.parameter.UninitializedParameter) else f" {tuple(parameter.shape)}"
+        if "FlatParameter" in (kind.__name__ for kind in type(parameter).__mro__) or getattr(parameter, "_is_flat_param", False):
+            faults.append(f"{name}{shape} is a flat parameter of FSDP1: use FSDP2 (fully_shard), or use_orig_params before wrapping")
+        elif isinstance(parameter, nn.parameter.UninitializedParameter):
+            faults.append(f"{name} is lazy and has no shape yet: run the model once")
+        elif parameter.is_meta:
+            faults.append(f"{name}{shape} is on the meta device and has no values: materialize the model first")
+        elif parameter.layout != torch.strided:
+            faults.append(f"{name}{shape} is sparse ({parameter.layout}): convert it with .to_dense()")
+        elif parameter.is_quantized:
+            faults.append(f"{name}{shape} is quantized: rescale before quantization")
+    return faults
+
+
+def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]) -> None:
+    modules = dict(model.named_modules())
+    tracked = [modules[name] for name in tracked_modules(model)]
+    if tracked and not any(module.training for module in tracked):
+        warnings.warn(
+            f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed numbers, so that no weight before "
+            f"them is scale-invariant ({len(weights)} found elsewhere); call model.train() first if you train them",
+            stacklevel=3,
+        )

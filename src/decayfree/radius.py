@@ -1,0 +1,46 @@
+"""What norm is each block held at?
+
+Turns the ``radius`` argument into one number a block, and collects everything that is wrong with it.
+"""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from decayfree.blocks import Blocks, block_norms, norm_dtype
+
+Radius = float | Literal["init"] | Mapping[str, float | Literal["init"]]
+
+
+def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
+    """Everything that is wrong with a ``radius`` argument for weights of these names."""
+    if not isinstance(radius, Mapping):
+        return _value_faults(radius, "radius")
+    faults = [fault for pattern, value in radius.items() for fault in _value_faults(value, f"radius[{pattern!r}]")]
+    return faults + [f"radius: {pattern!r} matches none of the weights" for pattern in radius if not fnmatch.filter(names, pattern)]
+
+
+def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
+    """Radius of every block, (n_blocks,): norm a row. The first pattern that matches counts; 1 where none does."""
+    if isinstance(radius, Mapping):
+        radius = next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+    if radius == "init":
+        return block_norms(weight.detach(), blocks, bias.detach() if bias is not None else None) / rows_norm(blocks, weight)
+    return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
+
+
+def rows_norm(blocks: Blocks, weight: Tensor) -> Tensor:
+    """√(rows of each block), (n_blocks,): the norm of a block of unit radius."""
+    return torch.tensor(blocks.block_sizes, dtype=norm_dtype(weight), device=weight.device).sqrt()
+
+
+def _value_faults(value: object, name: str) -> list[str]:
+    if value == "init":
+        return []
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        return [f'{name} must be a positive number or "init", got {value!r}']
+    return []

@@ -1,0 +1,475 @@
+"""When are scale-invariant weights put back onto their norms?
+
+Once by rescale_, or after every optimizer step by WeightRescaling. Finds no weights (invariance.py does) and does no arithmetic on them
+(holding.py does).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.blocks import block_norms
+from decayfree.deviation import Deviation, steps_of
+from decayfree.errors import (
+    AlreadyAttachedError,
+    DecayFreeError,
+    InvalidInputError,
+    MismatchError,
+    NonFiniteWeightError,
+    UnsupportedWeightError,
+    WeightDecayError,
+)
+from decayfree.following import follow_moments_, follow_statistics_, unknown_moments, warn_of_eps, warn_of_unknown_shifts
+from decayfree.holding import Held, Holder, holders_of
+from decayfree.invariance import Invariance, ScaleInvariantWeight, unsupported_weights
+from decayfree.radius import Radius, radius_faults, radius_of, rows_norm
+from decayfree.running import NormLayer
+
+# Factors within 1 % of 1 are not followed by running statistics after a step: the next forward passes see weights on their radius and heal
+# them, while following every step would keep the statistics as stale as those of growing weights.
+_TINY = 0.01
+
+
+class WeightRescaling:
+    """Hold the norms of scale-invariant weights, whatever the optimizer does to them (weight rescaling, WRS).
+
+    Rescales at once, without changing the function that the model computes in train or in eval mode: running statistics and the
+    optimizer's moments follow. Then rescales after every ``every``-th step of the optimizer, by a hook on it, so that the training loop,
+    the scheduler, AMP and checkpoints stay as they are. Weights of ``found`` that are not in this optimizer are left alone.
+
+    Args:
+        optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
+        found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
+        radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm radius·√R. ``"init"`` is the
+            norm that each block has now. A mapping from glob patterns over parameter names to either; the first match counts, 1 without.
+        every: Rescale after so many optimizer steps.
+        momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
+            the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
+
+    Raises:
+        MismatchError: If the optimizer holds none of the weights, or ``found`` does not fit its model.
+        WeightDecayError: If a group with weight decay holds one of the weights.
+        AlreadyAttachedError: If another object holds one of the weights through this optimizer.
+        UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
+        NonFiniteWeightError: If a weight holds NaN or infinity, now or after a step; that weight is not overwritten. On an accelerator it
+            is raised one step later, so that nothing waits for the device.
+        InvalidInputError: If another argument is outside what is allowed. After an error here nothing has changed.
+
+    References:
+        Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497.
+
+    Example:
+        >>> from decayfree import find_invariant
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> wrs = WeightRescaling(optimizer, find_invariant(model, torch.randn(16, 4)))
+        >>> model[0].weight.norm(dim=1)
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000],
+               grad_fn=<LinalgVectorNormBackward0>)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        radius: Radius = 1.0,
+        every: int = 1,
+        momentum: Literal["keep", "scale"] = "keep",
+    ) -> None:
+        self.optimizer = optimizer
+        self.every = every
+        self.momentum = momentum
+        self._found = found
+        self._weights = _weights_in(optimizer, found)
+        _raise_all(self._faults(radius))
+        self.radii = _radii(found.model, self._weights, radius)
+        self._n_steps = 0
+        self._n_skipped: Tensor | None = None  # on the device: steps that a GradScaler skipped inside a fused optimizer
+        self._optimizer_steps_before = steps_of(optimizer)
+        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._last_distance = 0.0
+        self._plan()
+        self._rescale_once(stacklevel=3)
+        self._attach()
+
+    # What the user calls
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps that the hook has seen, without those that a GradScaler skipped."""
+        return self._n_steps - (0 if self._n_skipped is None else int(self._n_skipped))
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the optimizer still calls this object; copying or unpickling an optimizer drops its hooks."""
+        return any(getattr(hook, "__self__", None) is self for hook in self.optimizer._optimizer_step_post_hooks.values())
+
+    def detach(self) -> None:
+        """Stop rescaling and leave no trace in the optimizer; weights stay as they are."""
+        hooks = self.optimizer._optimizer_step_post_hooks
+        for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+            del hooks[key]
+
+    def __enter__(self) -> WeightRescaling:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, by parameter name; loads with ``weights_only=True``."""
+        return {
+            "radii": {name: radii.detach().clone() for name, radii in self.radii.items()},
+            "every": self.every,
+            "momentum": self.momentum,
+            "n_steps": self.n_steps,
+            "optimizer_steps_before": self._optimizer_steps_before,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken. Rescales nothing: load the model and the optimizer as well.
+
+        Raises:
+            MismatchError: If the weights or the number of their blocks differ; nothing has changed then.
+        """
+        mine = {name: tuple(radii.shape) for name, radii in self.radii.items()}
+        theirs = {name: tuple(radii.shape) for name, radii in state["radii"].items()}
+        if mine != theirs:
+            differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+            raise MismatchError(f"the state holds other weights or blocks than are held here: {', '.join(differing)}")
+        self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
+        self.every, self.momentum = state["every"], state["momentum"]
+        self._n_steps, self._n_skipped = state["n_steps"], None
+        self._optimizer_steps_before = state["optimizer_steps_before"]
+        self._plan()
+
+    @torch.no_grad()
+    def check(self) -> Deviation:
+        """Look whether everything is as it should be; waits for the device once."""
+        self._report_pending()
+        parameters = dict(self._found.model.named_parameters())
+        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in self._held()}
+        return Deviation.of(self, self._found, norms, {one.name: one.targets for one in self._held()}, parameters)
+
+    # After every step
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._report_pending(wait=False)
+        if self._was_skipped(optimizer):
+            return
+        self._n_steps += 1
+        if self._n_steps % self.every:
+            return
+        if not all(holder.is_current() for holder in self._holders):
+            self._plan()
+        distances = [holder.hold_() for holder in self._holders]
+        if all(isinstance(distance, float) for distance in distances):
+            self._finish(max(float(distance) if distance == distance else math.inf for distance in distances))
+        else:
+            self._finish_later(torch.stack([torch.as_tensor(d, device=holder.norms.device) for d, holder in zip(distances, self._holders, strict=True)]))
+
+    def _finish(self, distance: float) -> None:
+        """Let statistics and moments follow what was just done, and report weights that are not finite."""
+        if distance > 0.99 * _TINY:
+            follow_statistics_(self._found.model, self._relations(), self._parameters(), tiny=_TINY)
+        if self.momentum == "scale":
+            follow_moments_(self.optimizer, self._applied())
+        if not math.isfinite(distance):
+            self._raise_if_not_finite()
+
+    def _finish_later(self, distances: Tensor) -> None:
+        """On an accelerator: decide without waiting for it, unless the last rescale was almost large enough to be followed."""
+        if self.every > 1 or self._last_distance > 0.5 * _TINY:
+            self._last_distance = float(distances.max())
+            self._finish(self._last_distance)
+            return
+        if self.momentum == "scale":
+            follow_moments_(self.optimizer, self._applied())
+        on_host = distances.to("cpu", non_blocking=True)
+        event = torch.cuda.Event() if distances.is_cuda else None
+        if event is not None:
+            event.record()
+        self._pending = (on_host, event)
+
+    def _report_pending(self, *, wait: bool = True) -> None:
+        if self._pending is None:
+            return
+        distances, event = self._pending
+        if event is not None and wait:
+            event.synchronize()
+        if event is None or event.query():
+            self._pending = None
+            self._last_distance = float(distances.max())
+            if not math.isfinite(self._last_distance):
+                self._raise_if_not_finite()
+
+    def _was_skipped(self, optimizer: Optimizer) -> bool:
+        """Whether a GradScaler skipped this step inside a fused optimizer, which calls ``step`` all the same."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if not isinstance(found_inf, Tensor):
+            return False
+        if found_inf.device.type == "cpu" or self.every > 1:
+            return bool(found_inf)
+        if self._n_skipped is None:
+            self._n_skipped = torch.zeros((), device=found_inf.device)
+        self._n_skipped += found_inf.detach().reshape(()) > 0
+        return False  # nothing moved, so every block is on its radius and its factor is exactly 1
+
+    # Plumbing
+
+    def _faults(self, radius: Radius) -> list[tuple[type[DecayFreeError], str]]:
+        names = [weight.name for weight in self._weights]
+        faults: list[tuple[type[DecayFreeError], str]] = []
+        if not names:
+            faults.append((MismatchError, _nothing_in_common(self.optimizer, self._found)))
+        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights({n: p for n, p in self._parameters().items() if n in names})]
+        faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, names)]
+        faults += [(WeightDecayError, fault) for fault in decay_faults(self.optimizer, self._weights, self._parameters())]
+        faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            faults.append((InvalidInputError, f"every must be a whole number of at least 1, got {self.every!r}"))
+        if self.momentum not in ("keep", "scale"):
+            faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {self.momentum!r}'))
+        return faults
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self._found.model.named_parameters())
+
+    def _held(self) -> list[Held]:
+        return _held(self._found.model, self._weights, self.radii)
+
+    def _plan(self) -> None:
+        self._holders = holders_of(self._held())
+
+    def _applied(self) -> list[tuple[Held, Tensor]]:
+        return [(one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held]
+
+    def _relations(self) -> list[tuple[NormLayer, Tensor]]:
+        return _relations(self._weights, {one.name: factors for one, factors in self._applied()})
+
+    def _rescale_once(self, *, stacklevel: int) -> None:
+        if self.momentum == "scale":
+            _raise_all([(InvalidInputError, fault) for fault in _moment_faults(self.optimizer, self._held())])
+        _rescale(self._found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1)
+        self._warn_of_zeros(stacklevel=stacklevel + 1)
+
+    def _warn_of_zeros(self, *, stacklevel: int) -> None:
+        zeros = {name: int((norms == 0).sum()) for holder in self._holders for name, norms in _by_name(holder)}
+        listed = [f"{name} ({count} of {len(self.radii[name])})" for name, count in zeros.items() if count]
+        if listed:
+            warnings.warn(
+                f"blocks of norm zero have no direction to keep and are left alone until they move: {', '.join(listed)}",
+                stacklevel=stacklevel + 1,
+            )
+
+    def _attach(self) -> None:
+        handle = self.optimizer.register_step_post_hook(self._after_step)
+        # Before the hooks of others, which may copy the weights (averages, low-precision twins).
+        self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+
+    def _raise_if_not_finite(self) -> None:
+        faults = [fault for holder in self._holders for fault in _not_finite(holder)]
+        if faults:
+            raise NonFiniteWeightError(
+                f"after optimizer step {self._n_steps} these weights hold NaN or infinity and were not rescaled: {'; '.join(faults)}"
+            )
+
+
+def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer: scale-invariant weights without decay, the rest with it.
+
+    Args:
+        model: The model, or a copy of the one that was probed.
+        found: Its scale-invariant weights.
+        weight_decay: Of the rest, as the optimizer understands it.
+
+    Returns:
+        Two groups of trainable parameters, with ``"weight_decay"`` set; a group without any parameter is left out.
+
+    Raises:
+        InvalidInputError: If ``weight_decay`` is negative or not finite.
+        MismatchError: If ``found`` does not fit ``model``.
+
+    Example:
+        >>> from decayfree import find_invariant
+        >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> [(len(group["params"]), group["weight_decay"]) for group in split_params(
+        ...     model, find_invariant(model, torch.randn(16, 4)), weight_decay=5e-4)]
+        [(1, 0.0), (4, 0.0005)]
+    """
+    if not math.isfinite(weight_decay) or weight_decay < 0:
+        raise InvalidInputError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
+    found.check_fits(model)
+    held = {name for weight in found for name in (weight.name, weight.bias) if name}
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = [
+        {"params": [parameter for name, parameter in trainable.items() if name in held], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in trainable.items() if name not in held], "weight_decay": weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def rescale_(
+    model: nn.Module, found: Invariance, *, radius: float | Mapping[str, float] = 1.0, optimizer: Optimizer | None = None
+) -> dict[str, Tensor]:
+    """Put every scale-invariant block onto its radius once, without changing what the model computes.
+
+    Outputs in train and in eval mode stay the same but for the normalizations' ε: running statistics follow, and so do the moments of
+    ``optimizer``. To continue the same run, multiply the learning rate by c² (SGD family) or c (Adam family), c being the factor.
+
+    Args:
+        model: The model that was probed, or a copy of it such as an average of its weights.
+        found: Its scale-invariant weights.
+        radius: As for :class:`WeightRescaling`, but for ``"init"``.
+        optimizer: Whose moments follow.
+
+    Returns:
+        For each weight the factors of its blocks, (n_blocks,), no unit; 1 where a block was on its radius or has norm zero.
+
+    Raises:
+        MismatchError: If ``found`` does not fit ``model``.
+        UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
+        NonFiniteWeightError: If a weight holds NaN or infinity.
+        InvalidInputError: If ``radius`` is not positive. After an error nothing has changed.
+
+    Example:
+        >>> from decayfree import find_invariant
+        >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
+        >>> found = find_invariant(model, torch.randn(16, 2))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+        >>> rescale_(model, found, radius=10.0)
+        {'0.weight': tensor([2.])}
+    """
+    weights = list(found)
+    faults: list[tuple[type[DecayFreeError], str]] = [(InvalidInputError, fault) for fault in radius_faults(radius, [w.name for w in weights])]
+    if "init" in (radius.values() if isinstance(radius, Mapping) else [radius]):
+        faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
+    _raise_all(faults)
+    found.check_fits(model)
+    parameters = dict(model.named_parameters())
+    _raise_all([(UnsupportedWeightError, fault) for fault in unsupported_weights({weight.name: parameters[weight.name] for weight in weights})])
+    holders = holders_of(_held(model, weights, _radii(model, weights, radius)))
+    _rescale(model, weights, holders, optimizer, stacklevel=3)
+    return {name: factors.clone() for holder in holders for name, factors in _by_name(holder, of="factors")}
+
+
+@torch.no_grad()
+def _rescale(
+    model: nn.Module, weights: Sequence[ScaleInvariantWeight], holders: Sequence[Holder], optimizer: Optimizer | None, *, stacklevel: int
+) -> None:
+    """Measure all, and only if all are finite scale all, with statistics and moments."""
+    for holder in holders:
+        holder.measure()
+    faults = [fault for holder in holders for fault in _not_finite(holder)]
+    if faults:
+        raise NonFiniteWeightError(f"these weights hold NaN or infinity; nothing was rescaled: {'; '.join(faults)}")
+    for holder in holders:
+        holder.factors.copy_(holder.careful_factors(holder.norms, holder.targets))
+    factors = {name: values for holder in holders for name, values in _by_name(holder, of="factors")}
+    relations = [(layer, values) for layer, values in _relations(weights, factors) if bool((values != 1).any())]
+    warn_of_eps(model, relations, stacklevel=stacklevel + 1)
+    warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
+    follow_statistics_(model, relations, dict(model.named_parameters()))
+    for holder in holders:
+        holder.scale_()
+        if optimizer is not None:
+            follow_moments_(optimizer, [(one, holder.factors[holder.slices[one.name]]) for one in holder.held])
+
+
+def decay_faults(optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]) -> list[str]:
+    """Groups that decay a weight whose norm is held, with the cure."""
+    held = {id(parameters[name]): name for weight in weights for name in (weight.name, weight.bias) if name}
+    faults = []
+    for index, group in enumerate(optimizer.param_groups):
+        names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]
+        decay = group.get("weight_decay", 0.0)
+        if names and float(decay) != 0.0:
+            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            faults.append(f"parameter group {index} has weight_decay={float(decay):g} on weights whose norm is held ({listed})")
+    if faults:
+        faults[-1] += (
+            "; decay only pollutes their moments or is undone: set weight_decay=0, or give the optimizer "
+            "decayfree.split_params(model, found, weight_decay=...), which keeps it on the rest"
+        )
+    return faults
+
+
+def _weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if not isinstance(found, Invariance):
+        raise InvalidInputError(f"found must come from decayfree.find_invariant, got {type(found).__name__}")
+    found.check_fits(found.model)
+    inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parameters = dict(found.model.named_parameters())
+    return [weight for weight in found if id(parameters[weight.name]) in inside]
+
+
+def _nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
+    if not len(found):
+        return "no scale-invariant weight was found in the model, so there is nothing to hold; print(found) says why"
+    n_parameters = sum(len(group["params"]) for group in optimizer.param_groups)
+    return (
+        f"none of the {len(found)} scale-invariant weights ({found[0].name}, …) is among the optimizer's {n_parameters} parameters: "
+        "`found` was made for another model, or the model was copied or replaced after the optimizer was made"
+    )
+
+
+def _already_attached(optimizer: Optimizer, names: Sequence[str]) -> Iterator[str]:
+    for hook in optimizer._optimizer_step_post_hooks.values():
+        other = getattr(hook, "__self__", None)
+        if isinstance(other, WeightRescaling):
+            shared = [name for name in other.radii if name in names]
+            if shared:
+                yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling on this optimizer: detach() it first"
+
+
+def _moment_faults(optimizer: Optimizer, held: Sequence[Held]) -> list[str]:
+    unknown = unknown_moments(optimizer, held)
+    return [f'momentum="scale" does not know how {", ".join(unknown)} reacts to scaling a weight: use momentum="keep"'] if unknown else []
+
+
+def _raise_all(faults: Sequence[tuple[type[DecayFreeError], str]]) -> None:
+    """Raise one error with all faults; its class is that of the first."""
+    if faults:
+        raise faults[0][0]("; ".join(message for _, message in faults))
+
+
+def _radii(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    return {
+        weight.name: radius_of(radius, weight.name, parameters[weight.name], weight.blocks, parameters.get(weight.bias or ""))
+        for weight in weights
+    }
+
+
+def _held(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radii: Mapping[str, Tensor]) -> list[Held]:
+    parameters = dict(model.named_parameters())
+    held = []
+    for weight in weights:
+        parameter, blocks = parameters[weight.name], weight.blocks
+        targets = radii[weight.name].to(parameter.device) * rows_norm(blocks, parameter)
+        held.append(Held(weight.name, parameter, parameters.get(weight.bias or ""), blocks, targets))
+    return held
+
+
+def _relations(weights: Sequence[ScaleInvariantWeight], factors: Mapping[str, Tensor]) -> list[tuple[NormLayer, Tensor]]:
+    return [(layer, factors[weight.name]) for weight in weights for layer in weight.norm_layers]
+
+
+def _by_name(holder: Holder, *, of: Literal["norms", "factors"] = "norms") -> Iterator[tuple[str, Tensor]]:
+    values = holder.norms if of == "norms" else holder.factors
+    return ((one.name, values[holder.slices[one.name]]) for one in holder.held)
+
+
+def _not_finite(holder: Holder) -> list[str]:
+    return [f"{one.name} {tuple(one.weight.shape)}" for one in holder.held if not bool(torch.isfinite(holder.norms[holder.slices[one.name]]).all())]

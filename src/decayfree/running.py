@@ -1,0 +1,206 @@
+"""Which running statistics must follow when a block is scaled?
+
+Reads it off two runs, one before and one after all blocks were scaled by different random factors: a channel whose deviation grew by c
+follows the block that was scaled by c. Knows normalizations by their two buffers, not by their type.
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_MEAN, _VAR = "running_mean", "running_var"
+
+# Fractions of log2-factors are the same up to this; drawn from (0, 1), 30,000 of them lie 3e-5 apart on average.
+_SAME = 1e-8
+
+
+@dataclass(frozen=True)
+class NormLayer:
+    """A normalization that cancels the scale of a weight's blocks.
+
+    Args:
+        name: The module, by its name in the model; empty for the model itself.
+        channels: Those of its channels whose running statistics change with this weight; empty where none do.
+        blocks: For each of ``channels`` the block that it follows; empty where they change in another way than with a block's factor, so
+            that nothing can follow exactly.
+        shift: A bias that is added on the way and not scaled with the weight, by parameter name: b in ``running_mean = c(m − b) + b``.
+            None where there is none, ``"unknown"`` where there is one and no parameter is equal to it.
+        shift_rows: For each of ``channels`` the entry of ``shift``; empty without a named one.
+    """
+
+    name: str
+    channels: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    shift: str | None = None
+    shift_rows: tuple[int, ...] = ()
+
+
+UNKNOWN_SHIFT = "unknown"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Running statistics of one module after a run that started them from zero."""
+
+    mean: Tensor  # (n_channels,), float64
+    var: Tensor  # (n_channels,), float64
+
+
+def tracked_modules(model: nn.Module) -> list[str]:
+    """Names of modules with a running mean and variance, in training mode or not."""
+    return [name for name, module in model.named_modules() if _has_statistics(module)]
+
+
+def statistics_buffers(names: Iterable[str]) -> frozenset[str]:
+    """The names of the buffers in which these modules keep their running statistics."""
+    return frozenset(f"{name}.{leaf}" if name else leaf for name in names for leaf in (_MEAN, _VAR))
+
+
+def read_statistics(model: nn.Module, batch_weights: Mapping[str, float]) -> dict[str, Statistics]:
+    """Copy the running statistics of these modules after a run that started them from zero.
+
+    Args:
+        model: The model that ran.
+        batch_weights: By module, the weight with which the run's own statistics entered: 1, or the momentum.
+    """
+    modules = dict(model.named_modules())
+    return {name: _read(modules[name], weight) for name, weight in batch_weights.items()}
+
+
+def followers(
+    before: Mapping[str, Statistics],
+    after: Mapping[str, Statistics],
+    factors: Mapping[str, Tensor],
+    vectors: Mapping[str, Tensor],
+    follow_one: Callable[[str], tuple[Mapping[str, Statistics], Tensor]],
+    *,
+    is_exact: bool,
+) -> dict[str, list[NormLayer]]:
+    """Match channels with blocks.
+
+    Args:
+        before: Statistics of each module before scaling.
+        after: Statistics after every block was scaled by its factor, and some gains and biases were doubled.
+        factors: For each weight the factors of its blocks, (n_blocks,), float64; the fractions of their log2 are all different.
+        vectors: Values of all biases, by parameter name, to recognize shifts.
+        follow_one: Scales one weight alone and returns the statistics and its factors; asked only where several weights act on a channel,
+            or in float32.
+        is_exact: Whether the runs were in float64; float32 cannot tell thousands of factors apart.
+
+    Returns:
+        For each weight the normalizations whose statistics follow it.
+    """
+    table = sorted((math.log2(factor) % 1, name, block) for name, values in factors.items() for block, factor in enumerate(values.tolist()))
+    found: dict[str, list[NormLayer]] = {name: [] for name in factors}
+    for layer in before:
+        growth = _log2_growth(before[layer], after[layer])
+        matches = [_match(value, table) for value in growth]
+        if not is_exact or any(match is None and _is_scaled(value) for match, value in zip(matches, growth, strict=True)):
+            return {name: _follow_alone(before, *follow_one(name), vectors, is_exact=is_exact) for name in factors}
+        for name in dict.fromkeys(match[0] for match in matches if match):
+            pairs = [(channel, match[1]) for channel, match in enumerate(matches) if match and match[0] == name]
+            relation = _Relation(layer, pairs, len(growth), len(factors[name]))
+            found[name].append(relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact))
+    return found
+
+
+def _follow_alone(
+    before: Mapping[str, Statistics], after: Mapping[str, Statistics], factors: Tensor, vectors: Mapping[str, Tensor], *, is_exact: bool
+) -> list[NormLayer]:
+    """The normalizations that follow a weight which was scaled alone; its factors are far apart, so that float32 will do."""
+    layers = []
+    logs = factors.log2()
+    same = 1e-6 if is_exact else 1e-4
+    for layer in before:
+        growth = _log2_growth(before[layer], after[layer])
+        changed = [channel for channel, value in enumerate(growth) if abs(value) > same]
+        nearest = [int((logs - growth[channel]).abs().argmin()) for channel in changed]
+        if not changed:
+            continue
+        if any(abs(growth[channel] - float(logs[block])) > same for channel, block in zip(changed, nearest, strict=True)):
+            layers.append(NormLayer(layer, tuple(changed), (), UNKNOWN_SHIFT))
+            continue
+        relation = _Relation(layer, list(zip(changed, nearest, strict=True)), len(growth), len(factors))
+        layers.append(relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact))
+    return layers
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """Which channels of a layer follow which blocks of one weight."""
+
+    layer: str
+    pairs: list[tuple[int, int]]  # (channel, block)
+    n_channels: int
+    n_blocks: int
+
+    def norm_layer(
+        self, before: Statistics, after: Statistics, growth: list[float], vectors: Mapping[str, Tensor], *, is_exact: bool
+    ) -> NormLayer:
+        channels = torch.tensor([channel for channel, _ in self.pairs])
+        c = torch.tensor(growth, dtype=torch.float64)[channels].exp2()
+        mean, moved = before.mean[channels], after.mean[channels]
+        shift = (moved - c * mean) / (1 - c)  # from mean' = c(mean − b) + b
+        precision = (1e-9 if is_exact else 1e-4) * (mean.abs() + before.var[channels].sqrt()) / (c - 1).abs()
+        completed = self._completed()
+        names = tuple(channel for channel, _ in completed), tuple(block for _, block in completed)
+        if bool((shift.abs() <= precision).all()):
+            return NormLayer(self.layer, *names)
+        parameter, rows = _parameter_equal_to(shift, precision, vectors)
+        offset = rows[0] - int(channels[0]) if rows else 0
+        if len(completed) > len(self.pairs):  # entries for the channels that were filled in
+            parameter, rows = (parameter, tuple(channel + offset for channel, _ in completed)) if rows else (UNKNOWN_SHIFT, ())
+        return NormLayer(self.layer, *names, parameter, rows)
+
+    def _completed(self) -> list[tuple[int, int]]:
+        """With the channels of dead kernels, whose deviation is zero before and after: they lie between their neighbors."""
+        offsets = {channel - block for channel, block in self.pairs}
+        if len(offsets) != 1 or len(self.pairs) == self.n_blocks:
+            return self.pairs
+        (offset,) = offsets
+        return [(offset + block, block) for block in range(self.n_blocks) if 0 <= offset + block < self.n_channels]
+
+
+def _parameter_equal_to(shift: Tensor, precision: Tensor, vectors: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...]]:
+    for name, values in vectors.items():
+        distance, rows = (values.reshape(1, -1) - shift.reshape(-1, 1)).abs().min(dim=1)
+        if bool((distance <= 10 * precision).all()):
+            return name, tuple(rows.tolist())
+    return UNKNOWN_SHIFT, ()
+
+
+def _match(value: float, table: list[tuple[float, str, int]]) -> tuple[str, int] | None:
+    """The block whose log2-factor is ``value`` but for whole doublings, which come from gains."""
+    if not _is_scaled(value):
+        return None
+    fraction = value - math.floor(value)
+    at = bisect.bisect_left(table, (fraction, "", 0))
+    for entry in table[max(at - 1, 0) : at + 1]:
+        if abs(entry[0] - fraction) < _SAME:
+            return entry[1], entry[2]
+    return None
+
+
+def _is_scaled(value: float) -> bool:
+    return abs(value - round(value)) > 100 * _SAME and math.isfinite(value)
+
+
+def _log2_growth(before: Statistics, after: Statistics) -> list[float]:
+    """log2 of the factor by which each channel's standard deviation grew; 0 where it has none."""
+    has_spread = (before.var > 0) & (after.var > 0)
+    ratio = torch.where(has_spread, after.var / before.var, 1.0)
+    return (ratio.log2() / 2).tolist()
+
+
+def _read(module: nn.Module, batch_weight: float) -> Statistics:
+    mean, var = (getattr(module, leaf).detach().double().cpu().flatten() / batch_weight for leaf in (_MEAN, _VAR))
+    return Statistics(mean.clone(), var.clone())
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    mean, var = (module._buffers.get(leaf) for leaf in (_MEAN, _VAR))
+    return mean is not None and var is not None and mean.is_floating_point() and mean.shape == var.shape
