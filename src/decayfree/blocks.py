@@ -96,9 +96,7 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
     return torch.stack([torch.linalg.vector_norm(part) for part in rows.split(blocks.block_sizes)])
 
 
-def block_dots(
-    a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = None, bias_b: Tensor | None = None
-) -> Tensor:
+def block_dots(a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = None, bias_b: Tensor | None = None) -> Tensor:
     """Inner product of every block of ``a`` with the same block of ``b``.
 
     Args:

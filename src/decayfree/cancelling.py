@@ -64,7 +64,7 @@ class ModuleWatch:
         for key, before in self._first.items():
             after = self._second.get(key, _Call())
             if before.node is not None and _is_unmoved(before.given, after.given):
-                nodes.setdefault(before.node, (key[0], not _is_unmoved(before.taken, after.taken)))  # hooks of inner modules run first
+                nodes.setdefault(before.node, (key[0], not _is_unmoved(before.taken, after.taken)))
         return nodes
 
     @contextmanager
@@ -102,28 +102,27 @@ def reversed_graph(outputs: list[Tensor]) -> tuple[dict[Any, list[Any]], dict[in
 
 def output_rows(leaf: Any, consumers: dict[Any, list[Any]]) -> tuple[int, int]:
     """Where the operation that uses a weight has its output channels: (axis, groups)."""
-    for node in consumers.get(leaf, ()):
-        kind = type(node).__name__
-        if kind.startswith("ConvolutionBackward") and getattr(node, "_saved_transposed", False):
+    users = consumers.get(leaf, ())
+    for node in users:
+        if type(node).__name__.startswith("ConvolutionBackward") and getattr(node, "_saved_transposed", False):
             return 1, int(node._saved_groups)
-        if kind.startswith(("MmBackward", "AddmmBackward", "BmmBackward", "MvBackward")):  # not through a transposition, as F.linear has it
-            return 1, 1
-    return 0, 1
+    # Not through a transposition, as F.linear has it.
+    is_multiplied = bool(users) and all(type(node).__name__.startswith(("MmBackward", "AddmmBackward", "BmmBackward")) for node in users)
+    return (1, 1) if is_multiplied else (0, 1)
 
 
 def _hooks(name: str, calls: _Calls) -> tuple[Callable[..., None], Callable[..., None]]:
-    open_calls: list[_Call] = []
+    open_calls: list[tuple[int, Tensor | None]] = []
     n_calls = 0
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         nonlocal n_calls
-        call = calls.setdefault((name, n_calls), _Call(taken=_fingerprint((args, kwargs))[0]))
+        open_calls.append((n_calls, _fingerprint((args, kwargs))[0]))
         n_calls += 1
-        open_calls.append(call)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        call = open_calls.pop()
-        call.given, call.node = _fingerprint(output)
+        index, taken = open_calls.pop()
+        calls[name, index] = _Call(taken, *_fingerprint(output))  # inner modules come first
 
     return before, after
 

@@ -5,7 +5,8 @@ The answer of WeightRescaling.check(), in figures and in words. Changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class Deviation:
         n_steps: Optimizer steps that the hook saw.
         n_optimizer_steps: Steps that the optimizer itself counts in the same time, or None where it counts none (SGD).
         is_attached: Whether the optimizer still calls the hook.
-        unwatched: Weights of the optimizer that nobody looked at, or that were frozen then and are trained now.
+        unwatched: Weights of the optimizer that nobody looked at, that were frozen then and are trained now, or that joined it later.
         zero_blocks: Number of blocks of norm zero, by weight.
         problems: Everything that is not as it should be, a sentence each; empty if all is well.
     """
@@ -58,15 +59,15 @@ class Deviation:
         from decayfree.rescaling import decay_faults
 
         deviations = {name: _relative(norms[name], targets[name]) for name in norms}
-        where = max(deviations, key=lambda name: deviations[name]) if deviations else None
+        where = max(deviations, key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name]) if deviations else None
         largest = deviations[where] if where else 0.0
         counted = steps_of(wrs.optimizer)
         n_optimizer_steps = None if counted is None else counted - (wrs._optimizer_steps_before or 0)
-        unwatched = tuple(_unwatched(wrs.optimizer, found, parameters))
+        unwatched = tuple(_unwatched(wrs, found, parameters))
         problems = [
             *_hook_problems(wrs, n_optimizer_steps),
             *([_off_radius(largest, where)] if where and _is_off(largest, parameters[where], wrs) else []),
-            *([f"{len(unwatched)} weights of the optimizer were never looked at: {', '.join(unwatched)}"] if unwatched else []),
+            *([f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"] if unwatched else []),
             *decay_faults(wrs.optimizer, list(found), parameters),
         ]
         zero_blocks = {name: count for name, values in norms.items() if (count := int((values == 0).sum()))}
@@ -106,15 +107,16 @@ def _hook_problems(wrs: WeightRescaling, n_optimizer_steps: int | None) -> list[
     return problems
 
 
-def _unwatched(optimizer: Optimizer, found: Invariance, parameters: Mapping[str, Tensor]) -> list[str]:
+def _unwatched(wrs: WeightRescaling, found: Invariance, parameters: Mapping[str, Tensor]) -> Iterator[str]:
     names = {id(parameter): name for name, parameter in parameters.items()}
-    unwatched = []
-    for index, group in enumerate(optimizer.param_groups):
+    others = {name for hook in wrs.optimizer._optimizer_step_post_hooks.values() for name in getattr(getattr(hook, "__self__", None), "radii", ())}
+    for index, group in enumerate(wrs.optimizer.param_groups):
         for parameter in group["params"]:
             name = names.get(id(parameter))
             verdict = found.verdicts.get(name) if name else None
-            if verdict is None:
-                unwatched.append(name or f"a parameter of shape {tuple(parameter.shape)} in group {index}")
+            if name is None or verdict is None:
+                yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
             elif verdict.verdict == "frozen" and parameter.requires_grad:
-                unwatched.append(f"{name} (was frozen)")
-    return unwatched
+                yield f"{name} (was frozen)"
+            elif name in found and name not in wrs.radii and name not in others:
+                yield f"{name} (joined the optimizer later)"

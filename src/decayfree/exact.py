@@ -1,10 +1,11 @@
 """How does a model compute as if in exact arithmetic?
 
-Sets the ε of normalizations, wherever it hides, to a negligible value, keeps float64 where the model would cast down, and lets running
-statistics show the last batch alone. Knows functions that take an ε, no layer types.
+Sets the ε of normalizations, wherever it hides, to a negligible value, keeps float64 where the model would cast down, and puts a known
+share of every batch into running statistics. Knows functions that take an ε, no layer types.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -32,29 +33,40 @@ _EPS_POSITION: dict[Callable[..., Any], int] = {
     functional.normalize: 3,
 }
 # Position of the momentum with which batch statistics enter the running ones, and of the running mean.
-_MOMENTUM_POSITION: dict[Callable[..., Any], int] = {functional.batch_norm: 6, torch.batch_norm: 6, functional.instance_norm: 6, torch.instance_norm: 6}
-_MEAN_POSITION: dict[Callable[..., Any], int] = {functional.batch_norm: 1, torch.batch_norm: 3, functional.instance_norm: 1, torch.instance_norm: 3}
+_MOMENTUM_POSITION: dict[Callable[..., Any], int] = {
+    functional.batch_norm: 6,
+    torch.batch_norm: 6,
+    functional.instance_norm: 6,
+    torch.instance_norm: 6,
+}
+_MEAN_POSITION: dict[Callable[..., Any], int] = {
+    functional.batch_norm: 1,
+    torch.batch_norm: 3,
+    functional.instance_norm: 1,
+    torch.instance_norm: 3,
+}
 
+_MOMENTUM = 0.5
 _LOWER = (torch.float16, torch.bfloat16, torch.float32)
 _DOWNCASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
 class ExactArithmetic(TorchFunctionMode):
-    """While active, normalizing functions get a negligible ε and momentum 1, and casts to a lower precision than ``dtype`` go to ``dtype``.
+    """While active, normalizing functions get a negligible ε and momentum ½, and casts to a lower precision than ``dtype`` go to ``dtype``.
 
     Args:
         dtype: float64 or float32.
         eps: What to use for ε.
 
     Attributes:
-        replaced: The ids of running means that now hold nothing but their last batch.
+        n_calls: How often each running mean, by its id, was updated so: of what it held before, ½ to that power is left.
     """
 
     def __init__(self, dtype: torch.dtype, eps: float = NEGLIGIBLE_EPS) -> None:
         super().__init__()
         self.dtype = dtype
         self.eps = eps
-        self.replaced: set[int] = set()
+        self.n_calls: Counter[int] = Counter()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -63,9 +75,9 @@ class ExactArithmetic(TorchFunctionMode):
         if func in _EPS_POSITION:
             args = _with(args, kwargs, _EPS_POSITION[func], "eps", self.eps)
         if func in _MOMENTUM_POSITION:
-            args = _with(args, kwargs, _MOMENTUM_POSITION[func], "momentum", 1.0)
+            args = _with(args, kwargs, _MOMENTUM_POSITION[func], "momentum", _MOMENTUM)
             at = _MEAN_POSITION[func]
-            self.replaced.add(id(args[at] if len(args) > at else kwargs.get("running_mean")))
+            self.n_calls[id(args[at] if len(args) > at else kwargs.get("running_mean"))] += 1
         if self.dtype == torch.float64:
             if func in _DOWNCASTS:
                 return args[0].double()

@@ -32,12 +32,11 @@ _DEGREES: dict[str, int] = {
     "prev": 1,
     "step_size": -1,
     "ax": -1,
-    "row_var": 2,
     "variance": 2,
 }
 # RMSprop's buffer holds gradients divided by their size.
 _DEGREES_OF: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
-_WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "col_var")
+_WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "row_var", "col_var")
 
 # A change of an output channel by more than this, caused by ε, is worth a warning.
 _EPS_WARNING = 1e-3
@@ -72,11 +71,16 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
         for one, factors in held:
             for parameter, blocks in ((one.weight, one.blocks), *([(one.bias, _bias_blocks(one.blocks))] if one.bias is not None else [])):
                 for key, degree in _degrees(optimizer, parameter).items():
-                    _scale_moment_(optimizer.state[parameter][key], parameter, factors, blocks, degree)
+                    scale_blocks_(optimizer.state[parameter][key], factors.pow(-degree), blocks)
+                state = optimizer.state.get(parameter, {})
+                if isinstance(state.get("row_var"), Tensor) and isinstance(state.get("col_var"), Tensor):
+                    _scale_factored_(state["row_var"], state["col_var"], factors, blocks)
 
 
 def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
-    """States of the optimizer that do not say how they react to scaling a weight."""
+    """What the optimizer remembers that does not say how it reacts to scaling a weight."""
+    if isinstance(optimizer, torch.optim.LBFGS):  # one memory of all parameters together, under the first
+        return ["LBFGS's history"] if any(len(state) > 2 for state in optimizer.state.values()) else []
     unknown = set()
     for one in held:
         for key, value in optimizer.state.get(one.weight, {}).items():
@@ -152,12 +156,14 @@ def _degrees(optimizer: Optimizer, parameter: Tensor) -> dict[str, int]:
     return {key: known[key] for key, value in optimizer.state.get(parameter, {}).items() if key in known and isinstance(value, Tensor)}
 
 
-def _scale_moment_(moment: Tensor, parameter: Tensor, factors: Tensor, blocks: Blocks, degree: int) -> None:
-    powers = factors.to(moment.device).pow(-degree)
-    if moment.shape == parameter.shape:
-        scale_blocks_(moment, powers, blocks)
-    elif moment.ndim and moment.shape[0] == parameter.shape[0] and not blocks.axis:  # Adafactor's row_var
-        scale_blocks_(moment, powers, blocks)
+def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: Blocks) -> None:
+    """Adafactor's second moment row_var·col_var/mean(row_var), so that it is divided by c² as a whole."""
+    if row_var.ndim == 2 and blocks.axis == 1:  # the rows of the weight run along the columns of the factorization
+        scale_blocks_(col_var, factors.pow(-2), blocks)
+        return
+    before = row_var.mean(-2, keepdim=True)
+    scale_blocks_(row_var, factors.pow(-2), blocks)
+    col_var.mul_(torch.where(before > 0, row_var.mean(-2, keepdim=True) / before, 1.0))
 
 
 def _bias_blocks(blocks: Blocks) -> Blocks:

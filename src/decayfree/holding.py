@@ -82,6 +82,8 @@ class Holder:
     def hold_(self) -> float | Tensor:
         """Scale every block to its target; blocks of norm zero, infinity or NaN and those that are there already are left alone.
 
+        On the CPU the other kernels of a weight (of 4 MB of it, if it is larger) with NaN or infinity are left alone too.
+
         Returns:
             Largest relative distance from a target before; NaN where a norm was NaN. A number on the CPU. On other devices a tensor (),
             so that nothing waits for the device.
@@ -120,7 +122,9 @@ class Holder:
             offset = at.start
             for start in range(0, len(rows), step):
                 part = slice(start, start + step)
-                yield _Rows(rows[part], norms[part, None], factors[part, None], slice(offset + start, offset + min(start + step, len(rows))))
+                yield _Rows(
+                    rows[part], norms[part, None], factors[part, None], slice(offset + start, offset + min(start + step, len(rows)))
+                )
 
 
 class _Rows:
@@ -146,7 +150,9 @@ class _AnyWeight:
         self.n_bytes = held.weight.numel() * held.weight.element_size()
 
     def measure(self) -> None:
-        self.norms.copy_(block_norms(self.held.weight.detach(), self.held.blocks, None if self.held.bias is None else self.held.bias.detach()))
+        self.norms.copy_(
+            block_norms(self.held.weight.detach(), self.held.blocks, None if self.held.bias is None else self.held.bias.detach())
+        )
 
     def scale_(self) -> None:
         scale_blocks_(self.held.weight, self.factors, self.held.blocks, self.held.bias)
@@ -183,6 +189,9 @@ class _Group:
             torch.div(self._targets, self._norms, out=self._factors)
         else:
             self._factors.copy_(self._holder.careful_factors(self._norms, self._targets))
+            for piece in self._pieces:
+                if not bool(torch.isfinite(piece.norms).all()):
+                    piece.factors.fill_(1.0)  # the whole of it, also the kernels that are finite
         self.scale_()
         return distance / self._least if self._least else float("inf")
 
@@ -220,7 +229,9 @@ def _rows_in_memory(held: Held) -> Tensor | None:
         return None
     fan_in = weight.numel() // len(weight)
     expected = 1
-    for size, stride in sorted(((size, stride) for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True) if size > 1), key=lambda pair: pair[1]):
+    for size, stride in sorted(
+        ((size, stride) for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True) if size > 1), key=lambda pair: pair[1]
+    ):
         if stride != expected:
             return None
         expected *= size

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from decayfree.blocks import Blocks, faults_of_shape
 from decayfree.errors import DecayFreeError, InvalidInputError, MismatchError, UnsupportedWeightError
+from decayfree.evidence import Finding
 from decayfree.partition import TOLERANCES
 from decayfree.probe import Forward, tensors_in
 from decayfree.reasons import reason_of
 from decayfree.running import NormLayer, tracked_modules
-from decayfree.search import Finding, SearchResult, search
+from decayfree.search import SearchResult, search
 from decayfree.table import table_of
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
@@ -186,7 +187,8 @@ def find_invariant(
         inputs: A tensor, a tuple or list (``model(*inputs)``) or a mapping (``model(**inputs)``), as for a training step. They must vary:
             a batch of four or more random images is fine; zeros are not, and of two values BatchNorm keeps only the order.
         forward: ``forward(model, inputs)`` for anything else; must use the model that it is given.
-        probes: At most so many forward and backward passes; from the second on it stops as soon as every matrix row got a gradient.
+        probes: At most so many forward and backward passes; one is enough where every matrix row got a gradient and scaling all blocks
+            confirmed what it found.
         include: Glob patterns over parameter names; only these are in the result. A gain or bias (a vector) is in it only if a pattern
             here matches it: its rows are single numbers, without a direction to keep.
         exclude: Glob patterns over parameter names that are left out.
@@ -196,7 +198,8 @@ def find_invariant(
         The scale-invariant weights and a verdict on every parameter; empty where the model has no normalization.
 
     Raises:
-        InvalidInputError: If the inputs do not fit the model or do not vary, a pattern matches nothing, or ``probes`` < 1.
+        InvalidInputError: If the inputs do not fit the model or do not vary, a pattern matches nothing, ``probes`` < 1,
+            or ``forward`` calls the original instead of the copy that it is given.
         UnsupportedWeightError: If the model holds flattened (FSDP1), lazy, sparse, quantized or meta parameters.
 
     References:
@@ -211,7 +214,7 @@ def find_invariant(
         '1'
     """
     included, excluded = _patterns(include), _patterns(exclude) or []
-    _check_arguments(model, inputs, probes, [*(included or []), *excluded])
+    _check_arguments(model, inputs, probes, seed, [*(included or []), *excluded])
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
     weights, verdicts = [], {}
     for name, parameter in model.named_parameters():
@@ -219,7 +222,11 @@ def find_invariant(
         left_out = _left_out(name, parameter, included, excluded)
         partner = next((weight for weight, other in result.findings.items() if other.bias == name and other.partition), None)
         verdict = "invariant" if partner and parameter.requires_grad else _verdict_of(finding, parameter, dtype)
-        reason = f"goes with {partner}" if partner and parameter.requires_grad else reason_of(finding, verdict, left_out if verdict == "invariant" else None, model, dtype)
+        reason = (
+            f"goes with {partner}"
+            if partner and parameter.requires_grad
+            else reason_of(finding, verdict, left_out if verdict == "invariant" else None, model, dtype)
+        )
         residual = finding.partition.residual if finding.partition else finding.moves
         verdicts[name] = Verdict(name, verdict, reason, residual, tuple(parameter.shape))
         if verdict == "invariant" and not left_out:
@@ -276,6 +283,11 @@ def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
     return ScaleInvariantWeight(**{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers})
 
 
+def _norm_layer_from(entry: Mapping[str, Any]) -> NormLayer:
+    lists = {key: tuple(entry[key]) for key in ("channels", "blocks", "shift_rows")}
+    return NormLayer(name=entry["name"], shift=entry["shift"], **lists)
+
+
 def _left_out(name: str, parameter: Tensor, included: list[str] | None, excluded: list[str]) -> str | None:
     """Why a scale-invariant parameter is not in the result, or None."""
     pattern = next((pattern for pattern in excluded if fnmatch.fnmatchcase(name, pattern)), None)
@@ -292,7 +304,7 @@ def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _check_arguments(model: nn.Module, inputs: Any, probes: int, patterns: list[str]) -> None:
+def _check_arguments(model: nn.Module, inputs: Any, probes: int, seed: int, patterns: list[str]) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     faults = unsupported_weights(dict(model.named_parameters()))
@@ -300,6 +312,8 @@ def _check_arguments(model: nn.Module, inputs: Any, probes: int, patterns: list[
         raise UnsupportedWeightError("these parameters cannot be probed: " + "; ".join(faults))
     names = [name for name, _ in model.named_parameters()]
     wrong = [f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if not isinstance(seed, int):
+        wrong.append(f"seed must be a whole number, got {seed!r}")
     if not isinstance(probes, int) or probes < 1:
         wrong.append(f"probes must be a whole number of at least 1, got {probes!r}")
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
@@ -309,12 +323,17 @@ def _check_arguments(model: nn.Module, inputs: Any, probes: int, patterns: list[
         raise InvalidInputError("; ".join(wrong))
 
 
+def is_flat_parameter(parameter: Tensor) -> bool:
+    """Whether FSDP1 has flattened several weights into this one."""
+    return bool(getattr(parameter, "_is_flat_param", False)) or "FlatParameter" in (kind.__name__ for kind in type(parameter).__mro__)
+
+
 def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
     """Say of each parameter that cannot be scaled slice by slice why that is so."""
     faults = []
     for name, parameter in parameters.items():
         shape = "" if isinstance(parameter, nn.parameter.UninitializedParameter) else f" {tuple(parameter.shape)}"
-        if "FlatParameter" in (kind.__name__ for kind in type(parameter).__mro__) or getattr(parameter, "_is_flat_param", False):
+        if is_flat_parameter(parameter):
             faults.append(f"{name}{shape} is a flat parameter of FSDP1: use FSDP2 (fully_shard), or use_orig_params before wrapping")
         elif isinstance(parameter, nn.parameter.UninitializedParameter):
             faults.append(f"{name} is lazy and has no shape yet: run the model once")

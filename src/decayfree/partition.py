@@ -74,7 +74,7 @@ def partition(axis: int, groups: int, probes: Sequence[RadialDerivatives], toler
     magnitude = torch.stack([probe.magnitude for probe in probes])
     is_silent = (magnitude <= tolerance.evidence).all(dim=0)
     n_silent = int(is_silent.sum())
-    if n_silent == is_silent.numel():
+    if n_silent == is_silent.numel() or not bool(_vanishes(radial.sum(1), magnitude.sum(1), tolerance).all()):
         return None
     sizes, n_left = _greedy_sizes(radial, magnitude, is_silent, tolerance)
     if n_left:

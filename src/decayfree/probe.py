@@ -7,6 +7,7 @@ conclusion: that is what partition.py and invariance.py do.
 import copy
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -22,6 +23,7 @@ from decayfree.exact import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
 Forward = Callable[[nn.Module, Any], Any]
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
+_NOISE_LENGTH = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,13 @@ class Probe:
         self.seed = seed
         self.eps = eps
         self.copy = _copy_in(model, dtype)
+        self.parameters = dict(self.copy.named_parameters())  # without second names of tied ones
         self._inputs = tree_map(lambda leaf: _cast(leaf, dtype, copy=True), inputs)
         self._forward = forward or call_model
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
         self._n_perturbed = 0
-        self._replaced: set[int] = set()
+        self._n_calls: Counter[int] = Counter()
         use_eps_(self.copy, eps)
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The copy's parameters by name, without second names of tied ones."""
-        return dict(self.copy.named_parameters())
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -93,14 +91,15 @@ class Probe:
     def perturb_(self) -> None:
         """Move every parameter a little, so that no zero and no symmetry of the initial point hides anything."""
         generator = torch.Generator().manual_seed(self.seed + 7919 * self._n_perturbed)
-        for parameter in self.parameters.values():
+        noise = _noise(generator, self.dtype)
+        for index, parameter in enumerate(self.parameters.values()):
             if parameter.is_floating_point() and parameter.numel():
-                _add_noise_(parameter, generator)
+                _add_noise_(parameter, noise, offset=997 * (index % 500))
         self._n_perturbed += 1
 
-    def holds_last_batch(self, module: nn.Module) -> bool:
-        """Whether a module's running statistics were replaced by the last batch's in every run, instead of averaged with it."""
-        return id(getattr(module, "running_mean", None)) in self._replaced
+    def n_updates(self, module: nn.Module) -> int:
+        """How often the last run updated a module's running statistics with momentum ½; 0 if it averages them by itself."""
+        return self._n_calls[id(getattr(module, "running_mean", None))]
 
     def run(self, *, start: Mapping[str, float] | None = None) -> list[Tensor]:
         """Run the copy with its buffers and all randomness as at the start.
@@ -119,11 +118,25 @@ class Probe:
                     buffer.fill_(start[name])
         with _seeded(self.seed, self.copy), _default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps) as exact:
             outputs = self._forward(self.copy, self._inputs)
-        self._replaced |= exact.replaced
+        self._n_calls = exact.n_calls
         return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
 
-    def backward(self, outputs: list[Tensor]) -> None:
-        """Leave in each parameter's ``grad`` the gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs."""
+    def gradients(self, outputs: list[Tensor]) -> dict[str, Tensor]:
+        """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs; only of parameters on which they depend."""
+        functional = self._functional(outputs)
+        with _default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
+            try:
+                gradients = torch.autograd.grad(functional, list(self.parameters.values()), allow_unused=True)
+            except RuntimeError as error:
+                if "checkpoint" not in str(error).lower():
+                    raise
+                functional.backward()  # type: ignore[no-untyped-call]  # reentrant checkpoints know no other way
+                gradients = tuple(parameter.grad for parameter in self.parameters.values())
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        return {name: gradient for name, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None}
+
+    def _functional(self, outputs: list[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
         functional = torch.zeros((), dtype=torch.float64)
         for output in outputs:
@@ -137,10 +150,7 @@ class Probe:
                 "no floating output of the model depends on its parameters, so nothing can be measured: return logits, features or a loss "
                 "(also check that `forward` calls the model that it is given)"
             )
-        for parameter in self.copy.parameters():
-            parameter.grad = None
-        with _default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
-            functional.backward()  # type: ignore[no-untyped-call]
+        return functional
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
@@ -197,6 +207,21 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
+@contextmanager
+def refused_calls(model: nn.Module) -> Iterator[None]:
+    """A ``forward`` that calls the original instead of what it is given is an error, before it can change anything."""
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        raise InvalidInputError("forward must call the model that it is given, a copy, and not the original: forward=lambda model, x: model(x)")
+
+    handles = [module.register_forward_pre_hook(refuse) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A deep copy of ``model`` in ``dtype``, with modes and hooks but without gradients; the originals are never doubled in memory."""
     memo: dict[int, Any] = {}
@@ -225,11 +250,21 @@ def _cast(value: Any, dtype: torch.dtype, *, copy: bool = False) -> Any:
     return value.clone() if copy else value
 
 
-def _add_noise_(parameter: Tensor, generator: torch.Generator) -> None:
+def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Centered uniform noise of unit variance; large parameters use it again and again, which no symmetry survives either."""
+    return torch.rand(_NOISE_LENGTH, generator=generator, dtype=dtype).sub_(0.5).mul_(12**0.5)
+
+
+def _add_noise_(parameter: Tensor, noise: Tensor, offset: int) -> None:
     typical = 1.0 if parameter.ndim <= 1 else (parameter.shape[0] / parameter.numel()) ** 0.5  # 1, or 1/√fan-in
     size = max(float(torch.linalg.vector_norm(parameter)) / parameter.numel() ** 0.5, typical)
-    uniform = torch.rand(parameter.shape, generator=generator, dtype=torch.float32).sub_(0.5)
-    parameter.add_(uniform.to(parameter.device), alpha=_NOISE * size * 12**0.5)
+    flat = parameter.view(-1) if parameter.is_contiguous() else parameter.permute(_memory_order(parameter)).view(-1)
+    for piece in flat.split(_NOISE_LENGTH - offset):
+        piece.add_(noise[offset : offset + len(piece)].to(piece.device), alpha=_NOISE * size)
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
 @contextmanager

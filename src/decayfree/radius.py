@@ -21,14 +21,16 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     if not isinstance(radius, Mapping):
         return _value_faults(radius, "radius")
     faults = [fault for pattern, value in radius.items() for fault in _value_faults(value, f"radius[{pattern!r}]")]
-    return faults + [f"radius: {pattern!r} matches none of the weights" for pattern in radius if not fnmatch.filter(names, pattern)]
+    listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    unmatched = [pattern for pattern in radius if not fnmatch.filter(names, pattern)]
+    return faults + [f"radius: {pattern!r} matches none of the {len(names)} weights ({listed})" for pattern in unmatched]
 
 
 def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
     """Radius of every block, (n_blocks,): norm a row. The first pattern that matches counts; 1 where none does."""
     if isinstance(radius, Mapping):
-        radius = next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
-    if radius == "init":
+        return radius_of(next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0), name, weight, blocks, bias)
+    if isinstance(radius, str):  # "init"
         return block_norms(weight.detach(), blocks, bias.detach() if bias is not None else None) / rows_norm(blocks, weight)
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from decayfree.blocks import Blocks
 from decayfree.running import NormLayer
-from decayfree.search import Finding
+from decayfree.evidence import Finding
 
 
 def reason_of(finding: Finding, verdict: str, left_out: str | None, model: nn.Module, dtype: torch.dtype) -> str:

@@ -29,7 +29,7 @@ from decayfree.errors import (
 )
 from decayfree.following import follow_moments_, follow_statistics_, unknown_moments, warn_of_eps, warn_of_unknown_shifts
 from decayfree.holding import Held, Holder, holders_of
-from decayfree.invariance import Invariance, ScaleInvariantWeight, unsupported_weights
+from decayfree.invariance import Invariance, ScaleInvariantWeight, is_flat_parameter, unsupported_weights
 from decayfree.radius import Radius, radius_faults, radius_of, rows_norm
 from decayfree.running import NormLayer
 
@@ -175,7 +175,9 @@ class WeightRescaling:
         if all(isinstance(distance, float) for distance in distances):
             self._finish(max(float(distance) if distance == distance else math.inf for distance in distances))
         else:
-            self._finish_later(torch.stack([torch.as_tensor(d, device=holder.norms.device) for d, holder in zip(distances, self._holders, strict=True)]))
+            self._finish_later(
+                torch.stack([torch.as_tensor(d, device=holder.norms.device) for d, holder in zip(distances, self._holders, strict=True)])
+            )
 
     def _finish(self, distance: float) -> None:
         """Let statistics and moments follow what was just done, and report weights that are not finite."""
@@ -231,7 +233,9 @@ class WeightRescaling:
         faults: list[tuple[type[DecayFreeError], str]] = []
         if not names:
             faults.append((MismatchError, _nothing_in_common(self.optimizer, self._found)))
-        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights({n: p for n, p in self._parameters().items() if n in names})]
+        faults += [
+            (UnsupportedWeightError, fault) for fault in unsupported_weights({n: p for n, p in self._parameters().items() if n in names})
+        ]
         faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, names)]
         faults += [(WeightDecayError, fault) for fault in decay_faults(self.optimizer, self._weights, self._parameters())]
         faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
@@ -258,18 +262,8 @@ class WeightRescaling:
 
     def _rescale_once(self, *, stacklevel: int) -> None:
         if self.momentum == "scale":
-            _raise_all([(InvalidInputError, fault) for fault in _moment_faults(self.optimizer, self._held())])
+            _raise_all([(InvalidInputError, fault) for fault in _moment_faults(self.optimizer, self._held(), 'momentum="keep"')])
         _rescale(self._found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1)
-        self._warn_of_zeros(stacklevel=stacklevel + 1)
-
-    def _warn_of_zeros(self, *, stacklevel: int) -> None:
-        zeros = {name: int((norms == 0).sum()) for holder in self._holders for name, norms in _by_name(holder)}
-        listed = [f"{name} ({count} of {len(self.radii[name])})" for name, count in zeros.items() if count]
-        if listed:
-            warnings.warn(
-                f"blocks of norm zero have no direction to keep and are left alone until they move: {', '.join(listed)}",
-                stacklevel=stacklevel + 1,
-            )
 
     def _attach(self) -> None:
         handle = self.optimizer.register_step_post_hook(self._after_step)
@@ -350,14 +344,21 @@ def rescale_(
         {'0.weight': tensor([2.])}
     """
     weights = list(found)
-    faults: list[tuple[type[DecayFreeError], str]] = [(InvalidInputError, fault) for fault in radius_faults(radius, [w.name for w in weights])]
-    if "init" in (radius.values() if isinstance(radius, Mapping) else [radius]):
+    faults: list[tuple[type[DecayFreeError], str]] = [
+        (InvalidInputError, fault) for fault in radius_faults(radius, [w.name for w in weights])
+    ]
+    if any(value == "init" for value in (radius.values() if isinstance(radius, Mapping) else [radius])):
         faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
     _raise_all(faults)
     found.check_fits(model)
     parameters = dict(model.named_parameters())
-    _raise_all([(UnsupportedWeightError, fault) for fault in unsupported_weights({weight.name: parameters[weight.name] for weight in weights})])
-    holders = holders_of(_held(model, weights, _radii(model, weights, radius)))
+    _raise_all(
+        [(UnsupportedWeightError, fault) for fault in unsupported_weights({weight.name: parameters[weight.name] for weight in weights})]
+    )
+    held = _held(model, weights, _radii(model, weights, radius))
+    if optimizer is not None:
+        _raise_all([(InvalidInputError, fault) for fault in _moment_faults(optimizer, held, "optimizer=None, or a new optimizer")])
+    holders = holders_of(held)
     _rescale(model, weights, holders, optimizer, stacklevel=3)
     return {name: factors.clone() for holder in holders for name, factors in _by_name(holder, of="factors")}
 
@@ -378,11 +379,22 @@ def _rescale(
     relations = [(layer, values) for layer, values in _relations(weights, factors) if bool((values != 1).any())]
     warn_of_eps(model, relations, stacklevel=stacklevel + 1)
     warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
+    _warn_of_zeros(holders, stacklevel=stacklevel + 1)
     follow_statistics_(model, relations, dict(model.named_parameters()))
     for holder in holders:
         holder.scale_()
         if optimizer is not None:
             follow_moments_(optimizer, [(one, holder.factors[holder.slices[one.name]]) for one in holder.held])
+
+
+def _warn_of_zeros(holders: Sequence[Holder], *, stacklevel: int) -> None:
+    counts = {name: (int((norms == 0).sum()), len(norms)) for holder in holders for name, norms in _by_name(holder)}
+    listed = [f"{name} ({n_zero} of {n_blocks})" for name, (n_zero, n_blocks) in counts.items() if n_zero]
+    if listed:
+        warnings.warn(
+            f"blocks of norm zero have no direction to keep and are left alone until they move: {', '.join(listed)}",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def decay_faults(optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]) -> list[str]:
@@ -424,6 +436,16 @@ def _nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
     )
 
 
+def _flat_parameters(optimizer: Optimizer) -> list[str]:
+    parameters = {
+        f"a parameter of group {index}": parameter
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+        if is_flat_parameter(parameter)
+    }
+    return unsupported_weights(parameters)
+
+
 def _already_attached(optimizer: Optimizer, names: Sequence[str]) -> Iterator[str]:
     for hook in optimizer._optimizer_step_post_hooks.values():
         other = getattr(hook, "__self__", None)
@@ -433,9 +455,9 @@ def _already_attached(optimizer: Optimizer, names: Sequence[str]) -> Iterator[st
                 yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling on this optimizer: detach() it first"
 
 
-def _moment_faults(optimizer: Optimizer, held: Sequence[Held]) -> list[str]:
+def _moment_faults(optimizer: Optimizer, held: Sequence[Held], cure: str) -> list[str]:
     unknown = unknown_moments(optimizer, held)
-    return [f'momentum="scale" does not know how {", ".join(unknown)} reacts to scaling a weight: use momentum="keep"'] if unknown else []
+    return [f"nobody knows how {', '.join(unknown)} reacts to scaling a weight, so it cannot follow: use {cure}"] if unknown else []
 
 
 def _raise_all(faults: Sequence[tuple[type[DecayFreeError], str]]) -> None:
@@ -472,4 +494,8 @@ def _by_name(holder: Holder, *, of: Literal["norms", "factors"] = "norms") -> It
 
 
 def _not_finite(holder: Holder) -> list[str]:
-    return [f"{one.name} {tuple(one.weight.shape)}" for one in holder.held if not bool(torch.isfinite(holder.norms[holder.slices[one.name]]).all())]
+    return [
+        f"{one.name} {tuple(one.weight.shape)}"
+        for one in holder.held
+        if not bool(torch.isfinite(holder.norms[holder.slices[one.name]]).all())
+    ]

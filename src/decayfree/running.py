@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 _MEAN, _VAR = "running_mean", "running_var"
 
-# Fractions of log2-factors are the same up to this; drawn from (0, 1), 30,000 of them lie 3e-5 apart on average.
+# Fractions of log2-factors are the same up to this; search.py lays them on a grid, 1e-5 apart for 100,000 of them.
 _SAME = 1e-8
 
 
@@ -44,7 +44,7 @@ UNKNOWN_SHIFT = "unknown"
 
 @dataclass(frozen=True)
 class Statistics:
-    """Running statistics of one module after a run that started them from zero."""
+    """What one run put into the running statistics of one module."""
 
     mean: Tensor  # (n_channels,), float64
     var: Tensor  # (n_channels,), float64
@@ -60,15 +60,21 @@ def statistics_buffers(names: Iterable[str]) -> frozenset[str]:
     return frozenset(f"{name}.{leaf}" if name else leaf for name in names for leaf in (_MEAN, _VAR))
 
 
-def read_statistics(model: nn.Module, batch_weights: Mapping[str, float]) -> dict[str, Statistics]:
-    """Copy the running statistics of these modules after a run that started them from zero.
+def read_statistics(model: nn.Module, start: Callable[[str], Tensor], kept: Mapping[str, float]) -> dict[str, Statistics]:
+    """What the last run put into running statistics: (new − kept·old)/(1 − kept).
 
     Args:
         model: The model that ran.
-        batch_weights: By module, the weight with which the run's own statistics entered: 1, or the momentum.
+        start: What a buffer held before, by its name.
+        kept: By module, the share of what its statistics held before that is still in them.
     """
     modules = dict(model.named_modules())
-    return {name: _read(modules[name], weight) for name, weight in batch_weights.items()}
+
+    def read(name: str, leaf: str) -> Tensor:
+        old, new = start(f"{name}.{leaf}" if name else leaf), getattr(modules[name], leaf)
+        return (new.double() - kept[name] * old.double()).cpu().flatten() / (1 - kept[name])
+
+    return {name: Statistics(read(name, _MEAN), read(name, _VAR)) for name in kept}
 
 
 def followers(
@@ -146,7 +152,7 @@ class _Relation:
         mean, moved = before.mean[channels], after.mean[channels]
         shift = (moved - c * mean) / (1 - c)  # from mean' = c(mean − b) + b
         precision = (1e-9 if is_exact else 1e-4) * (mean.abs() + before.var[channels].sqrt()) / (c - 1).abs()
-        completed = self._completed()
+        completed = self._completed(before)
         names = tuple(channel for channel, _ in completed), tuple(block for _, block in completed)
         if bool((shift.abs() <= precision).all()):
             return NormLayer(self.layer, *names)
@@ -156,13 +162,15 @@ class _Relation:
             parameter, rows = (parameter, tuple(channel + offset for channel, _ in completed)) if rows else (UNKNOWN_SHIFT, ())
         return NormLayer(self.layer, *names, parameter, rows)
 
-    def _completed(self) -> list[tuple[int, int]]:
+    def _completed(self, before: Statistics) -> list[tuple[int, int]]:
         """With the channels of dead kernels, whose deviation is zero before and after: they lie between their neighbors."""
         offsets = {channel - block for channel, block in self.pairs}
-        if len(offsets) != 1 or len(self.pairs) == self.n_blocks:
+        if len(offsets) != 1 or 2 * len(self.pairs) < self.n_blocks:
             return self.pairs
         (offset,) = offsets
-        return [(offset + block, block) for block in range(self.n_blocks) if 0 <= offset + block < self.n_channels]
+        seen = {block for _, block in self.pairs}
+        dead = [(offset + block, block) for block in range(self.n_blocks) if block not in seen and 0 <= offset + block < self.n_channels]
+        return sorted(self.pairs + dead) if all(float(before.var[channel]) == 0 for channel, _ in dead) else self.pairs
 
 
 def _parameter_equal_to(shift: Tensor, precision: Tensor, vectors: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...]]:
@@ -194,11 +202,6 @@ def _log2_growth(before: Statistics, after: Statistics) -> list[float]:
     has_spread = (before.var > 0) & (after.var > 0)
     ratio = torch.where(has_spread, after.var / before.var, 1.0)
     return (ratio.log2() / 2).tolist()
-
-
-def _read(module: nn.Module, batch_weight: float) -> Statistics:
-    mean, var = (getattr(module, leaf).detach().double().cpu().flatten() / batch_weight for leaf in (_MEAN, _VAR))
-    return Statistics(mean.clone(), var.clone())
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -1,76 +1,32 @@
 """How is a verdict on every parameter reached?
 
-Runs the probes, cuts the rows into blocks, confirms all blocks at once by finite scaling, and looks up which normalizations cancel them.
-Gives figures, not words: invariance.py says what they mean.
+Runs the probes, confirms all blocks at once by finite scaling, and looks up which normalizations cancel them. Gives figures, not words:
+invariance.py says what they mean.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import Blocks, scale_blocks_
+from decayfree.blocks import scale_blocks_
 from decayfree.cancelling import ModuleWatch, output_rows, reversed_graph
 from decayfree.errors import InvalidInputError
-from decayfree.partition import TOLERANCES, Partition, Tolerance, n_leading_rows, partition
-from decayfree.probe import Forward, Probe, RadialDerivatives, movement, radial_derivatives
+from decayfree.evidence import Evidence, Finding, RoundingDecidesError, bias_of
+from decayfree.partition import TOLERANCES, Tolerance
+from decayfree.exact import NEGLIGIBLE_EPS
+from decayfree.probe import Forward, Probe, movement, refused_calls
 from decayfree.running import UNKNOWN_SHIFT, NormLayer, Statistics, followers, read_statistics, statistics_buffers, tracked_modules
-
-_Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
-
-# A row that could move the outputs by a million times their own size: rounding, divided by a standard deviation of zero.
-_ABSURD = 1e6
-
-
-@dataclass
-class Finding:
-    """What was measured on one parameter.
-
-    Args:
-        shape: Of the parameter.
-        has_path: Whether any output depends on it at all.
-        is_silent: Whether no probe gave it a gradient worth speaking of.
-        is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
-        moves: Relative change of the outputs per relative growth of the whole parameter, largest over the probes; for a candidate that
-            failed the confirmation, the movement seen there.
-        leading: (rows, blocks) at its start that are scale-invariant where the whole is not.
-        bias: Its bias, if they only work together.
-        partition: Its blocks, or None where it is not scale-invariant.
-        failed_finite: Whether it passed the probes and then moved the outputs when really scaled.
-        norm_layers: What cancels its scale.
-    """
-
-    shape: tuple[int, ...]
-    has_path: bool = False
-    is_silent: bool = True
-    is_mostly_silent: bool = False
-    moves: float = 0.0
-    leading: tuple[int, int] = (0, 0)
-    bias: str | None = None
-    partition: Partition | None = None
-    failed_finite: bool = False
-    norm_layers: tuple[NormLayer, ...] = ()
 
 
 @dataclass
 class SearchResult:
-    """All findings, by parameter name, and the largest movement of the outputs in the confirming run."""
+    """All findings, by parameter name, and the movement of the outputs when all blocks were scaled at once."""
 
     findings: dict[str, Finding]
     confirmed_to: float
-
-
-@dataclass
-class _Evidence:
-    """What the probes gathered on one parameter."""
-
-    by_key: dict[_Key, list[RadialDerivatives]] = field(default_factory=dict)
-    n_probes: int = 0
-
-    def complete(self) -> Iterable[tuple[_Key, list[RadialDerivatives]]]:
-        return ((key, probes) for key, probes in self.by_key.items() if len(probes) == self.n_probes)
 
 
 def search(model: nn.Module, inputs: Any, forward: Forward | None, dtype: torch.dtype, n_probes: int, seed: int) -> SearchResult:
@@ -81,22 +37,23 @@ def search(model: nn.Module, inputs: Any, forward: Forward | None, dtype: torch.
         inputs: As for :func:`decayfree.find_invariant`.
         forward: As for :func:`decayfree.find_invariant`.
         dtype: float64 or float32.
-        n_probes: At most so many forward and backward passes; two are enough where they gave every matrix row a gradient.
+        n_probes: At most so many forward and backward passes; one is enough where it gave every matrix row a gradient and scaling all
+            blocks confirmed it.
         seed: Seeds everything.
 
     Raises:
         InvalidInputError: If the outputs are not finite, or depend on no parameter.
     """
+    def at(eps: float) -> SearchResult:
+        probe = Probe(model, inputs, forward, dtype, seed, eps)
+        with refused_calls(model):
+            return _Search(probe, TOLERANCES[dtype], n_probes).result()
+
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            return _Search(Probe(model, inputs, forward, dtype, seed), TOLERANCES[dtype], n_probes).result()
-        except _RoundingDecides:
-            eps = 1e-12 if dtype == torch.float64 else 1e-6
-            return _Search(Probe(model, inputs, forward, dtype, seed, eps), TOLERANCES[dtype], n_probes).result()
-
-
-class _RoundingDecides(Exception):
-    """Some normalization sees no variance but that of rounding, and blows it up: the copy wants a larger ε."""
+            return at(NEGLIGIBLE_EPS)
+        except RoundingDecidesError:
+            return at(1e-12 if dtype == torch.float64 else 1e-6)
 
 
 class _Search:
@@ -105,190 +62,115 @@ class _Search:
         self._tolerance = tolerance
         self._n_probes = n_probes
         self._watch = ModuleWatch(probe.copy)
-        self._tracked: list[str] = []
-        self._batch_weights: dict[str, float] = {}
-        self._output_rows: dict[str, tuple[int, int]] = {}
+        self._kept: dict[str, float] = {}  # by module, the share of its old running statistics that a run leaves in them
         self._biases = {name: bias_of(name, probe.parameters) for name in probe.parameters}
-        self._evidence = {name: _Evidence() for name in probe.parameters}
+        self._before: dict[str, Statistics] = {}
+        self._fractions: dict[str, Tensor] = {}  # of the log2 of factors: all different, so that a factor tells its block
+        self._evidence = {name: Evidence(tolerance) for name in probe.parameters}
         self._findings = {name: Finding(tuple(parameter.shape)) for name, parameter in probe.parameters.items()}
 
     def result(self) -> SearchResult:
-        outputs = self._gather()
-        before = self._read_baseline()
-        for name, finding in self._findings.items():
-            self._conclude(name, finding, self._evidence[name])
-        confirmed_to = self._confirm(outputs)
-        self._find_norm_layers(before, outputs)
+        for index in range(self._n_probes):
+            outputs = self._probe_once(index)
+            is_last = index + 1 == self._n_probes
+            if self._wants_more() and not is_last:
+                continue
+            confirmed_to = self._movement_of(self._candidates(), outputs)
+            if confirmed_to <= self._tolerance.confirm:
+                break
+            if is_last:
+                confirmed_to = self._without_culprits(outputs)
+        self._find_norm_layers(outputs)
         if self._join_biases():
-            confirmed_to = self._confirm(outputs)
-            self._find_norm_layers(before, outputs)
+            confirmed_to = self._movement_of(self._candidates(), outputs)
+            self._find_norm_layers(outputs)
+        for name, finding in self._findings.items():
+            if not finding.partition and not finding.is_vector:
+                finding.leading = self._evidence[name].leading_rows()
         return SearchResult(self._findings, confirmed_to)
 
     # Probes
 
-    def _gather(self) -> list[Tensor]:
-        """Run the probes; the outputs of the last one, with all tracked statistics started from zero."""
-        for index in range(self._n_probes):
-            self._probe.perturb_()
-            outputs = self._watched_run()
-            if index == 0:
-                _check_finite(outputs)
-                self._tracked = self._changed_statistics()
-                self._batch_weights = dict.fromkeys(self._tracked, 1.0)
-                self._output_rows = self._rows_from_graph(outputs)
-                if self._tracked and self._n_probes == 1:
-                    outputs = self._watched_run()
-            self._probe.backward(outputs)
-            self._record()
-            if index and not self._wants_more():
-                break
-        for parameter in self._probe.copy.parameters():
-            parameter.grad = None
+    def _probe_once(self, index: int) -> list[Tensor]:
+        """One forward and backward pass at a new point. The later ones are at points where what passed so far is much longer or shorter:
+        below a bend, everything looks linear."""
+        self._probe.perturb_()
+        if index:
+            for name in self._candidates():
+                self._scale_(name, self._factors(name) * (4 if self._findings[name].is_vector else 1))
+        outputs = self._watched_run()
+        if index == 0:
+            _check_finite(outputs)
+            self._kept = self._kept_shares()
+            outputs = self._watched_run() if set(self._kept.values()) - {0.5} else outputs
+            consumers, leaves = reversed_graph(outputs)
+            for name, parameter in self._probe.parameters.items():
+                self._evidence[name].output_rows = output_rows(leaves.get(id(parameter)), consumers)
+        self._before = self._statistics()
+        self._record(self._probe.gradients(outputs))
         return outputs
 
     def _watched_run(self) -> list[Tensor]:
         with self._watch.first_run():
-            return self._probe.run(start=dict.fromkeys(statistics_buffers(self._tracked), 0.0))
+            return self._probe.run()
 
-    def _changed_statistics(self) -> list[str]:
-        buffers = self._probe.buffers
-        return [
+    def _kept_shares(self) -> dict[str, float]:
+        """Of modules whose running statistics the last run changed; those that average by themselves run twice more, from zero and from one."""
+        modules, buffers = dict(self._probe.copy.named_modules()), self._probe.buffers
+        changed = [
             name
             for name in tracked_modules(self._probe.copy)
             if any(not torch.equal(buffers[leaf], self._probe.start_of(leaf)) for leaf in statistics_buffers([name]))
         ]
-
-    def _read_baseline(self) -> dict[str, Statistics]:
-        """Statistics of the last probe. Modules that average by themselves run once more, from one instead of zero, to learn their momentum."""
-        raw = read_statistics(self._probe.copy, self._batch_weights)
-        modules = dict(self._probe.copy.named_modules())
-        averaging = [name for name in self._tracked if not self._probe.holds_last_batch(modules[name])]
+        kept = {name: 0.5 ** self._probe.n_updates(modules[name]) for name in changed}
+        averaging = [name for name in changed if kept[name] == 1.0]
         if averaging:
-            with torch.no_grad():
-                self._probe.run(start=dict.fromkeys(statistics_buffers(averaging), 1.0))
-            from_one = read_statistics(self._probe.copy, dict.fromkeys(averaging, 1.0))
-            for name in averaging:
-                kept = float((from_one[name].mean - raw[name].mean).median())
-                self._batch_weights[name] = 1.0 - kept if kept < 1.0 else 1.0
-        return {
-            name: Statistics(one.mean / self._batch_weights[name], one.var / self._batch_weights[name]) for name, one in raw.items()
-        }
-
-    def _rows_from_graph(self, outputs: list[Tensor]) -> dict[str, tuple[int, int]]:
-        consumers, leaves = reversed_graph(outputs)
-        return {name: output_rows(leaves.get(id(parameter)), consumers) for name, parameter in self._probe.parameters.items()}
+            means = []
+            for start in (0.0, 1.0):
+                self._probe.run(start=dict.fromkeys(statistics_buffers(averaging), start))
+                means.append({name: self._probe.buffers[f"{name}.running_mean".removeprefix(".")].clone() for name in averaging})
+            kept |= {name: float((means[1][name] - means[0][name]).median()) for name in averaging}
+        return {name: share for name, share in kept.items() if share < 1.0}
 
     @torch.no_grad()
-    def _record(self) -> None:
+    def _record(self, gradients: Mapping[str, Tensor]) -> None:
         parameters = self._probe.parameters
-        for name, parameter in parameters.items():
-            evidence, finding = self._evidence[name], self._findings[name]
-            finding.has_path |= parameter.grad is not None
-            if parameter.is_complex() or parameter.grad is None or not parameter.numel():
-                continue
-            bias = parameters.get(self._biases[name] or "")
-            self._record_one(evidence, parameter, bias)
-
-    def _record_one(self, evidence: _Evidence, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        assert weight.grad is not None
-        values = weight.reshape(-1, 1) if weight.ndim < 2 else weight
-        gradient = weight.grad.reshape(values.shape)
-        rows = radial_derivatives(values, gradient, 0, 1)
-        if float(rows.magnitude.max()) > _ABSURD:
-            raise _RoundingDecides
-        if bool((rows.magnitude <= self._tolerance.evidence).all()):
-            return  # dropped out, this time or always: this probe says nothing of it
-        evidence.n_probes += 1
-
-        def add(joint: bool, axis: int, groups: int, derivatives: RadialDerivatives) -> None:
-            if joint:
-                assert bias is not None
-                derivatives = derivatives.joined(bias, torch.zeros_like(bias) if bias.grad is None else bias.grad)
-            evidence.by_key.setdefault((joint, axis, groups), []).append(derivatives)
-
-        add(False, 0, 1, rows)
-        if self._are_zero(rows):
-            return
-        if bias is not None and len(bias) == len(values):
-            add(True, 0, 1, rows)
-        if weight.ndim < 2:
-            return
-        if self._is_zero_in_all(rows):
-            for groups in _divisors(len(values)):
-                add(False, 1, groups, radial_derivatives(values, gradient, 1, groups))
-        if bias is not None and len(bias) % values.shape[1] == 0 and len(values) % (len(bias) // values.shape[1]) == 0:
-            groups = len(bias) // values.shape[1]
-            add(True, 1, groups, radial_derivatives(values, gradient, 1, groups))
-
-    def _are_zero(self, derivatives: RadialDerivatives) -> bool:
-        return bool((derivatives.radial.abs() <= self._tolerance.zero * derivatives.magnitude + self._tolerance.floor).all())
-
-    def _is_zero_in_all(self, derivatives: RadialDerivatives) -> bool:
-        """Whether all rows together have no radial derivative: only then can they have one along other dimensions."""
-        total = float(derivatives.radial.sum().abs())
-        return total <= self._tolerance.zero * float(derivatives.magnitude.sum()) + self._tolerance.floor
+        for name, gradient in gradients.items():
+            self._findings[name].has_path = True
+            if parameters[name].is_floating_point() and parameters[name].numel():
+                bias = self._biases[name] or ""
+                self._evidence[name].add(parameters[name], gradient, parameters.get(bias), gradients.get(bias))
+        for name, finding in self._findings.items():
+            self._evidence[name].conclude(finding)
+        for name, finding in self._findings.items():
+            is_joint = self._evidence[name].is_joint or (finding.is_vector and self._has_silent_bias(name))
+            finding.bias = self._biases[name] if finding.partition and is_joint else None
+        self._fractions = self._draw_fractions()
 
     def _wants_more(self) -> bool:
-        """Whether some row of a matrix got no gradient so far."""
-        for evidence, finding in zip(self._evidence.values(), self._findings.values(), strict=True):
-            if len(finding.shape) < 2 or not finding.has_path:
-                continue
-            magnitudes = [probe.magnitude for probe in evidence.by_key.get((False, 0, 1), [])]
-            if not magnitudes or bool((torch.stack(magnitudes) <= self._tolerance.evidence).all(dim=0).any()):
-                return True
-        return False
-
-    # Conclusions
-
-    def _conclude(self, name: str, finding: Finding, evidence: _Evidence) -> None:
-        alone = evidence.by_key.get((False, 0, 1))
-        if not alone:
-            return
-        finding.is_silent = False
-        finding.moves = max(float(probe.radial.sum().abs()) for probe in alone)
-        candidates = {key: partition(*key[1:], probes, self._tolerance) for key, probes in evidence.complete()}
-        passed = {key: found for key, found in candidates.items() if found and not found.is_mostly_silent}
-        finding.is_mostly_silent = not passed and any(candidates.values())
-        if not passed:
-            probes = evidence.by_key.get((True, 0, 1), alone)
-            finding.leading = n_leading_rows(probes, self._tolerance) if len(probes) == evidence.n_probes else (0, 0)
-            return
-
-        def preference(key: _Key) -> tuple[bool, int, bool]:
-            return not key[0], passed[key].blocks.n_blocks, key[1:] == self._output_rows[name]
-
-        best = max(passed, key=preference)
-        finding.partition = passed[best]
-        finding.bias = self._biases[name] if best[0] or (len(finding.shape) < 2 and self._has_silent_bias(name)) else None
+        """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
+        return any(
+            finding.is_silent or finding.is_mostly_silent or (finding.partition and finding.partition.n_silent_rows)
+            for finding in self._findings.values()
+            if finding.has_path and not finding.is_vector
+        )
 
     def _has_silent_bias(self, name: str) -> bool:
         """Whether its bias reaches no output, so that it may be scaled along or not: a normalization takes it away."""
-        bias = self._biases[name]
-        return bias is not None and not self._evidence[bias].by_key and self._probe.parameters[bias].numel() == self._n_rows(name)
+        bias, found = self._biases[name], self._findings[name].partition
+        return bias is not None and self._evidence[bias].is_silent and bool(found) and self._findings[bias].shape == (found.blocks.n_rows,)
 
-    def _n_rows(self, name: str) -> int:
-        found = self._findings[name].partition
-        return found.blocks.n_rows if found else self._findings[name].shape[0]
+    # Confirmation
 
-    def _join_biases(self) -> bool:
-        """Scale a bias along where, left behind, it would shift a running mean by what no parameter tells."""
-        joined = False
-        for name, finding in self._findings.items():
-            unclear = any(layer.blocks and layer.shift == UNKNOWN_SHIFT for layer in finding.norm_layers)
-            if unclear and finding.bias is None and self._has_silent_bias(name):
-                finding.bias, joined = self._biases[name], True
-        return joined
+    def _candidates(self) -> list[str]:
+        return [name for name, finding in self._findings.items() if finding.partition]
 
-    def _confirm(self, outputs: list[Tensor]) -> float:
-        """Scale all candidates at once; those that move the outputs are none. Leaves the statistics of the last passing run."""
-        candidates = [name for name, finding in self._findings.items() if finding.partition]
-        moved = self._movement_of(candidates, outputs)
-        if moved <= self._tolerance.confirm:
-            return moved
-        for name in self._culprits(candidates, outputs):
+    def _without_culprits(self, outputs: list[Tensor]) -> float:
+        """Drop the candidates that move the outputs; the movement of the others."""
+        for name in self._culprits(self._candidates(), outputs):
             finding = self._findings[name]
             finding.moves, finding.partition, finding.failed_finite = self._movement_of([name], outputs), None, True
-        return self._movement_of([name for name in candidates if self._findings[name].partition], outputs)
+        return self._movement_of(self._candidates(), outputs)
 
     def _culprits(self, names: list[str], outputs: list[Tensor]) -> list[str]:
         if not names or self._movement_of(names, outputs) <= self._tolerance.confirm:
@@ -299,81 +181,83 @@ class _Search:
         return self._culprits(names[:middle], outputs) + self._culprits(names[middle:], outputs)
 
     def _movement_of(self, names: list[str], outputs: list[Tensor]) -> float:
-        if not names:
-            return 0.0
-        factors = {name: self._factors(name) for name in names}
         with torch.no_grad(), self._watch.second_run():
-            return movement(outputs, self._run_scaled(factors))
+            return movement(outputs, self._run_scaled({name: self._factors(name) for name in names}))
 
     def _factors(self, name: str) -> Tensor:
         """Random factors over four decades. Gains are only doubled, so that running.py can tell them from weights, whose log2 is no integer."""
-        found = self._findings[name].partition
-        assert found is not None
-        n_blocks = found.blocks.n_blocks
-        if len(self._findings[name].shape) < 2:
+        finding = self._findings[name]
+        assert finding.partition is not None
+        n_blocks = finding.partition.blocks.n_blocks
+        if finding.is_vector:
             return torch.full((n_blocks,), 2.0, dtype=torch.float64)
         generator = torch.Generator().manual_seed(self._probe.seed + list(self._findings).index(name))
-        fraction = torch.rand(n_blocks, generator=generator, dtype=torch.float64) * 0.9 + 0.05
         least = -6 if self._probe.eps < 1e-20 else 0  # a larger ε shows where a block is small
-        return (fraction + torch.randint(least, 7, (n_blocks,), generator=generator)).exp2()
+        return (self._fractions[name] + torch.randint(least, 7, (n_blocks,), generator=generator)).exp2()
 
+    def _draw_fractions(self) -> dict[str, Tensor]:
+        """A shuffled grid over all blocks of all matrices, away from 0 and 1."""
+        sizes = {name: one.partition.blocks.n_blocks for name, one in self._findings.items() if one.partition and not one.is_vector}
+        n_blocks = sum(sizes.values())
+        shuffled = torch.randperm(n_blocks, generator=torch.Generator().manual_seed(self._probe.seed)).double()
+        return dict(zip(sizes, (0.05 + 0.9 * (shuffled + 0.5) / max(n_blocks, 1)).split(list(sizes.values())), strict=True))
+
+    @torch.no_grad()
     def _run_scaled(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
-        kept: list[tuple[Tensor, Tensor]] = []
         parameters = self._probe.parameters
+        touched = [parameters[leaf] for name in factors for leaf in (name, self._findings[name].bias) if leaf]
+        kept = [(tensor, tensor.detach().clone()) for tensor in touched]
         for name, values in factors.items():
-            weight, finding = parameters[name], self._findings[name]
-            bias = parameters[finding.bias] if finding.bias else None
-            kept += [(tensor, tensor.detach().clone()) for tensor in (weight, bias) if tensor is not None]
-            assert finding.partition is not None
-            scale_blocks_(weight.reshape(-1) if weight.ndim == 0 else weight, values.to(weight.device), finding.partition.blocks, bias)
+            self._scale_(name, values)
         try:
-            return self._probe.run(start=dict.fromkeys(statistics_buffers(self._tracked), 0.0))
+            return self._probe.run()
         finally:
-            with torch.no_grad():
-                for tensor, values in kept:
-                    tensor.copy_(values)
+            for tensor, values in kept:
+                tensor.copy_(values)
+
+    def _scale_(self, name: str, factors: Tensor) -> None:
+        finding, parameters = self._findings[name], self._probe.parameters
+        assert finding.partition is not None
+        weight, bias = parameters[name].detach(), parameters.get(finding.bias or "")
+        weight = weight.reshape(-1) if weight.ndim == 0 else weight
+        scale_blocks_(weight, factors.to(weight.device), finding.partition.blocks, None if bias is None else bias.detach())
 
     # Normalizations
 
-    def _find_norm_layers(self, before: Mapping[str, Statistics], outputs: list[Tensor]) -> None:
-        weights = {name: finding for name, finding in self._findings.items() if finding.partition and len(finding.shape) > 1}
+    def _statistics(self) -> dict[str, Statistics]:
+        return read_statistics(self._probe.copy, self._probe.start_of, self._kept)
+
+    def _find_norm_layers(self, outputs: list[Tensor]) -> None:
+        """Right after the confirming run, whose statistics are still in the buffers."""
+        weights = {name: finding for name, finding in self._findings.items() if finding.partition and not finding.is_vector}
         factors = {name: self._factors(name) for name in weights}
-        after = read_statistics(self._probe.copy, self._batch_weights)
+        after = self._statistics()
         vectors = {name: parameter.detach().double().cpu() for name, parameter in self._probe.parameters.items() if parameter.ndim == 1}
 
         def follow_one(name: str) -> tuple[Mapping[str, Statistics], Tensor]:
             alone = torch.linspace(0.25, 3, len(factors[name]), dtype=torch.float64).exp2()
-            with torch.no_grad():
-                self._run_scaled({name: alone})
-            return read_statistics(self._probe.copy, self._batch_weights), alone
+            self._run_scaled({name: alone})
+            return self._statistics(), alone
 
         places = self._watch.places(outputs, {name: self._probe.parameters[name] for name in weights})
-        found = followers(before, after, factors, vectors, follow_one, is_exact=self._probe.dtype == torch.float64)
+        found = followers(self._before, after, factors, vectors, follow_one, is_exact=self._probe.dtype == torch.float64)
         for name, finding in weights.items():
             named = {layer.name for layer in found[name]}
             others = [] if named else [NormLayer(place) for place in places[name]]
             finding.norm_layers = (*found[name], *others)
 
-
-def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:
-    """The bias that goes with a weight: the same name with "bias" for "weight", else the only other vector in its module."""
-    dotted = f".{name}"
-    module, _, leaf = dotted.partition(".parametrizations.") if ".parametrizations." in dotted else dotted.rpartition(".")
-    module, leaf = module.removeprefix("."), leaf.split(".")[0]
-    prefix = f"{module}." if module else ""
-    weight = parameters[name]
-    vectors = [other for other, value in parameters.items() if value.ndim == 1 and other != name and other.rpartition(".")[0] == module]
-    by_name = prefix + leaf.replace("weight", "bias")
-    if "weight" in leaf and by_name in vectors:
-        return by_name
-    fitting = [other for other in vectors if parameters[other].numel() in (weight.shape[0] if weight.ndim else 1, *weight.shape[1:2])]
-    return fitting[0] if len(fitting) == 1 and weight.ndim > 1 else None
-
-
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    def _join_biases(self) -> bool:
+        """Scale a bias along where, left behind, it would shift a running mean by what no parameter tells."""
+        joined = False
+        for name, finding in self._findings.items():
+            is_unclear = any(layer.blocks and layer.shift == UNKNOWN_SHIFT for layer in finding.norm_layers)
+            if is_unclear and finding.bias is None and self._has_silent_bias(name):
+                finding.bias, joined = self._biases[name], True
+        return joined
 
 
 def _check_finite(outputs: list[Tensor]) -> None:
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
-        raise InvalidInputError("the model's outputs hold NaN or infinity for these inputs, so nothing can be measured: check inputs and weights")
+        raise InvalidInputError(
+            "the model's outputs hold NaN or infinity for these inputs, so nothing can be measured: check inputs and weights"
+        )
