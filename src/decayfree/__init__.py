@@ -16,7 +16,8 @@ from decayfree.errors import (
     WeightDecayError,
 )
 from decayfree.invariance import Invariance, ScaleInvariantWeight, Verdict, find_invariant
-from decayfree.rescaling import WeightRescaling, rescale_, split_params
+from decayfree.once import rescale_
+from decayfree.rescaling import WeightRescaling, split_params
 from decayfree.running import NormLayer
 
 __version__ = "0.1.0"

@@ -36,7 +36,12 @@ class Blocks:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.axis not in (0, 1) or min(self.block_sizes, default=0) < 1 or self.groups < 1 or (self.groups > 1 and self.axis == 0):
+        if (
+            self.axis not in (0, 1)
+            or min(self.block_sizes, default=0) < 1
+            or self.groups < 1
+            or (self.groups > 1 and self.axis == 0)
+        ):
             raise InvalidInputError(
                 f"blocks want axis 0 or 1, at least one row a block, and groups only along axis 1; got axis={self.axis}, "
                 f"block_sizes={self.block_sizes[:8]}, groups={self.groups}"
@@ -92,11 +97,14 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
     if blocks.rows_are_blocks:
         return rows
     if blocks.uniform_size:
-        return torch.linalg.vector_norm(rows.unflatten(0, (-1, blocks.uniform_size)), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(rows.reshape(-1, blocks.uniform_size), dim=1)
+        return norms
     return torch.stack([torch.linalg.vector_norm(part) for part in rows.split(blocks.block_sizes)])
 
 
-def block_dots(a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = None, bias_b: Tensor | None = None) -> Tensor:
+def block_dots(
+    a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = None, bias_b: Tensor | None = None
+) -> Tensor:
     """Inner product of every block of ``a`` with the same block of ``b``.
 
     Args:
@@ -122,7 +130,7 @@ def block_dots(a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = Non
     if blocks.rows_are_blocks:
         return rows
     if blocks.uniform_size:
-        return rows.unflatten(0, (-1, blocks.uniform_size)).sum(dim=1)
+        return rows.reshape(-1, blocks.uniform_size).sum(dim=1)
     return torch.stack([part.sum() for part in rows.split(blocks.block_sizes)])
 
 
@@ -148,7 +156,9 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
                 [0., 1.]])
     """
     if factors.shape != (blocks.n_blocks,):
-        raise InvalidInputError(f"factors must have shape ({blocks.n_blocks},), one for each block, got {tuple(factors.shape)}")
+        raise InvalidInputError(
+            f"factors must have shape ({blocks.n_blocks},), one for each block, got {tuple(factors.shape)}"
+        )
     by_row = _by_row(weight, blocks)
     row_factors = factors_of_rows(factors, blocks)
     bias_rows = None if bias is None else _bias_rows(bias, blocks)
@@ -171,7 +181,9 @@ def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
         return factors
     if blocks.uniform_size:
         return factors.repeat_interleave(blocks.uniform_size)
-    return factors.repeat_interleave(torch.tensor(blocks.block_sizes, device=factors.device), output_size=blocks.n_rows)
+    return factors.repeat_interleave(
+        torch.tensor(blocks.block_sizes, device=factors.device), output_size=blocks.n_rows
+    )
 
 
 def norm_dtype(weight: Tensor) -> torch.dtype:
@@ -186,14 +198,18 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
     if shape[0] % blocks.groups:
         return f"{blocks.groups} groups do not divide {shape[0]}"
     n_rows = shape[blocks.axis] * blocks.groups
-    return None if n_rows == blocks.n_rows else f"the blocks have {blocks.n_rows} rows, the weight has {n_rows}"
+    return (
+        None if n_rows == blocks.n_rows else f"the blocks have {blocks.n_rows} rows, the weight has {n_rows}"
+    )
 
 
 def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
     """A view of ``weight`` whose dimension 0 is the group where there are groups; never a copy."""
     fault = faults_of_shape(weight.shape, blocks)
     if fault:
-        raise InvalidInputError(f"a weight of shape {tuple(weight.shape)} does not have these blocks: {fault}")
+        raise InvalidInputError(
+            f"a weight of shape {tuple(weight.shape)} does not have these blocks: {fault}"
+        )
     return weight.unflatten(0, (blocks.groups, -1)) if blocks.groups > 1 else weight
 
 
@@ -214,7 +230,8 @@ def _row_norms(by_row: Tensor, blocks: Blocks) -> Tensor:
     dtype = norm_dtype(by_row)
     if not dims:  # a row of one number: its norm is its magnitude
         return by_row.abs().to(dtype)
-    return torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype).reshape(-1)
+    norms: Tensor = torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype)
+    return norms.reshape(-1)
 
 
 def _bias_rows(bias: Tensor, blocks: Blocks) -> Tensor:

@@ -56,7 +56,10 @@ class ModuleWatch:
         """For each weight the modules in which its scale is lost, nearest first; empty where the graph does not show it."""
         ends = self._unmoved_calls()
         consumers, leaves = reversed_graph(outputs)
-        return {name: _first_ends(name, leaves.get(id(weight)), consumers, ends) for name, weight in weights.items()}
+        return {
+            name: _first_ends(name, leaves.get(id(weight)), consumers, ends)
+            for name, weight in weights.items()
+        }
 
     def _unmoved_calls(self) -> dict[Any, tuple[str, bool]]:
         """Nodes whose values scaling does not change, with the module that put them out, and whether what it took in changed."""
@@ -72,7 +75,10 @@ class ModuleWatch:
         handles = []
         for name, module in self._model.named_modules():
             before, after = _hooks(name, calls)
-            handles += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+            handles += [
+                module.register_forward_pre_hook(before, with_kwargs=True),
+                module.register_forward_hook(after),
+            ]
         try:
             yield
         finally:
@@ -104,10 +110,14 @@ def output_rows(leaf: Any, consumers: dict[Any, list[Any]]) -> tuple[int, int]:
     """Where the operation that uses a weight has its output channels: (axis, groups)."""
     users = consumers.get(leaf, ())
     for node in users:
-        if type(node).__name__.startswith("ConvolutionBackward") and getattr(node, "_saved_transposed", False):
+        if type(node).__name__.startswith("ConvolutionBackward") and getattr(
+            node, "_saved_transposed", False
+        ):
             return 1, int(node._saved_groups)
     # Not through a transposition, as F.linear has it.
-    is_multiplied = bool(users) and all(type(node).__name__.startswith(("MmBackward", "AddmmBackward", "BmmBackward")) for node in users)
+    is_multiplied = bool(users) and all(
+        type(node).__name__.startswith(("MmBackward", "AddmmBackward", "BmmBackward")) for node in users
+    )
     return (1, 1) if is_multiplied else (0, 1)
 
 
@@ -128,11 +138,13 @@ def _hooks(name: str, calls: _Calls) -> tuple[Callable[..., None], Callable[...,
 
 
 def _fingerprint(values: Any) -> tuple[Tensor | None, Any]:
-    first = next((tensor for tensor in tensors_in(values) if tensor.is_floating_point()), None)
-    if first is None:
+    """Sum and norm of all floating tensors together, and the node of the first."""
+    tensors = [tensor for tensor in tensors_in(values) if tensor.is_floating_point()]
+    if not tensors:
         return None, None
-    detached = first.detach()
-    return torch.stack([detached.sum(), torch.linalg.vector_norm(detached)]), first.grad_fn
+    sums = torch.stack([tensor.detach().sum() for tensor in tensors])
+    norms = torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors])
+    return torch.stack([sums.sum(), torch.linalg.vector_norm(norms)]), tensors[0].grad_fn
 
 
 def _is_unmoved(before: Tensor | None, after: Tensor | None) -> bool:
@@ -143,7 +155,9 @@ def _is_unmoved(before: Tensor | None, after: Tensor | None) -> bool:
     return bool(((after - doublings * before).abs() <= _UNMOVED * after[1]).all())
 
 
-def _first_ends(name: str, leaf: Any, consumers: dict[Any, list[Any]], ends: dict[Any, tuple[str, bool]]) -> tuple[str, ...]:
+def _first_ends(
+    name: str, leaf: Any, consumers: dict[Any, list[Any]], ends: dict[Any, tuple[str, bool]]
+) -> tuple[str, ...]:
     if leaf is None:
         return ()
     found: list[str] = []

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.faults import decay_faults
+
 if TYPE_CHECKING:
     from decayfree.invariance import Invariance
     from decayfree.rescaling import WeightRescaling
@@ -56,10 +58,12 @@ class Deviation:
         parameters: Mapping[str, Tensor],
     ) -> Deviation:
         """Compare norms with targets, and the optimizer with what was looked at."""
-        from decayfree.rescaling import decay_faults
-
         deviations = {name: _relative(norms[name], targets[name]) for name in norms}
-        where = max(deviations, key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name]) if deviations else None
+        where = (
+            max(deviations, key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name])
+            if deviations
+            else None
+        )
         largest = deviations[where] if where else 0.0
         counted = steps_of(wrs.optimizer)
         n_optimizer_steps = None if counted is None else counted - (wrs._optimizer_steps_before or 0)
@@ -67,16 +71,33 @@ class Deviation:
         problems = [
             *_hook_problems(wrs, n_optimizer_steps),
             *([_off_radius(largest, where)] if where and _is_off(largest, parameters[where], wrs) else []),
-            *([f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"] if unwatched else []),
+            *(
+                [f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"]
+                if unwatched
+                else []
+            ),
             *decay_faults(wrs.optimizer, list(found), parameters),
         ]
         zero_blocks = {name: count for name, values in norms.items() if (count := int((values == 0).sum()))}
-        return cls(largest, where, wrs.n_steps, n_optimizer_steps, wrs.is_attached, unwatched, zero_blocks, tuple(problems))
+        return cls(
+            largest,
+            where,
+            wrs.n_steps,
+            n_optimizer_steps,
+            wrs.is_attached,
+            unwatched,
+            zero_blocks,
+            tuple(problems),
+        )
 
 
 def steps_of(optimizer: Optimizer) -> int | None:
     """Steps that the optimizer counts in its own state; 0 before the first, None where it counts none."""
-    steps = [int(state["step"]) for state in optimizer.state.values() if isinstance(state, dict) and "step" in state]
+    steps = [
+        int(state["step"])
+        for state in optimizer.state.values()
+        if isinstance(state, dict) and "step" in state
+    ]
     if steps:
         return max(steps)
     return None if optimizer.state else 0
@@ -109,7 +130,11 @@ def _hook_problems(wrs: WeightRescaling, n_optimizer_steps: int | None) -> list[
 
 def _unwatched(wrs: WeightRescaling, found: Invariance, parameters: Mapping[str, Tensor]) -> Iterator[str]:
     names = {id(parameter): name for name, parameter in parameters.items()}
-    others = {name for hook in wrs.optimizer._optimizer_step_post_hooks.values() for name in getattr(getattr(hook, "__self__", None), "radii", ())}
+    others = {
+        name
+        for hook in wrs.optimizer._optimizer_step_post_hooks.values()
+        for name in getattr(getattr(hook, "__self__", None), "radii", ())
+    }
     for index, group in enumerate(wrs.optimizer.param_groups):
         for parameter in group["params"]:
             name = names.get(id(parameter))
@@ -118,5 +143,5 @@ def _unwatched(wrs: WeightRescaling, found: Invariance, parameters: Mapping[str,
                 yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
             elif verdict.verdict == "frozen" and parameter.requires_grad:
                 yield f"{name} (was frozen)"
-            elif name in found and name not in wrs.radii and name not in others:
+            elif found.holds(name) and name not in wrs.radii and name not in others:
                 yield f"{name} (joined the optimizer later)"

@@ -80,7 +80,9 @@ class Evidence:
         """Whether no probe gave it a gradient worth speaking of."""
         return not self._n_probes
 
-    def add(self, weight: Tensor, gradient: Tensor, bias: Tensor | None, bias_gradient: Tensor | None) -> None:
+    def add(
+        self, weight: Tensor, gradient: Tensor, bias: Tensor | None, bias_gradient: Tensor | None
+    ) -> None:
         """Take in one probe.
 
         Args:
@@ -106,7 +108,13 @@ class Evidence:
             for groups in _divisors(len(values)):
                 self._keep((False, 1, groups), radial_derivatives(values, gradients, 1, groups))
         if bias is not None:
-            self._add_joint(values, gradients, rows, bias, torch.zeros_like(bias) if bias_gradient is None else bias_gradient)
+            self._add_joint(
+                values,
+                gradients,
+                rows,
+                bias,
+                torch.zeros_like(bias) if bias_gradient is None else bias_gradient,
+            )
 
     def conclude(self, finding: Finding) -> None:
         """Write what all probes so far say into ``finding``; not its bias nor its norm layers."""
@@ -115,7 +123,11 @@ class Evidence:
         if self.is_silent:
             return
         finding.moves = max(float(probe.radial.sum().abs()) for probe in self._by_key[False, 0, 1])
-        found = {key: partition(*key[1:], probes, self.tolerance) for key, probes in self._by_key.items() if len(probes) == self._n_probes}
+        found = {
+            key: partition(*key[1:], probes, self.tolerance)
+            for key, probes in self._by_key.items()
+            if len(probes) == self._n_probes
+        }
         passed = {key: one for key, one in found.items() if one}
 
         def preference(key: _Key) -> tuple[bool, int, bool]:
@@ -132,32 +144,48 @@ class Evidence:
         probes = self._by_key.get((True, 0, 1), self._by_key.get((False, 0, 1), []))
         return n_leading_rows(probes, self.tolerance) if probes and len(probes) == self._n_probes else (0, 0)
 
-    def _add_joint(self, values: Tensor, gradients: Tensor, rows: RadialDerivatives, bias: Tensor, bias_gradient: Tensor) -> None:
+    def _add_joint(
+        self, values: Tensor, gradients: Tensor, rows: RadialDerivatives, bias: Tensor, bias_gradient: Tensor
+    ) -> None:
         if len(bias) == len(values):
             self._keep((True, 0, 1), rows.joined(bias, bias_gradient))
         groups, rest = divmod(len(bias), values.shape[1])
         if not rest and groups and len(values) % groups == 0:
-            self._keep((True, 1, groups), radial_derivatives(values, gradients, 1, groups).joined(bias, bias_gradient))
+            self._keep(
+                (True, 1, groups),
+                radial_derivatives(values, gradients, 1, groups).joined(bias, bias_gradient),
+            )
 
     def _keep(self, key: _Key, derivatives: RadialDerivatives) -> None:
         self._by_key.setdefault(key, []).append(derivatives)
 
     def _is_zero_in_all(self, rows: RadialDerivatives) -> bool:
         """Whether all rows together have no radial derivative: only then can they have none along other dimensions."""
-        return float(rows.radial.sum().abs()) <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
+        return (
+            float(rows.radial.sum().abs())
+            <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
+        )
 
 
 def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:
     """The bias that goes with a weight: the same name with "bias" for "weight", else the only fitting vector in its module."""
     dotted = f".{name}"
-    module, _, leaf = dotted.partition(".parametrizations.") if ".parametrizations." in dotted else dotted.rpartition(".")
+    module, _, leaf = (
+        dotted.partition(".parametrizations.") if ".parametrizations." in dotted else dotted.rpartition(".")
+    )
     module, leaf = module.removeprefix("."), leaf.split(".")[0]
     weight = parameters[name]
-    vectors = [other for other, value in parameters.items() if value.ndim == 1 and other != name and other.rpartition(".")[0] == module]
+    vectors = [
+        other
+        for other, value in parameters.items()
+        if value.ndim == 1 and other != name and other.rpartition(".")[0] == module
+    ]
     by_name = (f"{module}." if module else "") + leaf.replace("weight", "bias")
     if "weight" in leaf and by_name in vectors:
         return by_name
-    fitting = [other for other in vectors if weight.ndim > 1 and parameters[other].numel() in weight.shape[:2]]
+    fitting = [
+        other for other in vectors if weight.ndim > 1 and parameters[other].numel() in weight.shape[:2]
+    ]
     return fitting[0] if len(fitting) == 1 else None
 
 

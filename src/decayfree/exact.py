@@ -69,7 +69,11 @@ class ExactArithmetic(TorchFunctionMode):
         self.n_calls: Counter[int] = Counter()
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func in _EPS_POSITION:
@@ -103,7 +107,9 @@ def eps_of(module: nn.Module) -> float:
     return next((value for value in found if isinstance(value, float)), 0.0)
 
 
-def _with(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, value: float) -> tuple[Any, ...]:
+def _with(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, value: float
+) -> tuple[Any, ...]:
     """Put one argument in, where it stands or by name."""
     if len(args) > position:
         return (*args[:position], value, *args[position + 1 :])

@@ -43,7 +43,11 @@ _EPS_WARNING = 1e-3
 
 
 def follow_statistics_(
-    model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]], parameters: Mapping[str, Tensor], *, tiny: float = 0.0
+    model: nn.Module,
+    relations: Iterable[tuple[NormLayer, Tensor]],
+    parameters: Mapping[str, Tensor],
+    *,
+    tiny: float = 0.0,
 ) -> None:
     """Let running statistics follow: running_mean ← c(running_mean − b) + b and running_var ← c²·running_var, per channel.
 
@@ -69,7 +73,10 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
     """
     with torch.no_grad():
         for one, factors in held:
-            for parameter, blocks in ((one.weight, one.blocks), *([(one.bias, _bias_blocks(one.blocks))] if one.bias is not None else [])):
+            for parameter, blocks in (
+                (one.weight, one.blocks),
+                *([(one.bias, _bias_blocks(one.blocks))] if one.bias is not None else []),
+            ):
                 for key, degree in _degrees(optimizer, parameter).items():
                     scale_blocks_(optimizer.state[parameter][key], factors.pow(-degree), blocks)
                 state = optimizer.state.get(parameter, {})
@@ -90,7 +97,7 @@ def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
 
 
 def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]]) -> dict[str, float]:
-    """How much ε moves the outputs of each normalization when the weights before it are scaled; relative, root mean square over channels."""
+    """How much ε moves the outputs of each normalization when the weights before it are scaled: relative, root mean square of channels."""
     modules = dict(model.named_modules())
     moved: dict[str, float] = {}
     for layer, factors in relations:
@@ -108,12 +115,14 @@ def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]
 
 def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]], *, stacklevel: int) -> None:
     """Warn where ε moves an output by more than 0.1 %."""
-    moved = {name: change for name, change in eps_movements(model, relations).items() if change > _EPS_WARNING}
+    moved = {
+        name: change for name, change in eps_movements(model, relations).items() if change > _EPS_WARNING
+    }
     if moved:
         worst = max(moved, key=lambda name: moved[name])
         warnings.warn(
-            f"the ε of {len(moved)} normalizations is not small beside the variance of what they normalize: rescaling moves their outputs by up "
-            f"to {moved[worst]:.1%} ({worst}). A larger radius, or a smaller ε, makes that as small as you like",
+            f"the ε of {len(moved)} normalizations is not small beside the variance of what they normalize: rescaling moves their "
+            f"outputs by up to {moved[worst]:.1%} ({worst}). A larger radius, or a smaller ε, makes that as small as you like",
             stacklevel=stacklevel + 1,
         )
 
@@ -129,7 +138,9 @@ def warn_of_unknown_shifts(layers: Iterable[NormLayer], *, stacklevel: int) -> N
         )
 
 
-def _follow_one_(module: nn.Module, layer: NormLayer, factors: Tensor, parameters: Mapping[str, Tensor], tiny: float) -> None:
+def _follow_one_(
+    module: nn.Module, layer: NormLayer, factors: Tensor, parameters: Mapping[str, Tensor], tiny: float
+) -> None:
     mean, var = _buffer(module, "running_mean").flatten(), _buffer(module, "running_var").flatten()
     c = factors.to(mean.device)[list(layer.blocks)]
     c = torch.where((c - 1).abs() > tiny, c, 1.0)
@@ -153,12 +164,18 @@ def _buffer(module: nn.Module, name: str) -> Tensor:
 
 def _degrees(optimizer: Optimizer, parameter: Tensor) -> dict[str, int]:
     known = {**_DEGREES, **_DEGREES_OF.get(type(optimizer).__name__, {})}
-    return {key: known[key] for key, value in optimizer.state.get(parameter, {}).items() if key in known and isinstance(value, Tensor)}
+    return {
+        key: known[key]
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if key in known and isinstance(value, Tensor)
+    }
 
 
 def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: Blocks) -> None:
     """Adafactor's second moment row_var·col_var/mean(row_var), so that it is divided by c² as a whole."""
-    if row_var.ndim == 2 and blocks.axis == 1:  # the rows of the weight run along the columns of the factorization
+    if (
+        row_var.ndim == 2 and blocks.axis == 1
+    ):  # the rows of the weight run along the columns of the factorization
         scale_blocks_(col_var, factors.pow(-2), blocks)
         return
     before = row_var.mean(-2, keepdim=True)

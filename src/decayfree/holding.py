@@ -1,6 +1,7 @@
 """How are many weights put back onto their norms in little more than one pass over memory?
 
-Plans views of the weights once, then measures and scales piece by piece while a piece is in the cache. Knows nothing of optimizers or models.
+Plans views of the weights once, then measures and scales piece by piece while a piece is in the cache. Knows nothing of optimizers and
+models.
 """
 
 from collections.abc import Iterable, Sequence
@@ -63,7 +64,9 @@ class Holder:
         self._rounding = _ROUNDING[norm_dtype(first)]
         self._is_on_host = first.device.type == "cpu"
         ends = torch.tensor([one.blocks.n_blocks for one in held]).cumsum(0).tolist()
-        self.slices = {one.name: slice(end - one.blocks.n_blocks, end) for one, end in zip(held, ends, strict=True)}
+        self.slices = {
+            one.name: slice(end - one.blocks.n_blocks, end) for one, end in zip(held, ends, strict=True)
+        }
         self._keys = [_key(one) for one in held]
         self._groups = [_Group(pieces, self) for pieces in _grouped(self._pieces())]
 
@@ -90,7 +93,9 @@ class Holder:
         """
         if self._is_on_host:
             return max_or_nan(group.hold_() for group in self._groups)
-        distance = ((self.measure() - self.targets).abs() / self.targets).nan_to_num(posinf=float("inf")).max()
+        distance = (
+            ((self.measure() - self.targets).abs() / self.targets).nan_to_num(posinf=float("inf")).max()
+        )
         self.factors.copy_(self.careful_factors(self.norms, self.targets))
         for group in self._groups:
             group.scale_()
@@ -116,14 +121,21 @@ class Holder:
             if rows is None:
                 yield _AnyWeight(one, norms, factors)
                 continue
-            step = max(1, _PIECE_BYTES // max(1, rows.shape[1] * rows.element_size())) if self._is_on_host else len(rows)
+            step = (
+                max(1, _PIECE_BYTES // max(1, rows.shape[1] * rows.element_size()))
+                if self._is_on_host
+                else len(rows)
+            )
             n_pieces = -(-len(rows) // step)
             step = -(-len(rows) // n_pieces)
             offset = at.start
             for start in range(0, len(rows), step):
                 part = slice(start, start + step)
                 yield _Rows(
-                    rows[part], norms[part, None], factors[part, None], slice(offset + start, offset + min(start + step, len(rows)))
+                    rows[part],
+                    norms[part, None],
+                    factors[part, None],
+                    slice(offset + start, offset + min(start + step, len(rows))),
                 )
 
 
@@ -151,7 +163,11 @@ class _AnyWeight:
 
     def measure(self) -> None:
         self.norms.copy_(
-            block_norms(self.held.weight.detach(), self.held.blocks, None if self.held.bias is None else self.held.bias.detach())
+            block_norms(
+                self.held.weight.detach(),
+                self.held.blocks,
+                None if self.held.bias is None else self.held.bias.detach(),
+            )
         )
 
     def scale_(self) -> None:
@@ -208,7 +224,11 @@ def holders_of(held: Iterable[Held]) -> list[Holder]:
 def max_or_nan(values: Iterable[float]) -> float:
     """The largest value; NaN where there is one."""
     listed = list(values)
-    return max((value for value in listed if value == value), default=0.0) if all(value == value for value in listed) else float("nan")
+    return (
+        max((value for value in listed if value == value), default=0.0)
+        if all(value == value for value in listed)
+        else float("nan")
+    )
 
 
 def _grouped(pieces: Iterable[_Piece]) -> Iterable[list[_Piece]]:
@@ -225,12 +245,23 @@ def _grouped(pieces: Iterable[_Piece]) -> Iterable[list[_Piece]]:
 def _rows_in_memory(held: Held) -> Tensor | None:
     """A (n_rows, fan-in) view, where each kernel is a block of its own and lies in one run of memory, in whatever order inside it."""
     weight = held.weight.detach()
-    if held.bias is not None or held.blocks.axis or not held.blocks.rows_are_blocks or type(weight) is not Tensor or not weight.numel():
+    if (
+        held.bias is not None
+        or held.blocks.axis
+        or not held.blocks.rows_are_blocks
+        or type(weight) is not Tensor
+        or not weight.numel()
+    ):
         return None
     fan_in = weight.numel() // len(weight)
     expected = 1
     for size, stride in sorted(
-        ((size, stride) for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True) if size > 1), key=lambda pair: pair[1]
+        (
+            (size, stride)
+            for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True)
+            if size > 1
+        ),
+        key=lambda pair: pair[1],
     ):
         if stride != expected:
             return None

@@ -21,6 +21,7 @@ from decayfree.reasons import reason_of
 from decayfree.running import NormLayer, tracked_modules
 from decayfree.search import SearchResult, search
 from decayfree.table import table_of
+from decayfree.unsupported import unsupported_weights
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
 
@@ -109,13 +110,21 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         if key in self._weights:
             return self._weights[key]
         verdict = self.verdicts.get(key)
-        raise MismatchError(f"{key!r} is {verdict.verdict}: {verdict.reason}" if verdict else f"the model has no parameter {key!r}")
+        raise MismatchError(
+            f"{key!r} is {verdict.verdict}: {verdict.reason}"
+            if verdict
+            else f"the model has no parameter {key!r}"
+        )
 
     def __len__(self) -> int:
         return len(self._weights)
 
     def __iter__(self) -> Iterator[ScaleInvariantWeight]:
         return iter(self._weights.values())
+
+    def holds(self, name: str) -> bool:
+        """Whether a weight of this name is among them; ``name in found`` for type checkers."""
+        return name in self._weights
 
     def __contains__(self, key: object) -> bool:
         return key in self._weights if isinstance(key, str) else key in self._weights.values()
@@ -157,10 +166,18 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         faults = []
         for weight in self:
             shape = tuple(parameters[weight.name].shape) if weight.name in parameters else None
-            if shape is None or shape != self.verdicts[weight.name].shape or faults_of_shape(shape, weight.blocks):
-                faults.append(f"{weight.name} {self.verdicts[weight.name].shape}: the model has {shape or 'no such parameter'}")
+            if (
+                shape is None
+                or shape != self.verdicts[weight.name].shape
+                or faults_of_shape(shape, weight.blocks)
+            ):
+                faults.append(
+                    f"{weight.name} {self.verdicts[weight.name].shape}: the model has {shape or 'no such parameter'}"
+                )
             faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
-            faults += [f"{layer.name}: no such module" for layer in weight.norm_layers if layer.name not in modules]
+            faults += [
+                f"{layer.name}: no such module" for layer in weight.norm_layers if layer.name not in modules
+            ]
         if faults:
             raise MismatchError("these scale-invariant weights belong to another model: " + "; ".join(faults))
 
@@ -220,8 +237,13 @@ def find_invariant(
     for name, parameter in model.named_parameters():
         finding = result.findings[name]
         left_out = _left_out(name, parameter, included, excluded)
-        partner = next((weight for weight, other in result.findings.items() if other.bias == name and other.partition), None)
-        verdict = "invariant" if partner and parameter.requires_grad else _verdict_of(finding, parameter, dtype)
+        partner = next(
+            (weight for weight, other in result.findings.items() if other.bias == name and other.partition),
+            None,
+        )
+        verdict = (
+            "invariant" if partner and parameter.requires_grad else _verdict_of(finding, parameter, dtype)
+        )
         reason = (
             f"goes with {partner}"
             if partner and parameter.requires_grad
@@ -271,21 +293,24 @@ def _weight_of(name: str, finding: Finding) -> ScaleInvariantWeight:
     assert finding.partition is not None
     blocks = finding.partition.blocks
     return ScaleInvariantWeight(
-        name, finding.bias, blocks.axis, blocks.block_sizes, finding.norm_layers, finding.partition.residual, blocks.groups
+        name,
+        finding.bias,
+        blocks.axis,
+        blocks.block_sizes,
+        finding.norm_layers,
+        finding.partition.residual,
+        blocks.groups,
     )
 
 
 def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
-    layers = tuple(
-        NormLayer(**{key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()})
-        for layer in entry["norm_layers"]
-    )
+    layers = tuple(_norm_layer_from(layer) for layer in entry["norm_layers"])
     return ScaleInvariantWeight(**{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers})
 
 
 def _norm_layer_from(entry: Mapping[str, Any]) -> NormLayer:
-    lists = {key: tuple(entry[key]) for key in ("channels", "blocks", "shift_rows")}
-    return NormLayer(name=entry["name"], shift=entry["shift"], **lists)
+    channels, blocks, rows = (tuple(entry[key]) for key in ("channels", "blocks", "shift_rows"))
+    return NormLayer(entry["name"], channels, blocks, entry["shift"], rows)
 
 
 def _left_out(name: str, parameter: Tensor, included: list[str] | None, excluded: list[str]) -> str | None:
@@ -294,8 +319,16 @@ def _left_out(name: str, parameter: Tensor, included: list[str] | None, excluded
     if pattern is not None:
         return f"excluded by {pattern!r}"
     if included is None:
-        return "its rows are single numbers, without a direction to keep; include= holds it too" if parameter.ndim < 2 else None
-    return None if any(fnmatch.fnmatchcase(name, pattern) for pattern in included) else "matched by no pattern of include="
+        return (
+            "its rows are single numbers, without a direction to keep; include= holds it too"
+            if parameter.ndim < 2
+            else None
+        )
+    return (
+        None
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in included)
+        else "matched by no pattern of include="
+    )
 
 
 def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
@@ -304,46 +337,27 @@ def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _check_arguments(model: nn.Module, inputs: Any, probes: int, seed: int, patterns: list[str]) -> None:
+def _check_arguments(model: nn.Module, inputs: Any, probes: Any, seed: Any, patterns: list[str]) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     faults = unsupported_weights(dict(model.named_parameters()))
     if faults:
         raise UnsupportedWeightError("these parameters cannot be probed: " + "; ".join(faults))
     names = [name for name, _ in model.named_parameters()]
-    wrong = [f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)]
-    if not isinstance(seed, int):
+    wrong = [
+        f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
+    ]
+    if isinstance(seed, bool) or not isinstance(seed, int):
         wrong.append(f"seed must be a whole number, got {seed!r}")
     if not isinstance(probes, int) or probes < 1:
         wrong.append(f"probes must be a whole number of at least 1, got {probes!r}")
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
     if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
-        wrong.append("the inputs are constant, so that normalizations see no variance: use random ones, like torch.randn")
+        wrong.append(
+            "the inputs are constant, so that normalizations see no variance: use random ones, like torch.randn"
+        )
     if wrong:
         raise InvalidInputError("; ".join(wrong))
-
-
-def is_flat_parameter(parameter: Tensor) -> bool:
-    """Whether FSDP1 has flattened several weights into this one."""
-    return bool(getattr(parameter, "_is_flat_param", False)) or "FlatParameter" in (kind.__name__ for kind in type(parameter).__mro__)
-
-
-def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
-    """Say of each parameter that cannot be scaled slice by slice why that is so."""
-    faults = []
-    for name, parameter in parameters.items():
-        shape = "" if isinstance(parameter, nn.parameter.UninitializedParameter) else f" {tuple(parameter.shape)}"
-        if is_flat_parameter(parameter):
-            faults.append(f"{name}{shape} is a flat parameter of FSDP1: use FSDP2 (fully_shard), or use_orig_params before wrapping")
-        elif isinstance(parameter, nn.parameter.UninitializedParameter):
-            faults.append(f"{name} is lazy and has no shape yet: run the model once")
-        elif parameter.is_meta:
-            faults.append(f"{name}{shape} is on the meta device and has no values: materialize the model first")
-        elif parameter.layout != torch.strided:
-            faults.append(f"{name}{shape} is sparse ({parameter.layout}): convert it with .to_dense()")
-        elif parameter.is_quantized:
-            faults.append(f"{name}{shape} is quantized: rescale before quantization")
-    return faults
 
 
 def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]) -> None:
@@ -351,7 +365,7 @@ def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]
     tracked = [modules[name] for name in tracked_modules(model)]
     if tracked and not any(module.training for module in tracked):
         warnings.warn(
-            f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed numbers, so that no weight before "
+            f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed numbers, so no weight before "
             f"them is scale-invariant ({len(weights)} found elsewhere); call model.train() first if you train them",
             stacklevel=3,
         )

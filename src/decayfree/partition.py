@@ -1,6 +1,6 @@
 """Which rows of a weight have a scale of their own?
 
-Cuts the rows where the running sum of their radial derivatives returns to zero in every probe. Pure arithmetic on those sums; runs no model.
+Cuts the rows where the running sum of their radial derivatives returns to zero in every probe. Arithmetic on those sums; runs no model.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,9 @@ class Partition:
         return 2 * self.n_silent_rows > self.blocks.n_rows
 
 
-def partition(axis: int, groups: int, probes: Sequence[RadialDerivatives], tolerance: Tolerance) -> Partition | None:
+def partition(
+    axis: int, groups: int, probes: Sequence[RadialDerivatives], tolerance: Tolerance
+) -> Partition | None:
     """Find the finest contiguous blocks of rows whose radial derivatives vanish in all probes.
 
     Args:
@@ -92,18 +94,25 @@ def n_leading_rows(probes: Sequence[RadialDerivatives], tolerance: Tolerance) ->
     return (sum(sizes), len(sizes)) if n_left else (0, 0)
 
 
-def _greedy_sizes(radial: Tensor, magnitude: Tensor, is_silent: Tensor, tolerance: Tolerance) -> tuple[tuple[int, ...], int]:
+def _greedy_sizes(
+    radial: Tensor, magnitude: Tensor, is_silent: Tensor, tolerance: Tolerance
+) -> tuple[tuple[int, ...], int]:
     """Block sizes by cutting as early as possible, and the number of rows left over at the end."""
     if bool(_vanishes(radial, magnitude, tolerance).all()) and not bool(is_silent.any()):
         return (1,) * radial.shape[1], 0
     sizes: list[int] = []
     n_open, n_open_heard = 0, 0
     sums, masses = [0.0] * radial.shape[0], [0.0] * radial.shape[0]
-    for values, sizes_of_row, silent in zip(radial.T.tolist(), magnitude.T.tolist(), is_silent.tolist(), strict=True):
+    for values, sizes_of_row, silent in zip(
+        radial.T.tolist(), magnitude.T.tolist(), is_silent.tolist(), strict=True
+    ):
         n_open, n_open_heard = n_open + 1, n_open_heard + (not silent)
         sums = [total + value for total, value in zip(sums, values, strict=True)]
         masses = [total + value for total, value in zip(masses, sizes_of_row, strict=True)]
-        is_zero = all(abs(total) <= tolerance.zero * mass + tolerance.floor for total, mass in zip(sums, masses, strict=True))
+        is_zero = all(
+            abs(total) <= tolerance.zero * mass + tolerance.floor
+            for total, mass in zip(sums, masses, strict=True)
+        )
         if n_open_heard and is_zero:
             sizes.append(n_open)
             n_open, n_open_heard = 0, 0
@@ -114,7 +123,9 @@ def _greedy_sizes(radial: Tensor, magnitude: Tensor, is_silent: Tensor, toleranc
     return tuple(sizes), n_open
 
 
-def _even_sizes(sizes: tuple[int, ...], radial: Tensor, magnitude: Tensor, tolerance: Tolerance) -> tuple[int, ...]:
+def _even_sizes(
+    sizes: tuple[int, ...], radial: Tensor, magnitude: Tensor, tolerance: Tolerance
+) -> tuple[int, ...]:
     """Where rows are silent, prefer blocks of equal size if those vanish too: a silent row hides the cut beside it."""
     n_rows = radial.shape[1]
     for size in sorted(set(sizes)):

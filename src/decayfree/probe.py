@@ -48,7 +48,9 @@ class RadialDerivatives:
     def joined(self, bias: Tensor, bias_gradient: Tensor) -> "RadialDerivatives":
         """The same of each row together with its entry of a bias, (n_rows,)."""
         values, gradients = bias.detach().double().cpu(), bias_gradient.double().cpu()
-        return RadialDerivatives(self.radial + values * gradients, self.sizes.hypot(values), self.gradient_sizes.hypot(gradients))
+        return RadialDerivatives(
+            self.radial + values * gradients, self.sizes.hypot(values), self.gradient_sizes.hypot(gradients)
+        )
 
 
 class Probe:
@@ -64,7 +66,13 @@ class Probe:
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Any, forward: Forward | None, dtype: torch.dtype, seed: int, eps: float = NEGLIGIBLE_EPS
+        self,
+        model: nn.Module,
+        inputs: Any,
+        forward: Forward | None,
+        dtype: torch.dtype,
+        seed: int,
+        eps: float = NEGLIGIBLE_EPS,
     ) -> None:
         self.dtype = dtype
         self.seed = seed
@@ -116,7 +124,11 @@ class Probe:
                     buffer.copy_(self._buffers[name])
                 if start and name in start:
                     buffer.fill_(start[name])
-        with _seeded(self.seed, self.copy), _default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps) as exact:
+        with (
+            _seeded(self.seed, self.copy),
+            _default_dtype(self.dtype),
+            ExactArithmetic(self.dtype, self.eps) as exact,
+        ):
             outputs = self._forward(self.copy, self._inputs)
         self._n_calls = exact.n_calls
         return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
@@ -126,15 +138,21 @@ class Probe:
         functional = self._functional(outputs)
         with _default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
             try:
-                gradients = torch.autograd.grad(functional, list(self.parameters.values()), allow_unused=True)
+                found: list[Tensor | None] = list(
+                    torch.autograd.grad(functional, list(self.parameters.values()), allow_unused=True)
+                )
             except RuntimeError as error:
                 if "checkpoint" not in str(error).lower():
                     raise
-                functional.backward()  # type: ignore[no-untyped-call]  # reentrant checkpoints know no other way
-                gradients = tuple(parameter.grad for parameter in self.parameters.values())
+                functional.backward()  # reentrant checkpoints know no other way
+                found = [parameter.grad for parameter in self.parameters.values()]
         for parameter in self.parameters.values():
             parameter.grad = None
-        return {name: gradient for name, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None}
+        return {
+            name: gradient
+            for name, gradient in zip(self.parameters, found, strict=True)
+            if gradient is not None
+        }
 
     def _functional(self, outputs: list[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
@@ -170,11 +188,17 @@ def radial_derivatives(weight: Tensor, gradient: Tensor, axis: int, groups: int)
         groups: 1 for ``axis=0``.
     """
     n_rows = len(weight)
-    cut = (n_rows, 1, weight.numel() // n_rows, 1) if axis == 0 else (groups, n_rows // groups, weight.shape[1], -1)
+    cut = (
+        (n_rows, 1, weight.numel() // n_rows, 1)
+        if axis == 0
+        else (groups, n_rows // groups, weight.shape[1], -1)
+    )
     dims = (2,) if axis == 0 else (1, 3)
     values, gradients = weight.detach().reshape(cut), gradient.reshape(cut)
     radial = (values * gradients).sum(dims).flatten()
-    sizes, gradient_sizes = (torch.linalg.vector_norm(part, dim=dims).flatten() for part in (values, gradients))
+    sizes, gradient_sizes = (
+        torch.linalg.vector_norm(part, dim=dims).flatten() for part in (values, gradients)
+    )
     return RadialDerivatives(radial.double().cpu(), sizes.double().cpu(), gradient_sizes.double().cpu())
 
 
@@ -184,7 +208,10 @@ def movement(before: list[Tensor], after: list[Tensor]) -> float:
         return float("inf")
     moved = 0.0
     for old, new in zip(before, after, strict=True):
-        norm, change = torch.linalg.vector_norm(old.detach()), torch.linalg.vector_norm(new.detach() - old.detach())
+        norm, change = (
+            torch.linalg.vector_norm(old.detach()),
+            torch.linalg.vector_norm(new.detach() - old.detach()),
+        )
         moved = max(moved, float(change / norm) if norm > 0 else float(change))
     return moved
 
@@ -212,7 +239,9 @@ def refused_calls(model: nn.Module) -> Iterator[None]:
     """A ``forward`` that calls the original instead of what it is given is an error, before it can change anything."""
 
     def refuse(module: nn.Module, args: Any) -> None:
-        raise InvalidInputError("forward must call the model that it is given, a copy, and not the original: forward=lambda model, x: model(x)")
+        raise InvalidInputError(
+            "forward must call the model that it is given, a copy, and not the original: forward=lambda model, x: model(x)"
+        )
 
     handles = [module.register_forward_pre_hook(refuse) for module in model.modules()]
     try:
@@ -227,8 +256,18 @@ def _copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         values = _cast(parameter.detach(), dtype, copy=True)
-        memo[id(parameter)] = nn.Parameter(values, requires_grad=values.is_floating_point() or values.is_complex())
-    tensors = [*model.buffers(), *(value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))]
+        memo[id(parameter)] = nn.Parameter(
+            values, requires_grad=values.is_floating_point() or values.is_complex()
+        )
+    tensors = [
+        *model.buffers(),
+        *(
+            value
+            for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, Tensor)
+        ),
+    ]
     for tensor in tensors:
         memo.setdefault(id(tensor), _cast(tensor.detach(), dtype, copy=True))
     try:
@@ -256,9 +295,15 @@ def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
 
 
 def _add_noise_(parameter: Tensor, noise: Tensor, offset: int) -> None:
-    typical = 1.0 if parameter.ndim <= 1 else (parameter.shape[0] / parameter.numel()) ** 0.5  # 1, or 1/√fan-in
+    typical = (
+        1.0 if parameter.ndim <= 1 else (parameter.shape[0] / parameter.numel()) ** 0.5
+    )  # 1, or 1/√fan-in
     size = max(float(torch.linalg.vector_norm(parameter)) / parameter.numel() ** 0.5, typical)
-    flat = parameter.view(-1) if parameter.is_contiguous() else parameter.permute(_memory_order(parameter)).view(-1)
+    flat = (
+        parameter.view(-1)
+        if parameter.is_contiguous()
+        else parameter.permute(_memory_order(parameter)).view(-1)
+    )
     for piece in flat.split(_NOISE_LENGTH - offset):
         piece.add_(noise[offset : offset + len(piece)].to(piece.device), alpha=_NOISE * size)
 
@@ -270,7 +315,9 @@ def _memory_order(tensor: Tensor) -> list[int]:
 @contextmanager
 def _seeded(seed: int, model: nn.Module) -> Iterator[None]:
     """Everything random starts from ``seed``, and the global states are put back afterwards."""
-    devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
+    devices = sorted(
+        {tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"}
+    )
     numpy_random = getattr(sys.modules.get("numpy"), "random", None)
     python_state, numpy_state = random.getstate(), numpy_random.get_state() if numpy_random else None
     with torch.random.fork_rng(devices=devices):

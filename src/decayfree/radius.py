@@ -20,18 +20,30 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     """Everything that is wrong with a ``radius`` argument for weights of these names."""
     if not isinstance(radius, Mapping):
         return _value_faults(radius, "radius")
-    faults = [fault for pattern, value in radius.items() for fault in _value_faults(value, f"radius[{pattern!r}]")]
+    faults = [
+        fault for pattern, value in radius.items() for fault in _value_faults(value, f"radius[{pattern!r}]")
+    ]
     listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     unmatched = [pattern for pattern in radius if not fnmatch.filter(names, pattern)]
-    return faults + [f"radius: {pattern!r} matches none of the {len(names)} weights ({listed})" for pattern in unmatched]
+    return faults + [
+        f"radius: {pattern!r} matches none of the {len(names)} weights ({listed})" for pattern in unmatched
+    ]
 
 
 def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
     """Radius of every block, (n_blocks,): norm a row. The first pattern that matches counts; 1 where none does."""
     if isinstance(radius, Mapping):
-        return radius_of(next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0), name, weight, blocks, bias)
+        return radius_of(
+            next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0),
+            name,
+            weight,
+            blocks,
+            bias,
+        )
     if isinstance(radius, str):  # "init"
-        return block_norms(weight.detach(), blocks, bias.detach() if bias is not None else None) / rows_norm(blocks, weight)
+        return block_norms(weight.detach(), blocks, bias.detach() if bias is not None else None) / rows_norm(
+            blocks, weight
+        )
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 
 
@@ -43,6 +55,11 @@ def rows_norm(blocks: Blocks, weight: Tensor) -> Tensor:
 def _value_faults(value: object, name: str) -> list[str]:
     if value == "init":
         return []
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value <= 0
+    ):
         return [f'{name} must be a positive number or "init", got {value!r}']
     return []

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from decayfree.blocks import Blocks
-from decayfree.running import NormLayer
 from decayfree.evidence import Finding
+from decayfree.running import NormLayer
 
 
-def reason_of(finding: Finding, verdict: str, left_out: str | None, model: nn.Module, dtype: torch.dtype) -> str:
+def reason_of(
+    finding: Finding, verdict: str, left_out: str | None, model: nn.Module, dtype: torch.dtype
+) -> str:
     """One sentence for a verdict.
 
     Args:
@@ -34,7 +36,11 @@ def _frozen(finding: Finding, model: nn.Module) -> str:
 def _measured(finding: Finding, model: nn.Module) -> str:
     if finding.partition:
         together = f" together with {finding.bias}" if finding.bias else ""
-        silent = f"; {finding.partition.n_silent_rows} rows got no gradient" if finding.partition.n_silent_rows else ""
+        silent = (
+            f"; {finding.partition.n_silent_rows} rows got no gradient"
+            if finding.partition.n_silent_rows
+            else ""
+        )
         return f"{describe(finding.partition.blocks, finding.shape)}{together} without a scale: {_cancelled_by(finding, model)}{silent}"
     if finding.failed_finite:
         return f"small growth does not show, but scaling it moved the outputs by {finding.moves:.2g}"

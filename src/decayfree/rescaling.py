@@ -1,13 +1,12 @@
 """When are scale-invariant weights put back onto their norms?
 
-Once by rescale_, or after every optimizer step by WeightRescaling. Finds no weights (invariance.py does) and does no arithmetic on them
-(holding.py does).
+After every optimizer step, by a hook on the user's own optimizer. Finds no weights (invariance.py does) and does no arithmetic on them
+(holding.py and once.py do).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -20,18 +19,20 @@ from decayfree.blocks import block_norms
 from decayfree.deviation import Deviation, steps_of
 from decayfree.errors import (
     AlreadyAttachedError,
-    DecayFreeError,
     InvalidInputError,
     MismatchError,
     NonFiniteWeightError,
     UnsupportedWeightError,
     WeightDecayError,
 )
-from decayfree.following import follow_moments_, follow_statistics_, unknown_moments, warn_of_eps, warn_of_unknown_shifts
-from decayfree.holding import Held, Holder, holders_of
-from decayfree.invariance import Invariance, ScaleInvariantWeight, is_flat_parameter, unsupported_weights
-from decayfree.radius import Radius, radius_faults, radius_of, rows_norm
+from decayfree.faults import Fault, decay_faults, flat_parameters, moment_faults, nothing_in_common, raise_all
+from decayfree.following import follow_moments_, follow_statistics_
+from decayfree.holding import Held, holders_of
+from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.once import held_of, not_finite, put_on_radius_, radii_of, relations_of
+from decayfree.radius import Radius, radius_faults
 from decayfree.running import NormLayer
+from decayfree.unsupported import unsupported_weights
 
 # Factors within 1 % of 1 are not followed by running statistics after a step: the next forward passes see weights on their radius and heal
 # them, while following every step would keep the statistics as stale as those of growing weights.
@@ -90,10 +91,12 @@ class WeightRescaling:
         self.momentum = momentum
         self._found = found
         self._weights = _weights_in(optimizer, found)
-        _raise_all(self._faults(radius))
-        self.radii = _radii(found.model, self._weights, radius)
+        raise_all(self._faults(radius))
+        self.radii = radii_of(found.model, self._weights, radius)
         self._n_steps = 0
-        self._n_skipped: Tensor | None = None  # on the device: steps that a GradScaler skipped inside a fused optimizer
+        self._n_skipped: Tensor | None = (
+            None  # on the device: steps that a GradScaler skipped inside a fused optimizer
+        )
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._last_distance = 0.0
@@ -111,7 +114,10 @@ class WeightRescaling:
     @property
     def is_attached(self) -> bool:
         """Whether the optimizer still calls this object; copying or unpickling an optimizer drops its hooks."""
-        return any(getattr(hook, "__self__", None) is self for hook in self.optimizer._optimizer_step_post_hooks.values())
+        return any(
+            getattr(hook, "__self__", None) is self
+            for hook in self.optimizer._optimizer_step_post_hooks.values()
+        )
 
     def detach(self) -> None:
         """Stop rescaling and leave no trace in the optimizer; weights stay as they are."""
@@ -122,7 +128,9 @@ class WeightRescaling:
     def __enter__(self) -> WeightRescaling:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.detach()
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,8 +152,12 @@ class WeightRescaling:
         mine = {name: tuple(radii.shape) for name, radii in self.radii.items()}
         theirs = {name: tuple(radii.shape) for name, radii in state["radii"].items()}
         if mine != theirs:
-            differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-            raise MismatchError(f"the state holds other weights or blocks than are held here: {', '.join(differing)}")
+            differing = sorted(
+                name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
+            )
+            raise MismatchError(
+                f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
+            )
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
         self._n_steps, self._n_skipped = state["n_steps"], None
@@ -157,8 +169,10 @@ class WeightRescaling:
         """Look whether everything is as it should be; waits for the device once."""
         self._report_pending()
         parameters = dict(self._found.model.named_parameters())
-        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in self._held()}
-        return Deviation.of(self, self._found, norms, {one.name: one.targets for one in self._held()}, parameters)
+        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in self._held_now()}
+        return Deviation.of(
+            self, self._found, norms, {one.name: one.targets for one in self._held_now()}, parameters
+        )
 
     # After every step
 
@@ -176,7 +190,12 @@ class WeightRescaling:
             self._finish(max(float(distance) if distance == distance else math.inf for distance in distances))
         else:
             self._finish_later(
-                torch.stack([torch.as_tensor(d, device=holder.norms.device) for d, holder in zip(distances, self._holders, strict=True)])
+                torch.stack(
+                    [
+                        torch.as_tensor(d, device=holder.norms.device)
+                        for d, holder in zip(distances, self._holders, strict=True)
+                    ]
+                )
             )
 
     def _finish(self, distance: float) -> None:
@@ -228,19 +247,26 @@ class WeightRescaling:
 
     # Plumbing
 
-    def _faults(self, radius: Radius) -> list[tuple[type[DecayFreeError], str]]:
+    def _faults(self, radius: Radius) -> list[Fault]:
         names = [weight.name for weight in self._weights]
-        faults: list[tuple[type[DecayFreeError], str]] = []
+        faults: list[Fault] = []
+        faults += [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
         if not names:
-            faults.append((MismatchError, _nothing_in_common(self.optimizer, self._found)))
+            faults.append((MismatchError, nothing_in_common(self.optimizer, self._found)))
         faults += [
-            (UnsupportedWeightError, fault) for fault in unsupported_weights({n: p for n, p in self._parameters().items() if n in names})
+            (UnsupportedWeightError, fault)
+            for fault in unsupported_weights({n: p for n, p in self._parameters().items() if n in names})
         ]
         faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, names)]
-        faults += [(WeightDecayError, fault) for fault in decay_faults(self.optimizer, self._weights, self._parameters())]
+        faults += [
+            (WeightDecayError, fault)
+            for fault in decay_faults(self.optimizer, self._weights, self._parameters())
+        ]
         faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            faults.append((InvalidInputError, f"every must be a whole number of at least 1, got {self.every!r}"))
+            faults.append(
+                (InvalidInputError, f"every must be a whole number of at least 1, got {self.every!r}")
+            )
         if self.momentum not in ("keep", "scale"):
             faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {self.momentum!r}'))
         return faults
@@ -248,22 +274,31 @@ class WeightRescaling:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(self._found.model.named_parameters())
 
-    def _held(self) -> list[Held]:
-        return _held(self._found.model, self._weights, self.radii)
+    def _held_now(self) -> list[Held]:
+        return held_of(self._found.model, self._weights, self.radii)
 
     def _plan(self) -> None:
-        self._holders = holders_of(self._held())
+        self._holders = holders_of(self._held_now())
 
     def _applied(self) -> list[tuple[Held, Tensor]]:
-        return [(one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held]
+        return [
+            (one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held
+        ]
 
     def _relations(self) -> list[tuple[NormLayer, Tensor]]:
-        return _relations(self._weights, {one.name: factors for one, factors in self._applied()})
+        return relations_of(self._weights, {one.name: factors for one, factors in self._applied()})
 
     def _rescale_once(self, *, stacklevel: int) -> None:
         if self.momentum == "scale":
-            _raise_all([(InvalidInputError, fault) for fault in _moment_faults(self.optimizer, self._held(), 'momentum="keep"')])
-        _rescale(self._found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1)
+            raise_all(
+                [
+                    (InvalidInputError, fault)
+                    for fault in moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
+                ]
+            )
+        put_on_radius_(
+            self._found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
+        )
 
     def _attach(self) -> None:
         handle = self.optimizer.register_step_post_hook(self._after_step)
@@ -271,7 +306,7 @@ class WeightRescaling:
         self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
 
     def _raise_if_not_finite(self) -> None:
-        faults = [fault for holder in self._holders for fault in _not_finite(holder)]
+        faults = [fault for holder in self._holders for fault in not_finite(holder)]
         if faults:
             raise NonFiniteWeightError(
                 f"after optimizer step {self._n_steps} these weights hold NaN or infinity and were not rescaled: {'; '.join(faults)}"
@@ -307,112 +342,12 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [
         {"params": [parameter for name, parameter in trainable.items() if name in held], "weight_decay": 0.0},
-        {"params": [parameter for name, parameter in trainable.items() if name not in held], "weight_decay": weight_decay},
+        {
+            "params": [parameter for name, parameter in trainable.items() if name not in held],
+            "weight_decay": weight_decay,
+        },
     ]
     return [group for group in groups if group["params"]]
-
-
-def rescale_(
-    model: nn.Module, found: Invariance, *, radius: float | Mapping[str, float] = 1.0, optimizer: Optimizer | None = None
-) -> dict[str, Tensor]:
-    """Put every scale-invariant block onto its radius once, without changing what the model computes.
-
-    Outputs in train and in eval mode stay the same but for the normalizations' ε: running statistics follow, and so do the moments of
-    ``optimizer``. To continue the same run, multiply the learning rate by c² (SGD family) or c (Adam family), c being the factor.
-
-    Args:
-        model: The model that was probed, or a copy of it such as an average of its weights.
-        found: Its scale-invariant weights.
-        radius: As for :class:`WeightRescaling`, but for ``"init"``.
-        optimizer: Whose moments follow.
-
-    Returns:
-        For each weight the factors of its blocks, (n_blocks,), no unit; 1 where a block was on its radius or has norm zero.
-
-    Raises:
-        MismatchError: If ``found`` does not fit ``model``.
-        UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
-        NonFiniteWeightError: If a weight holds NaN or infinity.
-        InvalidInputError: If ``radius`` is not positive. After an error nothing has changed.
-
-    Example:
-        >>> from decayfree import find_invariant
-        >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
-        >>> found = find_invariant(model, torch.randn(16, 2))
-        >>> _ = model[0].weight.data.copy_(torch.tensor([[3.0, 4.0]]))
-        >>> rescale_(model, found, radius=10.0)
-        {'0.weight': tensor([2.])}
-    """
-    weights = list(found)
-    faults: list[tuple[type[DecayFreeError], str]] = [
-        (InvalidInputError, fault) for fault in radius_faults(radius, [w.name for w in weights])
-    ]
-    if any(value == "init" for value in (radius.values() if isinstance(radius, Mapping) else [radius])):
-        faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
-    _raise_all(faults)
-    found.check_fits(model)
-    parameters = dict(model.named_parameters())
-    _raise_all(
-        [(UnsupportedWeightError, fault) for fault in unsupported_weights({weight.name: parameters[weight.name] for weight in weights})]
-    )
-    held = _held(model, weights, _radii(model, weights, radius))
-    if optimizer is not None:
-        _raise_all([(InvalidInputError, fault) for fault in _moment_faults(optimizer, held, "optimizer=None, or a new optimizer")])
-    holders = holders_of(held)
-    _rescale(model, weights, holders, optimizer, stacklevel=3)
-    return {name: factors.clone() for holder in holders for name, factors in _by_name(holder, of="factors")}
-
-
-@torch.no_grad()
-def _rescale(
-    model: nn.Module, weights: Sequence[ScaleInvariantWeight], holders: Sequence[Holder], optimizer: Optimizer | None, *, stacklevel: int
-) -> None:
-    """Measure all, and only if all are finite scale all, with statistics and moments."""
-    for holder in holders:
-        holder.measure()
-    faults = [fault for holder in holders for fault in _not_finite(holder)]
-    if faults:
-        raise NonFiniteWeightError(f"these weights hold NaN or infinity; nothing was rescaled: {'; '.join(faults)}")
-    for holder in holders:
-        holder.factors.copy_(holder.careful_factors(holder.norms, holder.targets))
-    factors = {name: values for holder in holders for name, values in _by_name(holder, of="factors")}
-    relations = [(layer, values) for layer, values in _relations(weights, factors) if bool((values != 1).any())]
-    warn_of_eps(model, relations, stacklevel=stacklevel + 1)
-    warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
-    _warn_of_zeros(holders, stacklevel=stacklevel + 1)
-    follow_statistics_(model, relations, dict(model.named_parameters()))
-    for holder in holders:
-        holder.scale_()
-        if optimizer is not None:
-            follow_moments_(optimizer, [(one, holder.factors[holder.slices[one.name]]) for one in holder.held])
-
-
-def _warn_of_zeros(holders: Sequence[Holder], *, stacklevel: int) -> None:
-    counts = {name: (int((norms == 0).sum()), len(norms)) for holder in holders for name, norms in _by_name(holder)}
-    listed = [f"{name} ({n_zero} of {n_blocks})" for name, (n_zero, n_blocks) in counts.items() if n_zero]
-    if listed:
-        warnings.warn(
-            f"blocks of norm zero have no direction to keep and are left alone until they move: {', '.join(listed)}",
-            stacklevel=stacklevel + 1,
-        )
-
-
-def decay_faults(optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]) -> list[str]:
-    """Groups that decay a weight whose norm is held, with the cure."""
-    held = {id(parameters[name]): name for weight in weights for name in (weight.name, weight.bias) if name}
-    faults = []
-    for index, group in enumerate(optimizer.param_groups):
-        names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]
-        decay = group.get("weight_decay", 0.0)
-        if names and float(decay) != 0.0:
-            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            faults.append(f"parameter group {index} has weight_decay={float(decay):g} on weights whose norm is held ({listed})")
-    if faults:
-        faults[-1] += (
-            "; decay only pollutes their moments or is undone: set weight_decay=0, or give the optimizer "
-            "decayfree.split_params(model, found, weight_decay=...), which keeps it on the rest"
-        )
-    return faults
 
 
 def _weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
@@ -426,76 +361,10 @@ def _weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantW
     return [weight for weight in found if id(parameters[weight.name]) in inside]
 
 
-def _nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
-    if not len(found):
-        return "no scale-invariant weight was found in the model, so there is nothing to hold; print(found) says why"
-    n_parameters = sum(len(group["params"]) for group in optimizer.param_groups)
-    return (
-        f"none of the {len(found)} scale-invariant weights ({found[0].name}, …) is among the optimizer's {n_parameters} parameters: "
-        "`found` was made for another model, or the model was copied or replaced after the optimizer was made"
-    )
-
-
-def _flat_parameters(optimizer: Optimizer) -> list[str]:
-    parameters = {
-        f"a parameter of group {index}": parameter
-        for index, group in enumerate(optimizer.param_groups)
-        for parameter in group["params"]
-        if is_flat_parameter(parameter)
-    }
-    return unsupported_weights(parameters)
-
-
 def _already_attached(optimizer: Optimizer, names: Sequence[str]) -> Iterator[str]:
     for hook in optimizer._optimizer_step_post_hooks.values():
         other = getattr(hook, "__self__", None)
         if isinstance(other, WeightRescaling):
             shared = [name for name in other.radii if name in names]
             if shared:
-                yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling on this optimizer: detach() it first"
-
-
-def _moment_faults(optimizer: Optimizer, held: Sequence[Held], cure: str) -> list[str]:
-    unknown = unknown_moments(optimizer, held)
-    return [f"nobody knows how {', '.join(unknown)} reacts to scaling a weight, so it cannot follow: use {cure}"] if unknown else []
-
-
-def _raise_all(faults: Sequence[tuple[type[DecayFreeError], str]]) -> None:
-    """Raise one error with all faults; its class is that of the first."""
-    if faults:
-        raise faults[0][0]("; ".join(message for _, message in faults))
-
-
-def _radii(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters())
-    return {
-        weight.name: radius_of(radius, weight.name, parameters[weight.name], weight.blocks, parameters.get(weight.bias or ""))
-        for weight in weights
-    }
-
-
-def _held(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radii: Mapping[str, Tensor]) -> list[Held]:
-    parameters = dict(model.named_parameters())
-    held = []
-    for weight in weights:
-        parameter, blocks = parameters[weight.name], weight.blocks
-        targets = radii[weight.name].to(parameter.device) * rows_norm(blocks, parameter)
-        held.append(Held(weight.name, parameter, parameters.get(weight.bias or ""), blocks, targets))
-    return held
-
-
-def _relations(weights: Sequence[ScaleInvariantWeight], factors: Mapping[str, Tensor]) -> list[tuple[NormLayer, Tensor]]:
-    return [(layer, factors[weight.name]) for weight in weights for layer in weight.norm_layers]
-
-
-def _by_name(holder: Holder, *, of: Literal["norms", "factors"] = "norms") -> Iterator[tuple[str, Tensor]]:
-    values = holder.norms if of == "norms" else holder.factors
-    return ((one.name, values[holder.slices[one.name]]) for one in holder.held)
-
-
-def _not_finite(holder: Holder) -> list[str]:
-    return [
-        f"{one.name} {tuple(one.weight.shape)}"
-        for one in holder.held
-        if not bool(torch.isfinite(holder.norms[holder.slices[one.name]]).all())
-    ]
+                yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling here: detach() it first"

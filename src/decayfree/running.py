@@ -60,7 +60,9 @@ def statistics_buffers(names: Iterable[str]) -> frozenset[str]:
     return frozenset(f"{name}.{leaf}" if name else leaf for name in names for leaf in (_MEAN, _VAR))
 
 
-def read_statistics(model: nn.Module, start: Callable[[str], Tensor], kept: Mapping[str, float]) -> dict[str, Statistics]:
+def read_statistics(
+    model: nn.Module, start: Callable[[str], Tensor], kept: Mapping[str, float]
+) -> dict[str, Statistics]:
     """What the last run put into running statistics: (new − kept·old)/(1 − kept).
 
     Args:
@@ -71,8 +73,9 @@ def read_statistics(model: nn.Module, start: Callable[[str], Tensor], kept: Mapp
     modules = dict(model.named_modules())
 
     def read(name: str, leaf: str) -> Tensor:
-        old, new = start(f"{name}.{leaf}" if name else leaf), getattr(modules[name], leaf)
-        return (new.double() - kept[name] * old.double()).cpu().flatten() / (1 - kept[name])
+        old, new = start(f"{name}.{leaf}" if name else leaf), modules[name].get_buffer(leaf)
+        added: Tensor = (new.double() - kept[name] * old.double()) / (1 - kept[name])
+        return added.cpu().flatten()
 
     return {name: Statistics(read(name, _MEAN), read(name, _VAR)) for name in kept}
 
@@ -100,22 +103,39 @@ def followers(
     Returns:
         For each weight the normalizations whose statistics follow it.
     """
-    table = sorted((math.log2(factor) % 1, name, block) for name, values in factors.items() for block, factor in enumerate(values.tolist()))
+    table = sorted(
+        (math.log2(factor) % 1, name, block)
+        for name, values in factors.items()
+        for block, factor in enumerate(values.tolist())
+    )
     found: dict[str, list[NormLayer]] = {name: [] for name in factors}
     for layer in before:
         growth = _log2_growth(before[layer], after[layer])
         matches = [_match(value, table) for value in growth]
-        if not is_exact or any(match is None and _is_scaled(value) for match, value in zip(matches, growth, strict=True)):
-            return {name: _follow_alone(before, *follow_one(name), vectors, is_exact=is_exact) for name in factors}
+        if not is_exact or any(
+            match is None and _is_scaled(value) for match, value in zip(matches, growth, strict=True)
+        ):
+            return {
+                name: _follow_alone(before, *follow_one(name), vectors, is_exact=is_exact) for name in factors
+            }
         for name in dict.fromkeys(match[0] for match in matches if match):
-            pairs = [(channel, match[1]) for channel, match in enumerate(matches) if match and match[0] == name]
+            pairs = [
+                (channel, match[1]) for channel, match in enumerate(matches) if match and match[0] == name
+            ]
             relation = _Relation(layer, pairs, len(growth), len(factors[name]))
-            found[name].append(relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact))
+            found[name].append(
+                relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact)
+            )
     return found
 
 
 def _follow_alone(
-    before: Mapping[str, Statistics], after: Mapping[str, Statistics], factors: Tensor, vectors: Mapping[str, Tensor], *, is_exact: bool
+    before: Mapping[str, Statistics],
+    after: Mapping[str, Statistics],
+    factors: Tensor,
+    vectors: Mapping[str, Tensor],
+    *,
+    is_exact: bool,
 ) -> list[NormLayer]:
     """The normalizations that follow a weight which was scaled alone; its factors are far apart, so that float32 will do."""
     layers = []
@@ -127,7 +147,10 @@ def _follow_alone(
         nearest = [int((logs - growth[channel]).abs().argmin()) for channel in changed]
         if not changed:
             continue
-        if any(abs(growth[channel] - float(logs[block])) > same for channel, block in zip(changed, nearest, strict=True)):
+        if any(
+            abs(growth[channel] - float(logs[block])) > same
+            for channel, block in zip(changed, nearest, strict=True)
+        ):
             layers.append(NormLayer(layer, tuple(changed), (), UNKNOWN_SHIFT))
             continue
         relation = _Relation(layer, list(zip(changed, nearest, strict=True)), len(growth), len(factors))
@@ -145,13 +168,21 @@ class _Relation:
     n_blocks: int
 
     def norm_layer(
-        self, before: Statistics, after: Statistics, growth: list[float], vectors: Mapping[str, Tensor], *, is_exact: bool
+        self,
+        before: Statistics,
+        after: Statistics,
+        growth: list[float],
+        vectors: Mapping[str, Tensor],
+        *,
+        is_exact: bool,
     ) -> NormLayer:
         channels = torch.tensor([channel for channel, _ in self.pairs])
         c = torch.tensor(growth, dtype=torch.float64)[channels].exp2()
         mean, moved = before.mean[channels], after.mean[channels]
         shift = (moved - c * mean) / (1 - c)  # from mean' = c(mean − b) + b
-        precision = (1e-9 if is_exact else 1e-4) * (mean.abs() + before.var[channels].sqrt()) / (c - 1).abs()
+        precision = (1e-6 if is_exact else 1e-3) * (
+            mean.abs() + before.var[channels].sqrt()
+        )  # less than that is no shift
         completed = self._completed(before)
         names = tuple(channel for channel, _ in completed), tuple(block for _, block in completed)
         if bool((shift.abs() <= precision).all()):
@@ -159,7 +190,11 @@ class _Relation:
         parameter, rows = _parameter_equal_to(shift, precision, vectors)
         offset = rows[0] - int(channels[0]) if rows else 0
         if len(completed) > len(self.pairs):  # entries for the channels that were filled in
-            parameter, rows = (parameter, tuple(channel + offset for channel, _ in completed)) if rows else (UNKNOWN_SHIFT, ())
+            parameter, rows = (
+                (parameter, tuple(channel + offset for channel, _ in completed))
+                if rows
+                else (UNKNOWN_SHIFT, ())
+            )
         return NormLayer(self.layer, *names, parameter, rows)
 
     def _completed(self, before: Statistics) -> list[tuple[int, int]]:
@@ -169,11 +204,21 @@ class _Relation:
             return self.pairs
         (offset,) = offsets
         seen = {block for _, block in self.pairs}
-        dead = [(offset + block, block) for block in range(self.n_blocks) if block not in seen and 0 <= offset + block < self.n_channels]
-        return sorted(self.pairs + dead) if all(float(before.var[channel]) == 0 for channel, _ in dead) else self.pairs
+        dead = [
+            (offset + block, block)
+            for block in range(self.n_blocks)
+            if block not in seen and 0 <= offset + block < self.n_channels
+        ]
+        return (
+            sorted(self.pairs + dead)
+            if all(float(before.var[channel]) == 0 for channel, _ in dead)
+            else self.pairs
+        )
 
 
-def _parameter_equal_to(shift: Tensor, precision: Tensor, vectors: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...]]:
+def _parameter_equal_to(
+    shift: Tensor, precision: Tensor, vectors: Mapping[str, Tensor]
+) -> tuple[str, tuple[int, ...]]:
     for name, values in vectors.items():
         distance, rows = (values.reshape(1, -1) - shift.reshape(-1, 1)).abs().min(dim=1)
         if bool((distance <= 10 * precision).all()):

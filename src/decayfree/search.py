@@ -15,10 +15,18 @@ from decayfree.blocks import scale_blocks_
 from decayfree.cancelling import ModuleWatch, output_rows, reversed_graph
 from decayfree.errors import InvalidInputError
 from decayfree.evidence import Evidence, Finding, RoundingDecidesError, bias_of
-from decayfree.partition import TOLERANCES, Tolerance
 from decayfree.exact import NEGLIGIBLE_EPS
+from decayfree.partition import TOLERANCES, Tolerance
 from decayfree.probe import Forward, Probe, movement, refused_calls
-from decayfree.running import UNKNOWN_SHIFT, NormLayer, Statistics, followers, read_statistics, statistics_buffers, tracked_modules
+from decayfree.running import (
+    UNKNOWN_SHIFT,
+    NormLayer,
+    Statistics,
+    followers,
+    read_statistics,
+    statistics_buffers,
+    tracked_modules,
+)
 
 
 @dataclass
@@ -29,7 +37,9 @@ class SearchResult:
     confirmed_to: float
 
 
-def search(model: nn.Module, inputs: Any, forward: Forward | None, dtype: torch.dtype, n_probes: int, seed: int) -> SearchResult:
+def search(
+    model: nn.Module, inputs: Any, forward: Forward | None, dtype: torch.dtype, n_probes: int, seed: int
+) -> SearchResult:
     """Measure every parameter.
 
     Args:
@@ -44,6 +54,7 @@ def search(model: nn.Module, inputs: Any, forward: Forward | None, dtype: torch.
     Raises:
         InvalidInputError: If the outputs are not finite, or depend on no parameter.
     """
+
     def at(eps: float) -> SearchResult:
         probe = Probe(model, inputs, forward, dtype, seed, eps)
         with refused_calls(model):
@@ -62,12 +73,18 @@ class _Search:
         self._tolerance = tolerance
         self._n_probes = n_probes
         self._watch = ModuleWatch(probe.copy)
-        self._kept: dict[str, float] = {}  # by module, the share of its old running statistics that a run leaves in them
+        self._kept: dict[
+            str, float
+        ] = {}  # by module, the share of its old running statistics that a run leaves in them
         self._biases = {name: bias_of(name, probe.parameters) for name in probe.parameters}
         self._before: dict[str, Statistics] = {}
-        self._fractions: dict[str, Tensor] = {}  # of the log2 of factors: all different, so that a factor tells its block
+        self._fractions: dict[
+            str, Tensor
+        ] = {}  # of the log2 of factors: all different, so that a factor tells its block
         self._evidence = {name: Evidence(tolerance) for name in probe.parameters}
-        self._findings = {name: Finding(tuple(parameter.shape)) for name, parameter in probe.parameters.items()}
+        self._findings = {
+            name: Finding(tuple(parameter.shape)) for name, parameter in probe.parameters.items()
+        }
 
     def result(self) -> SearchResult:
         for index in range(self._n_probes):
@@ -92,8 +109,10 @@ class _Search:
     # Probes
 
     def _probe_once(self, index: int) -> list[Tensor]:
-        """One forward and backward pass at a new point. The later ones are at points where what passed so far is much longer or shorter:
-        below a bend, everything looks linear."""
+        """One forward and backward pass at a new point.
+
+        The later points are such that what passed so far is much longer or shorter: below a bend, everything looks linear.
+        """
         self._probe.perturb_()
         if index:
             for name in self._candidates():
@@ -115,12 +134,18 @@ class _Search:
             return self._probe.run()
 
     def _kept_shares(self) -> dict[str, float]:
-        """Of modules whose running statistics the last run changed; those that average by themselves run twice more, from zero and from one."""
+        """Of modules whose running statistics the last run changed.
+
+        Those that average by themselves run twice more, from zero and from one.
+        """
         modules, buffers = dict(self._probe.copy.named_modules()), self._probe.buffers
         changed = [
             name
             for name in tracked_modules(self._probe.copy)
-            if any(not torch.equal(buffers[leaf], self._probe.start_of(leaf)) for leaf in statistics_buffers([name]))
+            if any(
+                not torch.equal(buffers[leaf], self._probe.start_of(leaf))
+                for leaf in statistics_buffers([name])
+            )
         ]
         kept = {name: 0.5 ** self._probe.n_updates(modules[name]) for name in changed}
         averaging = [name for name in changed if kept[name] == 1.0]
@@ -128,7 +153,12 @@ class _Search:
             means = []
             for start in (0.0, 1.0):
                 self._probe.run(start=dict.fromkeys(statistics_buffers(averaging), start))
-                means.append({name: self._probe.buffers[f"{name}.running_mean".removeprefix(".")].clone() for name in averaging})
+                means.append(
+                    {
+                        name: self._probe.buffers[f"{name}.running_mean".removeprefix(".")].clone()
+                        for name in averaging
+                    }
+                )
             kept |= {name: float((means[1][name] - means[0][name]).median()) for name in averaging}
         return {name: share for name, share in kept.items() if share < 1.0}
 
@@ -139,7 +169,9 @@ class _Search:
             self._findings[name].has_path = True
             if parameters[name].is_floating_point() and parameters[name].numel():
                 bias = self._biases[name] or ""
-                self._evidence[name].add(parameters[name], gradient, parameters.get(bias), gradients.get(bias))
+                self._evidence[name].add(
+                    parameters[name], gradient, parameters.get(bias), gradients.get(bias)
+                )
         for name, finding in self._findings.items():
             self._evidence[name].conclude(finding)
         for name, finding in self._findings.items():
@@ -150,7 +182,9 @@ class _Search:
     def _wants_more(self) -> bool:
         """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
         return any(
-            finding.is_silent or finding.is_mostly_silent or (finding.partition and finding.partition.n_silent_rows)
+            finding.is_silent
+            or finding.is_mostly_silent
+            or (finding.partition and finding.partition.n_silent_rows)
             for finding in self._findings.values()
             if finding.has_path and not finding.is_vector
         )
@@ -158,7 +192,12 @@ class _Search:
     def _has_silent_bias(self, name: str) -> bool:
         """Whether its bias reaches no output, so that it may be scaled along or not: a normalization takes it away."""
         bias, found = self._biases[name], self._findings[name].partition
-        return bias is not None and self._evidence[bias].is_silent and bool(found) and self._findings[bias].shape == (found.blocks.n_rows,)
+        return (
+            bias is not None
+            and found is not None
+            and self._evidence[bias].is_silent
+            and self._findings[bias].shape == (found.blocks.n_rows,)
+        )
 
     # Confirmation
 
@@ -169,7 +208,11 @@ class _Search:
         """Drop the candidates that move the outputs; the movement of the others."""
         for name in self._culprits(self._candidates(), outputs):
             finding = self._findings[name]
-            finding.moves, finding.partition, finding.failed_finite = self._movement_of([name], outputs), None, True
+            finding.moves, finding.partition, finding.failed_finite = (
+                self._movement_of([name], outputs),
+                None,
+                True,
+            )
         return self._movement_of(self._candidates(), outputs)
 
     def _culprits(self, names: list[str], outputs: list[Tensor]) -> list[str]:
@@ -185,7 +228,10 @@ class _Search:
             return movement(outputs, self._run_scaled({name: self._factors(name) for name in names}))
 
     def _factors(self, name: str) -> Tensor:
-        """Random factors over four decades. Gains are only doubled, so that running.py can tell them from weights, whose log2 is no integer."""
+        """Random factors over four decades.
+
+        Gains are only doubled, so that running.py can tell them from weights, whose log2 is no integer.
+        """
         finding = self._findings[name]
         assert finding.partition is not None
         n_blocks = finding.partition.blocks.n_blocks
@@ -197,10 +243,22 @@ class _Search:
 
     def _draw_fractions(self) -> dict[str, Tensor]:
         """A shuffled grid over all blocks of all matrices, away from 0 and 1."""
-        sizes = {name: one.partition.blocks.n_blocks for name, one in self._findings.items() if one.partition and not one.is_vector}
+        sizes = {
+            name: one.partition.blocks.n_blocks
+            for name, one in self._findings.items()
+            if one.partition and not one.is_vector
+        }
         n_blocks = sum(sizes.values())
-        shuffled = torch.randperm(n_blocks, generator=torch.Generator().manual_seed(self._probe.seed)).double()
-        return dict(zip(sizes, (0.05 + 0.9 * (shuffled + 0.5) / max(n_blocks, 1)).split(list(sizes.values())), strict=True))
+        shuffled = torch.randperm(
+            n_blocks, generator=torch.Generator().manual_seed(self._probe.seed)
+        ).double()
+        return dict(
+            zip(
+                sizes,
+                (0.05 + 0.9 * (shuffled + 0.5) / max(n_blocks, 1)).split(list(sizes.values())),
+                strict=True,
+            )
+        )
 
     @torch.no_grad()
     def _run_scaled(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -220,7 +278,12 @@ class _Search:
         assert finding.partition is not None
         weight, bias = parameters[name].detach(), parameters.get(finding.bias or "")
         weight = weight.reshape(-1) if weight.ndim == 0 else weight
-        scale_blocks_(weight, factors.to(weight.device), finding.partition.blocks, None if bias is None else bias.detach())
+        scale_blocks_(
+            weight,
+            factors.to(weight.device),
+            finding.partition.blocks,
+            None if bias is None else bias.detach(),
+        )
 
     # Normalizations
 
@@ -229,10 +292,18 @@ class _Search:
 
     def _find_norm_layers(self, outputs: list[Tensor]) -> None:
         """Right after the confirming run, whose statistics are still in the buffers."""
-        weights = {name: finding for name, finding in self._findings.items() if finding.partition and not finding.is_vector}
+        weights = {
+            name: finding
+            for name, finding in self._findings.items()
+            if finding.partition and not finding.is_vector
+        }
         factors = {name: self._factors(name) for name in weights}
         after = self._statistics()
-        vectors = {name: parameter.detach().double().cpu() for name, parameter in self._probe.parameters.items() if parameter.ndim == 1}
+        vectors = {
+            name: parameter.detach().double().cpu()
+            for name, parameter in self._probe.parameters.items()
+            if parameter.ndim == 1
+        }
 
         def follow_one(name: str) -> tuple[Mapping[str, Statistics], Tensor]:
             alone = torch.linspace(0.25, 3, len(factors[name]), dtype=torch.float64).exp2()
@@ -240,7 +311,9 @@ class _Search:
             return self._statistics(), alone
 
         places = self._watch.places(outputs, {name: self._probe.parameters[name] for name in weights})
-        found = followers(self._before, after, factors, vectors, follow_one, is_exact=self._probe.dtype == torch.float64)
+        found = followers(
+            self._before, after, factors, vectors, follow_one, is_exact=self._probe.dtype == torch.float64
+        )
         for name, finding in weights.items():
             named = {layer.name for layer in found[name]}
             others = [] if named else [NormLayer(place) for place in places[name]]

@@ -26,11 +26,17 @@ def table_of(found: Invariance) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width, two spaces apart."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _head(found: Invariance) -> list[str]:
-    precision = "" if found.dtype == torch.float64 else " The probe ran in float32: this model does not run in float64."
+    precision = (
+        ""
+        if found.dtype == torch.float64
+        else " The probe ran in float32: this model does not run in float64."
+    )
     if not len(found):
         return [f"No scale-invariant weight among {len(found.verdicts)} parameters.{precision}"]
     n_blocks = sum(weight.blocks.n_blocks for weight in found)
@@ -74,7 +80,9 @@ def _others(found: Invariance) -> list[str]:
         lines += [f"  {line}" for line in aligned([(v.name, str(v.shape), v.reason) for v in listed])]
         n_vectors = sum(len(verdict.shape) <= 1 for verdict in chosen if verdict not in listed)
         n_more = len(chosen) - len(listed) - n_vectors
-        more = [f"{n_more} more"] * bool(n_more) + [f"{n_vectors} vectors (gains and biases)"] * bool(n_vectors)
+        more = [f"{n_more} more"] * bool(n_more) + [f"{n_vectors} vectors (gains and biases)"] * bool(
+            n_vectors
+        )
         lines += [f"  and {' and '.join(more)}"] if more else []
     return lines
 

@@ -1,0 +1,23 @@
+"""``python -m decayfree`` and the ``decayfree`` script: the command line, or what to install for it.
+
+It defines no command; see `cli`.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from decayfree import cli
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich", "click"):
+            raise
+        sys.exit(
+            f"The command line needs {error.name}, which is not installed: pip install 'decayfree[study]'"
+        )
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The command line: ``decayfree demo`` trains and draws, ``decayfree inspect`` shows what is scale-invariant in a model.
+
+It computes nothing itself. Exit code 0 where what was asked was done, 1 where a run failed, 2 where the request cannot
+be met, 130 after Ctrl-C.
+"""
+
+import importlib.util
+import json
+import math
+import shlex
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from decayfree.errors import DecayFreeError, MissingExtraError
+
+# torch is there by now: it comes with the package. Everything else that is heavy is imported by the command that needs it.
+if TYPE_CHECKING:
+    from decayfree.report import FinalRow
+    from decayfree.study.runner import Progress as StudyProgress
+    from decayfree.study.runner import StudyOutcome
+    from decayfree.study.spec import StudySpec
+
+FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
+MAX_REASONS = 5
+
+app = typer.Typer(
+    name="decayfree",
+    help="Train networks with normalization layers without weight decay.",
+    epilog="For a start: decayfree demo, or decayfree inspect torchvision:resnet18 --input 4,3,64,64",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="decayfree")
+
+
+class Data(StrEnum):
+    """The images that the demo can train on."""
+
+    DIGITS = "digits"
+    FASHION_MNIST = "fashion-mnist"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from decayfree import __version__
+
+        typer.echo(f"decayfree {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    data: Annotated[Data, typer.Option(help="Images to train on.")] = Data.DIGITS,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with Fashion-MNIST's four idx files; found by itself where Debian puts them.",
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", metavar="", help="Fetch Fashion-MNIST if it is not here.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each method.")] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Passes over the training images, instead of the default."),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Channels of the first stage, instead of the default."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results and the page.")] = Path(
+        "demo"
+    ),
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trainings at a time, one CPU thread each.")
+    ] = 2,
+) -> None:
+    """Train a small network by five ways to treat norms and write one page, report.html.
+
+    The ways: no decay, two coefficients of weight decay, learning-rate scaling, weight rescaling. The images are real: the 1,797 digits
+    that come with scikit-learn, or Fashion-MNIST. Ctrl-C stops; the same command goes on from there.
+    """
+    try:
+        _require("scikit-learn", "plotly", "jinja2")
+        from decayfree.study.demo import demo_spec
+
+        spec = demo_spec(
+            data=data.value, data_dir=data_dir, download=download, seeds=seeds, epochs=epochs, width=width
+        )
+        code = _run_and_report(spec, out, jobs, same_command=_as_typed(context))
+    except DecayFreeError as error:
+        _fail(error)
+    except OSError as error:  # the folder cannot be written
+        _fail(error)
+    raise typer.Exit(code)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME or package.module:factory.")
+    ],
+    input: Annotated[
+        list[str],
+        typer.Option(
+            "--input", metavar="SHAPE", help="Shape of a random input, as in 4,3,64,64; once for each input."
+        ),
+    ],
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Show only weights that this pattern matches; may be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out weights that this pattern matches; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seeds the weights, the inputs and the probe.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
+    """Show which weights of a model are scale-invariant, and why the others are not.
+
+    The model is built with random weights, in train mode; nothing is downloaded. A module in the current directory can be named.
+    """
+    try:
+        from decayfree import find_invariant
+        from decayfree.inspecting import build_named, random_input
+
+        inputs = tuple(
+            random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(input)
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            built = build_named(model, seed=seed)
+            found = find_invariant(built, inputs, include=include, exclude=exclude or (), seed=seed)
+    except DecayFreeError as error:
+        _fail(error)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            typer.echo(f"Warning: {warning.message}", err=True)
+    typer.echo(json.dumps(_json_safe(found.to_dict()), allow_nan=False) if as_json else repr(found))
+
+
+def _run_and_report(spec: "StudySpec", out: Path, n_jobs: int, *, same_command: str) -> int:
+    from decayfree.study.runner import run_study
+
+    console = Console()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task("starting", total=1.0, left="")
+
+        def show(progress: "StudyProgress") -> None:
+            runs = f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
+            bar.update(
+                task, completed=progress.fraction, description=runs, left=_time_left(progress.seconds_left)
+            )
+
+        outcome = run_study(spec, out, n_jobs=n_jobs, on_progress=show)
+    if outcome.interrupted:
+        console.print(
+            f"\nStopped; {outcome.n_done} of {outcome.n_total} runs are done. To go on:", highlight=False
+        )
+        console.print(f"  {escape(same_command)}", highlight=False, soft_wrap=True)
+        return INTERRUPTED
+    return _show_results(outcome, out, console)
+
+
+def _show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
+    from decayfree.report import final_rows, study_numbers, write_report
+    from decayfree.study import read_study
+
+    page = write_report(out)
+    console.print(_table(final_rows(study_numbers(read_study(out)))))
+    console.print(f"The page: {escape(str(page))}", highlight=False, soft_wrap=True)
+    if not outcome.n_failed:
+        return 0
+    typer.echo(f"Error: {outcome.n_failed} of {outcome.n_total} runs failed:", err=True)
+    for reason in outcome.reasons[:MAX_REASONS]:
+        typer.echo(f"  {reason}", err=True)
+    if len(outcome.reasons) > MAX_REASONS:
+        typer.echo(f"  and {len(outcome.reasons) - MAX_REASONS} more, all of them on the page", err=True)
+    return FAILED
+
+
+def _table(rows: "list[FinalRow]") -> Table:
+    """The final accuracies as the terminal shows them, within 80 columns."""
+    reference = next((row.short for row in rows if row.is_reference), "reference")
+    table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
+    table.add_column("Method", no_wrap=True)
+    table.add_column("Mean", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("n", justify="right")
+    table.add_column(f"Minus {escape(reference)}", justify="right", no_wrap=True)
+    for row in rows:
+        difference = (
+            f"{row.difference} ({row.difference_interval})" if row.difference_interval else row.difference
+        )
+        table.add_row(escape(row.short), row.mean or "–", row.interval, str(row.n), difference or "–")
+    return table
+
+
+def _time_left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}:{rest:02d} left"
+
+
+def _as_typed(context: typer.Context) -> str:
+    """The command with the options that were given, to be typed again."""
+    words = ["decayfree", str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def _json_safe(value: Any) -> Any:
+    """The same with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _require(*distributions: str) -> None:
+    """Raise before any training if what the study or its page needs is not installed."""
+    modules = {"scikit-learn": "sklearn"}
+    missing = [name for name in distributions if importlib.util.find_spec(modules.get(name, name)) is None]
+    if missing:
+        raise MissingExtraError(
+            f"the demo needs {', '.join(missing)}, not installed here: pip install 'decayfree[study]'"
+        )
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(BAD_REQUEST) from error

@@ -1,0 +1,77 @@
+"""What speaks against holding these weights under this optimizer?
+
+Says it in sentences with the cure, and raises them together. Changes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from decayfree.errors import DecayFreeError
+from decayfree.following import unknown_moments
+from decayfree.holding import Held
+from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.unsupported import is_flat_parameter, unsupported_weights
+
+Fault = tuple[type[DecayFreeError], str]
+
+
+def raise_all(faults: Sequence[Fault]) -> None:
+    """Raise one error with all faults; its class is that of the first."""
+    if faults:
+        raise faults[0][0]("; ".join(message for _, message in faults))
+
+
+def decay_faults(
+    optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]
+) -> list[str]:
+    """Groups that decay a weight whose norm is held, with the cure."""
+    held = {id(parameters[name]): name for weight in weights for name in (weight.name, weight.bias) if name}
+    faults = []
+    for index, group in enumerate(optimizer.param_groups):
+        names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]
+        decay = group.get("weight_decay", 0.0)
+        if names and float(decay) != 0.0:
+            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            faults.append(
+                f"parameter group {index} has weight_decay={float(decay):g} on weights whose norm is held ({listed})"
+            )
+    if faults:
+        faults[-1] += (
+            "; decay only pollutes their moments or is undone: set weight_decay=0, or give the optimizer "
+            "decayfree.split_params(model, found, weight_decay=...), which keeps it on the rest"
+        )
+    return faults
+
+
+def nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
+    """Why the optimizer holds none of the weights that were found."""
+    if not len(found):
+        return "no scale-invariant weight was found in the model, so there is nothing to hold; print(found) says why"
+    n_parameters = sum(len(group["params"]) for group in optimizer.param_groups)
+    return (
+        f"none of the {len(found)} scale-invariant weights ({found[0].name}, …) is among the optimizer's {n_parameters} parameters: "
+        "`found` was made for another model, or the model was copied or replaced after the optimizer was made"
+    )
+
+
+def flat_parameters(optimizer: Optimizer) -> list[str]:
+    """Parameters of the optimizer into which FSDP1 has flattened several weights."""
+    parameters = {
+        f"a parameter of group {index}": parameter
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+        if is_flat_parameter(parameter)
+    }
+    return unsupported_weights(parameters)
+
+
+def moment_faults(optimizer: Optimizer, held: Sequence[Held], cure: str) -> list[str]:
+    """What the optimizer remembers and cannot follow, with the cure."""
+    unknown = unknown_moments(optimizer, held)
+    return (
+        [f"nobody knows how {', '.join(unknown)} reacts to scaling a weight, so it cannot follow: use {cure}"]
+        if unknown
+        else []
+    )

@@ -1,0 +1,144 @@
+"""What `decayfree inspect` looks at: a model by its name, and random inputs by their shape.
+
+It never downloads: models come with random weights. It does not look inside a model.
+"""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decayfree.errors import InvalidInputError, MissingExtraError
+
+Factory = Callable[[], Any]
+FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
+
+
+def build_named(name: str, *, seed: int = 0) -> nn.Module:
+    """Build a model in train mode with random weights; the global random state stays as it was.
+
+    Args:
+        name: One of the three forms. A factory is called without arguments; a module that lies in the current
+            directory can be imported, and the name of a ready model works too.
+        seed: Seeds the random weights.
+
+    Raises:
+        InvalidInputError: If there is no such model, or it cannot be built.
+        MissingExtraError: If the package that holds it is not installed.
+    """
+    source, separator, rest = name.partition(":")
+    if not (separator and source and rest):
+        raise InvalidInputError(f"expected {FORMS}, got {name!r}")
+    factories = {"torchvision": _factory_in_torchvision, "timm": _factory_in_timm}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a module may make models while it is imported
+        factory = factories[source](rest) if source in factories else _factory_in_module(source, rest)
+        torch.manual_seed(seed)  # whatever its import has drawn
+        return _built(name, factory).train()
+
+
+def random_input(shape: str, *, n_tokens: int | None = None, seed: int = 0) -> Tensor:
+    """A random input of a shape that is written as text.
+
+    Args:
+        shape: As in ``4,3,64,64``.
+        n_tokens: Draw whole numbers from 0 to below this, for models that take tokens; normal numbers where None.
+        seed: Seeds the numbers; the global random state stays as it was.
+
+    Returns:
+        float32 and standard normal, or int64, of that shape.
+
+    Raises:
+        InvalidInputError: If the text is no shape.
+    """
+    try:
+        sizes = [int(size) for size in shape.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise InvalidInputError(f"expected a shape such as 4,3,64,64, got {shape!r}")
+    generator = torch.Generator().manual_seed(seed)
+    if n_tokens is not None:
+        return torch.randint(n_tokens, sizes, generator=generator)
+    return torch.randn(sizes, generator=generator)
+
+
+def _factory_in_torchvision(name: str) -> Factory:
+    models = _import_extra("torchvision.models")
+    known = models.list_models()
+    if name not in known:
+        raise InvalidInputError(f"torchvision has no model {name!r}{_closest(name, known)}")
+    builder = models.get_model_builder(name)
+    # Detection and segmentation models would fetch a trained backbone unless told not to.
+    none = {
+        key: None for key in ("weights", "weights_backbone") if key in inspect.signature(builder).parameters
+    }
+    return lambda: builder(**none)
+
+
+def _factory_in_timm(name: str) -> Factory:
+    timm = _import_extra("timm")
+    if not timm.is_model(name):
+        raise InvalidInputError(f"timm has no model {name!r}{_closest(name, timm.list_models())}")
+    return lambda: timm.create_model(name, pretrained=False)
+
+
+def _factory_in_module(module_name: str, attribute: str) -> Factory:
+    module = _import_from_here(module_name)
+    known = [key for key in vars(module) if not key.startswith("_")]
+    if not hasattr(module, attribute):
+        raise InvalidInputError(f"{module_name} has no {attribute!r}{_closest(attribute, known)}")
+    factory: Factory | nn.Module = getattr(module, attribute)
+    if isinstance(factory, nn.Module):
+        return lambda: factory
+    if not callable(factory):
+        raise InvalidInputError(
+            f"{module_name}:{attribute} is neither a model nor a function that returns one, but {factory!r}"
+        )
+    return factory
+
+
+def _built(name: str, factory: Factory) -> nn.Module:
+    try:
+        model = factory()
+    except Exception as error:  # whatever a factory raises, its name must be in the message
+        raise InvalidInputError(f"{name} could not be built: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _import_extra(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise MissingExtraError(
+            f"{package} cannot be imported ({error}): pip install 'decayfree[models]'"
+        ) from error
+    except (RuntimeError, OSError) as error:  # a build of torchvision that does not fit this torch
+        raise MissingExtraError(f"{name} is installed but cannot be imported: {error}") from error
+
+
+def _import_from_here(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        hint = "" if error.name != name else f" (looked in {here} and where Python's packages are)"
+        raise InvalidInputError(f"no module named {error.name!r}{hint}; models are named {FORMS}") from error
+    except Exception as error:  # whatever a module raises while it is imported
+        raise InvalidInputError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
