@@ -5,7 +5,7 @@ models.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -15,13 +15,13 @@ from decayfree.blocks import Blocks, block_norms, norm_dtype, scale_blocks_
 
 # A piece is multiplied right after its norms were read, while it is in the cache; measured best between 2 and 4 MB: smaller ones pay for
 # the number of operations, larger ones for reading memory twice.
-_PIECE_BYTES = 4 << 20
-_GROUP_BYTES = 2 << 20
+_PIECE_BYTES = 3 << 20
+_GROUP_BYTES = 3 << 20
 
 # Norms this close to their target are left alone, bit for bit: it is the rounding of the norm itself.
 _ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
 
-# A norm further than this from its target takes the careful way, in case it is zero, infinite or NaN.
+# Factors further than this from 1 take the careful way, in case a norm is zero, infinite or NaN.
 _SAFE = 0.5
 
 
@@ -44,6 +44,22 @@ class Held:
     targets: Tensor
 
 
+@dataclass
+class _Group:
+    """Weights, or a part of one, that lie in the cache together, with one look at their norms.
+
+    Args:
+        at: Their blocks, in the order of all blocks of the holder.
+        rows: (kernels, fan-in) views with their norms and factors, (kernels, 1).
+        others: Weights of any other layout, with their norms and factors, (n_blocks,).
+    """
+
+    at: slice
+    rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    others: list[tuple[Held, Tensor, Tensor]] = field(default_factory=list)
+    n_bytes: int = 0
+
+
 class Holder:
     """Puts the blocks of weights of one device and one norm precision onto their targets.
 
@@ -53,163 +69,120 @@ class Holder:
     Attributes:
         norms: (n_blocks of all weights,). Norms as last measured, before scaling.
         factors: Likewise. Factors as last applied; 1 where a block was left alone.
+        slices: Where each weight's blocks are among them, by name.
     """
 
     def __init__(self, held: Sequence[Held]) -> None:
         self.held = list(held)
-        first = held[0].weight
         self.targets = torch.cat([one.targets for one in held])
         self.norms = torch.ones_like(self.targets)
         self.factors = torch.ones_like(self.targets)
-        self._rounding = _ROUNDING[norm_dtype(first)]
-        self._is_on_host = first.device.type == "cpu"
         ends = torch.tensor([one.blocks.n_blocks for one in held]).cumsum(0).tolist()
         self.slices = {
             one.name: slice(end - one.blocks.n_blocks, end) for one, end in zip(held, ends, strict=True)
         }
-        self._keys = [_key(one) for one in held]
-        self._groups = [_Group(pieces, self) for pieces in _grouped(self._pieces())]
+        self._is_on_host = held[0].weight.device.type == "cpu"
+        self._rounding = _ROUNDING[self.norms.dtype]
+        self._groups = list(self._grouped())
+        # Backwards: the optimizer has just walked forwards, so that the last weights are still in the cache.
+        self._plan = [
+            (group, self.norms[group.at], self.targets[group.at], self.factors[group.at])
+            for group in reversed(self._groups)
+        ]
+        self._addresses = [(one.weight, one.weight.data_ptr()) for one in held]
 
     def is_current(self) -> bool:
         """Whether the planned views still look at the weights' own memory: ``.to()`` and friends move it."""
-        return all(_key(one) == key for one, key in zip(self.held, self._keys, strict=True))
+        return all(weight.data_ptr() == address for weight, address in self._addresses)
 
     @torch.no_grad()
     def measure(self) -> Tensor:
         """Fill ``norms`` and return them."""
         for group in self._groups:
-            group.measure()
+            _measure(group, self.norms.dtype)
         return self.norms
 
     @torch.no_grad()
-    def hold_(self) -> float | Tensor:
-        """Scale every block to its target; blocks of norm zero, infinity or NaN and those that are there already are left alone.
-
-        On the CPU the other kernels of a weight (of 4 MB of it, if it is larger) with NaN or infinity are left alone too.
-
-        Returns:
-            Largest relative distance from a target before; NaN where a norm was NaN. A number on the CPU. On other devices a tensor (),
-            so that nothing waits for the device.
-        """
-        if self._is_on_host:
-            return max_or_nan(group.hold_() for group in self._groups)
-        distance = (
-            ((self.measure() - self.targets).abs() / self.targets).nan_to_num(posinf=float("inf")).max()
-        )
-        self.factors.copy_(self.careful_factors(self.norms, self.targets))
-        for group in self._groups:
-            group.scale_()
-        return distance
-
-    def careful_factors(self, norms: Tensor, targets: Tensor) -> Tensor:
-        """Target over norm; 1 where the norm has no direction (0), no value (NaN, infinity), no target (0), or is right already."""
-        factors = targets / norms
-        is_right = (norms - targets).abs() <= self._rounding * targets
-        keep = is_right | ~torch.isfinite(norms) | ~torch.isfinite(factors) | (norms == 0) | (targets == 0)
-        return torch.where(keep, 1.0, factors)
-
     def scale_(self) -> None:
         """Multiply every block by its entry in ``factors``."""
         for group in self._groups:
-            group.scale_()
+            _scale_(group)
 
-    def _pieces(self) -> Iterable["_Piece"]:
-        for one in self.held:
-            at = self.slices[one.name]
-            norms, factors = self.norms[at], self.factors[at]
-            rows = _rows_in_memory(one)
-            if rows is None:
-                yield _AnyWeight(one, norms, factors)
+    @torch.no_grad()
+    def hold_(self) -> float | Tensor:
+        """Scale every block to its target.
+
+        Blocks of norm zero, infinity or NaN are left alone, and those that are on their target already. On the CPU the other kernels of a
+        weight (of 3 MB of it, if it is larger) with NaN or infinity are left alone too.
+
+        Returns:
+            Largest |factor − 1|, infinity where a norm was not finite or zero. A number on the CPU; on other devices a tensor (), so that
+            nothing waits for the device.
+        """
+        if not self._is_on_host:
+            factors = self.targets / self.measure()
+            self.factors.copy_(self.careful_factors())
+            self.scale_()
+            return (factors - 1).abs().nan_to_num(nan=float("inf")).max()
+        worst, rounding, dtype = 0.0, self._rounding, self.norms.dtype
+        for group, norms, targets, factors in self._plan:
+            _measure(group, dtype)
+            torch.div(targets, norms, out=factors)
+            least, most = torch.aminmax(factors)
+            distance = max(1.0 - least.item(), most.item() - 1.0)
+            if not distance < _SAFE:
+                distance = self._be_careful(group)
+            elif distance <= rounding:
+                factors.fill_(1.0)
                 continue
-            step = (
-                max(1, _PIECE_BYTES // max(1, rows.shape[1] * rows.element_size()))
-                if self._is_on_host
-                else len(rows)
-            )
-            n_pieces = -(-len(rows) // step)
-            step = -(-len(rows) // n_pieces)
-            offset = at.start
-            for start in range(0, len(rows), step):
-                part = slice(start, start + step)
-                yield _Rows(
-                    rows[part],
-                    norms[part, None],
-                    factors[part, None],
-                    slice(offset + start, offset + min(start + step, len(rows))),
-                )
+            _scale_(group)
+            worst = max(worst, distance)
+        return worst
 
-
-class _Rows:
-    """Some kernels of a weight whose rows lie one after the other in memory."""
-
-    def __init__(self, rows: Tensor, norms: Tensor, factors: Tensor, at: slice) -> None:
-        self.rows, self.norms, self.factors, self.at = rows, norms, factors, at
-        self.n_bytes = rows.numel() * rows.element_size()
-
-    def measure(self) -> None:
-        torch.linalg.vector_norm(self.rows, dim=1, keepdim=True, dtype=self.norms.dtype, out=self.norms)
-
-    def scale_(self) -> None:
-        self.rows.mul_(self.factors)
-
-
-class _AnyWeight:
-    """A weight of any layout: transposed, with several rows a block, with its bias, in any memory format."""
-
-    def __init__(self, held: Held, norms: Tensor, factors: Tensor) -> None:
-        self.held, self.norms, self.factors = held, norms, factors
-        self.at = slice(norms.storage_offset(), norms.storage_offset() + len(norms))
-        self.n_bytes = held.weight.numel() * held.weight.element_size()
-
-    def measure(self) -> None:
-        self.norms.copy_(
-            block_norms(
-                self.held.weight.detach(),
-                self.held.blocks,
-                None if self.held.bias is None else self.held.bias.detach(),
-            )
+    def careful_factors(self) -> Tensor:
+        """Target over norm; 1 where the norm has no direction (0), no value (NaN, infinity), no target (0), or is right already."""
+        factors = self.targets / self.norms
+        is_right = (self.norms - self.targets).abs() <= self._rounding * self.targets
+        keep = (
+            is_right
+            | ~torch.isfinite(self.norms)
+            | ~torch.isfinite(factors)
+            | (self.norms == 0)
+            | (self.targets == 0)
         )
+        return torch.where(keep, 1.0, factors)
 
-    def scale_(self) -> None:
-        scale_blocks_(self.held.weight, self.factors, self.held.blocks, self.held.bias)
+    def _be_careful(self, group: _Group) -> float:
+        self.factors[group.at] = self.careful_factors()[group.at]
+        for _, norms, factors in (*group.rows, *group.others):
+            if not bool(torch.isfinite(norms).all()):
+                factors.fill_(1.0)
+        is_finite = bool(torch.isfinite(self.norms[group.at]).all())
+        return float((self.factors[group.at] - 1).abs().max()) if is_finite else float("inf")
 
-
-_Piece = _Rows | _AnyWeight
-
-
-class _Group:
-    """Pieces that lie in the cache together, with one look at their norms."""
-
-    def __init__(self, pieces: Sequence[_Piece], holder: Holder) -> None:
-        at = slice(pieces[0].at.start, pieces[-1].at.stop)
-        self._pieces = pieces
-        self._holder = holder
-        self._norms, self._factors, self._targets = holder.norms[at], holder.factors[at], holder.targets[at]
-        self._least = float(self._targets.min()) if self._norms.device.type == "cpu" else 0.0
-
-    def measure(self) -> None:
-        for piece in self._pieces:
-            piece.measure()
-
-    def scale_(self) -> None:
-        for piece in self._pieces:
-            piece.scale_()
-
-    def hold_(self) -> float:
-        self.measure()
-        distance = float(torch.dist(self._norms, self._targets, float("inf")))
-        if distance <= self._holder._rounding * self._least:
-            self._factors.fill_(1.0)
-            return distance
-        if distance < _SAFE * self._least:
-            torch.div(self._targets, self._norms, out=self._factors)
-        else:
-            self._factors.copy_(self._holder.careful_factors(self._norms, self._targets))
-            for piece in self._pieces:
-                if not bool(torch.isfinite(piece.norms).all()):
-                    piece.factors.fill_(1.0)  # the whole of it, also the kernels that are finite
-        self.scale_()
-        return distance / self._least if self._least else float("inf")
+    def _grouped(self) -> Iterable[_Group]:
+        group = _Group(slice(0, 0))
+        for one in self.held:
+            at, n_bytes = self.slices[one.name], one.weight.numel() * one.weight.element_size()
+            rows = _rows_in_memory(one)
+            n_pieces = 1
+            if rows is not None and self._is_on_host:
+                n_pieces = min(len(rows), -(-n_bytes // _PIECE_BYTES))
+            step = -(-(at.stop - at.start) // n_pieces)
+            for start in range(at.start, at.stop, step):
+                part = slice(start, min(start + step, at.stop))
+                if group.n_bytes and group.n_bytes + n_bytes // n_pieces > _GROUP_BYTES:
+                    yield group
+                    group = _Group(slice(part.start, part.start))
+                group.at = slice(group.at.start, part.stop)
+                group.n_bytes += n_bytes // n_pieces
+                norms, factors = self.norms[part], self.factors[part]
+                if rows is None:
+                    group.others.append((one, norms, factors))
+                else:
+                    piece = rows[part.start - at.start : part.stop - at.start]
+                    group.rows.append((piece, norms[:, None], factors[:, None]))
+        yield group
 
 
 def holders_of(held: Iterable[Held]) -> list[Holder]:
@@ -221,56 +194,36 @@ def holders_of(held: Iterable[Held]) -> list[Holder]:
     return [Holder(list(part)) for _, part in groupby(sorted(held, key=kind), key=kind)]
 
 
-def max_or_nan(values: Iterable[float]) -> float:
-    """The largest value; NaN where there is one."""
-    listed = list(values)
-    return (
-        max((value for value in listed if value == value), default=0.0)
-        if all(value == value for value in listed)
-        else float("nan")
-    )
+def _measure(group: _Group, dtype: torch.dtype) -> None:
+    for rows, norms, _ in group.rows:
+        torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=dtype, out=norms)
+    for held, norms, _ in group.others:
+        bias = None if held.bias is None else held.bias.detach()
+        norms.copy_(block_norms(held.weight.detach(), held.blocks, bias))
 
 
-def _grouped(pieces: Iterable[_Piece]) -> Iterable[list[_Piece]]:
-    group: list[_Piece] = []
-    for piece in pieces:
-        if group and sum(member.n_bytes for member in group) + piece.n_bytes > _GROUP_BYTES:
-            yield group
-            group = []
-        group.append(piece)
-    if group:
-        yield group
+def _scale_(group: _Group) -> None:
+    for rows, _, factors in group.rows:
+        rows.mul_(factors)
+    for held, _, factors in group.others:
+        scale_blocks_(held.weight, factors, held.blocks, held.bias)
 
 
 def _rows_in_memory(held: Held) -> Tensor | None:
-    """A (n_rows, fan-in) view, where each kernel is a block of its own and lies in one run of memory, in whatever order inside it."""
+    """A (kernels, fan-in) view, where each kernel is a block and lies in one run of memory, in whatever order inside it."""
     weight = held.weight.detach()
-    if (
-        held.bias is not None
-        or held.blocks.axis
-        or not held.blocks.rows_are_blocks
-        or type(weight) is not Tensor
-        or not weight.numel()
-    ):
+    is_simple = held.bias is None and not held.blocks.axis and held.blocks.rows_are_blocks
+    if not is_simple or type(weight) is not Tensor or not weight.numel():
         return None
     fan_in = weight.numel() // len(weight)
+    dims = sorted(
+        (stride, size) for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True) if size > 1
+    )
     expected = 1
-    for size, stride in sorted(
-        (
-            (size, stride)
-            for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True)
-            if size > 1
-        ),
-        key=lambda pair: pair[1],
-    ):
+    for stride, size in dims:
         if stride != expected:
             return None
         expected *= size
     if len(weight) > 1 and weight.stride(0) != fan_in:
         return None
     return weight.as_strided((len(weight), fan_in), (fan_in, 1))
-
-
-def _key(held: Held) -> tuple[object, ...]:
-    weight = held.weight
-    return weight.data_ptr(), weight.stride(), weight.device, weight.dtype

@@ -305,7 +305,9 @@ def _weight_of(name: str, finding: Finding) -> ScaleInvariantWeight:
 
 def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
     layers = tuple(_norm_layer_from(layer) for layer in entry["norm_layers"])
-    return ScaleInvariantWeight(**{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers})
+    return ScaleInvariantWeight(
+        **{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers}
+    )
 
 
 def _norm_layer_from(entry: Mapping[str, Any]) -> NormLayer:

@@ -104,7 +104,7 @@ def put_on_radius_(
             f"these weights hold NaN or infinity; nothing was rescaled: {'; '.join(faults)}"
         )
     for holder in holders:
-        holder.factors.copy_(holder.careful_factors(holder.norms, holder.targets))
+        holder.factors.copy_(holder.careful_factors())
     factors = {name: values for holder in holders for name, values in by_name(holder, of="factors")}
     relations = [
         (layer, values) for layer, values in relations_of(weights, factors) if bool((values != 1).any())

@@ -7,6 +7,7 @@ After every optimizer step, by a hook on the user's own optimizer. Finds no weig
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from decayfree.errors import (
     WeightDecayError,
 )
 from decayfree.faults import Fault, decay_faults, flat_parameters, moment_faults, nothing_in_common, raise_all
-from decayfree.following import follow_moments_, follow_statistics_
+from decayfree.following import SUDDEN, follow_moments_, follow_statistics_
 from decayfree.holding import Held, holders_of
 from decayfree.invariance import Invariance, ScaleInvariantWeight
 from decayfree.once import held_of, not_finite, put_on_radius_, radii_of, relations_of
@@ -34,24 +35,22 @@ from decayfree.radius import Radius, radius_faults
 from decayfree.running import NormLayer
 from decayfree.unsupported import unsupported_weights
 
-# Factors within 1 % of 1 are not followed by running statistics after a step: the next forward passes see weights on their radius and heal
-# them, while following every step would keep the statistics as stale as those of growing weights.
-_TINY = 0.01
-
 
 class WeightRescaling:
     """Hold the norms of scale-invariant weights, whatever the optimizer does to them (weight rescaling, WRS).
 
     Rescales at once, without changing the function that the model computes in train or in eval mode: running statistics and the
-    optimizer's moments follow. Then rescales after every ``every``-th step of the optimizer, by a hook on it, so that the training loop,
-    the scheduler, AMP and checkpoints stay as they are. Weights of ``found`` that are not in this optimizer are left alone.
+    optimizer's moments follow, as far as it is known how. Then rescales after every ``every``-th step of the optimizer, by a hook on it,
+    so that the training loop, the scheduler, AMP and checkpoints stay as they are. Weights of ``found`` that are not in this optimizer
+    are left alone.
 
     Args:
         optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm radius·√R. ``"init"`` is the
             norm that each block has now. A mapping from glob patterns over parameter names to either; the first match counts, 1 without.
-        every: Rescale after so many optimizer steps.
+        every: Rescale after so many optimizer steps. Running statistics follow what forward passes saw of the growth in between; with 1
+            they always see weights on their radius, and only a sudden change of a norm, by more than 10 %, is to be followed.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
             the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
 
@@ -99,7 +98,6 @@ class WeightRescaling:
         )
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._last_distance = 0.0
         self._plan()
         self._rescale_once(stacklevel=3)
         self._attach()
@@ -186,37 +184,23 @@ class WeightRescaling:
         if not all(holder.is_current() for holder in self._holders):
             self._plan()
         distances = [holder.hold_() for holder in self._holders]
+        if self.every > 1 or any(isinstance(distance, float) and distance > SUDDEN for distance in distances):
+            follow_statistics_(self._found.model, self._relations(), self._parameters(), every=self.every)
+        if self.momentum == "scale":
+            follow_moments_(self.optimizer, self._applied())
+        self._report(distances)
+
+    def _report(self, distances: list[float | Tensor]) -> None:
+        """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits for it."""
         if all(isinstance(distance, float) for distance in distances):
-            self._finish(max(float(distance) if distance == distance else math.inf for distance in distances))
-        else:
-            self._finish_later(
-                torch.stack(
-                    [
-                        torch.as_tensor(d, device=holder.norms.device)
-                        for d, holder in zip(distances, self._holders, strict=True)
-                    ]
-                )
-            )
-
-    def _finish(self, distance: float) -> None:
-        """Let statistics and moments follow what was just done, and report weights that are not finite."""
-        if distance > 0.99 * _TINY:
-            follow_statistics_(self._found.model, self._relations(), self._parameters(), tiny=_TINY)
-        if self.momentum == "scale":
-            follow_moments_(self.optimizer, self._applied())
-        if not math.isfinite(distance):
-            self._raise_if_not_finite()
-
-    def _finish_later(self, distances: Tensor) -> None:
-        """On an accelerator: decide without waiting for it, unless the last rescale was almost large enough to be followed."""
-        if self.every > 1 or self._last_distance > 0.5 * _TINY:
-            self._last_distance = float(distances.max())
-            self._finish(self._last_distance)
+            if not all(math.isfinite(distance) for distance in distances):
+                self._raise_if_not_finite()
             return
-        if self.momentum == "scale":
-            follow_moments_(self.optimizer, self._applied())
-        on_host = distances.to("cpu", non_blocking=True)
-        event = torch.cuda.Event() if distances.is_cuda else None
+        device = self._holders[-1].norms.device
+        on_host = torch.stack([torch.as_tensor(distance, device=device) for distance in distances]).to(
+            "cpu", non_blocking=True
+        )
+        event = torch.cuda.Event() if device.type == "cuda" else None
         if event is not None:
             event.record()
         self._pending = (on_host, event)
@@ -229,9 +213,14 @@ class WeightRescaling:
             event.synchronize()
         if event is None or event.query():
             self._pending = None
-            self._last_distance = float(distances.max())
-            if not math.isfinite(self._last_distance):
+            if not bool(torch.isfinite(distances).all()):
                 self._raise_if_not_finite()
+            elif self.every == 1 and float(distances.max()) > SUDDEN:
+                warnings.warn(
+                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights were loaded or changed by hand, running "
+                    "statistics did not follow on this device; use decayfree.rescale_ right after such a change",
+                    stacklevel=3,
+                )
 
     def _was_skipped(self, optimizer: Optimizer) -> bool:
         """Whether a GradScaler skipped this step inside a fused optimizer, which calls ``step`` all the same."""
