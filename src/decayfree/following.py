@@ -38,7 +38,9 @@ _DEGREES: dict[str, int] = {
 _DEGREES_OF: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
 _WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "row_var", "col_var")
 
-# Beyond this a factor is no gradual growth between two rescales. A norm that grows by 10 % in one step has turned by 25 degrees.
+# With a rescale after every step, forward passes see weights on their radius only, and so do running statistics: following the small
+# factors as well would shrink them once too often, step after step (measured: to half the variance at 5 % a step). A factor further than
+# this from 1 is no growth but a sudden change, like a checkpoint that was loaded; 10 % of growth in a step are a turn by 25 degrees.
 SUDDEN = 0.1
 
 # A change of an output channel by more than this, caused by ε, is worth a warning.
@@ -50,7 +52,7 @@ def follow_statistics_(
     relations: Iterable[tuple[NormLayer, Tensor]],
     parameters: Mapping[str, Tensor],
     *,
-    every: int | None = None,
+    beyond: float = 0.0,
 ) -> None:
     """Let running statistics follow: running_mean ← c(running_mean − b) + b and running_var ← c²·running_var, per channel.
 
@@ -58,37 +60,14 @@ def follow_statistics_(
         model: Holds the normalizations.
         relations: A normalization and the factors of the blocks that it follows, (n_blocks,).
         parameters: Biases by name, for the shift b.
-        every: Optimizer steps since the last rescale. Of gradual growth the statistics follow only what forward passes saw of it:
-            :func:`share_seen`. A factor further than :data:`SUDDEN` from 1 is no growth but comes out of the blue, like a checkpoint that
-            was loaded: it is followed in full, and so is everything with None.
+        beyond: Factors closer to 1 than this are not followed.
     """
     modules = dict(model.named_modules())
     with torch.no_grad():
         for layer, factors in relations:
             if layer.blocks:
-                module = modules[layer.name]
-                seen = factors if every is None else factors.pow(share_seen(every, _momentum_of(module)))
-                _follow_one_(
-                    module, layer, torch.where((factors - 1).abs() > SUDDEN, factors, seen), parameters
-                )
-
-
-def share_seen(every: int, momentum: float) -> float:
-    """The share of log c by which running statistics lie behind, when weights are rescaled by c after every so many steps.
-
-    The last forward pass before a rescale saw k − 1 of the k steps, the one before it k − 2, and they entered with weights m, m(1 − m), …;
-    what is older was rescaled before. With k = 1 every pass saw weights on their radius: nothing is to follow, and following all the same
-    would shrink the statistics once too often, step after step.
-
-    Args:
-        every: Steps from one rescale to the next, k.
-        momentum: With which a batch enters the running statistics, m.
-
-    Example:
-        >>> share_seen(1, 0.1), share_seen(2, 0.5), round(share_seen(1000, 0.1), 2)
-        (0.0, 0.25, 0.99)
-    """
-    return sum(momentum * (1 - momentum) ** age * (every - 1 - age) / every for age in range(every - 1))
+                followed = torch.where((factors - 1).abs() > beyond, factors, 1.0)
+                _follow_one_(modules[layer.name], layer, followed, parameters)
 
 
 def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -> None:
@@ -179,15 +158,6 @@ def _follow_one_(
         moved = torch.where(c == 1, old, c * (old - bias) + bias)
     mean[channels] = moved.to(mean.dtype)
     var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)
-
-
-def _momentum_of(module: nn.Module) -> float:
-    """With which the last batch entered; 1/n for a cumulative average of n."""
-    momentum = getattr(module, "momentum", None)
-    if isinstance(momentum, float):
-        return momentum
-    count = getattr(module, "num_batches_tracked", None)
-    return 1.0 / max(int(count), 1) if isinstance(count, Tensor) else 0.1
 
 
 def _buffer(module: nn.Module, name: str) -> Tensor:

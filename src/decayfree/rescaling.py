@@ -49,8 +49,8 @@ class WeightRescaling:
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm radius·√R. ``"init"`` is the
             norm that each block has now. A mapping from glob patterns over parameter names to either; the first match counts, 1 without.
-        every: Rescale after so many optimizer steps. Running statistics follow what forward passes saw of the growth in between; with 1
-            they always see weights on their radius, and only a sudden change of a norm, by more than 10 %, is to be followed.
+        every: Rescale after so many optimizer steps. Running statistics follow each rescale; with 1 only one by more than 10 %, because
+            then forward passes see weights on their radius anyway.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
             the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
 
@@ -184,8 +184,9 @@ class WeightRescaling:
         if not all(holder.is_current() for holder in self._holders):
             self._plan()
         distances = [holder.hold_() for holder in self._holders]
-        if self.every > 1 or any(isinstance(distance, float) and distance > SUDDEN for distance in distances):
-            follow_statistics_(self._found.model, self._relations(), self._parameters(), every=self.every)
+        beyond = SUDDEN if self.every == 1 else 0.0
+        if beyond == 0.0 or any(isinstance(distance, float) and distance > beyond for distance in distances):
+            follow_statistics_(self._found.model, self._relations(), self._parameters(), beyond=beyond)
         if self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
         self._report(distances)
@@ -217,8 +218,8 @@ class WeightRescaling:
                 self._raise_if_not_finite()
             elif self.every == 1 and float(distances.max()) > SUDDEN:
                 warnings.warn(
-                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights were loaded or changed by hand, running "
-                    "statistics did not follow on this device; use decayfree.rescale_ right after such a change",
+                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights were loaded or changed by hand, "
+                    "running statistics did not follow on this device; use decayfree.rescale_ right after such a change",
                     stacklevel=3,
                 )
 
