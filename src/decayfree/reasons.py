@@ -57,8 +57,8 @@ def _measured(finding: Finding, model: nn.Module) -> str:
 
 
 def _moves(finding: Finding) -> str:
-    if finding.moves < 1e-3:
-        return f"scaling it moves the outputs, but only by {finding.moves:.2g} of its growth: perhaps an ε that is written into the model"
+    if finding.moves < 1e-5:
+        return f"scaling it moves the outputs by only {finding.moves:.2g} of its growth: perhaps an ε that is written into the model"
     return f"scaling it moves the outputs, by {finding.moves:.2g} of its growth: nothing after it takes the scale away"
 
 

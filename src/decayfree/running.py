@@ -122,7 +122,7 @@ def followers(
             pairs = [
                 (channel, match[1]) for channel, match in enumerate(matches) if match and match[0] == name
             ]
-            relation = _Relation(layer, pairs, len(growth), len(factors[name]))
+            relation = _Relation(layer, pairs, len(growth), factors[name])
             found[name].append(
                 relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact)
             )
@@ -153,7 +153,7 @@ def _follow_alone(
         ):
             layers.append(NormLayer(layer, tuple(changed), (), UNKNOWN_SHIFT))
             continue
-        relation = _Relation(layer, list(zip(changed, nearest, strict=True)), len(growth), len(factors))
+        relation = _Relation(layer, list(zip(changed, nearest, strict=True)), len(growth), factors)
         layers.append(relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact))
     return layers
 
@@ -165,7 +165,7 @@ class _Relation:
     layer: str
     pairs: list[tuple[int, int]]  # (channel, block)
     n_channels: int
-    n_blocks: int
+    factors: Tensor  # of all its blocks
 
     def norm_layer(
         self,
@@ -177,7 +177,9 @@ class _Relation:
         is_exact: bool,
     ) -> NormLayer:
         channels = torch.tensor([channel for channel, _ in self.pairs])
-        c = torch.tensor(growth, dtype=torch.float64)[channels].exp2()
+        logs = self.factors.log2()[[block for _, block in self.pairs]]
+        doublings = (torch.tensor(growth, dtype=torch.float64)[channels] - logs).round()
+        c = (logs + doublings).exp2()  # exact, while the growth of a nearly constant channel is rounded
         mean, moved = before.mean[channels], after.mean[channels]
         shift = (moved - c * mean) / (1 - c)  # from mean' = c(mean − b) + b
         precision = (1e-6 if is_exact else 1e-3) * (
@@ -200,13 +202,13 @@ class _Relation:
     def _completed(self, before: Statistics) -> list[tuple[int, int]]:
         """With the channels of dead kernels, whose deviation is zero before and after: they lie between their neighbors."""
         offsets = {channel - block for channel, block in self.pairs}
-        if len(offsets) != 1 or 2 * len(self.pairs) < self.n_blocks:
+        if len(offsets) != 1 or 2 * len(self.pairs) < len(self.factors):
             return self.pairs
         (offset,) = offsets
         seen = {block for _, block in self.pairs}
         dead = [
             (offset + block, block)
-            for block in range(self.n_blocks)
+            for block in range(len(self.factors))
             if block not in seen and 0 <= offset + block < self.n_channels
         ]
         return (

@@ -242,22 +242,26 @@ class _Search:
         return (self._fractions[name] + torch.randint(least, 7, (n_blocks,), generator=generator)).exp2()
 
     def _draw_fractions(self) -> dict[str, Tensor]:
-        """A shuffled grid over all blocks of all matrices, away from 0 and 1."""
+        """One for every block of all matrices, away from 0 and 1."""
         sizes = {
             name: one.partition.blocks.n_blocks
             for name, one in self._findings.items()
             if one.partition and not one.is_vector
         }
-        n_blocks = sum(sizes.values())
-        shuffled = torch.randperm(
-            n_blocks, generator=torch.Generator().manual_seed(self._probe.seed)
-        ).double()
         return dict(
             zip(
                 sizes,
-                (0.05 + 0.9 * (shuffled + 0.5) / max(n_blocks, 1)).split(list(sizes.values())),
+                (0.05 + 0.9 * self._spread(sum(sizes.values()))).split(list(sizes.values())),
                 strict=True,
             )
+        )
+
+    def _spread(self, number: int) -> Tensor:
+        """Random numbers in (0, 1), at least half of 1/number apart, such that sums of them are none of them."""
+        generator = torch.Generator().manual_seed(self._probe.seed)
+        cells = torch.randperm(number, generator=generator).double()
+        return (cells + 0.25 + 0.5 * torch.rand(number, generator=generator, dtype=torch.float64)) / max(
+            number, 1
         )
 
     @torch.no_grad()
@@ -306,7 +310,7 @@ class _Search:
         }
 
         def follow_one(name: str) -> tuple[Mapping[str, Statistics], Tensor]:
-            alone = torch.linspace(0.25, 3, len(factors[name]), dtype=torch.float64).exp2()
+            alone = (0.25 + 2.75 * self._spread(len(factors[name]))).exp2()
             self._run_scaled({name: alone})
             return self._statistics(), alone
 

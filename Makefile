@@ -1,0 +1,71 @@
+# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make; `make help` lists the targets.
+
+PYTHON ?= python3
+WORKERS ?= 2
+OUT ?= demo
+# Libraries to preload for the tests only, in the form of LD_PRELOAD; empty nearly everywhere.
+TEST_PRELOAD ?=
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# pip says which files it fetches, which takes minutes the first time, and nothing else.
+PIP_INSTALL := set -o pipefail; $(BIN)/pip install --disable-pip-version-check -c constraints.txt
+SHOW_DOWNLOADS := | awk '/^ *Downloading/ { print "  " $$2, $$3, $$4; fflush() }'
+PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -m pytest -n $(WORKERS)
+
+# One thread a process, and none that spins while it waits: two workers on two cores would slow each other down tenfold.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test test-slow lint format bench clean
+
+help:
+	@echo "make demo       train the five methods on real digits, about two minutes, and write $(OUT)/report.html"
+	@echo "make test       run all tests but the slow ones"
+	@echo "make test-slow  run the slow ones"
+	@echo "make lint       check format, style and types"
+	@echo "make format     format the code and mend what can be mended"
+	@echo "make bench      measure speed and memory beside the peers"
+	@echo "make clean      remove what was built; $(VENV) and $(OUT) stay"
+
+demo: $(VENV)/installed-study
+	$(BIN)/decayfree demo --out $(OUT)
+
+test: $(VENV)/installed-develop
+	$(PYTEST) -m "not slow"
+
+# pytest exits with 5 where no test is slow.
+test-slow: $(VENV)/installed-develop
+	$(PYTEST) -m slow || [ $$? -eq 5 ]
+
+lint: $(VENV)/installed-develop
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict src
+
+format: $(VENV)/installed-develop
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed-develop
+	$(BIN)/python benchmarks/rescale.py
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing decayfree with torch, once; this takes a few minutes."
+	@$(PIP_INSTALL) -e ".[study]" $(SHOW_DOWNLOADS)
+	@touch $@
+
+$(VENV)/installed-develop: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing decayfree with torch and the tools for its tests, once; this takes a few minutes."
+	@$(PIP_INSTALL) -e ".[test,lint,models,benchmarks]" $(SHOW_DOWNLOADS)
+	@touch $@ $(VENV)/installed-study
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "decayfree needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)

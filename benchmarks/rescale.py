@@ -1,0 +1,308 @@
+"""What do the rescale and the search cost on ResNet-50, beside the memory floor and the peers, in one run?
+
+    python benchmarks/rescale.py [--device cuda] [--rounds 30] [--only floor peers search training]
+
+Prints ratios, each with the target it is held to and whether it was met. Sets nothing on the machine but the number of threads.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import decayfree
+from measure import Quartiles, Work, added, interleaved, quartiles, ratios
+from resnet50 import ResNet50, convolutions
+
+# What the disturbance between two rescales multiplies every weight by: about what a step does, and never nothing.
+_DISTURBANCE = 1.001
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: what was compared, the figure, and the most it should be."""
+
+    what: str
+    figure: str
+    value: float | None = None
+    target: float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None or self.target is None:
+            return f"  {self.what:<66} {self.figure}"
+        verdict = "met" if self.value <= self.target else "missed"
+        return f"  {self.what:<66} {self.figure:<22} target {self.target:g}: {verdict}"
+
+
+def main() -> None:
+    """Read the arguments, run the parts, print their lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=30, help="how often each piece of work is timed")
+    parser.add_argument("--threads", type=int, default=1, help="threads on the CPU; the targets are for one")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    print(hardware(device))
+    for part in args.only:
+        title, run = PARTS[part]
+        print(f"\n{title}")
+        for line in run(device, args.rounds):
+            print(line, flush=True)
+
+
+def hardware(device: torch.device) -> str:
+    """What this runs on, in one line."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return f"{name}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}"
+
+
+def processor_name() -> str:
+    """The processor's name where the system tells it, its kind otherwise."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
+    """The rescale of 53 convolutions against one in-place multiply of the same memory."""
+    model = ResNet50().to(device)
+    weights = [weight.detach() for weight in convolutions(model)]
+    one_tensor = torch.ones(sum(weight.numel() for weight in weights), device=device)
+    optimizer = Still(convolutions(model))
+    decayfree.WeightRescaling(optimizer, find(model, device))
+    disturb = lambda: multiply(weights, _DISTURBANCE)  # noqa: E731
+
+    works = {
+        "multiply": Work(lambda: multiply(weights, _DISTURBANCE), disturb),
+        "one tensor": Work(lambda: one_tensor.mul_(1.0), lambda: one_tensor.mul_(1.0)),
+        "loop": Work(lambda: plain_loop(weights), disturb),
+        "step": Work(optimizer.step, disturb),
+    }
+    elapsed = interleaved(works, n_rounds=n_rounds, device=device)
+    deviation = max(
+        float((weight.flatten(1).norm(dim=1) - 1).abs().max()) for weight in held_after(optimizer, weights)
+    )
+    yield Line("one in-place multiply of each weight, ms", quartiles(elapsed["multiply"]).format())
+    yield Line(
+        "one in-place multiply of one tensor of as many bytes, ms", quartiles(elapsed["one tensor"]).format()
+    )
+    yield Line("the rescale, ms", quartiles(elapsed["step"]).format())
+    yield ratio_line("the rescale / one multiply of each weight", elapsed, "step", "multiply", target=1.5)
+    yield ratio_line(
+        "the rescale / one multiply of one tensor of as many bytes", elapsed, "step", "one tensor", target=1.5
+    )
+    yield ratio_line("a plain loop / one multiply of each weight", elapsed, "loop", "multiply")
+    yield ratio_line(
+        "a plain loop / one multiply of one tensor of as many bytes", elapsed, "loop", "one tensor"
+    )
+    yield Line("largest distance of a kernel's norm from 1 afterwards", f"{deviation:.1e}")
+
+
+def peers(device: torch.device, n_rounds: int) -> Iterator[Line]:
+    """What the rescale adds to a step, and what the projections of SGDP and AdamP add."""
+    try:
+        import adamp
+    except ImportError:
+        yield Line("adamp is not installed, nothing to compare with", "pip install decayfree[benchmarks]")
+        return
+    optimizers = {name: make(device) for name, make in contestants(adamp).items()}
+    works = {
+        name: Work(optimizer.step, lambda optimizer=optimizer: multiply(weights_of(optimizer), _DISTURBANCE))
+        for name, optimizer in optimizers.items()
+    }
+    elapsed = interleaved(works, n_rounds=n_rounds, device=device)
+    for name in works:
+        yield Line(f"a step of {name}, ms", quartiles(elapsed[name]).format(1))
+    for plain, peer in (("SGD", "SGDP"), ("AdamW", "AdamP")):
+        ours = added(elapsed[f"{plain} with WRS"], elapsed[plain])
+        theirs = added(elapsed[peer], elapsed[plain])
+        yield Line(f"WRS adds to {plain}, ms", ours.format(1))
+        yield Line(f"{peer} adds to {plain}, ms", theirs.format(1))
+        share = ours.median / theirs.median
+        yield Line(f"what WRS adds / what {peer} adds", f"{share:.3f}", share, 1 / 8)
+
+
+def search(device: torch.device, n_rounds: int) -> Iterator[Line]:
+    """Time and peak memory of find_invariant against those of one training step, at 64 pixels and batch 4."""
+    model = ResNet50().to(device)
+    images = torch.randn(4, 3, 64, 64, device=device)
+    step = training_step(model, images, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
+    works = {"step": Work(step), "find": Work(lambda: decayfree.find_invariant(model, images))}
+    elapsed = interleaved(works, n_rounds=max(5, n_rounds // 5), device=device, n_warmup=1)
+    yield Line("one training step at 64 pixels, batch 4, ms", quartiles(elapsed["step"]).format(0))
+    yield Line("find_invariant, ms", quartiles(elapsed["find"]).format(0))
+    yield ratio_line("find_invariant / one training step, time", elapsed, "find", "step", target=8)
+    train_bytes, find_bytes = peak_bytes("train", device), peak_bytes("find", device)
+    yield Line("peak memory of training above an empty process, MB", f"{train_bytes / 1e6:.0f}")
+    yield Line("peak memory of find_invariant likewise, MB", f"{find_bytes / 1e6:.0f}")
+    share = find_bytes / train_bytes
+    yield Line("find_invariant / one training step, peak memory", f"{share:.2f}", share, 4)
+
+
+def training(device: torch.device, n_rounds: int) -> Iterator[Line]:
+    """The share of the rescale in a training step: bfloat16, 224 pixels, batch 256; on the CPU nobody would train like that."""
+    if device.type != "cuda":
+        yield Line("needs --device cuda", "not measured")
+        return
+    elapsed = interleaved(
+        {name: Work(bfloat16_step(device, with_wrs=name == "with")) for name in ("without", "with")},
+        n_rounds=n_rounds,
+        device=device,
+        n_warmup=5,
+    )
+    share = quartiles(
+        [t / without - 1 for t, without in zip(elapsed["with"], elapsed["without"], strict=True)]
+    )
+    yield Line("a training step without WRS, ms", quartiles(elapsed["without"]).format())
+    yield Line("WRS adds, ms", added(elapsed["with"], elapsed["without"]).format())
+    yield Line("WRS adds, share of the step", share.format(4), share.median, 0.01)
+
+
+PARTS: dict[str, tuple[str, Callable[[torch.device, int], Iterator[Line]]]] = {
+    "floor": ("Rescaling ResNet-50's 53 convolutions (23.45 M weights, 26,560 kernels, float32)", floor),
+    "peers": (
+        "Beside SGDP and AdamP (adamp), the same convolutions, gradients orthogonal to the kernels",
+        peers,
+    ),
+    "search": ("Finding the weights", search),
+    "training": ("A ResNet-50 training step in bfloat16, batch 256", training),
+}
+
+
+class Still(Optimizer):
+    """An optimizer whose step does nothing, so that only its hooks take time."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """Do nothing."""
+
+
+def contestants(adamp: ModuleType) -> dict[str, Callable[[torch.device], Optimizer]]:
+    """Optimizers over the convolutions, each with weights of its own; a tiny rate keeps kernels orthogonal to their gradients."""
+    rate = 1e-8
+    makers: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
+        "SGD": lambda params: torch.optim.SGD(params, lr=rate, momentum=0.9),
+        "SGD with WRS": lambda params: torch.optim.SGD(params, lr=rate, momentum=0.9),
+        "SGDP": lambda params: adamp.SGDP(params, lr=rate, momentum=0.9),
+        "AdamW": lambda params: torch.optim.AdamW(params, lr=rate, weight_decay=0.0),
+        "AdamW with WRS": lambda params: torch.optim.AdamW(params, lr=rate, weight_decay=0.0),
+        "AdamP": lambda params: adamp.AdamP(params, lr=rate),
+    }
+
+    def make(name: str, device: torch.device) -> Optimizer:
+        model = ResNet50().to(device)
+        params = convolutions(model)
+        optimizer = makers[name](params)
+        if name.endswith("with WRS"):
+            decayfree.WeightRescaling(optimizer, find(model, device))
+        for weight in params:
+            weight.grad = orthogonal_to(weight.detach())
+        return optimizer
+
+    return {name: lambda device, name=name: make(name, device) for name in makers}
+
+
+def orthogonal_to(weight: Tensor) -> Tensor:
+    """Random numbers without a part along any kernel, as gradients before a normalization are."""
+    rows = weight.flatten(1)
+    random = torch.randn_like(rows)
+    along = (random * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True)
+    return (random - along * rows).view_as(weight)
+
+
+def find(model: nn.Module, device: torch.device) -> decayfree.Invariance:
+    """The model's scale-invariant weights: all convolutions, or there is nothing to measure."""
+    found = decayfree.find_invariant(model, torch.randn(4, 3, 64, 64, device=device))
+    if len(found) != len(convolutions(model)):
+        sys.exit(
+            f"{len(found)} of {len(convolutions(model))} convolutions were found: this benchmark is for all of them"
+        )
+    return found
+
+
+def multiply(weights: list[Tensor], factor: float) -> None:
+    """Multiply each weight in place: reads and writes each byte once."""
+    for weight in weights:
+        weight.mul_(factor)
+
+
+def plain_loop(weights: list[Tensor]) -> None:
+    """Rescaling as one would write it first."""
+    for weight in weights:
+        rows = weight.view(len(weight), -1)
+        rows.mul_(1 / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+
+
+def held_after(optimizer: Optimizer, weights: list[Tensor]) -> list[Tensor]:
+    """The weights after one more rescale of something that was off."""
+    multiply(weights, _DISTURBANCE)
+    optimizer.step()
+    return weights
+
+
+def weights_of(optimizer: Optimizer) -> list[Tensor]:
+    """All parameters, without autograd."""
+    return [weight.detach() for group in optimizer.param_groups for weight in group["params"]]
+
+
+def training_step(
+    model: nn.Module, images: Tensor, optimizer: Optimizer, *, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """One step of classification on made-up labels, as something to call; forward under autocast if ``dtype`` is not float32."""
+    labels = torch.randint(1000, (len(images),), device=images.device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def bfloat16_step(device: torch.device, *, with_wrs: bool) -> Callable[[], None]:
+    """A training step of a model of its own in bfloat16, weights in float32 and channels_last."""
+    model = ResNet50().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    if with_wrs:
+        decayfree.WeightRescaling(optimizer, find(model, device))
+    images = torch.randn(256, 3, 224, 224, device=device).to(memory_format=torch.channels_last)
+    return training_step(model, images, optimizer, dtype=torch.bfloat16)
+
+
+def peak_bytes(work: str, device: torch.device) -> int:
+    """Peak memory of one piece of work in a process of its own."""
+    script = Path(__file__).with_name("memory.py")
+    command = [sys.executable, str(script), work, "--device", device.type]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def ratio_line(
+    what: str, elapsed: dict[str, list[float]], above: str, below: str, *, target: float | None = None
+) -> Line:
+    """A line with the median and quartiles of a ratio, round by round."""
+    ratio: Quartiles = ratios(elapsed[above], elapsed[below])
+    return Line(what, ratio.format(), ratio.median, target)
+
+
+if __name__ == "__main__":
+    main()

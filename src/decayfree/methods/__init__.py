@@ -1,0 +1,26 @@
+"""Ways to treat the norms of scale-invariant weights, one file each; this file lists them.
+
+A method's fields are its settings, so a new method is one file and one entry in ``METHODS``.
+"""
+
+from decayfree.methods.learning_rate_scaling import LearningRateScaling
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
+from decayfree.methods.none import NoTreatment
+from decayfree.methods.weight_decay import WeightDecay
+from decayfree.methods.wrs import WRS
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (NoTreatment, WeightDecay, LearningRateScaling, WRS)
+}
+
+__all__ = [
+    "METHODS",
+    "WRS",
+    "AttachedMethod",
+    "BlockNormsByStep",
+    "LearningRateScaling",
+    "Method",
+    "NoTreatment",
+    "ParamGroups",
+    "WeightDecay",
+]

@@ -1,0 +1,153 @@
+"""Learning-rate scaling: a run without decay takes steps of the size that a weight-decay run took.
+
+Does not change any norm by itself: norms grow as without decay, and the learning rate grows along.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.blocks import block_norms, scale_blocks_
+from decayfree.errors import InvalidInputError, MismatchError
+from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
+from decayfree.methods.weight_decay import WeightDecay
+from decayfree.rescaling import split_params
+
+
+@dataclass(frozen=True)
+class LearningRateScaling:
+    """Block learning rate η_t·‖w_t‖²/‖w_t^WD‖², where w^WD is the weight-decay run of the same seed.
+
+    Its effective learning rate η_t/‖w_t^WD‖² is that of the replayed run at each step. It is applied to the
+    whole update, momentum included: w' = w + f·Δw with Δw the optimizer's own step and f the factor.
+
+    References:
+        Hoffer, Banner, Golan, Soudry, "Norm matters: efficient and accurate normalization schemes in deep
+        networks", 2018, arXiv 1803.01814, the learning-rate correction per channel.
+    """
+
+    name: ClassVar[str] = "learning_rate_scaling"
+    replayed_weight_decay: float
+
+    @property
+    def label(self) -> str:
+        return f"learning-rate scaling (as {self.replayed_weight_decay:g})"
+
+    @property
+    def replays(self) -> Method | None:
+        return WeightDecay(self.replayed_weight_decay)
+
+    def faults(self) -> list[str]:
+        if math.isfinite(self.replayed_weight_decay) and self.replayed_weight_decay > 0:
+            return []
+        return [f"replayed_weight_decay must be a finite number above 0, got {self.replayed_weight_decay}"]
+
+    def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
+        return split_params(model, found, weight_decay=rest_weight_decay)
+
+    def attach(
+        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+    ) -> AttachedMethod:
+        """Attach to ``optimizer``.
+
+        Args:
+            optimizer: Any optimizer of ``found.model``'s parameters.
+            found: The weights whose blocks get learning rates of their own.
+            replayed: The norms of the same blocks before each step of the weight-decay run.
+
+        Raises:
+            InvalidInputError: If ``replayed`` is missing.
+            MismatchError: If it does not fit the blocks of ``found``.
+        """
+        if replayed is None:
+            raise InvalidInputError(
+                "learning-rate scaling needs the block norms of a weight-decay run: pass them as replayed=…"
+            )
+        faults = _misfits(found, replayed)
+        if faults:
+            raise MismatchError(
+                f"the block norms to replay do not fit {len(faults)} of {len(found)} weights:\n  "
+                + "\n  ".join(faults)
+            )
+        return _ScaledSteps(optimizer, found, replayed)
+
+
+class _ScaledSteps:
+    """Scales what each step of the optimizer adds to a block."""
+
+    def __init__(self, optimizer: Optimizer, found: Invariance, replayed: BlockNormsByStep) -> None:
+        self._found = found
+        self._parameters = dict(found.model.named_parameters())
+        self._replayed = replayed
+        self._n_steps = 0
+        self._factors: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+        optimizer.register_step_pre_hook(lambda *_: self._remember())
+        optimizer.register_step_post_hook(lambda *_: self._scale_updates())
+
+    def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
+        return learning_rate * self._factor(weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n_steps": self._n_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._n_steps = int(state["n_steps"])
+
+    @torch.no_grad()
+    def _factor(self, weight: ScaleInvariantWeight) -> Tensor:
+        """‖w_t‖²/‖w_t^WD‖², (n_blocks,); after the replayed run's last step its last norms count."""
+        tensor, bias = self._tensors(weight)
+        norms = block_norms(tensor, weight.blocks, bias)
+        replayed = self._replayed[weight.name]
+        row = replayed[min(self._n_steps, len(replayed) - 1)].to(norms)
+        return (norms / row).square()
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        n_replayed = min(len(norms) for norms in self._replayed.values()) if self._replayed else math.inf
+        if self._n_steps >= n_replayed:
+            raise MismatchError(
+                f"the replayed run has {n_replayed} steps, and this would be step {self._n_steps + 1}: "
+                "train the weight-decay run for at least as many steps"
+            )
+        for weight in self._found:
+            self._factors[weight.name] = self._factor(weight)
+            for name in (weight.name, weight.bias):
+                if name is not None:
+                    self._before[name] = self._parameters[name].detach().clone()
+
+    @torch.no_grad()
+    def _scale_updates(self) -> None:
+        for weight in self._found:
+            names = [name for name in (weight.name, weight.bias) if name is not None]
+            updates = [self._parameters[name].detach() - self._before[name] for name in names]
+            scale_blocks_(updates[0], self._factors[weight.name], weight.blocks, *updates[1:])
+            for name, update in zip(names, updates, strict=True):
+                self._parameters[name].copy_(self._before[name]).add_(update)
+        self._n_steps += 1
+
+    def _tensors(self, weight: ScaleInvariantWeight) -> tuple[Tensor, Tensor | None]:
+        bias = None if weight.bias is None else self._parameters[weight.bias]
+        return self._parameters[weight.name], bias
+
+
+def _misfits(found: Invariance, replayed: BlockNormsByStep) -> list[str]:
+    faults = []
+    for weight in found:
+        norms = replayed.get(weight.name)
+        if norms is None:
+            faults.append(f"{weight.name}: no norms are given for it")
+        elif norms.ndim != 2 or norms.shape[1] != weight.blocks.n_blocks:
+            faults.append(
+                f"{weight.name}: expected shape (n_steps, {weight.blocks.n_blocks}), got {tuple(norms.shape)}"
+            )
+        elif not bool((torch.isfinite(norms) & (norms > 0)).all()):
+            faults.append(f"{weight.name}: norms must be finite and above 0")
+    return faults

@@ -1,0 +1,180 @@
+"""The charts of the page, as figures that plotly.js draws: curves per method with a band for the interval.
+
+It computes no statistics and writes no findings. Colors are named, as in ``var(--m0)``: the page resolves them in its light
+and its dark scheme, so that a method has one color everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from decayfree.report.axes import ACCURACY, N_DIGITS, NORM, OFF_SPAN, RATE, Scale, layout, share_range
+from decayfree.report.series import (
+    Curve,
+    MethodSeries,
+    StudyNumbers,
+    mean_effective_learning_rate,
+    mean_norm,
+    norm_of,
+)
+from decayfree.study import Row
+
+MAX_SMALL_MULTIPLES = 8
+MIN_SEEDS_OF_BAND = 3
+"""With two seeds the t interval is 12.7 times as long as the distance between them: it would cover the chart."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn everywhere: a color of the style sheet, a dash and a width in pixels."""
+
+    color: str
+    dash: str
+    width: float
+
+    @property
+    def svg_dashes(self) -> str:
+        """The dash as SVG writes it, for the legend."""
+        return {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "8 3 2 3", "longdash": "12 4"}[
+            self.dash
+        ]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure: its id in the page, a title, a unit, and what plotly.js gets."""
+
+    id: str
+    title: str
+    unit: str
+    figure: dict[str, Any]
+
+
+def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
+    """A look for each method by label: the same kind of method has the same color in every study."""
+    preferred = {"wrs": 0, "none": 1, "weight_decay": 2, "learning_rate_scaling": 4}
+    dashes = ("solid", "dot", "dash", "dashdot", "longdash")
+    free = list(range(8))
+    chosen: dict[str, Look] = {}
+    for method in methods:
+        wanted = preferred.get(method.name, 5)
+        slot = min(free, key=lambda candidate: (candidate - wanted) % 8) if free else len(chosen) % 8
+        if slot in free:
+            free.remove(slot)
+        chosen[method.label] = Look(f"--m{slot}", dashes[slot % 5], 3.0 if slot == 0 else 2.0)
+    return chosen
+
+
+def accuracy_chart(numbers: StudyNumbers, which: Literal["train", "test"]) -> Chart:
+    """Accuracy over training, on the training or on the test images."""
+
+    def value(row: Row) -> float:
+        return row.train_accuracy if which == "train" else row.test_accuracy
+
+    title = "Training accuracy" if which == "train" else "Test accuracy"
+    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, ACCURACY)
+
+
+def norm_charts(numbers: StudyNumbers) -> list[Chart]:
+    """Mean block norm over training: one small chart a weight, or their geometric mean where there are many."""
+    weights = numbers.shown[0].weights if numbers.shown else ()
+    if len(weights) > MAX_SMALL_MULTIPLES:
+        unit = f"geometric mean over {len(weights)} weights, log scale"
+        return [_chart(numbers, "norm", "Weight norm", unit, mean_norm, NORM)]
+    charts = [
+        _chart(numbers, f"norm-{index}", name, "", norm_of(name), NORM) for index, name in enumerate(weights)
+    ]
+    share_range([chart.figure["layout"] for chart in charts], NORM)
+    return charts
+
+
+def effective_learning_rate_chart(numbers: StudyNumbers) -> Chart:
+    """Effective learning rate over training, geometric mean over the weights."""
+    unit = "geometric mean over the weights, log scale"
+    value = mean_effective_learning_rate
+    return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE)
+
+
+def off_span_chart(numbers: StudyNumbers) -> Chart:
+    """Off-span share of the first layer over training."""
+    title, unit = "Off-span share of the first layer", f"{_unit(numbers)}, log scale"
+    return _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, OFF_SPAN)
+
+
+def plain_text(text: str) -> str:
+    """Text as plotly shows it: it reads names as a small part of HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _unit(numbers: StudyNumbers) -> str:
+    if any(method.n >= MIN_SEEDS_OF_BAND for method in numbers.shown):
+        return "mean over seeds, 95 % interval"
+    return "mean over seeds, no interval drawn for so few"
+
+
+def _chart(
+    numbers: StudyNumbers, id: str, title: str, unit: str, value: Callable[[Row], float], scale: Scale
+) -> Chart:
+    drawn = looks(numbers.methods)
+    curves = {
+        method.label: method.curve(value, is_logarithmic=scale.has_geometric_means)
+        for method in numbers.shown
+    }
+    # The reference comes last, on top of the others.
+    methods = [method for method in (*numbers.others, numbers.reference) if method is not None]
+    bands = [
+        _band(method.label, curves[method.label], drawn[method.label], scale)
+        for method in methods
+        if method.n >= MIN_SEEDS_OF_BAND
+    ]
+    lines = [_line(m.label, curves[m.label], drawn[m.label], scale) for m in methods]
+    data = [trace for trace in bands if trace] + lines
+    return Chart(id, title, unit, {"data": data, "layout": layout(list(curves.values()), scale)})
+
+
+def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
+    number = ".3~p" if scale.is_share and scale.is_logarithmic else ".1%" if scale.is_share else ".3~g"
+    has_interval = any(low is not None for low in curve.low)
+    interval = f" (%{{customdata[0]:{number}}} to %{{customdata[1]:{number}}})" if has_interval else ""
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(label),
+        "legendgroup": label,
+        "x": list(curve.steps),
+        "y": _rounded(curve.mean),
+        "line": {"color": f"var({look.color})", "width": look.width, "dash": look.dash},
+        "hovertemplate": f"%{{y:{number}}}{interval}",
+    }
+    if has_interval:
+        ends = zip(_rounded(curve.low), _rounded(curve.high), strict=True)
+        trace["customdata"] = [list(pair) for pair in ends]
+    return trace
+
+
+def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] | None:
+    """The interval as a closed area; None where there is none."""
+    ends = zip(curve.steps, _rounded(curve.low), _rounded(curve.high), strict=True)
+    known = [(step, low, high) for step, low, high in ends if low is not None and high is not None]
+    if not known:
+        return None
+    steps = [step for step, _, _ in known]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(label),
+        "legendgroup": label,
+        "x": steps + steps[::-1],
+        "y": [
+            max(end, scale.floor)
+            for end in [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
+        ],
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": f"var({look.color})1f",
+        "hoverinfo": "skip",
+    }
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else float(f"{value:.{N_DIGITS}g}") for value in values]

@@ -1,0 +1,130 @@
+"""What a few seeds can say: a mean, its t interval, and the paired difference of two methods.
+
+It reads no files and knows nothing of methods: numbers in, numbers out. Intervals assume that seeds are independent and
+roughly normal, and nothing is corrected for making several comparisons.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from decayfree.errors import MissingExtraError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of ``n`` numbers with its t interval; ``half_width`` is None where ``n`` allows none (n < 2)."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval, in the unit of the mean."""
+        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval, in the unit of the mean."""
+        return None if self.half_width is None else self.mean - self.half_width
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval, in the unit of the mean."""
+        return None if self.half_width is None else self.mean + self.half_width
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The paired difference of two methods, first minus second, over the seeds that both have.
+
+    ``smallest_visible`` is the smallest mean difference that these seeds could have shown: the half width of the interval of
+    the difference. A mean difference below it has an interval that contains zero.
+    """
+
+    difference: Estimate
+
+    @property
+    def smallest_visible(self) -> float | None:
+        """Smallest difference that the seeds could have shown; None where there are fewer than two pairs."""
+        return self.difference.half_width
+
+    @property
+    def verdict(self) -> Literal["higher", "lower", "no difference seen", "too few seeds"]:
+        """Where the interval of the difference lies: above zero, below it, around it; or that there is none."""
+        low, high = self.difference.low, self.difference.high
+        if low is None or high is None:
+            return "too few seeds"
+        if low > 0:
+            return "higher"
+        return "lower" if high < 0 else "no difference seen"
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
+    """Mean and two-sided t interval of independent numbers.
+
+    Args:
+        values: One number a seed, at least one, all finite.
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The estimate; without an interval where there is a single number.
+
+    Raises:
+        ValueError: If there are no numbers or one is not finite.
+
+    Example:
+        >>> estimate = mean_interval([1.0, 2.0, 3.0])
+        >>> estimate.mean, round(estimate.half_width, 3)  # 4.303 · 1 / √3
+        (2.0, 2.484)
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("expected at least one number for a mean, found none")
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(
+            f"expected finite numbers for a mean, found {list(values)}: leave out runs that diverged"
+        )
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Estimate(mean, t_quantile(n - 1, confidence) * math.sqrt(variance / n), n)
+
+
+def paired_difference(
+    first: Mapping[int, float], second: Mapping[int, float], *, confidence: float = CONFIDENCE
+) -> Comparison | None:
+    """Compare two methods seed by seed, so that what a seed does to both cancels.
+
+    Args:
+        first: Result by seed.
+        second: Result by seed, in the same unit.
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The difference, first minus second, over the common seeds; None where there is no common seed.
+
+    Example:
+        >>> paired_difference({0: 3.0, 1: 5.0, 2: 4.0}, {0: 1.0, 1: 2.0, 7: 9.0}).difference.mean
+        2.5
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    return Comparison(mean_interval([first[seed] - second[seed] for seed in seeds], confidence=confidence))
+
+
+def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Half width of a two-sided t interval in standard errors: 12.706 for one degree of freedom at 95 %."""
+    try:
+        from scipy.special import stdtrit  # comes with scikit-learn
+    except ImportError as error:
+        raise MissingExtraError(
+            "intervals need scipy, which is not installed: pip install 'decayfree[study]'"
+        ) from error
+    return float(stdtrit(degrees_of_freedom, 0.5 + confidence / 2))

@@ -1,0 +1,141 @@
+"""A page as a real browser shows it: Debian's chromium, headless and offline, at a width of our choice.
+
+It drives no mouse and takes no pictures. Headless chromium has a smallest window, so the page stands in a frame of the
+width that is asked for; a script that is put into a copy of the page measures it there and sends what it saw to the frame's parent.
+"""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WATCH = """<script>
+const seen = { errors: [], refused: [] };
+addEventListener("error", (event) => seen.errors.push(String(event.message)));
+addEventListener("unhandledrejection", (event) => seen.errors.push(String(event.reason)));
+document.addEventListener("securitypolicyviolation", (event) => seen.refused.push(event.blockedURI));
+for (const level of ["error", "warn"]) console[level] = (...words) => seen.errors.push(words.join(" "));
+</script>"""
+
+MEASURE = """<script>
+const width = document.documentElement.clientWidth;
+const box = (element) => element.getBoundingClientRect();
+const stroked = (line) => getComputedStyle(line).stroke;
+const thickness = (line) => parseFloat(getComputedStyle(line).strokeWidth);
+const lines = (chart) => [...chart.querySelectorAll(".scatterlayer .trace path.js-line")].filter((line) => thickness(line) > 0);
+const shown = (chart) => lines(chart).filter((line) => (line.getAttribute("d") || "").length > 5);
+const charts = () => [...document.querySelectorAll(".chart")];
+function describe(chart) {
+  const frame = box(chart), picture = chart.querySelector(".main-svg");
+  const labels = [...chart.querySelectorAll(".xtick text, .ytick text")];
+  return {
+    id: chart.id, width: frame.width, height: frame.height, isDrawn: picture !== null,
+    nLines: shown(chart).length, nLabels: labels.length, nLegends: chart.querySelectorAll(".legend").length,
+    fontSizes: labels.map((label) => parseFloat(getComputedStyle(label).fontSize)),
+    isInside: labels.every((label) => box(label).left >= frame.left - 1 && box(label).right <= frame.right + 1),
+    colors: shown(chart).map(stroked),
+  };
+}
+function measure() {
+  const allowed = (element) => element.closest(".scroll, .legend, .chart");
+  const wide = [...document.querySelectorAll("body *")].filter((e) => !allowed(e) && box(e).right > width + 1);
+  Object.assign(seen, {
+    width, fullWidth: document.documentElement.scrollWidth, wide: wide.map((element) => element.outerHTML.slice(0, 80)),
+    charts: charts().map(describe), paper: getComputedStyle(document.body).backgroundColor,
+    textSize: parseFloat(getComputedStyle(document.querySelector(".finding") || document.body).fontSize),
+    fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
+  });
+}
+const waiting = setInterval(async () => {
+  if (!document.documentElement.hasAttribute("data-drawn")) return;
+  clearInterval(waiting);
+  measure();
+  const button = document.querySelector(".legend button");
+  if (button) {
+    button.click();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    seen.linesAfterPress = charts().map((chart) => shown(chart).length);
+    seen.pressed = button.getAttribute("aria-pressed");
+  }
+  dispatchEvent(new Event("beforeprint"));
+  seen.printed = charts().map((chart) => ({
+    frame: chart.clientWidth, picture: box(chart.querySelector(".main-svg")).width, colors: shown(chart).map(stroked),
+  }));
+  seen.printedPaper = getComputedStyle(document.body).backgroundColor;
+  dispatchEvent(new Event("afterprint"));
+  parent.postMessage(JSON.stringify(seen), "*");
+}, 50);
+</script>"""
+
+FRAME = """<!doctype html><body><iframe src="page.html" style="border: 0; width: {width}px; height: 3000px"></iframe>
+<script>addEventListener("message", (event) => {{
+  const seen = document.createElement("pre"); seen.id = "seen"; seen.textContent = event.data; document.body.append(seen);
+}});</script></body>"""
+
+
+@dataclass(frozen=True)
+class Browser:
+    """Where the browser is, and an empty folder for its files."""
+
+    program: str
+    folder: Path
+
+    def look(self, page: Path, *, width: int, is_dark: bool = False) -> dict[str, Any]:
+        """What the browser saw of a page.
+
+        Args:
+            page: The file.
+            width: Of the frame, in CSS pixels.
+            is_dark: Whether the browser prefers dark pages.
+        """
+        text = page.read_text(encoding="utf-8")
+        assert text.count("<style>") == text.count("</body>") == 1
+        watched = text.replace("<style>", f"{WATCH}<style>").replace("</body>", f"{MEASURE}</body>")
+        (self.folder / "page.html").write_text(watched, encoding="utf-8")
+        frame = self.folder / "frame.html"
+        frame.write_text(FRAME.format(width=width), encoding="utf-8")
+        options = ["--blink-settings=preferredColorScheme=0"] if is_dark else []
+        result = self._run("--dump-dom", *options, frame.as_uri())
+        found = re.search(r'<pre id="seen">(.*?)</pre>', result.stdout, re.DOTALL)
+        assert found, f"the page was not drawn to its end: {result.stderr[-2000:]}"
+        seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+        seen["console"] = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+        return seen
+
+    def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [
+                self.program,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--disable-background-networking",
+                "--no-first-run",
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--enable-logging=stderr",
+                "--window-size=1400,1000",
+                "--virtual-time-budget=20000",
+                f"--user-data-dir={self.folder / 'profile'}",
+                *arguments,
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+def find_browser() -> str:
+    """The browser's program, or skip the test."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium"):
+        program = shutil.which(name)
+        if program:
+            return program
+    pytest.skip("no chromium here: the page is tested in a real browser where there is one")

@@ -1,0 +1,23 @@
+"""What every test shares: one seed, and property tests that draw the same cases on every run.
+
+No helper is here; tests import those by name from the files beside this one.
+"""
+
+import random
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Same cases everywhere, no deadline (a shared machine is slow at times), no file left behind.
+settings.register_profile("decayfree", derandomize=True, deadline=None, database=None)
+settings.load_profile("decayfree")
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of the test; torch's and Python's global generators start from it."""
+    seed = 20210206
+    torch.manual_seed(seed)
+    random.seed(seed)
+    return seed

@@ -1,0 +1,215 @@
+"""The page as a file: same bytes, nothing fetched, everything escaped, everything there.
+
+How it looks is tested in `test_browser`, what its sentences say in `test_verdicts` and `test_findings`.
+"""
+
+import builtins
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decayfree.errors import MissingExtraError
+from decayfree.methods import NoTreatment, WeightDecay
+from decayfree.report import findings, render, study_numbers, verdicts, write_report
+from decayfree.report.page import embedded_json
+from decayfree.study import ResultError, read_study
+from synthetic_study import FINAL_TEST, METHODS, WEIGHTS, Writer, study_spec
+
+HOSTILE = "</script><script>alert(1)</script><img src=https://example.org/x onerror='alert(2)'>&amp;"
+
+
+@dataclass
+class Parsed(HTMLParser):
+    """Elements, attributes and text of a page; the text of scripts and styles apart."""
+
+    elements: list[str] = field(default_factory=list)
+    attributes: list[tuple[str, str | None]] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += attrs
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        if self.elements[-1:] in (["script"], ["style"]) and self.lasttag == self.elements[-1]:
+            self.scripts.append(data)
+        else:
+            self.text += data
+
+    @staticmethod
+    def of(page: Path) -> "Parsed":
+        parsed = Parsed()
+        parsed.feed(page.read_text(encoding="utf-8"))
+        return parsed
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_same_files_give_the_same_bytes_anywhere(tmp_path: Path) -> None:
+    first = write_report(Writer(tmp_path / "one").write())
+    content = first.read_bytes()
+    assert write_report(tmp_path / "one").read_bytes() == content
+    shutil.copytree(tmp_path / "one", tmp_path / "elsewhere")
+    assert write_report(tmp_path / "elsewhere").read_bytes() == content
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["report.html", "runs", "study.toml"]
+
+
+def test_the_page_holds_all_it_needs_and_refuses_the_rest(tmp_path: Path) -> None:
+    parsed = Parsed.of(write_report(Writer(tmp_path).write()))
+    names = {name for name, _ in parsed.attributes}
+    assert not names & {"src", "href", "srcset", "action", "data"}
+    assert not {"link", "img", "iframe", "object", "embed", "base"} & set(parsed.elements)
+    policy = dict(parsed.attributes)["content"]
+    contents = [value for name, value in parsed.attributes if name == "content"]
+    assert any(
+        (value or "").startswith("default-src 'none'; script-src 'unsafe-inline'") for value in contents
+    ), policy
+    ours = [script for script in parsed.scripts if "plotly.js v" not in script[:200]]
+    assert not [script for script in ours if "http" in script or "url(" in script or "@import" in script]
+
+
+def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
+    weights = (f"layer{HOSTILE}", *WEIGHTS[1:])
+    states = {("no decay", 1): ("failed", HOSTILE)}
+    writer = Writer(tmp_path, spec=study_spec(title=HOSTILE), weights=weights, states=states)
+    parsed = Parsed.of(write_report(writer.write()))
+    assert parsed.elements.count("script") == 3
+    assert "img" not in parsed.elements
+    assert "onerror" not in {name for name, _ in parsed.attributes}
+    assert (
+        parsed.text.count(HOSTILE) >= 4
+    )  # title, heading, reason, chart of the weight: as text, letter for letter
+    assert "A processor <with> 2 cores" in parsed.text
+
+
+def test_embedded_json_holds_no_markup_and_reads_back() -> None:
+    value = {"a": [1, None, "</script><!--&\u2028"]}
+    text = embedded_json(value)
+    assert not set("<>&\u2028") & set(text)
+    assert "\\u003c/script" in text
+    assert json.loads(text) == value
+
+
+def test_numbers_that_json_does_not_know_are_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        embedded_json([float("nan")])
+
+
+def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
+    page = write_report(Writer(tmp_path).write())
+    parsed, numbers = Parsed.of(page), study_numbers(read_study(tmp_path))
+    text = words(parsed.text)
+    for paragraph in (
+        verdicts.summary,
+        verdicts.results,
+        verdicts.statistics_note,
+        findings.test_accuracy,
+        findings.train_accuracy,
+        findings.norms,
+        findings.effective_learning_rates,
+        findings.off_span,
+    ):
+        assert words(paragraph(numbers)) in text
+    for note in findings.off_span_notes(numbers) + findings.effective_learning_rate_notes():
+        assert words(note) in text
+    figures = json.loads(next(script for script in parsed.scripts if script.startswith('{"')))
+    ids = {value for name, value in parsed.attributes if name == "id"}
+    assert set(figures) < ids
+    assert len(figures) == 4 + len(WEIGHTS)
+
+
+def test_the_table_has_a_row_and_a_strip_for_each_method(tmp_path: Path) -> None:
+    page = write_report(Writer(tmp_path).write()).read_text(encoding="utf-8")
+    table = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)[0]
+    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    assert len(rows) == len(METHODS)
+    for row, label in zip(rows, FINAL_TEST, strict=True):
+        assert f'<th scope="row">{label}</th>' in row
+        assert row.count("<circle") == 5
+        assert f"{100 * sum(FINAL_TEST[label]) / 5:.1f}\N{NO-BREAK SPACE}%" in row
+    assert [row.startswith('<tr class="ours"') for row in rows] == [False] * 4 + [True]
+
+
+def test_runs_that_did_not_finish_are_listed_with_their_reasons(tmp_path: Path) -> None:
+    states = {
+        ("weight decay 0.005", 3): ("diverged", "the loss was not finite at step 312"),
+        ("no decay", 1): ("failed", "RuntimeError: no memory"),
+        ("WRS, radius 1", 2): ("running", None),
+    }
+    text = words(Parsed.of(write_report(Writer(tmp_path, states=states).write())).text)
+    assert "weight decay 0.005 3 diverged 288 the loss was not finite at step 312" in text
+    assert "no decay 1 failed 288 RuntimeError: no memory" in text
+    assert "WRS, radius 1 2 running 288 not done yet" in text
+    assert "22 of 25 runs are done" in text
+
+
+def test_that_all_runs_finished_is_said_too(tmp_path: Path) -> None:
+    text = words(Parsed.of(write_report(Writer(tmp_path).write())).text)
+    assert "None: all 25 runs finished, none diverged and none failed." in text
+
+
+def test_runs_that_have_not_begun_are_counted(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, not_begun=frozenset({("no decay", 4), ("WRS, radius 1", 4)}))
+    text = words(Parsed.of(write_report(writer.write())).text)
+    assert "No run has diverged or failed; 2 runs of the study have not begun." in text
+
+
+def test_settings_versions_and_hardware_are_stated(tmp_path: Path) -> None:
+    text = words(Parsed.of(write_report(Writer(tmp_path).write())).text)
+    for said in (
+        "learning_rate 0.1",
+        "batch_size 64",
+        "data.label_noise 0.2",
+        "optimizer.momentum 0.9",
+        "n_steps 1,200",
+        "rest_weight_decay 0",
+        "weight decay 0.005 weight_decay: weight_decay = 0.005",
+        "seeds 0, 1, 2, 3, 4",
+        "decayfree 0.1.0",
+        "torch 2.9.0",
+        "n_threads 1",
+        "training time, all runs 162 s",  # 25 runs of 6.5 s
+        "Gains γ and biases β of the normalizations and the last layer get no weight decay under every method",
+        f"the 4 scale-invariant weights ({', '.join(WEIGHTS[:3])} and {WEIGHTS[3]})",
+    ):
+        assert said in text
+
+
+def test_a_study_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+    spec = study_spec(methods=(NoTreatment(), WeightDecay(5e-4)), n_seeds=1)
+    everything = frozenset({("no decay", 0), ("weight decay 0.0005", 0)})
+    text = words(Parsed.of(write_report(Writer(tmp_path, spec=spec, not_begun=everything).write())).text)
+    assert "Nothing can be said before a run is done." in text
+    assert "2 runs of the study have not begun" in text
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="no study"):
+        write_report(tmp_path)
+
+
+def test_without_plotly_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = read_study(Writer(tmp_path).write())
+    real_import = builtins.__import__
+
+    def refuse_plotly(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("plotly"):
+            raise ImportError(name, name=name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse_plotly)
+    with pytest.raises(MissingExtraError, match=r"plotly.*pip install 'decayfree\[study\]'"):
+        render(study)

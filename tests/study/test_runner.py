@@ -1,0 +1,194 @@
+"""The pool: the same results as one process, going on after Ctrl-C, and failures that stop nothing else."""
+
+import dataclasses
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from decayfree.errors import InvalidInputError
+from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
+from decayfree.study import StudyOutcome, StudySpec, read_study, run_study
+from decayfree.study.checkpoint import load_checkpoint, write_record
+from decayfree.study.norm_log import FILE_NAME
+from decayfree.study.results import run_directory
+from decayfree.study.training import train
+from small_study import METHODS, RECIPE, recipe, settings
+
+SPEC = StudySpec(methods=METHODS, seeds=(0, 1), recipe=RECIPE)
+ALL_DONE = StudyOutcome(n_done=8, n_total=8, n_failed=0, reasons=(), interrupted=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study that has been run once, its outcome and its progress."""
+    out = tmp_path_factory.mktemp("finished")
+    progress = []
+    outcome = run_study(SPEC, out, n_jobs=2, on_progress=progress.append)
+    return out, outcome, progress
+
+
+def test_a_study_runs_to_its_end_and_leaves_what_can_be_read(finished):
+    out, outcome, _ = finished
+    assert outcome == ALL_DONE
+    study = read_study(out)
+    assert study.spec == SPEC
+    assert [(run.method, run.seed) for run in study.runs] == [
+        (m.name, seed) for seed in (0, 1) for m in METHODS
+    ]
+    assert {run.state for run in study.runs} == {"done"}
+    assert {len(run.rows) for run in study.runs} == {5}
+    assert {run.hardware["n_threads"] for run in study.runs} == {1}
+
+
+def test_processes_compute_what_one_process_computes(finished, tmp_path):
+    out, _, _ = finished
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for run in SPEC.runs()[:4]:
+        train(run, tmp_path, record_norms=run.method == METHODS[1])
+        ours, theirs = run_directory(out, run.key), run_directory(tmp_path, run.key)
+        assert (ours / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
+    torch.set_num_threads(threads)
+
+
+def test_only_norms_that_are_replayed_are_kept(finished):
+    out, _, _ = finished
+    kept = {run.key for run in SPEC.runs() if (run_directory(out, run.key) / FILE_NAME).exists()}
+    assert kept == {run.key for run in SPEC.runs() if run.method == METHODS[1]}
+
+
+def test_progress_goes_from_nothing_to_all(finished):
+    _, _, progress = finished
+    first, last = progress[0], progress[-1]
+    assert (first.n_done, first.n_total, first.fraction, first.seconds_left) == (0, 8, 0.0, None)
+    assert first.label == "no decay, seed 0; weight decay 0.01, seed 0"
+    assert (last.n_done, last.fraction, last.label, last.seconds_left) == (8, 1.0, "", 0.0)
+    fractions = [one.fraction for one in progress]
+    assert fractions == sorted(fractions)
+
+
+def test_a_study_that_is_done_is_not_run_again(finished):
+    out, _, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "study.toml"}
+    progress = []
+    assert run_study(SPEC, out, on_progress=progress.append) == ALL_DONE
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "study.toml"} == before
+    assert [one.fraction for one in progress] == [1.0]
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from decayfree.study import StudySpec, run_study
+
+def tell(progress):
+    if 0 < progress.fraction < 1:
+        print("is running", flush=True)
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    print(run_study(StudySpec.load(out / "spec.toml"), out, n_jobs=1, on_progress=tell), flush=True)
+"""
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_again_goes_on(tmp_path):
+    spec = StudySpec(methods=(WRS(),), seeds=(0,), recipe=recipe(n_epochs=500))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "spec.toml").write_text(spec.to_toml())
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(out)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C goes to all processes of a group
+    )
+    assert process.stdout.readline() == "is running\n"
+    os.killpg(process.pid, signal.SIGINT)
+    printed, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == ""
+    assert "StudyOutcome(n_done=0, n_total=1, n_failed=0, reasons=(), interrupted=True)" in printed
+    (run,) = spec.runs()
+    directory = run_directory(out, run.key)
+    stopped_at = load_checkpoint(directory)["n_done"]
+    assert 0 < stopped_at < 2000
+    began_at = []
+    train(run, out, on_step=began_at.append)  # None is false: it stops after one step
+    assert began_at == [stopped_at + 1]
+
+
+def test_a_failing_run_stops_only_the_runs_that_need_it(tmp_path):
+    spec = dataclasses.replace(SPEC, seeds=(0,))
+    broken = settings(WeightDecay(0.01))
+    directory = run_directory(tmp_path, broken.key)
+    directory.mkdir(parents=True)
+    (directory / "last.pt").write_bytes(b"no checkpoint")
+    outcome = run_study(spec, tmp_path, n_jobs=1)
+    assert (outcome.n_done, outcome.n_failed, outcome.interrupted) == (2, 2, False)
+    assert re.match(r"weight decay 0\.01, seed 0: UnpicklingError: ", outcome.reasons[0])
+    assert outcome.reasons[1] == (
+        "learning-rate scaling (as 0.01), seed 0: "
+        "it replays the norms of weight decay 0.01, seed 0, which has none"
+    )
+    states = {run.method: run.state for run in read_study(tmp_path).runs}
+    assert states == {
+        "none": "done",
+        "weight_decay": "failed",
+        "learning_rate_scaling": "failed",
+        "wrs": "done",
+    }
+
+
+def test_a_process_that_is_killed_fails_its_run_and_no_other(tmp_path):
+    spec = StudySpec(methods=(NoTreatment(), WRS()), seeds=(0,), recipe=recipe(n_epochs=200))
+    killed = []
+
+    def kill_the_first(progress):
+        if progress.fraction > 0 and not killed:
+            (child,) = multiprocessing.active_children()
+            os.kill(child.pid, signal.SIGKILL)
+            killed.append(progress.label)
+
+    outcome = run_study(spec, tmp_path, n_jobs=1, on_progress=kill_the_first)
+    assert killed == ["no decay, seed 0"]
+    assert outcome.reasons == ("no decay, seed 0: its process ended with exit code -9",)
+    assert (outcome.n_done, outcome.n_failed) == (1, 1)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_diverged_run_is_a_result_that_is_not_run_again_and_that_nothing_can_replay(tmp_path):
+    methods = (WeightDecay(0.01), LearningRateScaling(0.01))
+    spec = StudySpec(methods=methods, seeds=(0,), recipe=recipe(learning_rate=1e38))
+    assert train(spec.runs()[0], tmp_path, record_norms=True) == "diverged"
+    outcome = run_study(spec, tmp_path, n_jobs=1)
+    assert (outcome.n_done, outcome.n_failed) == (1, 1)
+    assert "which has none" in outcome.reasons[0]
+    assert [run.state for run in read_study(tmp_path).runs] == ["diverged", "failed"]
+
+
+def test_a_failed_run_is_tried_again_and_norms_that_are_missing_are_made_again(finished):
+    out, _, _ = finished
+    failed = settings(LearningRateScaling(0.01))
+    write_record(run_directory(out, failed.key), failed, state="failed", reason="no space left")
+    log = run_directory(out, settings(WeightDecay(0.01)).key) / FILE_NAME
+    before = log.read_bytes()
+    log.unlink()
+    assert run_study(SPEC, out, n_jobs=1) == ALL_DONE
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("n_jobs", [0, -1])
+def test_at_least_one_process_is_needed(tmp_path, n_jobs):
+    with pytest.raises(InvalidInputError, match=f"n_jobs must be at least 1, got {n_jobs}"):
+        run_study(SPEC, tmp_path / "out", n_jobs=n_jobs)
+    assert not (tmp_path / "out").exists()

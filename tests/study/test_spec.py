@@ -1,0 +1,208 @@
+"""The spec: to TOML and back, all faults at once, and what a run's key depends on."""
+
+import dataclasses
+import re
+
+import pytest
+
+from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
+from decayfree.study import DataSpec, ModelSpec, OptimizerSpec, Recipe, RunSettings, SpecError, StudySpec
+from small_study import METHODS, RECIPE, recipe, settings
+
+STUDY = StudySpec(
+    methods=METHODS, seeds=(3, 1), recipe=RECIPE, title='Quotes " and \\ and Ω', data_dir="/a b"
+)
+
+
+def test_toml_text_says_the_same_spec():
+    assert StudySpec.from_toml(STUDY.to_toml()) == STUDY
+
+
+def test_a_spec_of_odd_numbers_says_the_same_spec():
+    odd = dataclasses.replace(STUDY, recipe=recipe(learning_rate=1e-300, rest_weight_decay=1 / 3))
+    assert StudySpec.from_toml(odd.to_toml()) == odd
+
+
+def test_the_toml_text_is_resolved():
+    text = StudySpec(methods=(NoTreatment(),)).to_toml()
+    for kind in (Recipe, DataSpec, ModelSpec, OptimizerSpec):
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"^(\[recipe\.)?{field.name}\b", text, re.MULTILINE), field.name
+
+
+def test_defaults_may_be_left_out_and_a_whole_number_is_a_number():
+    text = '[recipe]\nlearning_rate = 1\n[[methods]]\nname = "wrs"\nradius = 2\n'
+    expected = StudySpec(methods=(WRS(radius=2.0),), recipe=Recipe(learning_rate=1.0))
+    assert StudySpec.from_toml(text) == expected
+
+
+def test_all_faults_of_a_file_are_reported_at_once_with_the_known_keys():
+    text = """
+    seeds = [0, "one"]
+    color = "red"
+    [recipe]
+    n_epochs = 1.5
+    learning_rte = 0.1
+    schedule = "step"
+    data = 3
+    [recipe.model]
+    width = true
+    [[methods]]
+    name = "sgdp"
+    [[methods]]
+    name = "weight_decay"
+    [[methods]]
+    name = "wrs"
+    radius = -1.0
+    every = 2
+    """
+    with pytest.raises(SpecError) as caught:
+        StudySpec.from_toml(text)
+    assert [line.strip() for line in str(caught.value).splitlines()] == [
+        "10 faults in the study's spec:",
+        "color: no such key; known keys: methods, seeds, recipe, title, data_dir",
+        "seeds: expected a list of whole numbers, got [0, 'one']",
+        "recipe.learning_rte: no such key; known keys: task, learning_rate, schedule, n_epochs, batch_size, "
+        "rest_weight_decay, n_samples, data, model, optimizer",
+        "recipe.schedule: expected one of cosine, constant; got 'step'",
+        "recipe.n_epochs: expected a whole number, got 1.5",
+        "recipe.data: expected a table, got 3",
+        "recipe.model.width: expected a whole number, got True",
+        "methods[0].name: expected one of none, weight_decay, learning_rate_scaling, wrs; got 'sgdp'",
+        "methods[1].weight_decay: missing",
+        "methods[2].every: no such key; known keys: radius",
+    ]
+
+
+def test_types_and_ranges_of_a_file_are_reported_together():
+    text = """
+    sees = [0]
+    [recipe]
+    learning_rate = 0.0
+    [[methods]]
+    name = "wrs"
+    radius = -1.0
+    """
+    with pytest.raises(SpecError) as caught:
+        StudySpec.from_toml(text)
+    assert [line.strip() for line in str(caught.value).splitlines()] == [
+        "3 faults in the study's spec:",
+        "sees: no such key; known keys: methods, seeds, recipe, title, data_dir",
+        "methods[0].radius must be a finite number above 0, got -1.0",
+        "recipe.learning_rate: expected a finite number above 0, got 0.0",
+    ]
+
+
+def test_values_out_of_range_are_reported_at_once():
+    broken = Recipe(
+        learning_rate=0.0,
+        n_epochs=0,
+        batch_size=100,
+        rest_weight_decay=-1.0,
+        n_samples=1,
+        data=DataSpec(n_train=50, n_test=0, label_noise=1.5),
+        model=ModelSpec(width=0, n_stages=0),
+        optimizer=OptimizerSpec(momentum=1.0),
+    )
+    with pytest.raises(SpecError) as caught:
+        StudySpec(methods=(WRS(radius=-1.0),), seeds=(0, 0, -1), recipe=broken)
+    assert [line.strip() for line in str(caught.value).splitlines()] == [
+        "13 faults in the study's spec:",
+        "recipe.n_epochs: expected at least 1, got 0",
+        "recipe.data.n_test: expected at least 1, got 0",
+        "recipe.model.width: expected at least 1, got 0",
+        "recipe.model.n_stages: expected at least 1, got 0",
+        "recipe.n_samples: expected at least 2 (start and end), got 1",
+        "recipe.learning_rate: expected a finite number above 0, got 0.0",
+        "recipe.rest_weight_decay: expected a finite number from 0, got -1.0",
+        "recipe.data.label_noise: expected a share from 0 to 1, got 1.5",
+        "recipe.optimizer.momentum: expected at least 0 and below 1, got 1.0",
+        "recipe.batch_size: expected at most the 50 training images, got 100",
+        "methods[0].radius must be a finite number above 0, got -1.0",
+        "seeds: expected each once, got [0, 0, -1]",
+        "seeds: expected whole numbers from 0, got [0, 0, -1]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ()}, "methods: expected at least one"),
+        ({"methods": (WRS(), WRS())}, "methods: the same method with the same settings is there twice"),
+        ({"seeds": ()}, "seeds: expected at least one"),
+        (
+            {"methods": (WeightDecay(0.1), LearningRateScaling(0.2))},
+            "methods[1]: learning-rate scaling (as 0.2) replays the runs of weight decay 0.2, which is not among",
+        ),
+        (
+            {"recipe": recipe(optimizer=OptimizerSpec(momentum=0.0, nesterov=True))},
+            "recipe.optimizer.nesterov: needs a momentum above 0",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_an_error(changes, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        dataclasses.replace(STUDY, **changes)
+
+
+def test_text_that_is_not_toml_is_an_error():
+    with pytest.raises(SpecError, match="the spec is not TOML: "):
+        StudySpec.from_toml("seeds = [0,")
+
+
+def test_a_spec_without_methods_is_an_error():
+    with pytest.raises(SpecError, match=r"methods: expected at least one \[\[methods\]\] table"):
+        StudySpec.from_toml("seeds = [0]")
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text("seeds = 3\n")
+    with pytest.raises(SpecError, match=re.escape(f"{path}: 2 faults")):
+        StudySpec.load(path)
+
+
+def test_runs_are_every_method_with_every_seed():
+    runs = STUDY.runs()
+    assert [(run.seed, run.method) for run in runs] == [(seed, m) for seed in (3, 1) for m in METHODS]
+    assert len({run.key for run in runs}) == 8
+
+
+def test_every_setting_changes_the_key():
+    base = settings(WRS())
+    changed = [
+        settings(WRS(), seed=1),
+        settings(WRS(radius=2.0)),
+        settings(NoTreatment()),
+        settings(WRS(), task="other"),
+        settings(WRS(), learning_rate=0.2),
+        settings(WRS(), schedule="constant"),
+        settings(WRS(), n_epochs=5),
+        settings(WRS(), batch_size=8),
+        settings(WRS(), rest_weight_decay=0.1),
+        settings(WRS(), n_samples=6),
+        settings(WRS(), data=DataSpec()),
+        settings(WRS(), model=ModelSpec()),
+        settings(WRS(), optimizer=OptimizerSpec(momentum=0.5)),
+    ]
+    assert len({run.key for run in [base, *changed]}) == 1 + len(changed)
+    assert len(changed) == 3 + len(dataclasses.fields(Recipe))
+
+
+def test_the_key_is_the_same_on_every_machine_and_where_the_images_lie_is_no_part_of_it():
+    elsewhere = dataclasses.replace(STUDY, data_dir=None, title="Other")
+    assert [run.key for run in elsewhere.runs()] == [run.key for run in STUDY.runs()]
+    assert RunSettings(WRS(), 0, Recipe()).key == "6102550bc7fa02f6"
+
+
+def test_settings_name_the_method_and_its_own_settings_beside_the_recipe():
+    record = settings(WeightDecay(0.01), seed=7).to_dict()
+    assert (record["method"], record["weight_decay"], record["seed"]) == ("weight_decay", 0.01, 7)
+    assert record["data"]["name"] == "digits"
+    assert record["optimizer"] == {"name": "sgd", "momentum": 0.9, "nesterov": False}
+
+
+def test_a_run_that_replays_needs_the_run_of_the_same_seed():
+    needed = settings(LearningRateScaling(0.01), seed=2).replayed_run
+    assert needed == settings(WeightDecay(0.01), seed=2)
+    assert settings(WRS()).replayed_run is None
