@@ -154,27 +154,26 @@ def test_every_block_has_its_own_factor(kind: str) -> None:
     assert {key: value for key, value in state.items() if key not in degrees} == counters
 
 
-LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "matrix": lambda: nn.Linear(3, 4, bias=False),
-    "kernels": lambda: nn.Conv2d(3, 4, 3, bias=False),
-    "one-dimensional kernels": lambda: nn.Conv1d(3, 4, 3, bias=False),
-    "transposed": lambda: nn.ConvTranspose2d(3, 4, 3, bias=False),
-    "transposed, one-dimensional": lambda: nn.ConvTranspose1d(3, 4, 3, bias=False),
-    "transposed, in groups": lambda: nn.ConvTranspose2d(4, 2, 3, groups=2, bias=False),
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "matrix": (lambda: nn.Linear(3, 4, bias=False), (3,)),
+    "kernels": (lambda: nn.Conv2d(3, 4, 3, bias=False), (3, 5, 5)),
+    "one-dimensional kernels": (lambda: nn.Conv1d(3, 4, 3, bias=False), (3, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3, bias=False), (3, 5, 5)),
+    "transposed, one-dimensional": (lambda: nn.ConvTranspose1d(3, 4, 3, bias=False), (3, 5)),
+    "transposed, in groups": (lambda: nn.ConvTranspose2d(4, 2 * 2, 3, groups=2, bias=False), (4, 5, 5)),
 }
 
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_factored_memory_is_divided_as_a_whole(kind: str, seed: int) -> None:
-    # Adafactor keeps the mean of squares along its last two dimensions: V = row_var · col_var / mean(row_var).
-    layer = LAYERS[kind]()
-    n_dims = layer.weight.ndim - 2
-    norm = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[n_dims](4)
+    # Adafactor keeps means of squares along the last two dimensions: V = row_var · col_var / mean(row_var).
+    make, shape = LAYERS[kind]
+    layer, norm = make(), nn.BatchNorm2d(4) if len(shape) == 3 else nn.BatchNorm1d(4)
     model = nn.Sequential(layer, norm).double()
-    inputs = torch.randn(8, layer.weight.shape[1 if kind in ("matrix", "kernels", "one-dimensional kernels") else 0],
-                         *(5,) * n_dims, dtype=torch.float64)  # fmt: skip
+    inputs = torch.randn(8, *shape, dtype=torch.float64)
     optimizer = optim.Adafactor([layer.weight], lr=0.01)
-    model(inputs).square().mul(torch.randn(4, *(1,) * n_dims, dtype=torch.float64)).sum().backward()
+    outputs = model(inputs)
+    (outputs * torch.randn_like(outputs)).sum().backward()
     optimizer.step()
     before, weight = factored(optimizer, layer.weight), layer.weight.detach().clone()
     decayfree.rescale_(model, decayfree.find_invariant(model, inputs), radius=3.0, optimizer=optimizer)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_entry import (
+    LEFT_OUT,
     NORM_AND_HEAD,
     NOT,
     UNDECIDED,

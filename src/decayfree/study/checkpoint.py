@@ -6,12 +6,12 @@ killed anywhere leaves a run that can go on. Does not decide when to save.
 
 import json
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import decayfree
 from decayfree.study.results import Row, RunState, read_rows, row_to
 from decayfree.study.spec import RunSettings
 
@@ -101,11 +101,11 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    try:
-        own = metadata.version("decayfree")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
-    return {"decayfree": own, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {
+        "decayfree": decayfree.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
 
 
 def _processor() -> str:

@@ -39,6 +39,11 @@ _RECIPES = {
     ),
 }
 
+_TITLES = {
+    "digits": "Weight rescaling in place of weight decay, on scanned digits",
+    "fashion-mnist": "Weight rescaling in place of weight decay, on Fashion-MNIST",
+}
+
 
 def demo_spec(
     *,
@@ -70,7 +75,7 @@ def demo_spec(
         recipe = dataclasses.replace(recipe, n_epochs=epochs)
     if width is not None:
         recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, width=width))
-    spec = StudySpec(methods=_METHODS, seeds=tuple(range(seeds)), recipe=recipe, title=f"Demo on {data}")
+    spec = StudySpec(methods=_METHODS, seeds=tuple(range(seeds)), recipe=recipe, title=_TITLES[data])
     if data != "fashion-mnist":
         return spec
     folder = fashion_mnist.locate(None if data_dir is None else str(data_dir), download=download)
