@@ -272,7 +272,7 @@ def test_after_small_steps_statistics_stay_those_of_the_forward_passes() -> None
     # With a rescale after every step, forward passes have seen weights on their radius only. Eval mode moves by the
     # growth of one step, about 1e-4.
     model, losses = mixed_net(), digit_losses(40)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
     decayfree.WeightRescaling(optimizer, find(model))
     inputs = torch.rand(N_IMAGES, 1, 8, 8, dtype=torch.float64)
     largest = 0.0

@@ -93,7 +93,7 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
     """
     rows = _row_norms(_by_row(weight, blocks), blocks)
     if bias is not None:
-        rows = torch.hypot(rows, _bias_rows(bias, blocks).to(rows.dtype))
+        rows = torch.hypot(rows, whole(_bias_rows(bias, blocks)).to(rows.dtype))
     if blocks.rows_are_blocks:
         return rows
     if blocks.uniform_size:
@@ -124,9 +124,11 @@ def block_dots(
     dtype = norm_dtype(a)
     product = _by_row(a, blocks).to(dtype) * _by_row(b, blocks).to(dtype)
     dims = _other_dims(product, blocks)
-    rows = product.sum(dim=dims).reshape(-1) if dims else product  # sum(dim=()) would sum over everything
+    rows = whole(product.sum(dim=dims) if dims else product).reshape(
+        -1
+    )  # sum(dim=()) would sum over everything
     if bias_a is not None and bias_b is not None:
-        rows = rows + _bias_rows(bias_a, blocks).to(dtype) * _bias_rows(bias_b, blocks).to(dtype)
+        rows = rows + whole(_bias_rows(bias_a, blocks) * _bias_rows(bias_b, blocks)).to(dtype)
     if blocks.rows_are_blocks:
         return rows
     if blocks.uniform_size:
@@ -162,9 +164,9 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
     by_row = _by_row(weight, blocks)
     row_factors = factors_of_rows(factors, blocks)
     bias_rows = None if bias is None else _bias_rows(bias, blocks)
-    by_row.mul_(row_factors.reshape(_broadcast_shape(by_row, blocks)))
+    by_row.mul_(_everywhere(row_factors.reshape(_broadcast_shape(by_row, blocks)), by_row))
     if bias_rows is not None:
-        bias_rows.mul_(row_factors)
+        bias_rows.mul_(_everywhere(row_factors, bias_rows))
 
 
 def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
@@ -191,6 +193,12 @@ def norm_dtype(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor, on every device, of one that is sharded over several (a DTensor); any other as it is."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
 def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
     """Say why a weight of this shape cannot have these blocks, or None where it can."""
     if len(shape) <= blocks.axis:
@@ -213,6 +221,16 @@ def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
     return weight.unflatten(0, (blocks.groups, -1)) if blocks.groups > 1 else weight
 
 
+def _everywhere(factors: Tensor, weight: Tensor) -> Tensor:
+    """Factors that all devices have, in the form in which a sharded weight takes them."""
+    if not hasattr(weight, "full_tensor"):
+        return factors
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = weight.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(factors, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
 def _row_dims(blocks: Blocks) -> tuple[int, ...]:
     return (0, 2) if blocks.groups > 1 else (blocks.axis,)
 
@@ -229,9 +247,9 @@ def _row_norms(by_row: Tensor, blocks: Blocks) -> Tensor:
     dims = _other_dims(by_row, blocks)
     dtype = norm_dtype(by_row)
     if not dims:  # a row of one number: its norm is its magnitude
-        return by_row.abs().to(dtype)
-    norms: Tensor = torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype)
-    return norms.reshape(-1)
+        return whole(by_row.abs()).to(dtype)
+    # The norm of a sharded tensor may be the norm of a part, until it is made whole.
+    return whole(torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype)).reshape(-1)
 
 
 def _bias_rows(bias: Tensor, blocks: Blocks) -> Tensor:

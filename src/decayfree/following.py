@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.blocks import Blocks, scale_blocks_
+from decayfree.blocks import Blocks, scale_blocks_, whole
 from decayfree.errors import InvalidInputError
 from decayfree.exact import eps_of
 from decayfree.holding import Held
@@ -154,7 +154,7 @@ def _follow_one_(
     if layer.shift in (None, UNKNOWN_SHIFT):
         moved = c * old
     else:
-        bias = parameters[str(layer.shift)].detach()[list(layer.shift_rows)].to(old)
+        bias = whole(parameters[str(layer.shift)].detach())[list(layer.shift_rows)].to(old)
         moved = torch.where(c == 1, old, c * (old - bias) + bias)
     mean[channels] = moved.to(mean.dtype)
     var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)

@@ -89,11 +89,11 @@ class Holder:
             (group, self.norms[group.at], self.targets[group.at], self.factors[group.at])
             for group in reversed(self._groups)
         ]
-        self._addresses = [(one.weight, one.weight.data_ptr()) for one in held]
+        self._addresses = [(one.weight, _address(one.weight)) for one in held]
 
     def is_current(self) -> bool:
         """Whether the planned views still look at the weights' own memory: ``.to()`` and friends move it."""
-        return all(weight.data_ptr() == address for weight, address in self._addresses)
+        return all(_address(weight) == address for weight, address in self._addresses)
 
     @torch.no_grad()
     def measure(self) -> Tensor:
@@ -207,6 +207,11 @@ def _scale_(group: _Group) -> None:
         rows.mul_(factors)
     for held, _, factors in group.others:
         scale_blocks_(held.weight, factors, held.blocks, held.bias)
+
+
+def _address(weight: Tensor) -> int:
+    local: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
+    return local.data_ptr()
 
 
 def _rows_in_memory(held: Held) -> Tensor | None:
