@@ -182,6 +182,12 @@ UNSUPPORTED = {
         lambda: with_parameter(FlatParameter(torch.zeros(108))),
         r"conv\.weight \(108,\) is a flat .*FSDP1",
     ),
+    "quantized": (
+        lambda: with_parameter(
+            nn.Parameter(torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8), False)
+        ),
+        r"conv\.weight \(3, 3\) is quantized",
+    ),
     "sparse": (
         lambda: with_parameter(nn.Parameter(torch.eye(3).to_sparse())),
         r"conv\.weight \(3, 3\) is sparse",
@@ -189,6 +195,7 @@ UNSUPPORTED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_parameters_without_values_or_rows_are_refused(kind: str) -> None:
     build, message = UNSUPPORTED[kind]

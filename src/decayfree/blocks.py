@@ -128,7 +128,9 @@ def block_dots(
         -1
     )  # sum(dim=()) would sum over everything
     if bias_a is not None and bias_b is not None:
-        rows = rows + whole(_bias_rows(bias_a, blocks) * _bias_rows(bias_b, blocks)).to(dtype)
+        rows = rows + whole(_bias_rows(bias_a, blocks)).to(dtype) * whole(_bias_rows(bias_b, blocks)).to(
+            dtype
+        )
     if blocks.rows_are_blocks:
         return rows
     if blocks.uniform_size:
