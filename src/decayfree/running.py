@@ -16,6 +16,7 @@ _MEAN, _VAR = "running_mean", "running_var"
 
 # Fractions of log2-factors are the same up to this; search.py lays them on a grid, 1e-5 apart for 100,000 of them.
 _SAME = 1e-8
+_NEARLY_SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def followers(
     factors: Mapping[str, Tensor],
     vectors: Mapping[str, Tensor],
     follow_one: Callable[[str], tuple[Mapping[str, Statistics], Tensor]],
+    places: Mapping[str, Iterable[str]],
     *,
     is_exact: bool,
 ) -> dict[str, list[NormLayer]]:
@@ -98,6 +100,7 @@ def followers(
         vectors: Values of all biases, by parameter name, to recognize shifts.
         follow_one: Scales one weight alone and returns the statistics and its factors; asked only where several weights act on a channel,
             or in float32.
+        places: For each weight the modules in which its scale is lost; empty where that is not known.
         is_exact: Whether the runs were in float64; float32 cannot tell thousands of factors apart.
 
     Returns:
@@ -109,15 +112,15 @@ def followers(
         for block, factor in enumerate(values.tolist())
     )
     found: dict[str, list[NormLayer]] = {name: [] for name in factors}
+    unexplained: dict[str, Statistics] = {}
     for layer in before:
         growth = _log2_growth(before[layer], after[layer])
-        matches = [_match(value, table) for value in growth]
+        matches = _rounded_ones_repaired([_match(value, table) for value in growth], growth, factors)
         if not is_exact or any(
-            match is None and _is_scaled(value) for match, value in zip(matches, growth, strict=True)
+            not match and _is_scaled(value) for match, value in zip(matches, growth, strict=True)
         ):
-            return {
-                name: _follow_alone(before, *follow_one(name), vectors, is_exact=is_exact) for name in factors
-            }
+            unexplained[layer] = before[layer]
+            continue
         for name in dict.fromkeys(match[0] for match in matches if match):
             pairs = [
                 (channel, match[1]) for channel, match in enumerate(matches) if match and match[0] == name
@@ -126,7 +129,28 @@ def followers(
             found[name].append(
                 relation.norm_layer(before[layer], after[layer], growth, vectors, is_exact=is_exact)
             )
+    for name in factors:
+        if unexplained and (not places[name] or not unexplained.keys().isdisjoint(places[name])):
+            found[name] += _follow_alone(unexplained, *follow_one(name), vectors, is_exact=is_exact)
     return found
+
+
+def _rounded_ones_repaired(
+    matches: list[tuple[str, int] | None], growth: list[float], factors: Mapping[str, Tensor]
+) -> list[tuple[str, int] | None]:
+    """Give a nearly constant channel, whose growth is rounded, the block that lies between those of its neighbors, if it nearly fits."""
+    known = [(channel, *match) for channel, match in enumerate(matches) if match]
+    repaired = list(matches)
+    for channel, value in enumerate(growth):
+        if not known or matches[channel] or not _is_scaled(value):
+            continue
+        neighbor, name, block = min(known, key=lambda entry: abs(entry[0] - channel))
+        guess = block + channel - neighbor
+        if 0 <= guess < len(factors[name]):
+            distance = value - float(factors[name][guess].log2())
+            if abs(distance - round(distance)) < _NEARLY_SAME:
+                repaired[channel] = (name, guess)
+    return repaired
 
 
 def _follow_alone(

@@ -316,7 +316,13 @@ class _Search:
 
         places = self._watch.places(outputs, {name: self._probe.parameters[name] for name in weights})
         found = followers(
-            self._before, after, factors, vectors, follow_one, is_exact=self._probe.dtype == torch.float64
+            self._before,
+            after,
+            factors,
+            vectors,
+            follow_one,
+            places,
+            is_exact=self._probe.dtype == torch.float64,
         )
         for name, finding in weights.items():
             named = {layer.name for layer in found[name]}
