@@ -163,12 +163,16 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
         raise InvalidInputError(
             f"factors must have shape ({blocks.n_blocks},), one for each block, got {tuple(factors.shape)}"
         )
-    by_row = _by_row(weight, blocks)
+    shape = _shape_by_row(weight, blocks)
     row_factors = factors_of_rows(factors, blocks)
     bias_rows = None if bias is None else _bias_rows(bias, blocks)
-    by_row.mul_(_everywhere(row_factors.reshape(_broadcast_shape(by_row, blocks)), by_row))
+    spread = row_factors.reshape([size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(shape)])
+    if is_sharded(weight):
+        _scale_sharded_(weight, spread.expand(shape))
+    else:
+        _by_row(weight, blocks).mul_(spread)
     if bias_rows is not None:
-        bias_rows.mul_(_everywhere(row_factors, bias_rows))
+        _scale_sharded_(bias_rows, row_factors) if is_sharded(bias_rows) else bias_rows.mul_(row_factors)
 
 
 def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
@@ -197,8 +201,13 @@ def norm_dtype(weight: Tensor) -> torch.dtype:
 
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor, on every device, of one that is sharded over several (a DTensor); any other as it is."""
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return full
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over several devices (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
 
 
 def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
@@ -214,23 +223,34 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
 
 
 def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
-    """A view of ``weight`` whose dimension 0 is the group where there are groups; never a copy."""
+    """A view of ``weight`` whose dimension 0 is the group where there are groups; a copy only of a sharded one with groups."""
+    shape = _shape_by_row(weight, blocks)
+    if blocks.groups == 1:
+        return weight
+    return whole(weight).view(shape) if is_sharded(weight) else torch.unflatten(weight, 0, shape[:2])
+
+
+def _shape_by_row(weight: Tensor, blocks: Blocks) -> tuple[int, ...]:
+    """The shape of ``weight`` with dimension 0 cut into groups, where there are groups."""
     fault = faults_of_shape(weight.shape, blocks)
     if fault:
         raise InvalidInputError(
             f"a weight of shape {tuple(weight.shape)} does not have these blocks: {fault}"
         )
-    return weight.unflatten(0, (blocks.groups, -1)) if blocks.groups > 1 else weight
+    shape = tuple(weight.shape)
+    return (blocks.groups, shape[0] // blocks.groups, *shape[1:]) if blocks.groups > 1 else shape
 
 
-def _everywhere(factors: Tensor, weight: Tensor) -> Tensor:
-    """Factors that all devices have, in the form in which a sharded weight takes them."""
-    if not hasattr(weight, "full_tensor"):
-        return factors
+def _scale_sharded_(weight: Tensor, factors: Tensor) -> None:
+    """Multiply each device's part of a sharded weight by its part of ``factors``, which all devices have whole."""
     from torch.distributed.tensor import DTensor, Replicate
 
-    mesh = weight.device_mesh  # type: ignore[attr-defined]
-    return DTensor.from_local(factors, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    assert isinstance(weight, DTensor)
+    mesh = weight.device_mesh
+    everywhere = DTensor.from_local(
+        factors.reshape(weight.shape).contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False
+    )
+    weight.to_local().mul_(everywhere.redistribute(placements=weight.placements).to_local())
 
 
 def _row_dims(blocks: Blocks) -> tuple[int, ...]:
@@ -239,10 +259,6 @@ def _row_dims(blocks: Blocks) -> tuple[int, ...]:
 
 def _other_dims(by_row: Tensor, blocks: Blocks) -> tuple[int, ...]:
     return tuple(dim for dim in range(by_row.ndim) if dim not in _row_dims(blocks))
-
-
-def _broadcast_shape(by_row: Tensor, blocks: Blocks) -> list[int]:
-    return [size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(by_row.shape)]
 
 
 def _row_norms(by_row: Tensor, blocks: Blocks) -> Tensor:

@@ -6,7 +6,7 @@ The answer of WeightRescaling.check(), in figures and in words. Changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.blocks import is_sharded
 from decayfree.faults import decay_faults
 
 if TYPE_CHECKING:
@@ -52,31 +53,31 @@ class Deviation:
     def of(
         cls,
         wrs: WeightRescaling,
-        found: Invariance,
         norms: Mapping[str, Tensor],
         targets: Mapping[str, Tensor],
-        parameters: Mapping[str, Tensor],
+        others: Sequence[WeightRescaling],
     ) -> Deviation:
-        """Compare norms with targets, and the optimizer with what was looked at."""
+        """Compare norms with targets, and the optimizer with what this and ``others`` on it look after."""
+        parameters = dict(wrs.found.model.named_parameters())
         deviations = {name: _relative(norms[name], targets[name]) for name in norms}
-        where = (
-            max(deviations, key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name])
-            if deviations
-            else None
+        where = max(
+            deviations,
+            key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name],
+            default=None,
         )
         largest = deviations[where] if where else 0.0
-        counted = steps_of(wrs.optimizer)
-        n_optimizer_steps = None if counted is None else counted - (wrs._optimizer_steps_before or 0)
-        unwatched = tuple(_unwatched(wrs, found, parameters))
+        n_optimizer_steps = _steps_since(wrs)
+        unwatched = tuple(_unwatched(wrs, others))
         problems = [
             *_hook_problems(wrs, n_optimizer_steps),
+            *_mode_problems(wrs.found),
             *([_off_radius(largest, where)] if where and _is_off(largest, parameters[where], wrs) else []),
             *(
                 [f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"]
                 if unwatched
                 else []
             ),
-            *decay_faults(wrs.optimizer, list(found), parameters),
+            *decay_faults(wrs.optimizer, list(wrs.found), parameters),
         ]
         zero_blocks = {name: count for name, values in norms.items() if (count := int((values == 0).sum()))}
         return cls(
@@ -116,6 +117,13 @@ def _off_radius(largest: float, where: str | None) -> str:
     return f"{where} is off its radius by {largest:.2g}: something changed it after the rescale (a load, a copy, a hook)"
 
 
+def _steps_since(wrs: WeightRescaling) -> int | None:
+    if not wrs.optimizer.state and wrs.n_steps:
+        return None  # plain SGD remembers nothing, its steps neither
+    counted = steps_of(wrs.optimizer)
+    return None if counted is None else counted - (wrs._optimizer_steps_before or 0)
+
+
 def _hook_problems(wrs: WeightRescaling, n_optimizer_steps: int | None) -> list[str]:
     problems = []
     if not wrs.is_attached:
@@ -124,24 +132,45 @@ def _hook_problems(wrs: WeightRescaling, n_optimizer_steps: int | None) -> list[
             "make a new WeightRescaling"
         )
     if n_optimizer_steps is not None and wrs.optimizer.state and n_optimizer_steps != wrs.n_steps:
-        problems.append(f"the hook saw {wrs.n_steps} steps, the optimizer counts {n_optimizer_steps}")
+        problems.append(
+            f"the hook saw {wrs.n_steps} steps, the optimizer counts {n_optimizer_steps}; if the optimizer's state was loaded, load that "
+            "of the WeightRescaling as well"
+        )
     return problems
 
 
-def _unwatched(wrs: WeightRescaling, found: Invariance, parameters: Mapping[str, Tensor]) -> Iterator[str]:
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    others = {
-        name
-        for hook in wrs.optimizer._optimizer_step_post_hooks.values()
-        for name in getattr(getattr(hook, "__self__", None), "radii", ())
+def _mode_problems(found: Invariance) -> list[str]:
+    """Normalizations in eval mode while the model trains: the weights before them have a scale now."""
+    if not found.model.training:
+        return []
+    modules = dict(found.model.named_modules())
+    names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
+    frozen = sorted(name for name in names if not modules[name].training)
+    if not frozen:
+        return []
+    return [
+        f"{', '.join(frozen[:4])}{', …' if len(frozen) > 4 else ''} went into eval mode while the model trains, so that the weights before "
+        "them do have a scale now: find the weights again"
+    ]
+
+
+def _unwatched(wrs: WeightRescaling, others: Sequence[WeightRescaling]) -> Iterator[str]:
+    known = {
+        id(parameter): (one.found, name)
+        for one in (*others, wrs)
+        for name, parameter in one.found.model.named_parameters()
     }
+    held = {id(weight) for one in (*others, wrs) for weight in one.held_weights()}
     for index, group in enumerate(wrs.optimizer.param_groups):
         for parameter in group["params"]:
-            name = names.get(id(parameter))
-            verdict = found.verdicts.get(name) if name else None
-            if name is None or verdict is None:
-                yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
+            found, name = known.get(id(parameter), (None, ""))
+            verdict = found.verdicts.get(name) if found else None
+            if found is None or verdict is None:
+                if not is_sharded(
+                    parameter
+                ):  # FSDP puts other objects in the model between forward and backward
+                    yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
             elif verdict.verdict == "frozen" and parameter.requires_grad:
                 yield f"{name} (was frozen)"
-            elif found.holds(name) and name not in wrs.radii and name not in others:
+            elif found.holds(name) and id(parameter) not in held:
                 yield f"{name} (joined the optimizer later)"

@@ -30,6 +30,7 @@ class Finding:
 
     Args:
         shape: Of the parameter.
+        is_real: Whether it holds real floating numbers; others are not measured.
         has_path: Whether any output depends on it at all.
         is_silent: Whether no probe gave it a gradient worth speaking of.
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
@@ -43,6 +44,7 @@ class Finding:
     """
 
     shape: tuple[int, ...]
+    is_real: bool = True
     has_path: bool = False
     is_silent: bool = True
     is_mostly_silent: bool = False

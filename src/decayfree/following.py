@@ -4,15 +4,13 @@ Running statistics of the normalizations behind them, and the optimizer's moment
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.blocks import Blocks, scale_blocks_, whole
-from decayfree.errors import InvalidInputError
 from decayfree.exact import eps_of
 from decayfree.holding import Held
 from decayfree.running import UNKNOWN_SHIFT, NormLayer
@@ -45,6 +43,7 @@ SUDDEN = 0.1
 
 # A change of an output channel by more than this, caused by ε, is worth a warning.
 _EPS_WARNING = 1e-3
+_MUCH_SMALLER = 0.1
 
 
 def follow_statistics_(
@@ -97,7 +96,9 @@ def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
     unknown = set()
     for one in held:
         for key, value in optimizer.state.get(one.weight, {}).items():
-            if isinstance(value, Tensor) and value.numel() > 1 and key not in (*_DEGREES, *_WITHOUT_DEGREE):
+            if not isinstance(value, Tensor) or key in _WITHOUT_DEGREE:
+                continue
+            if value.shape != one.weight.shape if key in _DEGREES else value.numel() > 1:
                 unknown.add(f"{type(optimizer).__name__}'s {key!r}")
     return sorted(unknown)
 
@@ -111,7 +112,7 @@ def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]
             continue
         module = modules[layer.name]
         eps = eps_of(module)
-        var = _buffer(module, "running_var").double().flatten()[list(layer.channels)]
+        var = module.get_buffer("running_var").double().flatten()[list(layer.channels)]
         c = factors.detach().double().to(var.device)[list(layer.blocks)]
         ratio = torch.sqrt((c * c * (var + eps)) / (c * c * var + eps))
         change = torch.where(var > 0, (ratio - 1).abs(), 0.0)
@@ -120,7 +121,19 @@ def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]
 
 
 def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]], *, stacklevel: int) -> None:
-    """Warn where ε moves an output by more than 0.1 %."""
+    """Warn where ε moves an output by more than 0.1 %, or where that cannot be told and blocks become much smaller."""
+    modules = dict(model.named_modules())
+    untold = {
+        layer.name
+        for layer, factors in relations
+        if not layer.channels and eps_of(modules[layer.name]) > 0 and float(factors.min()) < _MUCH_SMALLER
+    }
+    if untold:
+        warnings.warn(
+            f"weights before {', '.join(sorted(untold))} become more than ten times smaller, and whether its ε is still small beside their "
+            "variance cannot be told: these normalizations keep no running statistics; compare outputs before and after",
+            stacklevel=stacklevel + 1,
+        )
     moved = {
         name: change for name, change in eps_movements(model, relations).items() if change > _EPS_WARNING
     }
@@ -147,7 +160,7 @@ def warn_of_unknown_shifts(layers: Iterable[NormLayer], *, stacklevel: int) -> N
 def _follow_one_(
     module: nn.Module, layer: NormLayer, factors: Tensor, parameters: Mapping[str, Tensor]
 ) -> None:
-    mean, var = _buffer(module, "running_mean").flatten(), _buffer(module, "running_var").flatten()
+    mean, var = module.get_buffer("running_mean").flatten(), module.get_buffer("running_var").flatten()
     c = factors.to(mean.device)[list(layer.blocks)]
     channels = torch.tensor(layer.channels, device=mean.device)
     old = mean[channels].to(c.dtype)
@@ -160,19 +173,12 @@ def _follow_one_(
     var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)
 
 
-def _buffer(module: nn.Module, name: str) -> Tensor:
-    buffer: Callable[..., Any] | Tensor | nn.Module = getattr(module, name)
-    if not isinstance(buffer, Tensor):
-        raise InvalidInputError(f"{type(module).__name__} lost its {name}")
-    return buffer
-
-
 def _degrees(optimizer: Optimizer, parameter: Tensor) -> dict[str, int]:
     known = {**_DEGREES, **_DEGREES_OF.get(type(optimizer).__name__, {})}
     return {
         key: known[key]
         for key, value in optimizer.state.get(parameter, {}).items()
-        if key in known and isinstance(value, Tensor)
+        if key in known and isinstance(value, Tensor) and value.shape == parameter.shape
     }
 
 

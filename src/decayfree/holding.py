@@ -10,6 +10,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from decayfree.blocks import Blocks, block_norms, norm_dtype, scale_blocks_
 
@@ -116,14 +117,14 @@ class Holder:
         weight (of 3 MB of it, if it is larger) with NaN or infinity are left alone too.
 
         Returns:
-            Largest |factor − 1|, infinity where a norm was not finite or zero. A number on the CPU; on other devices a tensor (), so that
+            Largest |factor − 1|, infinity where a norm was not finite. A number on the CPU; on other devices a tensor (), so that
             nothing waits for the device.
         """
         if not self._is_on_host:
-            factors = self.targets / self.measure()
+            is_finite = torch.isfinite(self.measure())
             self.factors.copy_(self.careful_factors())
             self.scale_()
-            return (factors - 1).abs().nan_to_num(nan=float("inf")).max()
+            return torch.where(is_finite, (self.factors - 1).abs(), float("inf")).max()
         worst, rounding, dtype = 0.0, self._rounding, self.norms.dtype
         for group, norms, targets, factors in self._plan:
             _measure(group, dtype)
@@ -135,6 +136,9 @@ class Holder:
             elif distance <= rounding:
                 factors.fill_(1.0)
                 continue
+            else:
+                # A block on its target keeps its bits also where others moved: factors within rounding become exactly 1.
+                torch.add(F.hardshrink(factors.sub_(1.0), rounding), 1.0, out=factors)
             _scale_(group)
             worst = max(worst, distance)
         return worst

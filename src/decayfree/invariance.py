@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.blocks import Blocks, faults_of_shape
-from decayfree.errors import DecayFreeError, InvalidInputError, MismatchError, UnsupportedWeightError
+from decayfree.errors import InvalidInputError, MismatchError, UnsupportedWeightError
 from decayfree.evidence import Finding
 from decayfree.partition import TOLERANCES
-from decayfree.probe import Forward, tensors_in
+from decayfree.probe import Forward, ForwardError, tensors_in
 from decayfree.reasons import reason_of
-from decayfree.running import NormLayer, tracked_modules
+from decayfree.running import UNKNOWN_SHIFT, NormLayer, tracked_modules
 from decayfree.search import SearchResult, search
 from decayfree.table import table_of
 from decayfree.unsupported import unsupported_weights
@@ -148,6 +148,9 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         Raises:
             MismatchError: If a weight, its shape or a normalization is not in ``model``.
         """
+        missing = sorted({"weights", "verdicts", "dtype", "confirmed_to"} - d.keys())
+        if missing:
+            raise MismatchError(f"this was not made by Invariance.to_dict: it has no {', '.join(missing)}")
         weights = [_weight_from(entry) for entry in d["weights"]]
         verdicts = [Verdict(**{**entry, "shape": tuple(entry["shape"])}) for entry in d["verdicts"]]
         found = cls(
@@ -234,9 +237,10 @@ def find_invariant(
     _check_arguments(model, inputs, probes, seed, [*(included or []), *excluded])
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
     weights, verdicts = [], {}
+    names = _names(model)
     for name, parameter in model.named_parameters():
         finding = result.findings[name]
-        left_out = _left_out(name, parameter, included, excluded)
+        left_out = _left_out(names[id(parameter)], parameter, included, excluded)
         partner = next(
             (weight for weight, other in result.findings.items() if other.bias == name and other.partition),
             None,
@@ -263,15 +267,14 @@ def _search_in_best_precision(
     """In float64; in float32 for models that cannot run in it."""
     try:
         return search(model, inputs, forward, torch.float64, probes, seed), torch.float64
-    except DecayFreeError:
-        raise
-    except Exception:  # whatever a model raises that meets float64; if float32 raises too, it is the inputs
+    except (
+        ForwardError
+    ):  # whatever a model raises that meets float64; if it raises in float32 too, it is the inputs
         pass
     try:
         return search(model, inputs, forward, torch.float32, probes, seed), torch.float32
-    except DecayFreeError:
-        raise
-    except Exception as error:
+    except ForwardError as failure:
+        error = failure.args[0]
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
         raise InvalidInputError(
             f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
@@ -303,6 +306,24 @@ def _weight_of(name: str, finding: Finding) -> ScaleInvariantWeight:
     )
 
 
+def _layer_faults(
+    weight: ScaleInvariantWeight, parameters: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
+) -> Iterator[str]:
+    """Normalizations behind a weight that the model does not have, or that do not keep what must follow it."""
+    for layer in weight.norm_layers:
+        if layer.name not in modules:
+            yield f"{layer.name}: no such module"
+            continue
+        buffers = modules[layer.name]._buffers
+        var = buffers.get("running_var")
+        if layer.blocks and (
+            buffers.get("running_mean") is None or var is None or var.numel() <= max(layer.channels)
+        ):
+            yield f"{layer.name}: {type(modules[layer.name]).__name__} keeps no running statistics of {max(layer.channels) + 1} channels"
+        if layer.shift not in (None, UNKNOWN_SHIFT) and layer.shift not in parameters:
+            yield f"{layer.shift}: no such bias"
+
+
 def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
     layers = tuple(_norm_layer_from(layer) for layer in entry["norm_layers"])
     return ScaleInvariantWeight(
@@ -315,22 +336,29 @@ def _norm_layer_from(entry: Mapping[str, Any]) -> NormLayer:
     return NormLayer(entry["name"], channels, blocks, entry["shift"], rows)
 
 
-def _left_out(name: str, parameter: Tensor, included: list[str] | None, excluded: list[str]) -> str | None:
-    """Why a scale-invariant parameter is not in the result, or None."""
-    pattern = next((pattern for pattern in excluded if fnmatch.fnmatchcase(name, pattern)), None)
-    if pattern is not None:
-        return f"excluded by {pattern!r}"
+def _names(model: nn.Module) -> dict[int, list[str]]:
+    """All names of each parameter: a tied one has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _left_out(
+    names: list[str], parameter: Tensor, included: list[str] | None, excluded: list[str]
+) -> str | None:
+    """Why a scale-invariant parameter of these names is not in the result, or None."""
+    for pattern in excluded:
+        if fnmatch.filter(names, pattern):
+            return f"excluded by {pattern!r}"
     if included is None:
         return (
             "its rows are single numbers, without a direction to keep; include= holds it too"
             if parameter.ndim < 2
             else None
         )
-    return (
-        None
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in included)
-        else "matched by no pattern of include="
-    )
+    is_included = any(fnmatch.filter(names, pattern) for pattern in included)
+    return None if is_included else "matched by no pattern of include="
 
 
 def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
@@ -345,7 +373,7 @@ def _check_arguments(model: nn.Module, inputs: Any, probes: Any, seed: Any, patt
     faults = unsupported_weights(dict(model.named_parameters()))
     if faults:
         raise UnsupportedWeightError("these parameters cannot be probed: " + "; ".join(faults))
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [
         f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
     ]

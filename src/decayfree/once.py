@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.errors import InvalidInputError, NonFiniteWeightError, UnsupportedWeightError
-from decayfree.faults import Fault, moment_faults, raise_all
+from decayfree.errors import InvalidInputError, MismatchError, NonFiniteWeightError, UnsupportedWeightError
+from decayfree.faults import Fault, moment_faults, nothing_in_common, raise_all
 from decayfree.following import follow_moments_, follow_statistics_, warn_of_eps, warn_of_unknown_shifts
 from decayfree.holding import Held, Holder, holders_of
 from decayfree.invariance import Invariance, ScaleInvariantWeight
@@ -43,7 +43,7 @@ def rescale_(
         For each weight the factors of its blocks, (n_blocks,), no unit; 1 where a block was on its radius or has norm zero.
 
     Raises:
-        MismatchError: If ``found`` does not fit ``model``.
+        MismatchError: If ``found`` does not fit ``model``, or ``optimizer`` has none of its weights.
         UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
         NonFiniteWeightError: If a weight holds NaN or infinity.
         InvalidInputError: If ``radius`` is not positive. After an error nothing has changed.
@@ -75,6 +75,9 @@ def rescale_(
     )
     held = held_of(model, weights, radii_of(model, weights, radius))
     if optimizer is not None:
+        inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if weights and not any(id(parameters[weight.name]) in inside for weight in weights):
+            raise MismatchError(nothing_in_common(optimizer, found))
         raise_all(
             [
                 (InvalidInputError, fault)

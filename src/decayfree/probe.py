@@ -53,6 +53,10 @@ class RadialDerivatives:
         )
 
 
+class ForwardError(Exception):
+    """The model raised; ``args[0]`` is what."""
+
+
 class Probe:
     """A copy of a model at a generic point, that can be run and scaled without touching the original.
 
@@ -82,6 +86,7 @@ class Probe:
         self._inputs = tree_map(lambda leaf: _cast(leaf, dtype, copy=True), inputs)
         self._forward = forward or call_model
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
+        self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
         self._n_perturbed = 0
         self._n_calls: Counter[int] = Counter()
         use_eps_(self.copy, eps)
@@ -118,18 +123,20 @@ class Probe:
         Returns:
             The floating outputs, flattened to a list, with their graph.
         """
-        with torch.no_grad():
-            for name, buffer in self.copy.named_buffers():
-                if buffer.shape == self._buffers[name].shape:
-                    buffer.copy_(self._buffers[name])
-                if start and name in start:
-                    buffer.fill_(start[name])
+        self._restore_buffers()
+        for name, value in (start or {}).items():
+            self.copy.get_buffer(name).fill_(value)
         with (
             _seeded(self.seed, self.copy),
             _default_dtype(self.dtype),
             ExactArithmetic(self.dtype, self.eps) as exact,
         ):
-            outputs = self._forward(self.copy, self._inputs)
+            try:
+                outputs = self._forward(self.copy, self._inputs)
+            except DecayFreeError:
+                raise
+            except Exception as error:
+                raise ForwardError(error) from error
         self._n_calls = exact.n_calls
         return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
 
@@ -143,7 +150,7 @@ class Probe:
                 )
             except RuntimeError as error:
                 if "checkpoint" not in str(error).lower():
-                    raise
+                    raise ForwardError(error) from error
                 functional.backward()  # reentrant checkpoints know no other way
                 found = [parameter.grad for parameter in self.parameters.values()]
         for parameter in self.parameters.values():
@@ -153,6 +160,18 @@ class Probe:
             for name, gradient in zip(self.parameters, found, strict=True)
             if gradient is not None
         }
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        """As at the start, without those that a run has made, such as caches."""
+        for module, registered in self._registered:
+            module._buffers.clear()
+            module._buffers.update(registered)
+        for name, buffer in self.copy.named_buffers():
+            if buffer.shape == self._buffers[name].shape:
+                buffer.copy_(self._buffers[name])
+            else:
+                buffer.set_(self._buffers[name].clone())  # type: ignore[call-overload]
 
     def _functional(self, outputs: list[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
@@ -275,7 +294,7 @@ def _copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     except Exception as error:
         raise DecayFreeError(
             f"the probe works on a deep copy, and this {type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "
-            "pass the plain module inside it"
+            "pass the plain module inside it, and look for weights before sharding (fully_shard) or compiling it"
         ) from error
 
 

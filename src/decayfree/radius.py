@@ -4,7 +4,6 @@ Turns the ``radius`` argument into one number a block, and collects everything t
 """
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,6 +11,9 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks, block_norms, norm_dtype
+
+# What float32 holds with room for √rows and for squares.
+_LEAST, _MOST = 1e-18, 1e18
 
 Radius = float | Literal["init"] | Mapping[str, float | Literal["init"]]
 
@@ -55,11 +57,7 @@ def rows_norm(blocks: Blocks, weight: Tensor) -> Tensor:
 def _value_faults(value: object, name: str) -> list[str]:
     if value == "init":
         return []
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or value <= 0
-    ):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not _LEAST <= float(str(value)) <= _MOST:
         return [f'{name} must be a positive number or "init", got {value!r}']
     return []

@@ -44,6 +44,8 @@ def _measured(finding: Finding, model: nn.Module) -> str:
         return f"{describe(finding.partition.blocks, finding.shape)}{together} without a scale: {_cancelled_by(finding, model)}{silent}"
     if finding.failed_finite:
         return f"small growth does not show, but scaling it moved the outputs by {finding.moves:.2g}"
+    if not finding.is_real:
+        return "it is complex, integer or empty, and only real numbers are measured"
     if not finding.has_path:
         return "no output depends on it in this forward pass"
     if finding.is_silent:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -54,13 +54,16 @@ class WeightRescaling:
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
             the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
 
+    Attributes:
+        radii: Radius of every block, by parameter name, (n_blocks,): norm a row, in units of the weight.
+
     Raises:
         MismatchError: If the optimizer holds none of the weights, or ``found`` does not fit its model.
         WeightDecayError: If a group with weight decay holds one of the weights.
         AlreadyAttachedError: If another object holds one of the weights through this optimizer.
         UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
-        NonFiniteWeightError: If a weight holds NaN or infinity, now or after a step; that weight is not overwritten. On an accelerator it
-            is raised one step later, so that nothing waits for the device.
+        NonFiniteWeightError: If a weight holds NaN or infinity, now (then nothing is rescaled) or after a step (then it is left alone, and
+            the others are on their radius). On an accelerator it is raised one step later, so that nothing waits for the device.
         InvalidInputError: If another argument is outside what is allowed. After an error here nothing has changed.
 
     References:
@@ -88,16 +91,18 @@ class WeightRescaling:
         self.optimizer = optimizer
         self.every = every
         self.momentum = momentum
-        self._found = found
+        self.found = found
         self._weights = _weights_in(optimizer, found)
         raise_all(self._faults(radius))
-        self.radii = radii_of(found.model, self._weights, radius)
+        with torch.inference_mode(False):
+            self.radii = radii_of(found.model, self._weights, radius)
         self._n_steps = 0
         self._n_skipped: Tensor | None = (
             None  # on the device: steps that a GradScaler skipped inside a fused optimizer
         )
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._knows_moments = momentum != "scale"
         self._plan()
         self._rescale_once(stacklevel=3)
         self._attach()
@@ -145,8 +150,12 @@ class WeightRescaling:
         """Go on where :meth:`state_dict` was taken. Rescales nothing: load the model and the optimizer as well.
 
         Raises:
-            MismatchError: If the weights or the number of their blocks differ; nothing has changed then.
+            MismatchError: If the weights or the number of their blocks differ, or entries are missing.
+            InvalidInputError: If a setting in it is outside what is allowed. After an error nothing has changed.
         """
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise MismatchError(f"this is no state of a WeightRescaling: it has no {', '.join(missing)}")
         mine = {name: tuple(radii.shape) for name, radii in self.radii.items()}
         theirs = {name: tuple(radii.shape) for name, radii in state["radii"].items()}
         if mine != theirs:
@@ -156,6 +165,7 @@ class WeightRescaling:
             raise MismatchError(
                 f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
             )
+        raise_all(_setting_faults(state["every"], state["momentum"]))
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
         self._n_steps, self._n_skipped = state["n_steps"], None
@@ -164,13 +174,12 @@ class WeightRescaling:
 
     @torch.no_grad()
     def check(self) -> Deviation:
-        """Look whether everything is as it should be; waits for the device once."""
+        """Look whether everything is as it should be; waits for the device."""
         self._report_pending()
-        parameters = dict(self._found.model.named_parameters())
-        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in self._held_now()}
-        return Deviation.of(
-            self, self._found, norms, {one.name: one.targets for one in self._held_now()}, parameters
-        )
+        held = self._held_now()
+        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in held}
+        others = [other for other in rescalings_on(self.optimizer) if other is not self]
+        return Deviation.of(self, norms, {one.name: one.targets for one in held}, others)
 
     # After every step
 
@@ -179,6 +188,9 @@ class WeightRescaling:
         if self._was_skipped(optimizer):
             return
         self._n_steps += 1
+        if not self._knows_moments:  # the optimizer makes its memory in its first step
+            self._knows_moments = True
+            raise_all(self._moment_faults())
         if self._n_steps % self.every:
             return
         if not all(holder.is_current() for holder in self._holders):
@@ -186,7 +198,7 @@ class WeightRescaling:
         distances = [holder.hold_() for holder in self._holders]
         beyond = SUDDEN if self.every == 1 else 0.0
         if beyond == 0.0 or any(isinstance(distance, float) and distance > beyond for distance in distances):
-            follow_statistics_(self._found.model, self._relations(), self._parameters(), beyond=beyond)
+            follow_statistics_(self.found.model, self._relations(), self._parameters(), beyond=beyond)
         if self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
         self._report(distances)
@@ -239,36 +251,33 @@ class WeightRescaling:
 
     def _faults(self, radius: Radius) -> list[Fault]:
         names = [weight.name for weight in self._weights]
+        held = {name: self._parameters()[name] for name in names}
         faults: list[Fault] = []
         faults += [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
         if not names:
-            faults.append((MismatchError, nothing_in_common(self.optimizer, self._found)))
-        faults += [
-            (UnsupportedWeightError, fault)
-            for fault in unsupported_weights({n: p for n, p in self._parameters().items() if n in names})
-        ]
-        faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, names)]
+            faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
+        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights(held)]
+        faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, held)]
         faults += [
             (WeightDecayError, fault)
             for fault in decay_faults(self.optimizer, self._weights, self._parameters())
         ]
         faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            faults.append(
-                (InvalidInputError, f"every must be a whole number of at least 1, got {self.every!r}")
-            )
-        if self.momentum not in ("keep", "scale"):
-            faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {self.momentum!r}'))
-        return faults
+        return faults + _setting_faults(self.every, self.momentum)
+
+    def held_weights(self) -> list[Tensor]:
+        """The parameters whose norm is held, without biases."""
+        return [one.weight for holder in self._holders for one in holder.held]
 
     def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._found.model.named_parameters())
+        return dict(self.found.model.named_parameters())
 
     def _held_now(self) -> list[Held]:
-        return held_of(self._found.model, self._weights, self.radii)
+        return held_of(self.found.model, self._weights, self.radii)
 
     def _plan(self) -> None:
-        self._holders = holders_of(self._held_now())
+        with torch.inference_mode(False):
+            self._holders = holders_of(self._held_now())
 
     def _applied(self) -> list[tuple[Held, Tensor]]:
         return [
@@ -280,15 +289,16 @@ class WeightRescaling:
 
     def _rescale_once(self, *, stacklevel: int) -> None:
         if self.momentum == "scale":
-            raise_all(
-                [
-                    (InvalidInputError, fault)
-                    for fault in moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
-                ]
-            )
+            raise_all(self._moment_faults())
         put_on_radius_(
-            self._found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
+            self.found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
         )
+
+    def _moment_faults(self) -> list[Fault]:
+        return [
+            (InvalidInputError, fault)
+            for fault in moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
+        ]
 
     def _attach(self) -> None:
         handle = self.optimizer.register_step_post_hook(self._after_step)
@@ -351,10 +361,24 @@ def _weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantW
     return [weight for weight in found if id(parameters[weight.name]) in inside]
 
 
-def _already_attached(optimizer: Optimizer, names: Sequence[str]) -> Iterator[str]:
-    for hook in optimizer._optimizer_step_post_hooks.values():
-        other = getattr(hook, "__self__", None)
-        if isinstance(other, WeightRescaling):
-            shared = [name for name in other.radii if name in names]
-            if shared:
-                yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling here: detach() it first"
+def _setting_faults(every: object, momentum: object) -> list[Fault]:
+    faults: list[Fault] = []
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        faults.append((InvalidInputError, f"every must be a whole number of at least 1, got {every!r}"))
+    if momentum not in ("keep", "scale"):
+        faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {momentum!r}'))
+    return faults
+
+
+def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    for other in rescalings_on(optimizer):
+        theirs = {id(weight) for weight in other.held_weights()}
+        shared = [name for name, weight in weights.items() if id(weight) in theirs]
+        if shared:
+            yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling here: detach() it first"
+
+
+def rescalings_on(optimizer: Optimizer) -> list[WeightRescaling]:
+    """Those that are attached to an optimizer."""
+    owners = (getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_post_hooks.values())
+    return [owner for owner in owners if isinstance(owner, WeightRescaling)]

@@ -83,7 +83,10 @@ class _Search:
         ] = {}  # of the log2 of factors: all different, so that a factor tells its block
         self._evidence = {name: Evidence(tolerance) for name in probe.parameters}
         self._findings = {
-            name: Finding(tuple(parameter.shape)) for name, parameter in probe.parameters.items()
+            name: Finding(
+                tuple(parameter.shape), is_real=parameter.is_floating_point() and parameter.numel() > 0
+            )
+            for name, parameter in probe.parameters.items()
         }
 
     def result(self) -> SearchResult:
@@ -167,7 +170,7 @@ class _Search:
         parameters = self._probe.parameters
         for name, gradient in gradients.items():
             self._findings[name].has_path = True
-            if parameters[name].is_floating_point() and parameters[name].numel():
+            if self._findings[name].is_real:
                 bias = self._biases[name] or ""
                 self._evidence[name].add(
                     parameters[name], gradient, parameters.get(bias), gradients.get(bias)

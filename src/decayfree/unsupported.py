@@ -35,6 +35,12 @@ def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
             )
         elif parameter.layout != torch.strided:
             faults.append(f"{name}{shape} is sparse ({parameter.layout}): convert it with .to_dense()")
+        elif any(
+            stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)
+        ):
+            faults.append(
+                f"{name}{shape} is expanded: several of its entries are one number in memory; use .contiguous()"
+            )
         elif parameter.is_quantized:
             faults.append(f"{name}{shape} is quantized: rescale before quantization")
     return faults
