@@ -69,7 +69,12 @@ def study_that_is_written(
     """A stand-in for `run_study` that writes chosen results and trains nothing."""
 
     def run_study(
-        spec: StudySpec, out: Path, *, n_jobs: int, on_progress: Callable[[Progress], None]
+        spec: StudySpec,
+        out: Path,
+        *,
+        n_jobs: int,
+        on_progress: Callable[[Progress], None],
+        on_stopping: Callable[[], None],
     ) -> StudyOutcome:
         on_progress(Progress(n_done=0, n_total=25, fraction=0.1, label="no decay, seed 0", seconds_left=61.2))
         final = {method.label: FINAL_TEST[method.label] for method in spec.methods}
@@ -171,7 +176,9 @@ def test_the_demo_prints_final_accuracies_and_where_the_page_is(
 def test_the_demo_passes_on_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def run_study(spec: StudySpec, out: Path, *, n_jobs: int, on_progress: object) -> StudyOutcome:
+    def run_study(
+        spec: StudySpec, out: Path, *, n_jobs: int, on_progress: object, on_stopping: Any = None
+    ) -> StudyOutcome:
         asked.update(
             seeds=spec.seeds, epochs=spec.recipe.n_epochs, width=spec.recipe.model.width, out=out, jobs=n_jobs
         )
@@ -260,7 +267,12 @@ def test_ctrl_c_stops_a_real_demo_and_the_same_command_ends_it(tmp_path: Path) -
     words = ["demo", "--seeds", "1", "--epochs", "2", "--width", "2", "--out", str(out), "--jobs", "1"]
     command = [sys.executable, "-m", "decayfree", *words]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are deaf to it
     )
     while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
         try:
@@ -270,6 +282,7 @@ def test_ctrl_c_stops_a_real_demo_and_the_same_command_ends_it(tmp_path: Path) -
     os.killpg(process.pid, signal.SIGINT)
     text, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
+    assert "Stopping: " in text
     assert "Stopped; " in text
     assert text.splitlines()[-1].strip() == shlex.join(["decayfree", *words])
     assert "Traceback" not in errors

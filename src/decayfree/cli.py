@@ -195,7 +195,10 @@ def _run_and_report(spec: "StudySpec", out: Path, n_jobs: int, *, same_command: 
                 task, completed=progress.fraction, description=runs, left=_time_left(progress.seconds_left)
             )
 
-        outcome = run_study(spec, out, n_jobs=n_jobs, on_progress=show)
+        def say_stopping() -> None:
+            console.print("Stopping: the runs save where they are.", highlight=False)
+
+        outcome = run_study(spec, out, n_jobs=n_jobs, on_progress=show, on_stopping=say_stopping)
     if outcome.interrupted:
         console.print(
             f"\nStopped; {outcome.n_done} of {outcome.n_total} runs are done. To go on:", highlight=False

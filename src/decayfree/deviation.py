@@ -114,6 +114,8 @@ def _is_off(largest: float, weight: Tensor, wrs: WeightRescaling) -> bool:
 
 
 def _off_radius(largest: float, where: str | None) -> str:
+    if not math.isfinite(largest):
+        return f"{where} holds NaN or infinity"
     return f"{where} is off its radius by {largest:.2g}: something changed it after the rescale (a load, a copy, a hook)"
 
 

@@ -52,7 +52,8 @@ def nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
     n_parameters = sum(len(group["params"]) for group in optimizer.param_groups)
     return (
         f"none of the {len(found)} scale-invariant weights ({found[0].name}, …) is among the optimizer's {n_parameters} parameters: "
-        "`found` was made for another model, or the model was copied or replaced after the optimizer was made"
+        "`found` was made for another model, or the model was copied or replaced after the optimizer was made; for a copy, "
+        "use decayfree.Invariance.from_dict(found.to_dict(), copy)"
     )
 
 

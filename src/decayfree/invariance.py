@@ -178,11 +178,15 @@ class Invariance(Sequence[ScaleInvariantWeight]):
                     f"{weight.name} {self.verdicts[weight.name].shape}: the model has {shape or 'no such parameter'}"
                 )
             faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
-            faults += [
-                f"{layer.name}: no such module" for layer in weight.norm_layers if layer.name not in modules
-            ]
+            faults += _layer_faults(weight, parameters, modules)
         if faults:
-            raise MismatchError("these scale-invariant weights belong to another model: " + "; ".join(faults))
+            wrapper = next(
+                (name for name in ("_orig_mod", "module") if f"{name}.{self[0].name}" in parameters), None
+            )
+            cure = f"; pass the model inside the wrapper, model.{wrapper}" if wrapper else ""
+            raise MismatchError(
+                "these scale-invariant weights belong to another model: " + "; ".join(faults[:6]) + cure
+            )
 
 
 def find_invariant(
@@ -234,7 +238,7 @@ def find_invariant(
         '1'
     """
     included, excluded = _patterns(include), _patterns(exclude) or []
-    _check_arguments(model, inputs, probes, seed, [*(included or []), *excluded])
+    _check_arguments(model, inputs, forward, probes, seed, [*(included or []), *excluded])
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
     weights, verdicts = [], {}
     names = _names(model)
@@ -267,15 +271,17 @@ def _search_in_best_precision(
     """In float64; in float32 for models that cannot run in it."""
     try:
         return search(model, inputs, forward, torch.float64, probes, seed), torch.float64
-    except (
-        ForwardError
-    ):  # whatever a model raises that meets float64; if it raises in float32 too, it is the inputs
-        pass
+    except ForwardError:
+        pass  # whatever a model raises that meets float64; if it raises in float32 too, it is the inputs
     try:
         return search(model, inputs, forward, torch.float32, probes, seed), torch.float32
     except ForwardError as failure:
         error = failure.args[0]
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
+        if forward is not None:
+            raise InvalidInputError(
+                f"your forward raised {type(error).__name__}: {error} (inputs: {shapes})"
+            ) from error
         raise InvalidInputError(
             f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
             "A tuple goes in as model(*inputs), a mapping as model(**inputs); for anything else pass forward="
@@ -367,7 +373,9 @@ def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _check_arguments(model: nn.Module, inputs: Any, probes: Any, seed: Any, patterns: list[str]) -> None:
+def _check_arguments(
+    model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, patterns: list[str]
+) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     faults = unsupported_weights(dict(model.named_parameters()))
@@ -377,9 +385,11 @@ def _check_arguments(model: nn.Module, inputs: Any, probes: Any, seed: Any, patt
     wrong = [
         f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
     ]
+    if forward is not None and not callable(forward):
+        wrong.append(f"forward must be a function of a model and its inputs, got {forward!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         wrong.append(f"seed must be a whole number, got {seed!r}")
-    if not isinstance(probes, int) or probes < 1:
+    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         wrong.append(f"probes must be a whole number of at least 1, got {probes!r}")
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
     if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):

@@ -33,7 +33,7 @@ class Tolerance:
 
 
 TOLERANCES = {
-    torch.float64: Tolerance(zero=1e-9, floor=1e-14, evidence=1e-10, moved=1e-6, confirm=1e-9),
+    torch.float64: Tolerance(zero=1e-9, floor=1e-14, evidence=1e-10, moved=1e-5, confirm=1e-9),
     torch.float32: Tolerance(zero=1e-3, floor=1e-7, evidence=1e-5, moved=1e-4, confirm=1e-3),
 }
 

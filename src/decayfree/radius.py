@@ -22,6 +22,8 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     """Everything that is wrong with a ``radius`` argument for weights of these names."""
     if not isinstance(radius, Mapping):
         return _value_faults(radius, "radius")
+    if not all(isinstance(pattern, str) for pattern in radius):
+        return [f"radius: patterns must be strings, got {list(radius)!r}"]
     faults = [
         fault for pattern, value in radius.items() for fault in _value_faults(value, f"radius[{pattern!r}]")
     ]

@@ -8,7 +8,7 @@ from torch import nn
 
 from decayfree.blocks import Blocks
 from decayfree.evidence import Finding
-from decayfree.running import NormLayer
+from decayfree.running import NormLayer, tracked_modules
 
 
 def reason_of(
@@ -24,6 +24,13 @@ def reason_of(
         dtype: The precision of the probe; float32 is mentioned.
     """
     sentence = _frozen(finding, model) if verdict == "frozen" else _measured(finding, model)
+    if verdict == "not_invariant" and len(finding.shape) > 1:
+        fixed = [name for name in tracked_modules(model) if not model.get_submodule(name).training]
+        sentence += (
+            f" (in eval mode, {fixed[0]}{' and others divide' if len(fixed) > 1 else ' divides'} by fixed numbers)"
+            if fixed
+            else ""
+        )
     if verdict == "invariant" and left_out:
         sentence += f"; left out: {left_out}"
     return sentence + ("" if dtype == torch.float64 else " (measured in float32)")
@@ -54,13 +61,16 @@ def _measured(finding: Finding, model: nn.Module) -> str:
         return "most of its rows got no gradient from these inputs; the others are scale-invariant: try other or more inputs"
     if finding.leading[0]:
         rows, blocks = finding.leading
-        return f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: split it to hold those; {_moves(finding)}"
+        return f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: only whole weights are held, so split it"
     return _moves(finding)
 
 
 def _moves(finding: Finding) -> str:
     if finding.moves < 1e-5:
-        return f"scaling it moves the outputs by only {finding.moves:.2g} of its growth: perhaps an ε that is written into the model"
+        return (
+            f"scaling it moves the outputs by only {finding.moves:.2g} of its growth: too few values for a normalization, "
+            "or an ε written into its code as a number (as an attribute self.eps it would be set aside)"
+        )
     return f"scaling it moves the outputs, by {finding.moves:.2g} of its growth: nothing after it takes the scale away"
 
 

@@ -122,6 +122,11 @@ class WeightRescaling:
             for hook in self.optimizer._optimizer_step_post_hooks.values()
         )
 
+    def __repr__(self) -> str:
+        n_blocks = sum(len(radii) for radii in self.radii.values())
+        state = f"{self.n_steps} steps" if self.is_attached else "detached"
+        return f"WeightRescaling({len(self.radii)} weights, {n_blocks:,} blocks, every={self.every}, {state})"
+
     def detach(self) -> None:
         """Stop rescaling and leave no trace in the optimizer; weights stay as they are."""
         hooks = self.optimizer._optimizer_step_post_hooks

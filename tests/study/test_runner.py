@@ -82,6 +82,11 @@ def test_a_study_that_is_done_is_not_run_again(finished):
     assert [one.fraction for one in progress] == [1.0]
 
 
+def hear_ctrl_c() -> None:
+    """A shell starts background jobs deaf to it, and their children stay so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
@@ -111,6 +116,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_again_goes_on(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a terminal's Ctrl-C goes to all processes of a group
+        preexec_fn=hear_ctrl_c,
     )
     assert process.stdout.readline() == "is running\n"
     os.killpg(process.pid, signal.SIGINT)

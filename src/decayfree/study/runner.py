@@ -54,6 +54,7 @@ def run_study(
     *,
     n_jobs: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
+    on_stopping: Callable[[], None] | None = None,
 ) -> StudyOutcome:
     """Train all runs of ``spec`` that are not done yet.
 
@@ -62,6 +63,7 @@ def run_study(
         out: The study's folder, made where it is not there; see `read_study` for what it holds.
         n_jobs: Processes, one thread each.
         on_progress: Called a few times a second from this process.
+        on_stopping: Called once at Ctrl-C, before the runs have saved where they are.
 
     Returns:
         How it ended. Ctrl-C is no exception here: runs save where they are, and ``interrupted`` is set.
@@ -77,7 +79,12 @@ def run_study(
     interrupted = False
     try:
         with Pool(n_jobs) as pool:
-            _run_all(queue, pool, on_progress or (lambda progress: None))
+            try:
+                _run_all(queue, pool, on_progress or (lambda progress: None))
+            except KeyboardInterrupt:
+                if on_stopping:
+                    on_stopping()
+                raise
     except KeyboardInterrupt:
         interrupted = True
     return _outcome(spec, out, interrupted=interrupted)
