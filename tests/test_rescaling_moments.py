@@ -154,10 +154,22 @@ def test_every_block_has_its_own_factor(kind: str) -> None:
     assert {key: value for key, value in state.items() if key not in degrees} == counters
 
 
+class FromTheRight(nn.Module):
+    """A linear layer that keeps its weight the other way round: its rows run along dim 1."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_inputs, n_outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight
+
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "matrix": (lambda: nn.Linear(3, 4, bias=False), (3,)),
     "kernels": (lambda: nn.Conv2d(3, 4, 3, bias=False), (3, 5, 5)),
     "one-dimensional kernels": (lambda: nn.Conv1d(3, 4, 3, bias=False), (3, 5)),
+    "matrix, applied from the right": (lambda: FromTheRight(3, 4), (3,)),
     "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3, bias=False), (3, 5, 5)),
     "transposed, one-dimensional": (lambda: nn.ConvTranspose1d(3, 4, 3, bias=False), (3, 5)),
     "transposed, in groups": (lambda: nn.ConvTranspose2d(4, 2 * 2, 3, groups=2, bias=False), (4, 5, 5)),

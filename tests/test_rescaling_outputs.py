@@ -390,3 +390,20 @@ def test_large_models_move_by_epsilon_only(
     model = copy.deepcopy(original)
     decayfree.rescale_(model, decayfree.Invariance.from_dict(found, model), radius=radius)
     assert moved(outputs(model, inputs, train=False), before) <= 3e-4
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.1])
+@pytest.mark.parametrize("name", MODELS)
+def test_large_models_are_warned_of_before_epsilon_moves_their_outputs(
+    name: str,
+    radius: float,
+    torchvision_model: Callable[[str], tuple[nn.Module, dict[str, object], Tensor, Tensor]],
+) -> None:
+    original, found, inputs, before = torchvision_model(name)
+    model = copy.deepcopy(original)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decayfree.rescale_(model, decayfree.Invariance.from_dict(found, model), radius=radius)
+    change = moved(outputs(model, inputs, train=False), before)
+    assert change <= 1e-3 or any("ε" in str(warning.message) for warning in caught)
+    assert change > 1e-4  # at radius 0.3 already: so the line above is no empty promise at 0.1

@@ -41,7 +41,7 @@ _WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "row_var", "col_var")
 # this from 1 is no growth but a sudden change, like a checkpoint that was loaded; 10 % of growth in a step are a turn by 25 degrees.
 SUDDEN = 0.1
 
-# A change of an output channel by more than this, caused by ε, is worth a warning.
+# A change of the outputs by more than this, caused by ε, is worth a warning.
 _EPS_WARNING = 1e-3
 _MUCH_SMALLER = 0.1
 
@@ -121,7 +121,11 @@ def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]
 
 
 def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]], *, stacklevel: int) -> None:
-    """Warn where ε moves an output by more than 0.1 %, or where that cannot be told and blocks become much smaller."""
+    """Warn where ε may move an output by more than 0.1 %, or where that cannot be told and blocks become much smaller.
+
+    What it moves each normalization's own outputs by adds up over the layers: the sum was above the movement of the model's outputs for
+    ResNet-18, DenseNet-121, MobileNetV2 and VGG11-BN at every radius tried from 0.1 to 4.
+    """
     modules = dict(model.named_modules())
     untold = {
         layer.name
@@ -134,14 +138,14 @@ def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]],
             "variance cannot be told: these normalizations keep no running statistics; compare outputs before and after",
             stacklevel=stacklevel + 1,
         )
-    moved = {
-        name: change for name, change in eps_movements(model, relations).items() if change > _EPS_WARNING
-    }
-    if moved:
+    moved = eps_movements(model, relations)
+    together = sum(moved.values())
+    if together > _EPS_WARNING:
         worst = max(moved, key=lambda name: moved[name])
         warnings.warn(
-            f"the ε of {len(moved)} normalizations is not small beside the variance of what they normalize: rescaling moves their "
-            f"outputs by up to {moved[worst]:.1%} ({worst}). A larger radius, or a smaller ε, makes that as small as you like",
+            "the ε of normalizations is not small beside the variance of what they normalize: rescaling may move the model's outputs by up to "
+            f"{together:.1%} ({len(moved)} normalizations together; {worst} by {moved[worst]:.2%}). A larger radius, or a smaller ε, makes "
+            "that as small as you like",
             stacklevel=stacklevel + 1,
         )
 
