@@ -143,9 +143,9 @@ def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]],
     if together > _EPS_WARNING:
         worst = max(moved, key=lambda name: moved[name])
         warnings.warn(
-            "the ε of normalizations is not small beside the variance of what they normalize: rescaling may move the model's outputs "
-            f"by up to {together:.1%} ({len(moved)} normalizations together; {worst} by {moved[worst]:.2%}). A larger radius, or a smaller ε, makes "
-            "that as small as you like",
+            "the ε of normalizations is not small beside the variance of what they normalize: rescaling may move the model's "
+            f"outputs by up to {together:.1%} ({len(moved)} normalizations together; {worst} by {moved[worst]:.2%}). "
+            "A larger radius, or a smaller ε, makes that as small as you like",
             stacklevel=stacklevel + 1,
         )
 
