@@ -193,6 +193,19 @@ def test_steps_are_counted_from_the_attachment_also_after_a_load():
     assert (seen.n_steps, seen.n_optimizer_steps, seen.problems) == (2, 2, ())
 
 
+def test_decay_under_another_name_is_refused():
+    model = net()
+    optimizer = torch.optim.ASGD(model.parameters(), lr=0.1)
+    found = found_in(model)
+    with (
+        nothing_changes(model, optimizer),
+        pytest.raises(
+            decayfree.WeightDecayError, match=r"lambd=0\.0001 on weights whose norm is held.*split_params"
+        ),
+    ):
+        WeightRescaling(optimizer, found)
+
+
 def test_plain_sgd_counts_no_steps():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -5,6 +5,7 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -31,15 +32,16 @@ def decay_faults(
     faults = []
     for index, group in enumerate(optimizer.param_groups):
         names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]
-        decay = group.get("weight_decay", 0.0)
-        if names and float(decay) != 0.0:
+        settings = ("weight_decay", "lambd") if isinstance(optimizer, torch.optim.ASGD) else ("weight_decay",)
+        decays = [f"{key}={float(group[key]):g}" for key in settings if float(group.get(key, 0.0)) != 0.0]
+        if names and decays:
             listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             faults.append(
-                f"parameter group {index} has weight_decay={float(decay):g} on weights whose norm is held ({listed})"
+                f"parameter group {index} has {' and '.join(decays)} on weights whose norm is held ({listed})"
             )
     if faults:
         faults[-1] += (
-            "; decay only pollutes their moments or is undone: set weight_decay=0, or give the optimizer "
+            "; decay only pollutes their moments or is undone: set it to 0, or give the optimizer "
             "decayfree.split_params(model, found, weight_decay=...), which keeps it on the rest"
         )
     return faults
