@@ -96,14 +96,18 @@ class Holder:
             )
             for group in reversed(self._groups)
         ]
-        self._whole = [(one.weight, one.weight.data_ptr()) for one in held if not is_sharded(one.weight)]
-        self._sharded = [(one.weight, _part(one.weight).data_ptr()) for one in held if is_sharded(one.weight)]
+        self._whole = [one.weight for one in held if not is_sharded(one.weight)]
+        self._sharded = [one.weight for one in held if is_sharded(one.weight)]
+        self._addresses = self._addresses_now()
 
     def is_current(self) -> bool:
         """Whether the planned views still look at the weights' own memory: ``.to()`` and friends move it."""
-        return all(weight.data_ptr() == address for weight, address in self._whole) and all(
-            _part(weight).data_ptr() == address for weight, address in self._sharded
-        )
+        return self._addresses_now() == self._addresses
+
+    def _addresses_now(self) -> list[int]:
+        return [weight.data_ptr() for weight in self._whole] + [
+            _part(weight).data_ptr() for weight in self._sharded
+        ]
 
     @torch.no_grad()
     def measure(self) -> Tensor:
