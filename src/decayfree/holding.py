@@ -140,14 +140,17 @@ class Holder:
             return torch.where(is_finite, (self.factors - 1).abs(), float("inf")).max()
         # Written flat: at three microseconds an operation, calls and keywords would be a tenth of the whole.
         worst, rounding, norm_of, dtype = 0.0, self._rounding, torch.linalg.vector_norm, self.norms.dtype
+        extremes = torch.empty(2, dtype=dtype)
+        extremes_out = (extremes[0], extremes[1])
         for group, plain_rows, norms, targets, factors in self._plan:
             for rows, out, _ in plain_rows:
                 norm_of(rows, 2, 1, True, out=out)
             if not plain_rows:
                 _measure(group, dtype)
             torch.div(targets, norms, out=factors)
-            least, most = torch.aminmax(factors)
-            shrunk, grown = 1.0 - least.item(), most.item() - 1.0
+            torch.aminmax(factors, out=extremes_out)
+            least, most = extremes.tolist()
+            shrunk, grown = 1.0 - least, most - 1.0
             distance = shrunk if shrunk > grown else grown
             if not distance < _SAFE:
                 distance = self._be_careful(group)
