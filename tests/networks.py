@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import decayfree
+import reference
 from reference import BlockSpec
 
 # Far below every variance that occurs: with it a normalization is scale-invariant to rounding. Zero is refused by torch.
@@ -146,3 +148,19 @@ def step_once(
         return value
 
     return optimizer.step(closure)
+
+
+def attached(model: nn.Module, **settings: Any) -> tuple[torch.optim.Optimizer, decayfree.WeightRescaling]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return optimizer, decayfree.WeightRescaling(optimizer, find(model), **settings)
+
+
+def largest_deviation(model: SmallNet, radius: float = 1.0) -> float:
+    parameters = dict(model.named_parameters())
+    norms = [norm for spec in model.specs for norm in reference.norms_of(parameters[spec.weight], spec)]
+    return max(abs(norm / radius - 1.0) for norm in norms)
+
+
+def equal(model: nn.Module, other: nn.Module) -> bool:
+    values, others = model.state_dict(), other.state_dict()
+    return all(torch.equal(value, others[name]) for name, value in values.items())

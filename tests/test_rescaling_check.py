@@ -15,26 +15,18 @@ import torch
 from torch import nn
 
 import decayfree
-import reference
-from networks import SmallNet, TiedNet, digit_losses, find, small_net, step_once
+from networks import (
+    TiedNet,
+    attached,
+    digit_losses,
+    equal,
+    find,
+    largest_deviation,
+    small_net,
+    step_once,
+)
 
 LOSSES = digit_losses(12, torch.float32)
-
-
-def attached(model: nn.Module, **settings: Any) -> tuple[torch.optim.Optimizer, decayfree.WeightRescaling]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return optimizer, decayfree.WeightRescaling(optimizer, find(model), **settings)
-
-
-def largest_deviation(model: SmallNet, radius: float = 1.0) -> float:
-    parameters = dict(model.named_parameters())
-    norms = [norm for spec in model.specs for norm in reference.norms_of(parameters[spec.weight], spec)]
-    return max(abs(norm / radius - 1.0) for norm in norms)
-
-
-def equal(model: nn.Module, other: nn.Module) -> bool:
-    values, others = model.state_dict(), other.state_dict()
-    return all(torch.equal(value, others[name]) for name, value in values.items())
 
 
 # ---------------------------------------------------------------------------------------------- what check() notices

@@ -11,31 +11,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import decayfree
 import reference
 from decayfree.errors import DecayFreeError
-from networks import SmallNet, digit_losses, find, mixed_net, small_net, step_once
+from networks import (
+    attached,
+    digit_losses,
+    equal,
+    find,
+    largest_deviation,
+    mixed_net,
+    small_net,
+    step_once,
+)
 
 LOSSES = digit_losses(12, torch.float32)
-
-
-def attached(model: nn.Module, **settings: Any) -> tuple[torch.optim.Optimizer, decayfree.WeightRescaling]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return optimizer, decayfree.WeightRescaling(optimizer, find(model), **settings)
-
-
-def largest_deviation(model: SmallNet, radius: float = 1.0) -> float:
-    parameters = dict(model.named_parameters())
-    norms = [norm for spec in model.specs for norm in reference.norms_of(parameters[spec.weight], spec)]
-    return max(abs(norm / radius - 1.0) for norm in norms)
-
-
-def equal(model: nn.Module, other: nn.Module) -> bool:
-    values, others = model.state_dict(), other.state_dict()
-    return all(torch.equal(value, others[name]) for name, value in values.items())
 
 
 # ---------------------------------------------------------------------------------------------- saved and loaded
