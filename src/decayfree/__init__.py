@@ -11,7 +11,6 @@ from decayfree.errors import (
     MismatchError,
     MissingExtraError,
     NonFiniteWeightError,
-    NotInvariantError,
     UnsupportedWeightError,
     WeightDecayError,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "InvalidInputError",
     "MismatchError",
     "WeightDecayError",
-    "NotInvariantError",
     "UnsupportedWeightError",
     "NonFiniteWeightError",
     "AlreadyAttachedError",

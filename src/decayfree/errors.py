@@ -12,10 +12,6 @@ class InvalidInputError(DecayFreeError, ValueError):
     """An argument is outside what is allowed, or the inputs do not fit the model."""
 
 
-class NotInvariantError(DecayFreeError, ValueError):
-    """A weight would change the model's outputs when it is scaled."""
-
-
 class WeightDecayError(DecayFreeError, ValueError):
     """The optimizer decays a weight whose norm is held."""
 
