@@ -407,3 +407,23 @@ def test_large_models_are_warned_of_before_epsilon_moves_their_outputs(
     change = moved(outputs(model, inputs, train=False), before)
     assert change <= 1e-3 or any("ε" in str(warning.message) for warning in caught)
     assert change > 1e-4  # at radius 0.3 already: so the line above is no empty promise at 0.1
+
+
+def test_statistics_do_not_shrink_step_after_step(seed: int) -> None:
+    # Norms that grow by 5 % a step: forward passes see weights on their radius only, and so must the statistics.
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16 * 16, 4)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    decayfree.WeightRescaling(optimizer, decayfree.find_invariant(model, torch.randn(8, 3, 6, 6)))
+    weight = model[0].weight
+    for _ in range(60):
+        model(torch.randn(64, 3, 6, 6))
+        gradient = torch.randn_like(weight)
+        gradient -= weight.detach() * (gradient * weight.detach()).sum((1, 2, 3), keepdim=True)
+        gradient *= (1.05**2 - 1) ** 0.5 / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        optimizer.zero_grad()
+        weight.grad = gradient
+        optimizer.step()
+    variance = model[0](torch.randn(512, 3, 6, 6)).detach().var((0, 2, 3)).mean()
+    assert abs(float(model[1].running_var.mean() / variance) - 1) < 0.05
