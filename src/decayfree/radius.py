@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks, block_norms, norm_dtype
+from decayfree.errors import InvalidInputError
 
 # What float32 holds with room for √rows and for squares.
 _LEAST, _MOST = 1e-18, 1e18
 
-Radius = float | Literal["init"] | Mapping[str, float | Literal["init"]]
+Radius = float | Literal["init"] | Mapping[str, float | Literal["init"] | Tensor]
 
 
 def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
@@ -25,7 +26,9 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     if not all(isinstance(pattern, str) for pattern in radius):
         return [f"radius: patterns must be strings, got {list(radius)!r}"]
     faults = [
-        fault for pattern, value in radius.items() for fault in _value_faults(value, f"radius[{pattern!r}]")
+        fault
+        for pattern, value in radius.items()
+        for fault in _value_faults(value, f"radius[{pattern!r}]", by_block=True)
     ]
     listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     unmatched = [pattern for pattern in radius if not fnmatch.filter(names, pattern)]
@@ -35,15 +38,20 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
 
 
 def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
-    """Radius of every block, (n_blocks,): norm a row. The first pattern that matches counts; 1 where none does."""
+    """Radius of every block, (n_blocks,): norm a row. The first pattern that matches counts; 1 where none does.
+
+    Raises:
+        InvalidInputError: If a tensor of radii is not one for each block.
+    """
     if isinstance(radius, Mapping):
-        return radius_of(
-            next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0),
-            name,
-            weight,
-            blocks,
-            bias,
-        )
+        value = next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+        if not isinstance(value, Tensor):
+            return radius_of(value, name, weight, blocks, bias)
+        if value.shape != (blocks.n_blocks,):
+            raise InvalidInputError(
+                f"radius of {name}: expected one for each of its {blocks.n_blocks} blocks, got shape {tuple(value.shape)}"
+            )
+        return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
     if isinstance(radius, str):  # "init"
         return block_norms(weight.detach(), blocks, bias.detach() if bias is not None else None) / rows_norm(
             blocks, weight
@@ -56,8 +64,11 @@ def rows_norm(blocks: Blocks, weight: Tensor) -> Tensor:
     return torch.tensor(blocks.block_sizes, dtype=norm_dtype(weight), device=weight.device).sqrt()
 
 
-def _value_faults(value: object, name: str) -> list[str]:
-    if value == "init":
+def _value_faults(value: object, name: str, *, by_block: bool = False) -> list[str]:
+    if isinstance(value, Tensor) and by_block:
+        in_range = value.is_floating_point() and bool(((value >= _LEAST) & (value <= _MOST)).all())
+        return [] if in_range else [f"{name} must hold positive numbers, one for each block, got {value!r}"]
+    if isinstance(value, str) and value == "init":
         return []
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not _LEAST <= float(str(value)) <= _MOST:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from decayfree import find_invariant
-from decayfree.methods import METHODS, WRS, LearningRateScaling, NoTreatment, WeightDecay
-from small_study import METHODS as ONE_OF_EACH
+from decayfree.methods import METHODS, WRS, ExactReplay, LearningRateScaling, NoTreatment, WeightDecay
+from small_study import METHODS as STUDIED
 
+ONE_OF_EACH = (*STUDIED, ExactReplay(replayed_weight_decay=0.01))
 each_method = pytest.mark.parametrize("method", ONE_OF_EACH, ids=lambda method: method.name)
 
 
@@ -78,18 +79,24 @@ def test_the_learning_rate_of_a_block_is_what_its_update_got(method, model, foun
     step(model, optimizer)
     gradient = weight.grad + (0.01 * before if method.name == "weight_decay" else 0)
     expected = before - rates.view(4, 1, 1, 1) * gradient
-    if method.name == "wrs":
-        expected *= 1.5 / torch.linalg.vector_norm(expected, dim=(1, 2, 3), keepdim=True)
+    if method.name == "exact_replay":
+        expected -= 0.1 * 0.01 * before
+    if method.name in ("wrs", "exact_replay"):
+        expected *= getattr(method, "radius", 1.0) / torch.linalg.vector_norm(
+            expected, dim=(1, 2, 3), keepdim=True
+        )
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_labels_name_the_settings():
     assert [
-        method.label for method in (NoTreatment(), WeightDecay(5e-4), LearningRateScaling(5e-4), WRS())
+        method.label
+        for method in (NoTreatment(), WeightDecay(5e-4), LearningRateScaling(5e-4), ExactReplay(5e-4), WRS())
     ] == [
         "no decay",
         "weight decay 0.0005",
         "learning-rate scaling (as 0.0005)",
+        "exact replay (of 0.0005)",
         "WRS, radius 1",
     ]
 
@@ -97,7 +104,12 @@ def test_labels_name_the_settings():
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
 @pytest.mark.parametrize(
     ("kind", "setting"),
-    [(WeightDecay, "weight_decay"), (LearningRateScaling, "replayed_weight_decay"), (WRS, "radius")],
+    [
+        (WeightDecay, "weight_decay"),
+        (LearningRateScaling, "replayed_weight_decay"),
+        (ExactReplay, "replayed_weight_decay"),
+        (WRS, "radius"),
+    ],
 )
 def test_a_setting_out_of_range_is_named(kind, setting, value):
     (fault,) = kind(value).faults()
@@ -105,13 +117,14 @@ def test_a_setting_out_of_range_is_named(kind, setting, value):
 
 
 def test_settings_in_range_have_no_fault():
-    assert [method.faults() for method in ONE_OF_EACH] == [[], [], [], []]
+    assert [method.faults() for method in ONE_OF_EACH] == [[], [], [], [], []]
 
 
-def test_only_learning_rate_scaling_replays_and_it_replays_weight_decay():
+def test_two_methods_replay_and_they_replay_weight_decay():
     assert {method.name: method.replays for method in ONE_OF_EACH} == {
         "none": None,
         "weight_decay": None,
         "learning_rate_scaling": WeightDecay(0.01),
+        "exact_replay": WeightDecay(0.01),
         "wrs": None,
     }

@@ -3,6 +3,7 @@
 A method's fields are its settings, so a new method is one file and one entry in ``METHODS``.
 """
 
+from decayfree.methods.exact_replay import ExactReplay
 from decayfree.methods.learning_rate_scaling import LearningRateScaling
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
 from decayfree.methods.none import NoTreatment
@@ -10,7 +11,7 @@ from decayfree.methods.weight_decay import WeightDecay
 from decayfree.methods.wrs import WRS
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (NoTreatment, WeightDecay, LearningRateScaling, WRS)
+    method.name: method for method in (NoTreatment, WeightDecay, LearningRateScaling, ExactReplay, WRS)
 }
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "WRS",
     "AttachedMethod",
     "BlockNormsByStep",
+    "ExactReplay",
     "LearningRateScaling",
     "Method",
     "NoTreatment",

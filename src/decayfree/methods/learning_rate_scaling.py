@@ -69,7 +69,7 @@ class LearningRateScaling:
             raise InvalidInputError(
                 "learning-rate scaling needs the block norms of a weight-decay run: pass them as replayed=…"
             )
-        faults = _misfits(found, replayed)
+        faults = misfits(found, replayed)
         if faults:
             raise MismatchError(
                 f"the block norms to replay do not fit {len(faults)} of {len(found)} weights:\n  "
@@ -138,7 +138,8 @@ class _ScaledSteps:
         return self._parameters[weight.name], bias
 
 
-def _misfits(found: Invariance, replayed: BlockNormsByStep) -> list[str]:
+def misfits(found: Invariance, replayed: BlockNormsByStep) -> list[str]:
+    """Why norms that were recorded in one run cannot be replayed on these weights, a line for each."""
     faults = []
     for weight in found:
         norms = replayed.get(weight.name)

@@ -1,0 +1,293 @@
+"""What norm, or what learning rate at unit norm, does what weight decay does in equilibrium?
+
+The answer for an optimizer's settings, and weight by weight. Changes no optimizer and no weight; conversion.py does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from decayfree import equilibrium
+from decayfree.blocks import block_norms
+from decayfree.derivation import text_of
+from decayfree.equilibrium import Equilibrium
+from decayfree.errors import InvalidInputError, MismatchError
+from decayfree.faults import Fault, raise_all
+from decayfree.invariance import Invariance, ScaleInvariantWeight
+
+
+@dataclass(frozen=True)
+class DecayRule:
+    """An optimizer with weight decay: what decides where norms settle.
+
+    Args:
+        optimizer: The update rule. ``"Adam"`` is the one with L2 regularization.
+        lr: The learning rate where its schedule's multiplier is 1.
+        weight_decay: As the optimizer takes it.
+        momentum: Of SGD.
+        nesterov: Of SGD.
+        dampening: Of SGD.
+        decoupled: Of SGD: whether decay goes to the weight instead of the gradient.
+        betas: Of the others.
+    """
+
+    optimizer: Literal["SGD", "Adam", "AdamW", "Lion"]
+    lr: float
+    weight_decay: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    dampening: float = 0.0
+    decoupled: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    @property
+    def needs_gradient_norm(self) -> bool:
+        """Whether the norm depends on how large gradients are, which only a training tells."""
+        return self.optimizer in ("SGD", "Adam")
+
+    @property
+    def schedule_exponent(self) -> float:
+        """The power of the learning rate that angles follow in equilibrium; with a fixed norm it is 1."""
+        return 2 / 3 if self.optimizer == "Adam" else 1 / 2
+
+    def equilibrium(self, *, fan_in: float | None = None, gradient_norm: float | None = None) -> Equilibrium:
+        """Where this rule settles.
+
+        Args:
+            fan_in: Weights in the block. SGD does not ask for it.
+            gradient_norm: ‖g‖·‖w‖ of the block, in units of the loss. AdamW and Lion do not ask for it.
+
+        Raises:
+            InvalidInputError: If a setting is out of range, or one of the two is missing for Adam with L2, whose angle depends on both.
+        """
+        if self.optimizer == "SGD":
+            kept = 1 - self.dampening  # it scales L2 along with the gradient, and decoupled decay not
+            return equilibrium.sgd(
+                self.lr * (1 if self.decoupled else kept),
+                self.weight_decay,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                decoupled=self.decoupled,
+                gradient_norm=gradient_norm and gradient_norm * (kept if self.decoupled else 1),
+            )
+        if self.optimizer == "Adam":
+            if fan_in is None or gradient_norm is None:
+                raise InvalidInputError(
+                    "Adam with L2 regularization turns layers by angles that depend on their fan-in and their gradient norm: give both"
+                )
+            return equilibrium.adam_l2(
+                self.lr, self.weight_decay, betas=self.betas, gradient_norm=gradient_norm, fan_in=fan_in
+            )
+        rule = equilibrium.adamw if self.optimizer == "AdamW" else equilibrium.lion
+        return rule(self.lr, self.weight_decay, betas=self.betas, fan_in=fan_in)
+
+    def lr_at_radius_1(self, radius: Tensor) -> Tensor:
+        """The learning rate that turns a block of radius 1 as ``lr`` turns one of ``radius``."""
+        return self.lr / (radius.square() if self.optimizer == "SGD" else radius)
+
+
+@dataclass(frozen=True)
+class WeightRecipe:
+    """What stands in for decay on one weight.
+
+    Args:
+        name: Of the parameter.
+        shape: Of the parameter.
+        rule: The optimizer's settings for it.
+        fan_in: Weights in one row, with its bias entry where that belongs to the block.
+        gradient_norms: (n_blocks,), ‖g‖·‖w‖ in units of the loss; None where the rule does not ask for them.
+        radii: (n_blocks,), the norm a row at which each block turns without decay, at ``rule.lr``, as it does with it: that of equilibrium,
+            or a little less where ηλ is large. A block without gradient has no equilibrium and gets the norm that it has.
+        angles_rad: (n_blocks,), the angle that it turns by in a step, in radians.
+        time_constants_steps: (n_blocks,), optimizer steps in which its norm gets there, up to 1/e.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rule: DecayRule
+    fan_in: int
+    gradient_norms: Tensor | None
+    radii: Tensor
+    angles_rad: Tensor
+    time_constants_steps: Tensor
+
+    @property
+    def lr_at_radius_1(self) -> Tensor:
+        """(n_blocks,), the learning rate that does the same at radius 1."""
+        return self.rule.lr_at_radius_1(self.radii)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The fixed-norm recipe of a weight-decay recipe. Printing it shows the derivation, the table and the limits.
+
+    Args:
+        weights: One for each weight that is held.
+    """
+
+    weights: tuple[WeightRecipe, ...]
+
+    @classmethod
+    def of(
+        cls,
+        found: Invariance,
+        rules: Mapping[str, DecayRule],
+        gradient_norms: Mapping[str, Tensor] | None = None,
+    ) -> Recipe:
+        """Work out the recipe for the weights that have a rule.
+
+        Args:
+            found: From :func:`decayfree.find_invariant`.
+            rules: Name of a weight -> the settings it is trained with.
+            gradient_norms: Name of a weight -> (n_blocks,), as :class:`decayfree.GradientNorms` measures it.
+
+        Raises:
+            InvalidInputError: If a rule has no equilibrium, or gradient norms are needed and missing.
+            MismatchError: If gradient norms do not fit the weights. All faults at once.
+        """
+        weights = [weight for weight in found if weight.name in rules]
+        raise_all(_faults(weights, rules, gradient_norms))
+        return cls(tuple(_converted(found, weight, rules[weight.name], gradient_norms) for weight in weights))
+
+    @property
+    def radii(self) -> dict[str, Tensor]:
+        """Radius of every block by weight, as ``WeightRescaling.radii`` has it."""
+        return {one.name: one.radii for one in self.weights}
+
+    @property
+    def rules(self) -> tuple[DecayRule, ...]:
+        """The settings, each once."""
+        return tuple(dict.fromkeys(one.rule for one in self.weights))
+
+    def __repr__(self) -> str:
+        return text_of(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in types that JSON knows."""
+        return {"weights": [_to_dict(one) for one in self.weights]}
+
+
+def _faults(
+    weights: Sequence[ScaleInvariantWeight],
+    rules: Mapping[str, DecayRule],
+    gradient_norms: Mapping[str, Tensor] | None,
+) -> list[Fault]:
+    faults: list[Fault] = []
+    for rule, name in {rules[weight.name]: weight.name for weight in reversed(weights)}.items():
+        try:
+            rule.equilibrium(fan_in=1.0, gradient_norm=1.0)
+        except InvalidInputError as fault:
+            faults.append((InvalidInputError, f"{name}: {fault}"))
+    asking = [weight for weight in weights if rules[weight.name].needs_gradient_norm]
+    if asking and gradient_norms is None:
+        rule = rules[asking[0].name]
+        kind = "SGD" if rule.optimizer == "SGD" else "Adam with L2 regularization"
+        faults.append(
+            (
+                InvalidInputError,
+                f"the norms at which {kind} settles depend on how large gradients are: measure them in a few hundred steps of your own "
+                "training, `with decayfree.GradientNorms(optimizer, found) as measured: ...`, and pass gradient_norms=measured",
+            )
+        )
+    elif gradient_norms is not None:
+        faults += [
+            (MismatchError, fault) for weight in asking for fault in _norm_faults(weight, gradient_norms)
+        ]
+    return faults
+
+
+def _norm_faults(weight: ScaleInvariantWeight, gradient_norms: Mapping[str, Tensor]) -> list[str]:
+    try:
+        norms = gradient_norms[weight.name]
+    except MismatchError as fault:  # GradientNorms says it itself
+        return [str(fault)]
+    except KeyError:
+        return [f"{weight.name}: gradient_norms has no entry for it"]
+    if norms.shape != (weight.blocks.n_blocks,):
+        return [
+            f"{weight.name}: expected gradient norms of shape ({weight.blocks.n_blocks},), one for each block, got {tuple(norms.shape)}"
+        ]
+    if not bool((torch.isfinite(norms) & (norms >= 0)).all()):
+        return [f"{weight.name}: gradient norms must be finite and not negative"]
+    return []
+
+
+@torch.no_grad()
+def _converted(
+    found: Invariance,
+    weight: ScaleInvariantWeight,
+    rule: DecayRule,
+    gradient_norms: Mapping[str, Tensor] | None,
+) -> WeightRecipe:
+    parameters = dict(found.model.named_parameters())
+    tensor, bias = parameters[weight.name], parameters.get(weight.bias or "")
+    n_rows = weight.blocks.n_rows
+    fan_in = (tensor.numel() + (0 if bias is None else bias.numel())) // n_rows
+    norms = gradient_norms[weight.name] if gradient_norms is not None and rule.needs_gradient_norm else None
+    settled = _settled(rule, weight.block_sizes, fan_in, norms)
+    row_norms = block_norms(tensor, weight.blocks, bias).cpu().double() / _sizes(weight).sqrt()
+    columns = torch.tensor(
+        [
+            (math.nan, 0.0, math.inf)
+            if one is None
+            else (one.fixed_norm or math.nan, one.angle_rad, one.time_constant_steps)
+            for one in settled
+        ],
+        dtype=torch.float64,
+    )
+    radii = columns[:, 0] / _sizes(weight).sqrt()
+    kept = torch.where(row_norms > 0, row_norms, 1.0)
+    return WeightRecipe(
+        name=weight.name,
+        shape=tuple(tensor.shape),
+        rule=rule,
+        fan_in=fan_in,
+        gradient_norms=norms,
+        radii=torch.where(torch.isnan(radii), kept, radii),
+        angles_rad=columns[:, 1],
+        time_constants_steps=columns[:, 2],
+    )
+
+
+def _settled(
+    rule: DecayRule, block_sizes: Sequence[int], fan_in: int, norms: Tensor | None
+) -> list[Equilibrium | None]:
+    """The equilibrium of every block; None without gradient. Equal blocks are worked out once."""
+    sizes = [size * fan_in for size in block_sizes]
+    values = [None] * len(sizes) if norms is None else norms.cpu().double().tolist()
+    known = {
+        pair: None if pair[1] == 0 else rule.equilibrium(fan_in=pair[0], gradient_norm=pair[1])
+        for pair in set(zip(sizes, values, strict=True))
+    }
+    return [known[pair] for pair in zip(sizes, values, strict=True)]
+
+
+def _sizes(weight: ScaleInvariantWeight) -> Tensor:
+    return torch.tensor(weight.block_sizes, dtype=torch.float64)
+
+
+def _to_dict(one: WeightRecipe) -> dict[str, Any]:
+    rule = {key: getattr(one.rule, key) for key in settings_of(one.rule)}
+    return {
+        "name": one.name,
+        "shape": list(one.shape),
+        **rule,
+        "fan_in": one.fan_in,
+        "gradient_norms": None if one.gradient_norms is None else one.gradient_norms.tolist(),
+        "radii": one.radii.tolist(),
+        "lr_at_radius_1": one.lr_at_radius_1.tolist(),
+        "angles_rad": one.angles_rad.tolist(),
+        "time_constants_steps": one.time_constants_steps.tolist(),
+    }
+
+
+def settings_of(rule: DecayRule) -> tuple[str, ...]:
+    """The settings that its optimizer has."""
+    own = ("momentum", "nesterov", "dampening", "decoupled") if rule.optimizer == "SGD" else ("betas",)
+    return ("optimizer", "lr", "weight_decay", *own)
