@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import decayfree
 import reference
+from decayfree.blocks import block_norms
 from networks import digit_batch, digit_losses, find, mixed_net, step_once
 from reference import Rule
 
@@ -316,3 +317,32 @@ def test_a_factor_that_bfloat16_cannot_hold_is_not_lost(how: str, layout: torch.
     else:
         optimizer.step()
     assert model[0].weight.flatten().tolist() == [1.0, 1.25, 1.5078125, 1.7578125]
+
+
+def test_factors_are_what_every_block_was_multiplied_by() -> None:
+    model = mixed_net()
+    found = find(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    stretched: dict[str, Tensor] = {}
+    wrs = decayfree.WeightRescaling(optimizer, found)
+
+    def measure(*_: object) -> None:
+        bias = {
+            weight.name: None if weight.bias is None else model.get_parameter(weight.bias) for weight in found
+        }
+        for weight in found:
+            own = bias[weight.name]
+            norms = block_norms(model.get_parameter(weight.name).detach(), weight.blocks, own)
+            stretched[weight.name] = norms
+
+    optimizer.register_step_post_hook(measure)
+    hooks = optimizer._optimizer_step_post_hooks
+    hooks.move_to_end(list(hooks)[-1], last=False)  # before the rescale
+    step_once(model, optimizer, digit_losses(1)[0])
+    for name, factors in wrs.factors.items():
+        target = found[name].blocks
+        radii = wrs.radii[name] * torch.tensor(target.block_sizes, dtype=torch.float64).sqrt()
+        torch.testing.assert_close(stretched[name] * factors, radii, rtol=1e-12, atol=0)
+        assert (factors < 1).all()  # SGD without decay only stretches
+    wrs.factors["hidden.weight"].zero_()  # a copy
+    assert wrs.factors["hidden.weight"].all()

@@ -48,7 +48,8 @@ class WeightRescaling:
         optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm radius·√R. ``"init"`` is the
-            norm that each block has now. A mapping from glob patterns over parameter names to either; the first match counts, 1 without.
+            norm that each block has now. A mapping from glob patterns over parameter names to either, or to a tensor (n_blocks,) with one
+            radius for each block; the first match counts, 1 without.
         every: Rescale after so many optimizer steps. Running statistics follow each rescale; with 1 only one by more than 10 %, because
             then forward passes see weights on their radius anyway.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
@@ -113,6 +114,11 @@ class WeightRescaling:
     def n_steps(self) -> int:
         """Optimizer steps that the hook has seen, without those that a GradScaler skipped."""
         return self._n_steps - (0 if self._n_skipped is None else int(self._n_skipped))
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """What every block was multiplied by in the last rescale, the first being the one at attachment: by parameter name, (n_blocks,)."""
+        return {one.name: factors.clone() for one, factors in self._applied()}
 
     @property
     def is_attached(self) -> bool:

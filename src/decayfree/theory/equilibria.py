@@ -1,0 +1,194 @@
+"""Where does weight decay lead, on a real network?
+
+To an angular update that each optimizer's closed form predicts, whatever the gradients are; and back to another one after the learning rate
+falls, which a fixed norm does not do. Trains for some hundred steps at a constant learning rate.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from decayfree import equilibrium
+from decayfree.rescaling import WeightRescaling
+from decayfree.theory.check import Check
+from decayfree.theory.subject import Subject
+from decayfree.theory.trajectory import MakeOptimizer, Step, Training, norms, training
+
+_KOSSON = "Wan 2006.08419; Kosson 2305.17212"
+_TOLERANCE = 0.05
+_DROP_TURN = 0.02
+
+
+@dataclass(frozen=True)
+class DecayRule:
+    """An optimizer with decay whose equilibrium is known in closed form.
+
+    Args:
+        name: As people call it.
+        make: What makes the optimizer.
+        settings: Its own.
+        turn: ηλ.
+        lr: Learning rate; None for one that turns the first step's blocks by a small angle.
+        chord: Root mean square of ‖u' − u‖ that theory predicts, from η and λ.
+    """
+
+    name: str
+    make: Callable[..., Optimizer]
+    settings: dict[str, Any]
+    turn: float
+    lr: float | None
+    chord: Callable[[float, float], float]
+
+    @property
+    def first_angle_rad(self) -> float:
+        """By how much plain SGD may turn the first step's blocks, so that norms start near where they end."""
+        return math.sqrt(2 * self.turn * (1 - self.settings.get("momentum", 0.0)))
+
+
+_BETAS = (0.9, 0.99)
+RULES = (
+    DecayRule("SGD", torch.optim.SGD, {}, 5e-3, None, lambda lr, wd: equilibrium.sgd(lr, wd).chord),
+    DecayRule(
+        "SGD, momentum 0.9",
+        torch.optim.SGD,
+        {"momentum": 0.9},
+        1e-3,
+        None,
+        lambda lr, wd: equilibrium.sgd(lr, wd, momentum=0.9).chord,
+    ),
+    DecayRule(
+        "Nesterov 0.9",
+        torch.optim.SGD,
+        {"momentum": 0.9, "nesterov": True},
+        1e-3,
+        None,
+        lambda lr, wd: equilibrium.sgd(lr, wd, momentum=0.9, nesterov=True).chord,
+    ),
+    DecayRule(
+        "AdamW",
+        torch.optim.AdamW,
+        {"betas": _BETAS},
+        6e-3,
+        1e-2,
+        lambda lr, wd: equilibrium.adamw(lr, wd, betas=_BETAS).chord,
+    ),
+)
+
+
+def equilibrium_angle(
+    subject: Subject,
+    rule: DecayRule,
+    make_optimizer: MakeOptimizer | None = None,
+    *,
+    n_steps: int = 700,
+    n_last: int = 300,
+) -> Check:
+    """At equilibrium the angular update is the closed form's, whatever the gradients: for SGD √(2ηλ).
+
+    References:
+        Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419; Kosson et al., "Rotational Equilibrium", 2024, arXiv 2305.17212.
+    """
+    lr = rule.lr or subject.learning_rate(rule.first_angle_rad)
+    decay = rule.turn / lr
+    run = training(subject, make_optimizer or rule.make, lr=lr, weight_decay=decay, **rule.settings)
+    squares = [_square_chord(run, step) for step in run.steps(n_steps) if step.number >= n_steps - n_last]
+    measured, expected = float(torch.stack(squares).mean().sqrt()), rule.chord(lr, decay)
+    residual = abs(measured / expected - 1)
+    return Check(
+        f"{rule.name}: decay turns blocks by a fixed angle at equilibrium",
+        _KOSSON,
+        f"{measured:.4f} rad",
+        f"{expected:.4f} rad",
+        residual,
+        _TOLERANCE,
+        f"ηλ = {rule.turn:g}; root mean square over all blocks in the last {n_last} of {n_steps} steps; apart by {residual:.1%}.",
+    )
+
+
+def rates_after_a_drop(
+    subject: Subject,
+    make_optimizer: MakeOptimizer = torch.optim.SGD,
+    *,
+    rescaled: bool = False,
+    n_before: int = 300,
+    n_after: int = 700,
+    n_window: int = 100,
+) -> Check:
+    """The ELR falls to 0.100 with the learning rate; under decay it comes back to √0.1 = 0.316 by itself, at a fixed norm it stays.
+
+    Its way back is measured at equal gradient norms at unit radius: η/‖w‖² times the ratio of ‖g‖‖w‖ after and before.
+    """
+    lr = subject.learning_rate(_DROP_TURN**0.5)
+    run = training(subject, make_optimizer, lr=lr, weight_decay=0.0 if rescaled else _DROP_TURN / lr)
+    if rescaled:
+        WeightRescaling(run.optimizer, run.subject.found)
+    run.optimizer.param_groups[-1]["lr"] = 0.0
+    before = [_Moment.of(run, step) for step in run.steps(n_before) if step.number >= n_before - n_window]
+    run.optimizer.param_groups[0]["lr"] = lr / 10
+    after = [_Moment.of(run, step) for step in run.steps(n_after, first=n_before)]
+    at_once = 0.1 * _growth(before[-1:], after[:1])
+    later = 0.1 * _growth(before, after[-n_window:])
+    slope = _slope(after[-n_window:]) / _slope(before)
+    expected = 0.1 if rescaled else 0.1**0.5
+    measured = later if rescaled else later * slope
+    residual = max(abs(at_once / 0.1 - 1), abs(measured / expected - 1))
+    at_equal_slopes = (
+        ""
+        if rescaled
+        else f" It is {later:.3f} as it stands: gradients at unit radius changed by {slope - 1:+.0%}."
+    )
+    return Check(
+        f"Under {'WRS' if rescaled else 'decay'}, learning rate ÷ 10: ELR {'stays down' if rescaled else 'comes back by itself'}",
+        "2006.08419; algebra",
+        f"{at_once:.3f}, later {measured:.3f}",
+        f"0.100, later {expected:.3f}",
+        residual,
+        _TOLERANCE,
+        f"The last {n_window} of {n_after} steps beside the last {n_window} before the drop.{at_equal_slopes}",
+        ""
+        if rescaled
+        else "Gains, biases and the head are kept as they are: where gradients at unit radius change, so does the ELR.",
+    )
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Squared norms and squared gradient norms at unit radius of all blocks at one step, (n_blocks,)."""
+
+    squares: Tensor
+    slopes: Tensor
+
+    @staticmethod
+    def of(run: Training, step: Step) -> "_Moment":
+        found = run.subject.found
+        squares = torch.cat([norms(step.before, weight) for weight in found]).square()
+        return _Moment(
+            squares, torch.cat([norms(step.gradients, weight) for weight in found]).square() * squares
+        )
+
+
+def _growth(before: list[_Moment], after: list[_Moment]) -> float:
+    """By what 1/‖w‖² grew, geometric mean over blocks."""
+    old, new = (torch.stack([moment.squares for moment in part]).log().mean(0) for part in (before, after))
+    return float(torch.exp((old - new).mean()))
+
+
+def _slope(moments: list[_Moment]) -> float:
+    """Root mean square of ‖g‖‖w‖, geometric mean over blocks that have a gradient."""
+    slopes = torch.stack([moment.slopes for moment in moments]).mean(0)
+    return float(torch.exp(slopes[slopes > 0].log().mean() / 2))
+
+
+def _square_chord(run: Training, step: Step) -> Tensor:
+    """(), mean over all blocks of ‖u' − u‖², u the direction."""
+    squares = []
+    for weight in run.subject.found:
+        old, new = norms(step.before, weight), norms(step.after, weight)
+        update = {name: step.after[name] - step.before[name] for name in step.after}
+        squares.append((norms(update, weight).square() - (new - old).square()) / (old * new))
+    return torch.cat(squares).mean()

@@ -1,0 +1,155 @@
+"""What is weight decay, if the weights have no scale?
+
+A learning-rate schedule: a training with decay has the same directions as one without, at a fixed norm or at a growing rate. Compares such
+pairs of trainings step by step.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from decayfree.blocks import scale_blocks_
+from decayfree.methods.exact_replay import ExactReplay
+from decayfree.theory.check import Check, figure
+from decayfree.theory.subject import Subject
+from decayfree.theory.trajectory import (
+    MakeOptimizer,
+    Training,
+    Values,
+    direction_distances,
+    largest,
+    norms,
+    training,
+)
+
+_TOLERANCE = 1e-8
+_MOMENTUM = 0.9
+_TURN = 2e-3
+
+SCALING_STORY = (
+    "The paper finds learning-rate scaling insufficient as an account of decay. Done exactly (per block, with the momentum factor r/r₋), "
+    "it is decay: the two have equal directions. What is insufficient is a scaling that leaves momentum alone."
+)
+
+
+def decay_is_a_replayed_norm(
+    subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
+) -> Check:
+    """Training with decay, and training at unit norm with step sizes and momentum factors from its norms, take equal directions."""
+    lr = subject.learning_rate(0.01)
+    decay = _TURN / lr
+    run = training(subject, make_optimizer, lr=lr, weight_decay=decay, momentum=_MOMENTUM)
+    _follow_cosine(run, lr, n_steps)
+    weights_by_step, norms_by_step = [], []
+    for step in run.steps(n_steps):
+        weights_by_step.append(step.after)
+        norms_by_step.append({weight.name: norms(step.before, weight) for weight in subject.found})
+    replayed = {name: torch.stack([row[name] for row in norms_by_step]) for name in norms_by_step[0]}
+    apart, without_factor = (
+        _replayed(subject, weights_by_step, replayed, lr, decay, is_exact=is_exact)
+        for is_exact in (True, False)
+    )
+    change = max(float((values / values[0] - 1).abs().max()) for values in replayed.values())
+    return Check(
+        "Weight decay = a fixed norm with replayed step sizes",
+        "algebra; cf. 1803.01814",
+        f"directions apart by {figure(apart)}",
+        "0",
+        apart,
+        _TOLERANCE,
+        f"Momentum 0.9, L2, cosine schedule, {n_steps} steps; norms in the run with decay change by up to {change:.0%}. "
+        f"Without the momentum factor r/r₋ directions end up apart by {figure(without_factor)}.",
+        SCALING_STORY,
+    )
+
+
+def decay_is_an_exponential_schedule(
+    subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
+) -> Check:
+    """Momentum with L2 at a constant rate equals momentum without decay at η·α^(−2t−1), if its buffer starts at −(1−α)/(ηα)·w₀.
+
+    References:
+        Li, Arora, "An Exponential Learning Rate Schedule for Deep Learning", 2020, arXiv 1910.07454, Theorem 2.7.
+    """
+    lr = subject.learning_rate(0.01)
+    alpha = larger_root(_MOMENTUM, _TURN)
+    decayed = training(subject, make_optimizer, lr=lr, weight_decay=_TURN / lr, momentum=_MOMENTUM)
+    free = training(subject, make_optimizer, lr=lr, momentum=_MOMENTUM)
+    _start_buffers_(free, -(1 - alpha) / (lr * alpha))
+
+    def grow(number: int) -> None:
+        free.optimizer.param_groups[0]["lr"] = lr * alpha ** (-2 * number - 1)
+
+    free.before_step = grow
+    steps = zip(decayed.steps(n_steps), free.steps(n_steps), strict=True)
+    apart = largest([_apart(subject, one.after, other.after) for one, other in steps])
+    return Check(
+        "Weight decay = a learning rate that grows exponentially",
+        "Li & Arora 1910.07454",
+        f"directions apart by {figure(apart)}",
+        "0",
+        apart,
+        _TOLERANCE,
+        f"Momentum 0.9, L2, constant rate, {n_steps} steps; the rate without decay ends {alpha ** (-2 * n_steps):.3g} times as high.",
+        "Exact only with the momentum buffer started to match; from a buffer of zeros the first steps differ.",
+    )
+
+
+def larger_root(momentum: float, turn: float) -> float:
+    """The larger root of x² − (1 + μ − ηλ)x + μ = 0; ``turn`` is ηλ."""
+    half = (1 + momentum - turn) / 2
+    return half + math.sqrt(half * half - momentum)
+
+
+def _replayed(
+    subject: Subject,
+    weights_by_step: list[Values],
+    replayed: dict[str, Tensor],
+    lr: float,
+    decay: float,
+    *,
+    is_exact: bool,
+) -> float:
+    """Largest distance from the directions of the run with decay; ``is_exact`` without: momentum keeps its coefficient."""
+    twin = training(subject, torch.optim.SGD, lr=lr, momentum=_MOMENTUM)
+    ExactReplay(decay).attach(twin.optimizer, twin.subject.found, replayed=replayed)
+    _follow_cosine(twin, lr, len(weights_by_step))
+    follow = twin.before_step
+
+    def leave_momentum_alone(number: int) -> None:
+        follow(number)
+        for weight in twin.subject.found if number else ():
+            factors = replayed[weight.name][number - 1] / replayed[weight.name][number]
+            names = [name for name in (weight.name, weight.bias) if name is not None]
+            buffers = [
+                twin.optimizer.state[twin.subject.parameters[name]]["momentum_buffer"] for name in names
+            ]
+            scale_blocks_(buffers[0], factors, weight.blocks, *buffers[1:])
+
+    if not is_exact:
+        twin.before_step = leave_momentum_alone
+    steps = zip(weights_by_step, twin.steps(len(weights_by_step)), strict=True)
+    return largest([_apart(subject, weights, step.after) for weights, step in steps])
+
+
+def _follow_cosine(run: Training, lr: float, n_steps: int) -> None:
+    def follow(number: int) -> None:
+        rate = lr * 0.5 * (1 + math.cos(math.pi * number / n_steps))
+        for group in run.optimizer.param_groups[: 2 if run.subject.trains_rest else 1]:
+            group["lr"] = rate
+
+    run.before_step = follow
+
+
+def _start_buffers_(run: Training, factor: float) -> None:
+    for name, parameter in run.subject.parameters.items():
+        if name in run.subject.held:
+            run.optimizer.state[parameter]["momentum_buffer"] = factor * parameter.detach().clone()
+        elif parameter.requires_grad:
+            run.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _apart(subject: Subject, a: Values, b: Values) -> float:
+    """Largest distance between the directions of a block in ``a`` and in ``b``."""
+    return largest([float(direction_distances(a, b, weight).max()) for weight in subject.found])

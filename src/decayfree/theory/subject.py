@@ -1,0 +1,213 @@
+"""On what are the statements of theory tried?
+
+On a model in float64 with its scale-invariant weights and a loss for every step: a small network on images that the caller brings, or the
+caller's own model on random targets. Trains nothing.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decayfree.blocks import block_norms
+from decayfree.errors import InvalidInputError
+from decayfree.exact import NEGLIGIBLE_EPS, ExactArithmetic
+from decayfree.invariance import Invariance, find_invariant
+from decayfree.probe import Forward, Probe, call_model, cast, default_dtype, seeded, tensors_in
+
+_BATCH_SIZE = 64
+_ANGLE_RAD = 0.03
+_FASTEST = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to try statements on. Checks train copies of it and leave it alone.
+
+    Args:
+        model: In float64 and train mode.
+        found: Its scale-invariant weights.
+        loss: Loss of a model at a step, (); equal steps give equal losses.
+        eps: ε of all normalizations while a copy is run.
+        is_centered: Whether a BatchNorm takes the mean of every weight's outputs away, before anything else does something to them.
+        trains_rest: Whether trainings move the parameters that have a scale, too.
+        notes: What checks have found out about it, so that no two do the same work.
+    """
+
+    model: nn.Module
+    found: Invariance
+    loss: Callable[[nn.Module, int], Tensor]
+    eps: float = NEGLIGIBLE_EPS
+    is_centered: bool = False
+    trains_rest: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def copy(self) -> "Subject":
+        """The same with a model of its own."""
+        model = copy.deepcopy(self.model)
+        return replace(self, model=model, found=Invariance.from_dict(self.found.to_dict(), model), notes={})
+
+    def with_eps(self, eps: float) -> "Subject":
+        """The same model, run with another ε."""
+        return replace(self, eps=eps, notes={})
+
+    def run(self, step: int) -> Tensor:
+        """The loss of ``step``, (), with its graph; everything random in the model is a function of the step."""
+        with self.arithmetic(step):
+            return self.loss(self.model, step)
+
+    @contextmanager
+    def arithmetic(self, step: int) -> Iterator[None]:
+        """Runs the model in float64 with its ε and the random state of a step."""
+        with seeded(step, self.model), default_dtype(torch.float64), ExactArithmetic(torch.float64, self.eps):
+            yield
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters, by name."""
+        return dict(self.model.named_parameters())
+
+    @cached_property
+    def held(self) -> dict[str, nn.Parameter]:
+        """The scale-invariant weights with the biases that belong to them, by name."""
+        names = {name for weight in self.found for name in (weight.name, weight.bias) if name is not None}
+        return {name: parameter for name, parameter in self.parameters.items() if name in names}
+
+    @cached_property
+    def rest(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters that have a scale, by name."""
+        held = self.held
+        return {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if name not in held and parameter.requires_grad
+        }
+
+    def gradients(self, step: int) -> dict[str, Tensor]:
+        """Gradient of the loss of ``step`` for every trainable parameter; zeros where there is none."""
+        trainable = {
+            name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad
+        }
+        with self.arithmetic(step):
+            loss = self.loss(self.model, step)
+            gradients = torch.autograd.grad(
+                loss, list(trainable.values()), allow_unused=True, materialize_grads=True
+            )
+        return dict(zip(trainable, gradients, strict=True))
+
+    def learning_rate(self, angle_rad: float = _ANGLE_RAD) -> float:
+        """Learning rate at which plain SGD turns the median block by ``angle_rad`` in the first step, and none by over ten times that."""
+        gradients = self.gradients(0)
+        ratios = []
+        for weight in self.found:
+            bias = None if weight.bias is None else self.parameters[weight.bias].detach()
+            bias_gradient = None if weight.bias is None else gradients[weight.bias]
+            norms = block_norms(self.parameters[weight.name].detach(), weight.blocks, bias)
+            slopes = block_norms(gradients[weight.name], weight.blocks, bias_gradient)
+            ratios.append((norms / slopes)[slopes > 0])
+        moving = torch.cat(ratios)
+        if not len(moving):
+            raise InvalidInputError(
+                "no scale-invariant weight gets a gradient from this loss, so nothing can be measured"
+            )
+        return angle_rad * min(float(moving.median()), _FASTEST * float(moving.min()))
+
+
+def image_subject(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    label_noise: float = 0.0,
+    activation: type[nn.Module] = nn.ReLU,
+    width: int = 6,
+    seed: int = 0,
+) -> Subject:
+    """A small BatchNorm network on real images: two convolutions and a fully connected layer, each before a BatchNorm.
+
+    Args:
+        images: (n, n_channels, 8, 8), floating.
+        labels: (n,), int64.
+        label_noise: Share of the labels of every batch that are drawn anew, so that gradients do not die out.
+        activation: What follows each BatchNorm.
+        width: Channels of the first convolution.
+        seed: Of the initial weights, the batches and the noise.
+
+    Returns:
+        The subject; a step sees 64 images.
+    """
+    n_classes = int(labels.max()) + 1
+    with torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            *(
+                nn.Conv2d(images.shape[1], width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                activation(),
+            ),
+            nn.AvgPool2d(2),
+            *(nn.Conv2d(width, width + 2, 3, bias=False), nn.BatchNorm2d(width + 2), activation()),
+            nn.Flatten(),
+            *(nn.Linear((width + 2) * 4, 12, bias=False), nn.BatchNorm1d(12), activation()),
+            nn.Linear(12, n_classes),
+        )
+    inputs = images.double()
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        chosen = torch.randint(len(inputs), (_BATCH_SIZE,), generator=generator)
+        wanted = labels[chosen]
+        if label_noise:
+            is_random = torch.rand(_BATCH_SIZE, generator=generator, dtype=torch.float64) < label_noise
+            wanted = torch.where(
+                is_random, torch.randint(n_classes, (_BATCH_SIZE,), generator=generator), wanted
+            )
+        return F.cross_entropy(model(inputs[chosen]), wanted)
+
+    found = find_invariant(model, inputs[:_BATCH_SIZE], seed=seed)
+    return Subject(model, found, loss, is_centered=True, trains_rest=True)
+
+
+def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None, seed: int = 0) -> Subject:
+    """Any model on given inputs with random targets: bounded waves of the outputs, whose phases are drawn anew every step.
+
+    Args:
+        model: Copied in float64 and slightly perturbed, in the modes it is in; never changed.
+        inputs: As for :func:`decayfree.find_invariant`.
+        forward: As there.
+        seed: Of the targets.
+
+    Raises:
+        InvalidInputError: If no weight of it is scale-invariant, or the model gives no floating output.
+    """
+    found = find_invariant(model, inputs, forward=forward, seed=seed)
+    if not len(found):
+        raise InvalidInputError(
+            f"this {type(model).__name__} has no scale-invariant weight to try statements on:\n{found!r}"
+        )
+    probe = Probe(model, inputs, forward, torch.float64, seed)
+    probe.perturb_()  # zero gains hide the weights before them
+    twin = probe.copy
+    raised = torch.utils._pytree.tree_map(lambda leaf: cast(leaf, torch.float64, copy=True), inputs)
+    call = forward or call_model
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        outputs = [
+            leaf
+            for leaf in tensors_in(call(model, raised))
+            if leaf.is_floating_point() and leaf.requires_grad
+        ]
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        total = torch.zeros((), dtype=torch.float64)
+        for output in outputs:
+            phases = 6.28 * torch.rand(output.shape, generator=generator, dtype=torch.float64)
+            size = output.detach().std() if output.numel() > 1 else output.detach().abs()
+            total = total + torch.sin(output / size.clamp_min(1e-12) + phases).mean()
+        return total
+
+    return Subject(twin, Invariance.from_dict(found.to_dict(), twin), loss)

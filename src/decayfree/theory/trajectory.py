@@ -1,0 +1,139 @@
+"""What happens to the weights of a subject while an optimizer trains it?
+
+Trains a copy and hands out every step: weights before, gradients, weights after. Judges nothing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from decayfree.blocks import block_dots, block_norms, scale_blocks_
+from decayfree.invariance import ScaleInvariantWeight
+from decayfree.theory.subject import Subject
+
+MakeOptimizer = Callable[..., Optimizer]
+"""A class of ``torch.optim``, or what is called like one: ``make(param_groups, lr=..., **settings)``."""
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the scale-invariant weights and their biases, by parameter name, all float64.
+
+    Args:
+        number: From 0.
+        before: Weights at the forward pass.
+        gradients: Gradients of the loss there, without decay.
+        after: Weights when the step and all its hooks are done.
+    """
+
+    number: int
+    before: Values
+    gradients: Values
+    after: Values
+
+
+@dataclass
+class Training:
+    """A copy of a subject with its optimizer, whose first group holds the scale-invariant weights and whose second the rest.
+
+    Args:
+        subject: The copy.
+        optimizer: Of its parameters.
+        before_step: Called with the step's number after the gradients are there, before the optimizer.
+    """
+
+    subject: Subject
+    optimizer: Optimizer
+    before_step: Callable[[int], None] = lambda number: None
+
+    def steps(self, n_steps: int, *, first: int = 0, fixed: int | None = None) -> Iterator[Step]:
+        """Train; ``fixed`` takes the loss of that step every time."""
+        for number in range(first, first + n_steps):
+            gradients = self.subject.gradients(number if fixed is None else fixed)
+            for name, parameter in self.subject.parameters.items():
+                parameter.grad = gradients[name].clone() if name in gradients else None
+            self.before_step(number)
+            held = self.subject.held
+            before = {name: parameter.detach().clone() for name, parameter in held.items()}
+            self.optimizer.step()
+            after = {name: parameter.detach().clone() for name, parameter in held.items()}
+            yield Step(number, before, {name: gradients[name] for name in held}, after)
+
+
+def training(
+    subject: Subject,
+    make_optimizer: MakeOptimizer,
+    *,
+    lr: float,
+    weight_decay: float | None = None,
+    **settings: Any,
+) -> Training:
+    """A copy of ``subject`` with an optimizer.
+
+    Args:
+        subject: Left alone.
+        make_optimizer: What makes the optimizer.
+        lr: Learning rate of all parameters.
+        weight_decay: Of the scale-invariant weights, where given; the rest gets none.
+        settings: Further ones of the optimizer.
+    """
+    twin = subject.copy()
+    held: dict[str, Any] = {"params": list(twin.held.values())}
+    rest: dict[str, Any] = {"params": list(twin.rest.values())}
+    if weight_decay is not None:
+        held["weight_decay"], rest["weight_decay"] = weight_decay, 0.0
+    if not twin.trains_rest:
+        rest["lr"] = 0.0
+    groups = [held, rest] if rest["params"] else [held]
+    return Training(twin, make_optimizer(groups, lr=lr, **settings))
+
+
+def norms(values: Values, weight: ScaleInvariantWeight) -> Tensor:
+    """(n_blocks,). Norms of one weight's blocks among ``values``."""
+    return block_norms(
+        values[weight.name], weight.blocks, None if weight.bias is None else values[weight.bias]
+    )
+
+
+def dots(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
+    """(n_blocks,). Inner products of one weight's blocks in ``a`` and ``b``."""
+    bias_a, bias_b = (None, None) if weight.bias is None else (a[weight.bias], b[weight.bias])
+    return block_dots(a[weight.name], b[weight.name], weight.blocks, bias_a, bias_b)
+
+
+def combined(*terms: tuple[float, Values]) -> Values:
+    """Σ factor · values, by name."""
+    return {
+        name: torch.stack([factor * values[name] for factor, values in terms]).sum(0) for name in terms[0][1]
+    }
+
+
+def cosines(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
+    """(n_blocks,). |cos| between the blocks of ``a`` and ``b``; 0 where one is zero."""
+    sizes = norms(a, weight) * norms(b, weight)
+    return torch.where(sizes > 0, dots(a, b, weight).abs() / sizes, 0.0)
+
+
+def direction_distances(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
+    """(n_blocks,). ‖u_a − u_b‖ between the directions of the blocks of ``a`` and ``b``, accurate for nearly equal ones."""
+    directions = []
+    for values in (a, b):
+        unit = {name: values[name].clone() for name in (weight.name, weight.bias) if name is not None}
+        bias = None if weight.bias is None else unit[weight.bias]
+        scale_blocks_(unit[weight.name], 1 / norms(values, weight), weight.blocks, bias)
+        directions.append(unit)
+    return norms(combined((1.0, directions[0]), (-1.0, directions[1])), weight)
+
+
+def largest(values: Iterator[float] | list[float]) -> float:
+    """The largest of them; infinity if one is NaN, so that nothing passes unseen."""
+    result = 0.0
+    for value in values:
+        result = max(result, value) if value == value else float("inf")
+    return result

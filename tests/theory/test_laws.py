@@ -1,0 +1,169 @@
+"""Every statement holds on a real network, and its check says so when it is fed a rule that breaks it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from decayfree import theory
+from decayfree.theory import Check, Subject
+from decayfree.theory.equivalences import larger_root
+from wrong_rules import (
+    Drifting,
+    Idle,
+    Noisy,
+    Stretching,
+    TrustRatio,
+    dampened,
+    doubling_decay,
+    with_a_scale,
+    without_decay,
+)
+
+SGD, Adam = torch.optim.SGD, torch.optim.Adam
+
+
+@cache
+def subject(activation: type[nn.Module] = nn.ReLU) -> Subject:
+    """The built-in network on 300 digits in one ink."""
+    digits = load_digits()
+    grey = torch.tensor(digits.images[:300])
+    grey = (grey - grey.mean()) / grey.std()
+    images = grey[:, None] * torch.tensor([1.0, 0.7, 0.4], dtype=torch.float64).view(1, 3, 1, 1)
+    labels = torch.tensor(digits.target[:300]).long()
+    return theory.image_subject(images, labels, label_noise=0.6, activation=activation)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A statement's check, as it holds, and what breaks it."""
+
+    check: Callable[..., Check]
+    broken: tuple[Callable[[], Check], ...]
+    smooth: bool = False
+
+
+def rule(check: Callable[..., Check], *wrong: Callable[..., torch.optim.Optimizer]) -> Row:
+    """A check that is broken by optimizers."""
+    return Row(check, tuple(partial(lambda make: check(subject(), make), make) for make in wrong))
+
+
+def loss(check: Callable[..., Check]) -> Row:
+    """A check that is broken by a loss that sees the weights' length."""
+    return Row(check, (lambda: check(with_a_scale(subject())),))
+
+
+STEPS = 20
+SGD_RULE = theory.RULES[0]
+ROWS = {
+    "euler": loss(theory.euler_orthogonality),
+    "euler with eps": loss(theory.euler_with_eps),
+    "homogeneity": loss(theory.homogeneity),
+    "orbit": rule(partial(theory.orbit_symmetry, n_steps=STEPS), Noisy),
+    "euler steps": rule(theory.euler_steps_halve_the_growth, Stretching),
+    "runge-kutta": Row(
+        theory.runge_kutta_keeps_the_norm,
+        (lambda: theory.runge_kutta_keeps_the_norm(subject(nn.SiLU), order=2),),
+        smooth=True,
+    ),
+    "sgd": rule(partial(theory.growth_of_sgd, n_steps=STEPS), Stretching, Noisy, partial(SGD, momentum=0.9)),
+    "sgd l2": rule(partial(theory.growth_of_sgd, decayed=True, n_steps=STEPS), Stretching, without_decay),
+    "momentum": rule(partial(theory.growth_of_momentum, n_steps=STEPS), Stretching, dampened),
+    "momentum l2": rule(
+        partial(theory.growth_of_momentum, decayed=True, n_steps=STEPS), dampened, without_decay
+    ),
+    "momentum decoupled": rule(
+        partial(theory.growth_of_momentum, decoupled=True, n_steps=STEPS), Stretching, dampened
+    ),
+    "nesterov": rule(partial(theory.growth_of_nesterov, n_steps=STEPS), Noisy, dampened),
+    "wrs sgd": rule(partial(theory.growth_under_rescaling, n_steps=STEPS), Stretching, Noisy),
+    "wrs momentum": rule(
+        partial(theory.growth_under_rescaling, momentum=0.9, n_steps=STEPS), Stretching, dampened
+    ),
+    "adam growth": rule(theory.adam_is_not_orthogonal, SGD),
+    "gradients in span": loss(theory.gradients_in_span),
+    "updates in span": rule(partial(theory.updates_in_span, n_steps=STEPS), Noisy),
+    "adam span": rule(partial(theory.adam_leaves_the_span, n_steps=STEPS), SGD),
+    "off-span stays": rule(partial(theory.off_span_part_stays, n_steps=STEPS), Stretching, Noisy),
+    "off-span decays": rule(partial(theory.off_span_part_decays, n_steps=STEPS), without_decay),
+    "off-span momentum": rule(
+        partial(theory.off_span_part_decays_with_momentum, n_steps=STEPS), dampened, without_decay
+    ),
+    "off-span wrs": rule(partial(theory.off_span_part_under_rescaling, n_steps=STEPS), Noisy),
+    "ignores sgd": rule(partial(theory.training_ignores_the_outside, n_steps=STEPS), TrustRatio),
+    "wrs feels": rule(partial(theory.rescaled_training_feels_the_outside, n_steps=STEPS), Idle),
+    "replay": rule(partial(theory.decay_is_a_replayed_norm, n_steps=STEPS), Noisy, dampened),
+    "exponential": rule(partial(theory.decay_is_an_exponential_schedule, n_steps=STEPS), Noisy, dampened),
+    "equilibrium": Row(
+        partial(theory.equilibrium_angle, rule=SGD_RULE, n_steps=400, n_last=200),
+        (
+            lambda: theory.equilibrium_angle(
+                subject(), SGD_RULE, doubling_decay(SGD), n_steps=400, n_last=200
+            ),
+        ),
+    ),
+    "drop under decay": Row(
+        theory.rates_after_a_drop,
+        (
+            lambda: theory.rates_after_a_drop(
+                subject(), without_decay, n_before=150, n_after=150, n_window=50
+            ),
+        ),
+    ),
+    "drop under wrs": Row(
+        partial(theory.rates_after_a_drop, rescaled=True, n_before=40, n_after=40, n_window=10),
+        (
+            lambda: theory.rates_after_a_drop(
+                subject(), Drifting, rescaled=True, n_before=40, n_after=40, n_window=10
+            ),
+        ),
+    ),
+}
+BROKEN = [(name, index) for name, row in ROWS.items() for index in range(len(row.broken))]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_statement_holds(name: str) -> None:
+    row = ROWS[name]
+    check = row.check(subject(nn.SiLU if row.smooth else nn.ReLU))
+    assert check.verdict == "holds", f"{check.measured}, expected {check.expected}: {check.sentence}"
+    assert 0 <= check.residual <= check.tolerance
+    assert all((check.statement, check.source, check.sentence.endswith(".")))
+
+
+@pytest.mark.parametrize(("name", "index"), BROKEN)
+def test_a_wrong_rule_is_seen(name: str, index: int) -> None:
+    check = ROWS[name].broken[index]()
+    assert check.verdict == "fails", f"{check.measured}, expected {check.expected}: {check.sentence}"
+
+
+@pytest.mark.parametrize("rule", theory.RULES[1:], ids=lambda rule: rule.name)
+def test_equilibrium_angle_is_the_closed_form(rule: theory.DecayRule) -> None:
+    check = theory.equilibrium_angle(subject(), rule, n_steps=600, n_last=300)
+    assert check.passed, f"{check.measured}, expected {check.expected}"
+
+
+def test_adam_does_not_depend_on_the_outside_either() -> None:
+    assert theory.training_ignores_the_outside(subject(), Adam, n_steps=STEPS).passed
+
+
+def test_larger_root_solves_the_equation() -> None:
+    root = larger_root(0.9, 0.002)
+    assert math.isclose(root**2 - (1 + 0.9 - 0.002) * root + 0.9, 0.0, abs_tol=1e-15)
+    assert root > 0.9 / root  # the product of the roots is the momentum
+
+
+def test_checks_leave_the_subject_alone() -> None:
+    before = {name: parameter.detach().clone() for name, parameter in subject().parameters.items()}
+    theory.off_span_part_under_rescaling(subject(), n_steps=3)
+    theory.orbit_symmetry(subject(), n_steps=3)
+    assert all(
+        torch.equal(before[name], parameter.detach()) for name, parameter in subject().parameters.items()
+    )
