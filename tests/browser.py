@@ -36,7 +36,8 @@ function describe(chart) {
   const labels = [...chart.querySelectorAll(".xtick text, .ytick text")];
   return {
     id: chart.id, width: frame.width, height: frame.height, isDrawn: picture !== null,
-    nLines: shown(chart).length, nLabels: labels.length, nLegends: chart.querySelectorAll(".legend").length,
+    nLines: shown(chart).length, nCircles: chart.querySelectorAll(".scatterlayer path.point").length,
+    nLabels: labels.length, nLegends: chart.querySelectorAll(".legend").length,
     fontSizes: labels.map((label) => parseFloat(getComputedStyle(label).fontSize)),
     isInside: labels.every((label) => box(label).left >= frame.left - 1 && box(label).right <= frame.right + 1),
     colors: shown(chart).map(stroked),

@@ -13,9 +13,16 @@ from browser import Browser, find_browser
 from decayfree.report import write_report
 from synthetic_study import METHODS, WEIGHTS, Writer
 
-N_CHARTS = 4 + len(
-    WEIGHTS
-)  # both accuracies, effective learning rates, off-span share; a norm for each weight
+N_LINES = {
+    **dict.fromkeys(("test-accuracy", "train-accuracy"), len(METHODS)),
+    **{f"norm-{index}": len(METHODS) for index in range(len(WEIGHTS))},
+    "effective-learning-rate": len(METHODS),
+    **{f"effective-learning-rate-{index}": len(METHODS) for index in range(len(WEIGHTS))},
+    "angular-update": len(METHODS) + 2,  # and what is predicted for both decays
+    "off-span-share": len(METHODS),
+    **{f"spectrum-{index}": len(METHODS) + 1 for index in range(len(WEIGHTS))},  # and what was before
+}
+N_CIRCLES = {"off-span-share": len(METHODS) * 26}
 
 Look = Callable[..., dict[str, Any]]
 
@@ -38,12 +45,12 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Look:
 def test_the_page_is_drawn_without_errors_or_requests(look: Look, width: int) -> None:
     seen = look(width=width)
     assert (seen["errors"], seen["console"], seen["refused"], seen["fetched"]) == ([], [], [], [])
-    assert len(seen["charts"]) == N_CHARTS
+    assert {chart["id"]: chart["nLines"] for chart in seen["charts"]} == N_LINES
     for chart in seen["charts"]:
         assert chart["isDrawn"]
-        assert chart["nLines"] == len(set(chart["colors"])) == len(METHODS), (
-            f"{chart['id']}: a color a method"
-        )
+        n_gray = chart["id"].startswith("spectrum")
+        assert len(set(chart["colors"])) == len(METHODS) + n_gray, f"{chart['id']}: a color a method"
+        assert chart["nCircles"] == N_CIRCLES.get(chart["id"], 0)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -63,7 +70,7 @@ def test_the_page_is_readable_at_its_width(look: Look, width: int) -> None:
 def test_a_press_on_the_legend_hides_a_method_in_every_chart(look: Look) -> None:
     seen = look(width=1280)
     assert seen["pressed"] == "false"
-    assert seen["linesAfterPress"] == [len(METHODS) - 1] * N_CHARTS
+    assert seen["linesAfterPress"] == [n - 1 for n in N_LINES.values()]
 
 
 def test_a_dark_browser_gets_a_dark_page_and_dark_charts(look: Look) -> None:

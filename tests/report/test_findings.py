@@ -13,17 +13,9 @@ import pytest
 from scipy import stats
 
 from decayfree.methods import WRS, NoTreatment
-from decayfree.report import StudyNumbers, findings, study_numbers
+from decayfree.report import StudyNumbers, angles, findings, spans, study_numbers
 from decayfree.study import RunSettings, Study, read_study
-from synthetic_study import WEIGHTS, Writer, study_spec
-
-SHORT = {
-    "no decay": "no decay",
-    "weight decay 0.0005": "weight decay 0.0005",
-    "weight decay 0.005": "weight decay 0.005",
-    "learning-rate scaling (as 0.0005)": "learning-rate scaling",
-    "WRS, radius 1": "WRS",
-}
+from synthetic_study import SHORT, WEIGHTS, Writer, column, study_spec
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +30,6 @@ def numbers(study: Study) -> StudyNumbers:
 
 def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def column(study: Study, label: str, read: Any) -> np.ndarray:
-    """(n_seeds, n_rows): what ``read`` gives for every row of the runs with this label."""
-    return np.array([[read(row) for row in run.rows] for run in study.runs if run.label == label])
 
 
 def geometric_norm(row: Any) -> float:
@@ -185,45 +172,6 @@ def test_learning_rate_scaling_is_held_against_the_run_it_replays(
     )
 
 
-def test_off_span_shares_are_compared_with_no_treatment_seed_by_seed(
-    study: Study, numbers: StudyNumbers
-) -> None:
-    text = plain(findings.off_span(numbers))
-    shares = {label: column(study, label, lambda row: row.off_span_share) for label in SHORT}
-    assert f"starts at {100 * shares['no decay'][:, 0].mean():.1f} % under every method" in text
-    for label, short in SHORT.items():
-        assert f"{100 * shares[label][:, -1].mean():.1f} % ({short})" in text
-    difference = stats.ttest_rel(
-        shares["WRS, radius 1"][:, -1], shares["no decay"][:, -1]
-    ).confidence_interval(0.95)
-    mean = (shares["WRS, radius 1"][:, -1] - shares["no decay"][:, -1]).mean()
-    ends = f"{-100 * difference.high:.1f} to {-100 * difference.low:.1f}"
-    assert f"WRS ends lower than no decay, by {-100 * mean:.1f} points (95 % interval {ends})." in text
-    assert "Between learning-rate scaling and no decay: no difference seen" in text
-
-
-def test_a_share_that_was_not_recorded_is_not_made_up(tmp_path: Path) -> None:
-    def blind(settings: RunSettings, row: dict[str, Any]) -> None:
-        row["off_span_share"] = None
-
-    text = findings.off_span(study_numbers(read_study(Writer(tmp_path, change_row=blind).write())))
-    assert text == "No off-span share of features.0.weight was recorded."
-
-
-def test_the_cautions_on_off_span_shares_are_stated(numbers: StudyNumbers) -> None:
-    notes = " ".join(findings.off_span_notes(numbers))
-    for caution in (
-        "what happens inside the span does not depend on the off-span part at all",
-        "off-span noise acts only through test images that have off-span content",
-        "Under WRS it does matter in training, because it takes part of the unit norm",
-        "their exact off-span space is usually empty",
-        "fed as three equal channels",
-        "has full rank, 9 of 9",
-        "18 of the 27 directions",
-    ):
-        assert caution in notes
-
-
 @pytest.mark.parametrize(
     "paragraph",
     [
@@ -231,7 +179,9 @@ def test_the_cautions_on_off_span_shares_are_stated(numbers: StudyNumbers) -> No
         findings.train_accuracy,
         findings.norms,
         findings.effective_learning_rates,
-        findings.off_span,
+        angles.angular_updates,
+        spans.off_span,
+        spans.spectrum,
     ],
 )
 def test_without_a_finished_run_no_paragraph_claims_anything(tmp_path: Path, paragraph: Any) -> None:
@@ -250,7 +200,9 @@ def test_no_number_in_the_text_is_not_a_number(numbers: StudyNumbers) -> None:
             findings.train_accuracy,
             findings.norms,
             findings.effective_learning_rates,
-            findings.off_span,
+            angles.angular_updates,
+            spans.off_span,
+            spans.spectrum,
         )
     )
     assert not re.search(r"\b(nan|inf|None)\b", everything)

@@ -16,7 +16,7 @@ import pytest
 
 from decayfree.errors import MissingExtraError
 from decayfree.methods import NoTreatment, WeightDecay
-from decayfree.report import findings, render, study_numbers, verdicts, write_report
+from decayfree.report import angles, findings, render, spans, study_numbers, verdicts, write_report
 from decayfree.report.page import embedded_json
 from decayfree.study import ResultError, read_study
 from synthetic_study import FINAL_TEST, METHODS, WEIGHTS, Writer, study_spec
@@ -120,15 +120,42 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
         findings.train_accuracy,
         findings.norms,
         findings.effective_learning_rates,
-        findings.off_span,
+        angles.angular_updates,
+        spans.off_span,
+        spans.spectrum,
     ):
         assert words(paragraph(numbers)) in text
-    for note in findings.off_span_notes(numbers) + findings.effective_learning_rate_notes():
+    for note in (
+        *findings.effective_learning_rate_notes(),
+        *angles.angular_update_notes(numbers),
+        *spans.off_span_notes(numbers),
+        *spans.spectrum_notes(numbers),
+    ):
         assert words(note) in text
+    for key in (
+        "what it must be, in the color of the method",
+        "before training",
+        "variance of the inputs after",
+    ):
+        assert key in text
     figures = json.loads(next(script for script in parsed.scripts if script.startswith('{"')))
     ids = {value for name, value in parsed.attributes if name == "id"}
     assert set(figures) < ids
-    assert len(figures) == 4 + len(WEIGHTS)
+    assert len(figures) == 5 + 3 * len(WEIGHTS)
+
+
+def test_runs_from_before_angles_laws_and_spectra_were_kept_have_a_page(tmp_path: Path) -> None:
+    def forget(settings: object, row: dict[str, Any]) -> None:
+        del row["angular_updates"], row["off_span_law"]
+
+    writer = Writer(tmp_path, change_row=forget, change_spectra=lambda _, spectra: spectra.clear())
+    text = words(Parsed.of(write_report(writer.write())).text)
+    for said in (
+        "No angular update was recorded.",
+        "Its law was not recorded with these runs.",
+        "No spectrum was recorded.",
+    ):
+        assert said in text
 
 
 def test_the_table_has_a_row_and_a_strip_for_each_method(tmp_path: Path) -> None:

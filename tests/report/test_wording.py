@@ -73,7 +73,8 @@ def test_a_number_keeps_three_digits(number: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(0.126, "12.6 %"), (0.0005, "0.1 %"), (4.2e-5, "0.0042 %"), (0.0, "0.0 %")]
+    ("share", "text"),
+    [(0.126, "12.6 %"), (0.0126, "1.3 %"), (0.00086, "0.086 %"), (4.2e-5, "0.0042 %"), (0.0, "0.0 %")],
 )
 def test_a_small_share_does_not_round_to_zero(share: float, text: str) -> None:
     assert plain(wording.fine_percent(share)) == text

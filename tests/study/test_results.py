@@ -1,5 +1,6 @@
 """Result files: rows there and back, and damage that is named, never guessed over."""
 
+import dataclasses
 import json
 import math
 import re
@@ -7,9 +8,9 @@ import re
 import pytest
 
 from decayfree.methods import WRS, NoTreatment
-from decayfree.study import ResultError, Row, StudySpec, read_study
-from decayfree.study.checkpoint import append_row, write_record
-from decayfree.study.results import read_rows, row_to, run_directory
+from decayfree.study import ResultError, Row, Spectrum, StudySpec, read_study
+from decayfree.study.checkpoint import append_row, write_record, write_spectra
+from decayfree.study.results import read_rows, read_spectra, row_to, run_directory
 from small_study import METHODS, RECIPE, recipe
 
 
@@ -23,7 +24,9 @@ def row(step, **changes):
         "learning_rate": 1e-300,
         "norms": {"a.weight": 1.5},
         "effective_learning_rates": {"a.weight": 0.1},
+        "angular_updates": {"a.weight": 0.02},
         "off_span_share": 0.8,
+        "off_span_law": 0.8,
     }
     return Row(**{**values, **changes})
 
@@ -64,6 +67,17 @@ def test_a_run_says_its_settings_and_how_it_ended(study):
     assert run.key == spec.runs()[1].key
     assert set(run.versions) == {"decayfree", "torch", "python"}
     assert set(run.hardware) == {"processor", "n_threads"}
+
+
+def test_rows_from_before_there_were_angles_and_laws_have_none(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    record = json.loads(row_to(row(4)))
+    del record["angular_updates"], record["off_span_law"]
+    path.write_text(json.dumps(record) + "\n")
+    (read,) = read_rows(path, may_be_cut=False)
+    assert math.isnan(read.angular_updates["a.weight"])
+    assert math.isnan(read.off_span_law)
+    assert (read.norms, read.off_span_share) == (row(4).norms, row(4).off_span_share)
 
 
 def test_numbers_that_are_not_finite_are_written_as_null_and_read_as_nan(tmp_path):
@@ -158,3 +172,55 @@ def test_a_damaged_record_is_named(study, text):
 def test_a_folder_without_a_study_is_an_error(tmp_path):
     with pytest.raises(ResultError, match=rf"no study in {re.escape(str(tmp_path))}: there is no study.toml"):
         read_study(tmp_path)
+
+
+SPECTRUM = Spectrum(edges=(0, 1, 3), energy=(0.6, 0.4), variance=(1.0, 0.0), n_main=1, main_energy=0.6)
+
+
+def test_spectra_come_back_bit_for_bit(study):
+    out, spec = study
+    spectra = {
+        0: {"a.weight": SPECTRUM},
+        16: {"a.weight": dataclasses.replace(SPECTRUM, main_energy=0.1 + 0.2)},
+    }
+    write_spectra(run_directory(out, spec.runs()[1].key), spectra)
+    read = read_study(out)
+    assert [run.spectra for run in read.runs] == [{}, spectra]
+    assert read.runs[1].spectra[0]["a.weight"].n_directions == 3
+
+
+def test_shares_of_nothing_are_written_as_null_and_read_as_nan(tmp_path):
+    write_spectra(tmp_path, {0: {"a.weight": dataclasses.replace(SPECTRUM, variance=(math.nan, math.nan))}})
+    assert '"variance": [null, null]' in (tmp_path / "spectra.json").read_text()
+    assert all(map(math.isnan, read_spectra(tmp_path)[0]["a.weight"].variance))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("{", "", "Extra data"),
+        ('"0"', '"zero"', "invalid literal"),
+        ('"n_main"', '"main"', "n_main"),
+        ("[0, 1, 3]", "[0, 3, 1]", "expected ranks that rise from 0, got (0, 3, 1)"),
+        ("[0, 1, 3]", "[1, 2, 3]", "expected ranks that rise from 0, got (1, 2, 3)"),
+        ("[0, 1, 3]", "[]", "expected ranks that rise from 0, got ()"),
+        ("[0, 1, 3]", "[0]", "expected 0 bins, got 2 and 2"),
+        ("[0, 1, 3]", "[0, 1.5, 3]", "expected whole numbers as ranks, got [0, 1.5, 3] and 1"),
+        ('"n_main": 1', '"n_main": null', "expected whole numbers as ranks"),
+        ("[0.6, 0.4]", "[1.0]", "expected 2 bins, got 1 and 2"),
+        ("[0.6, 0.4]", '[0.6, "0.4"]', "expected a number or null, got '0.4'"),
+        ("[0.6, 0.4]", "0.6", "not iterable"),
+    ],
+)
+def test_damaged_spectra_are_named_by_their_file(study, old, new, says):
+    out, spec = study
+    directory = run_directory(out, spec.runs()[0].key)
+    write_spectra(directory, {0: {"a.weight": SPECTRUM}})
+    path = directory / "spectra.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(
+        ResultError, match=rf"^{re.escape(str(path))}: not the spectra of a run \(.*{re.escape(says)}"
+    ):
+        read_study(out)

@@ -1,13 +1,18 @@
 """A row of metrics: norms, rates, shares and scores by hand; steps to sample at."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from decayfree import find_invariant
 from decayfree.methods import NoTreatment
+from decayfree.span import LayerSpan, RowLayout
+from decayfree.study import DataSpec, sampling
 from decayfree.study.data import Dataset, Images, load
-from decayfree.study.sampling import Sampler, first_convolution, first_layer_projector, sample_steps
+from decayfree.study.laws import OffSpanLaw
+from decayfree.study.sampling import Sampler, first_convolution, first_layer_span, sample_steps
 from small_study import recipe
 
 
@@ -39,15 +44,19 @@ def sampler(seed):
         std=1.0,
     )
     groups = NoTreatment().param_groups(model, found, rest_weight_decay=0.0)
+    optimizer = torch.optim.SGD(groups, lr=0.5)
+    layout = RowLayout((2, 3, 1, 1))
+    moment = torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
     return Sampler(
         model=model,
         found=found,
-        method=NoTreatment().attach(torch.optim.SGD(groups, lr=0.5), found),
+        method=NoTreatment().attach(optimizer, found),
         recipe=recipe(),
         dataset=dataset,
         train_labels=torch.tensor([1, 0, 0, 0]),
         first_layer="convolution.weight",
-        off_span=torch.diag(torch.tensor([0.0, 1.0, 1.0])),
+        span=LayerSpan("convolution.weight", layout, moment[None], torch.zeros(1, 3)),
+        law=OffSpanLaw(optimizer, found, "convolution.weight", torch.tensor([3.5, 9.0])),
     )
 
 
@@ -61,6 +70,56 @@ def test_a_row_holds_what_can_be_checked_by_hand(sampler):
     assert row.norms == {"convolution.weight": 7.5}  # 5 and 10
     assert row.effective_learning_rates["convolution.weight"] == pytest.approx((0.5 / 25 + 0.5 / 100) / 2)
     assert row.off_span_share == pytest.approx((0.8 + 1.0) / 2)
+    assert row.off_span_law == pytest.approx((0.7 + 0.9) / 2)  # of the norms as they are: 3.5 of 5, 9 of 10
+    assert row.angular_updates.keys() == {"convolution.weight"}
+    assert math.isnan(row.angular_updates["convolution.weight"])  # nothing is known of the step before
+
+
+def test_an_angle_is_that_between_a_weight_before_and_after(sampler):
+    before = sampler.weights()
+    with torch.no_grad():  # a right angle and none
+        sampler.model.convolution.weight.copy_(
+            torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 5.0]]).view(2, 3, 1, 1)
+        )
+    row = sampler.row(step=6, learning_rate=0.5, before=before)
+    assert row.angular_updates["convolution.weight"] == pytest.approx(math.pi / 4)
+
+
+def test_a_block_of_zeros_has_no_angle(sampler):
+    before = sampler.weights()
+    before["convolution.weight"][1] = 0.0
+    with torch.no_grad():
+        sampler.model.convolution.weight[0] = torch.tensor([-4.0, 3.0, 0.0]).view(3, 1, 1)
+    row = sampler.row(step=6, learning_rate=0.5, before=before)
+    assert row.angular_updates["convolution.weight"] == pytest.approx(math.pi / 2)
+
+
+def test_an_angle_counts_a_bias_that_works_together_with_its_weight(seed):
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.GroupNorm(1, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    found = find_invariant(model, torch.randn(4, 3, 2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).view(2, 3, 1, 1))
+        model[0].bias.zero_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    spec = recipe()
+    sampler = Sampler(
+        model=model,
+        found=found,
+        method=NoTreatment().attach(optimizer, found),
+        recipe=spec,
+        dataset=load(spec.data),
+        train_labels=load(spec.data).train.labels,
+        first_layer="0.weight",
+        span=first_layer_span(spec.data, None, model[0]),
+        law=OffSpanLaw(optimizer, found, "0.weight", torch.zeros(2)),
+    )
+    before = sampler.weights()
+    assert before.keys() == {"0.weight", "0.bias"}
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([0.0, 1.0]))
+    assert sampler._angular_updates(before) == {"0.weight": pytest.approx(math.pi / 4)}
 
 
 def test_a_sample_changes_nothing(sampler):
@@ -80,16 +139,27 @@ def test_the_first_convolution_is_found_by_name():
 
 def test_the_digits_leave_18_directions_of_the_first_layer_off_the_span():
     spec = recipe().data
-    projector = first_layer_projector(spec, None, nn.Conv2d(3, 2, 3, padding=1))
-    assert projector.trace().item() == pytest.approx(18, abs=1e-6)
+    span = first_layer_span(spec, None, nn.Conv2d(3, 2, 3, padding=1))
+    assert span.rank().tolist() == [27 - 18]
     inputs = load(spec).to_input(load(spec).train.pixels)
-    patches = nn.functional.unfold(inputs.double(), 3, padding=1).transpose(1, 2).reshape(-1, 27)
-    assert ((patches - patches.mean(dim=0)) @ projector).abs().max() < 1e-5
+    patches = nn.functional.unfold(inputs.double(), 3, padding=1).transpose(1, 2).reshape(-1, 3, 3, 3)
+    centered = patches - patches.mean(dim=0)
+    off = torch.stack([span.off_span(pair) for pair in centered.split(2)[:200]])
+    assert off.abs().max() < 1e-5
 
 
-def test_a_convolution_with_padding_in_words_is_refused():
-    with pytest.raises(ValueError, match="two whole numbers for each setting, got 'same'"):
-        first_layer_projector(recipe().data, None, nn.Conv2d(3, 2, 3, padding="same"))
+def test_images_that_differ_from_batch_to_batch_only_are_in_the_span(monkeypatch):
+    """Gradients of other batches, which mix them, reach these directions too."""
+    monkeypatch.setattr(sampling, "_IMAGES_AT_ONCE", 1)
+    spec = DataSpec(n_train=5, n_test=40)
+    one_by_one = first_layer_span(spec, None, nn.Conv2d(3, 2, 8, stride=8))
+    assert one_by_one.rank().tolist() == [4]  # five images, one patch of each
+
+
+def test_the_span_is_found_without_a_draw_from_the_random_state(seed):
+    before = torch.get_rng_state()
+    first_layer_span(DataSpec(n_train=7, n_test=40), None, nn.utils.skip_init(nn.Conv2d, 3, 2, 3))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from decayfree.methods import METHODS as ALL_METHODS
 from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
 from decayfree.study import DataSpec, ModelSpec, OptimizerSpec, Recipe, RunSettings, SpecError, StudySpec
 from small_study import METHODS, RECIPE, recipe, settings
@@ -68,7 +69,7 @@ def test_all_faults_of_a_file_are_reported_at_once_with_the_known_keys():
         "recipe.n_epochs: expected a whole number, got 1.5",
         "recipe.data: expected a table, got 3",
         "recipe.model.width: expected a whole number, got True",
-        "methods[0].name: expected one of none, weight_decay, learning_rate_scaling, wrs; got 'sgdp'",
+        f"methods[0].name: expected one of {', '.join(ALL_METHODS)}; got 'sgdp'",
         "methods[1].weight_decay: missing",
         "methods[2].every: no such key; known keys: radius",
     ]
@@ -206,3 +207,11 @@ def test_a_run_that_replays_needs_the_run_of_the_same_seed():
     needed = settings(LearningRateScaling(0.01), seed=2).replayed_run
     assert needed == settings(WeightDecay(0.01), seed=2)
     assert settings(WRS()).replayed_run is None
+
+
+def test_the_cosine_goes_from_the_rate_through_its_half_to_nothing():
+    cosine = recipe(learning_rate=2.0)
+    assert cosine.learning_rate_at(0) == 2.0
+    assert cosine.learning_rate_at(8) == pytest.approx(1.0)
+    assert cosine.learning_rate_at(16) == pytest.approx(0.0)
+    assert recipe(learning_rate=2.0, schedule="constant").learning_rate_at(15) == 2.0

@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 
 from decayfree.errors import MismatchError
-from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
+from decayfree.methods import WRS, ExactReplay, LearningRateScaling, NoTreatment, WeightDecay
 from decayfree.study import DataSpec, ModelSpec, OptimizerSpec, ResultError
-from decayfree.study.checkpoint import load_checkpoint, read_reason, read_state
+from decayfree.study.checkpoint import load_checkpoint, read_reason, read_state, save_checkpoint
 from decayfree.study.data import batch_indices, flipped, load, with_label_noise
 from decayfree.study.models import build_model
 from decayfree.study.norm_log import FILE_NAME
-from decayfree.study.results import read_rows, run_directory
-from decayfree.study.training import learning_rate_at, train
-from small_study import METHODS, recipe, settings
+from decayfree.study.results import read_rows, read_spectra, run_directory
+from decayfree.study.training import train
+from small_study import METHODS, settings
 
-each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+each_method = pytest.mark.parametrize("method", [*METHODS, ExactReplay(0.01)], ids=lambda method: method.name)
 
 
 def rows_of(out, run):
@@ -53,9 +53,10 @@ def assert_same_state(ours, theirs):
 
 
 def assert_same_files(run, out, other):
-    """Metrics byte for byte; weights, buffers, optimizer, method and random state bit for bit."""
+    """Metrics and spectra byte for byte; weights, buffers, optimizer, method and random state bit for bit."""
     ours, theirs = run_directory(out, run.key), run_directory(other, run.key)
-    assert (ours / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
+    for name in ("metrics.jsonl", "spectra.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
     assert_same_state(load_checkpoint(ours), load_checkpoint(theirs))
 
 
@@ -71,15 +72,20 @@ def test_a_run_is_the_plain_loop(tmp_path):
         [{"params": kernels}, {"params": rest, "weight_decay": 0.1}], lr=0.1, momentum=0.5, nesterov=True
     )
     for step in range(16):
-        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate_at(run.recipe, step)
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = run.recipe.learning_rate_at(step)
         chosen = batch_indices(n_images=64, batch_size=16, seed=0, step=step)
         inputs = flipped(data.to_input(data.train.pixels[chosen]), seed=0, step=step)
         optimizer.zero_grad()
         F.cross_entropy(model(inputs), labels[chosen]).backward()
+        before = [kernel.detach().double().flatten(1) for kernel in kernels]
         optimizer.step()
     state = load_checkpoint(run_directory(tmp_path, run.key))["model"]
     assert_same_state(dict(state), dict(model.state_dict()))
     last = rows_of(tmp_path, run)[-1]
+    for angle, old, kernel in zip(last.angular_updates.values(), before, kernels, strict=True):
+        new = kernel.detach().double().flatten(1)
+        chords = (F.normalize(new, dim=1) - F.normalize(old, dim=1)).norm(dim=1)
+        assert angle == pytest.approx((2 * torch.asin(chords / 2)).mean().item(), rel=1e-6)
     model.eval()
     logits = model(data.to_input(data.test.pixels))
     assert last.test_accuracy == (logits.argmax(dim=1) == data.test.labels).double().mean().item()
@@ -94,6 +100,39 @@ def test_samples_are_taken_where_the_spec_says(tmp_path):
     for row in rows:
         assert list(row.norms.values()) == pytest.approx([1.5] * 4, rel=1e-6)
         assert list(row.effective_learning_rates.values()) == pytest.approx([row.learning_rate / 2.25] * 4)
+
+
+@each_method
+def test_the_off_span_share_is_what_its_law_says(tmp_path, method):
+    run = settings(method, n_epochs=20, n_samples=9)
+    train_with_what_it_replays(run, tmp_path)
+    rows = rows_of(tmp_path, run)
+    assert 0.3 < rows[0].off_span_share < 1
+    assert rows[-1].off_span_share < 0.9 * rows[0].off_span_share
+    for row in rows:
+        assert row.off_span_law == pytest.approx(row.off_span_share, rel=2e-5)
+
+
+def test_there_is_an_angle_at_every_sample_but_the_first(tmp_path):
+    run = settings(WRS(radius=1.5))
+    train(run, tmp_path)
+    first, *others = [list(row.angular_updates.values()) for row in rows_of(tmp_path, run)]
+    assert len(first) == 4
+    assert all(map(math.isnan, first))
+    assert all(0 < angle < 1 for angles in others for angle in angles)
+
+
+def test_spectra_are_taken_before_the_first_step_and_after_the_last(tmp_path):
+    run = settings(WRS(radius=1.5))
+    train(run, tmp_path)
+    spectra = read_spectra(run_directory(tmp_path, run.key))
+    assert list(spectra) == [0, 16]
+    names = ["features.0.weight", "features.3.weight", "features.7.weight", "features.10.weight"]
+    for weights in spectra.values():
+        assert list(weights) == names
+        assert [spectrum.n_directions for spectrum in weights.values()] == [27, 18, 18, 36]
+    assert spectra[0]["features.0.weight"].variance == spectra[16]["features.0.weight"].variance
+    assert spectra[0]["features.0.weight"].energy != spectra[16]["features.0.weight"].energy
 
 
 def test_the_record_says_what_was_run_where_and_how_it_ended(tmp_path):
@@ -209,6 +248,24 @@ def test_a_run_without_a_log_begins_anew_when_its_norms_are_wanted(tmp_path):
     assert (run_directory(tmp_path, run.key) / FILE_NAME).stat().st_size == 16 * 12 * 4
 
 
+@pytest.mark.parametrize("missing", ["off_span_law", "spectra.json"])
+def test_a_run_from_before_laws_and_spectra_were_kept_begins_anew(tmp_path, missing):
+    run = settings(WRS(radius=1.5))
+    train(run, tmp_path, on_step=lambda n_done: n_done < 9)
+    directory = run_directory(tmp_path, run.key)
+    if missing == "spectra.json":
+        (directory / missing).unlink()
+    else:
+        state = load_checkpoint(directory)
+        del state[missing]
+        save_checkpoint(directory, state)
+    seen = []
+    train(run, tmp_path, on_step=lambda n_done: bool(seen.append(n_done)) or True)
+    assert seen == list(range(1, 17))
+    train(run, tmp_path / "whole")
+    assert_same_files(run, tmp_path, tmp_path / "whole")
+
+
 def test_a_log_with_gaps_is_not_kept(tmp_path):
     run = settings(WeightDecay(0.01))
     train(run, tmp_path, record_norms=True, on_step=lambda n_done: n_done < 9)
@@ -276,6 +333,14 @@ def test_a_loss_that_is_not_finite_ends_a_run_as_diverged(tmp_path, method):
     assert load_checkpoint(directory)["n_done"] < rows[-1].step
 
 
+def test_weights_that_the_last_step_has_ruined_still_end_a_run(tmp_path):
+    run = settings(NoTreatment(), learning_rate=1e38, n_epochs=1, batch_size=64, n_samples=2)
+    assert train(run, tmp_path) == "done"
+    directory = run_directory(tmp_path, run.key)
+    assert math.isnan(rows_of(tmp_path, run)[-1].train_loss)
+    assert list(read_spectra(directory)[1]) == ["features.0.weight"]
+
+
 def test_a_diverged_run_that_is_run_again_says_the_same(tmp_path):
     run = settings(NoTreatment(), learning_rate=1e38)
     train(run, tmp_path)
@@ -283,14 +348,6 @@ def test_a_diverged_run_that_is_run_again_says_the_same(tmp_path):
     before = path.read_bytes()
     assert train(run, tmp_path) == "diverged"
     assert path.read_bytes() == before
-
-
-def test_the_cosine_goes_from_the_rate_through_its_half_to_nothing():
-    cosine = recipe(learning_rate=2.0)
-    assert learning_rate_at(cosine, 0) == 2.0
-    assert learning_rate_at(cosine, 8) == pytest.approx(1.0)
-    assert learning_rate_at(cosine, 16) == pytest.approx(0.0)
-    assert learning_rate_at(recipe(learning_rate=2.0, schedule="constant"), 15) == 2.0
 
 
 def test_a_network_too_deep_for_its_images_fails_where_the_settings_can_be_seen(tmp_path):

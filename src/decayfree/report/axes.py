@@ -37,11 +37,32 @@ OFF_SPAN = Scale(is_logarithmic=True, floor=1e-4)
 NORM = Scale(is_logarithmic=True, has_geometric_means=True, is_share=False)
 # A cosine schedule ends at zero, which a logarithm never reaches.
 RATE = replace(NORM, skipped_end=0.08)
+ENERGY = Scale(is_logarithmic=True, is_share=False, floor=1e-4)
 
 
 def layout(curves: Sequence[Curve], scale: Scale) -> dict[str, Any]:
-    """The layout of a chart, in the colors of the style sheet."""
+    """The layout of a chart over the steps of the training, in the colors of the style sheet."""
     last_step = max((step for curve in curves for step in curve.steps), default=1)
+    return _layout(
+        {"title": {"text": "step", "standoff": 6}, "nticks": 8, "range": [0, last_step]},
+        _y_axis(_range(curves, scale), scale),
+    )
+
+
+def rank_layout(values: Sequence[float], scale: Scale) -> dict[str, Any]:
+    """The layout of a chart of these values over ranks from 0 to 1."""
+    shown = [value for value in values if value > scale.floor]
+    ends = _logarithmic_ends(shown) if shown else None
+    x_axis = {
+        "title": {"text": "rank of the direction", "standoff": 6},
+        "dtick": 0.25,
+        "range": [0, 1],
+        "tickformat": ".0%",
+    }
+    return _layout(x_axis, _y_axis(ends, scale))
+
+
+def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
     return {
         "showlegend": False,  # the page has one legend for all charts
         "hovermode": "x unified",
@@ -59,14 +80,8 @@ def layout(curves: Sequence[Curve], scale: Scale) -> dict[str, Any]:
             "size": 12,
             "color": "var(--muted)",
         },
-        "xaxis": {
-            **_AXIS,
-            "title": {"text": "step", "standoff": 6},
-            "nticks": 8,
-            "showgrid": False,
-            "range": [0, last_step],
-        },
-        "yaxis": _y_axis(_range(curves, scale), scale),
+        "xaxis": {**_AXIS, **x_axis, "showgrid": False},
+        "yaxis": y_axis,
     }
 
 
@@ -125,13 +140,17 @@ def _range(curves: Sequence[Curve], scale: Scale) -> list[float] | None:
     ]
     if not means:
         return None
-    low, high = min(means), max(means)
     if scale.is_logarithmic:
-        low, high = math.log10(low), math.log10(high)
-        margin = max(0.06 * (high - low), 0.05)
-        return [round(low - margin, N_DIGITS), round(high + margin, N_DIGITS)]
+        return _logarithmic_ends(means)
+    low, high = min(means), max(means)
     margin = max(0.06 * (high - low), 0.005)
     return [round(max(low - margin, -0.005), N_DIGITS), round(min(high + margin, 1.005), N_DIGITS)]
+
+
+def _logarithmic_ends(values: Sequence[float]) -> list[float]:
+    low, high = math.log10(min(values)), math.log10(max(values))
+    margin = max(0.06 * (high - low), 0.05)
+    return [round(low - margin, N_DIGITS), round(high + margin, N_DIGITS)]
 
 
 def _tick_text(tick: float, is_share: bool) -> str:

@@ -8,18 +8,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from decayfree.report.axes import ACCURACY, N_DIGITS, NORM, OFF_SPAN, RATE, Scale, layout, share_range
+from decayfree.report.angles import predicted
+from decayfree.report.axes import (
+    ACCURACY,
+    ENERGY,
+    N_DIGITS,
+    NORM,
+    OFF_SPAN,
+    RATE,
+    Scale,
+    layout,
+    rank_layout,
+    share_range,
+)
 from decayfree.report.series import (
     Curve,
     MethodSeries,
     StudyNumbers,
+    mean_angular_update,
     mean_effective_learning_rate,
     mean_norm,
     norm_of,
+    rate_of,
 )
+from decayfree.report.spectra import first_spectrum, last_spectrum
 from decayfree.study import Row
 
 MAX_SMALL_MULTIPLES = 8
+_HALO = ", ".join(["0 0 3px var(--card)"] * 4)
+"""Text stands out from the lines that it crosses."""
 MIN_SEEDS_OF_BAND = 3
 """With two seeds the t interval is 12.7 times as long as the distance between them: it would cover the chart."""
 
@@ -77,15 +94,11 @@ def accuracy_chart(numbers: StudyNumbers, which: Literal["train", "test"]) -> Ch
 
 def norm_charts(numbers: StudyNumbers) -> list[Chart]:
     """Mean block norm over training: one small chart a weight, or their geometric mean where there are many."""
-    weights = numbers.shown[0].weights if numbers.shown else ()
+    weights = _weights(numbers)
     if len(weights) > MAX_SMALL_MULTIPLES:
         unit = f"geometric mean over {len(weights)} weights, log scale"
         return [_chart(numbers, "norm", "Weight norm", unit, mean_norm, NORM)]
-    charts = [
-        _chart(numbers, f"norm-{index}", name, "", norm_of(name), NORM) for index, name in enumerate(weights)
-    ]
-    share_range([chart.figure["layout"] for chart in charts], NORM)
-    return charts
+    return _by_weight(numbers, "norm", norm_of, NORM)
 
 
 def effective_learning_rate_chart(numbers: StudyNumbers) -> Chart:
@@ -95,15 +108,61 @@ def effective_learning_rate_chart(numbers: StudyNumbers) -> Chart:
     return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE)
 
 
+def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
+    """Effective learning rate over training, one small chart a weight; none where there are many."""
+    if len(_weights(numbers)) > MAX_SMALL_MULTIPLES:
+        return []
+    return _by_weight(numbers, "effective-learning-rate", rate_of, RATE)
+
+
+def angular_update_chart(numbers: StudyNumbers) -> Chart:
+    """Angle of a step over training, geometric mean over the weights, with the angle that theory predicts under weight decay."""
+    unit = "radians a step, geometric mean over the weights, log scale"
+    chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE)
+    drawn = looks(numbers.methods)
+    for method in numbers.shown:
+        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted(numbers, method))
+    return chart
+
+
 def off_span_chart(numbers: StudyNumbers) -> Chart:
-    """Off-span share of the first layer over training."""
+    """Off-span share of the first layer over training, with what it must be."""
     title, unit = "Off-span share of the first layer", f"{_unit(numbers)}, log scale"
-    return _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, OFF_SPAN)
+    chart = _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, OFF_SPAN)
+    drawn = looks(numbers.methods)
+    for method in numbers.shown:
+        law = method.curve(lambda row: row.off_span_law)
+        chart.figure["data"] += _law(method.label, drawn[method.label], law)
+    return chart
+
+
+def spectrum_charts(numbers: StudyNumbers) -> list[Chart]:
+    """Energy of every weight over the spectrum of its inputs after the last step; of the first and last one where there are many."""
+    weights = _weights(numbers)
+    shown = weights if len(weights) <= MAX_SMALL_MULTIPLES else (weights[0], weights[-1])
+    charts = [_spectrum_chart(numbers, f"spectrum-{index}", name) for index, name in enumerate(shown)]
+    return [chart for chart in charts if chart is not None]
 
 
 def plain_text(text: str) -> str:
     """Text as plotly shows it: it reads names as a small part of HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _weights(numbers: StudyNumbers) -> tuple[str, ...]:
+    return numbers.shown[0].weights if numbers.shown else ()
+
+
+def _by_weight(
+    numbers: StudyNumbers, id: str, value_of: Callable[[str], Callable[[Row], float]], scale: Scale
+) -> list[Chart]:
+    """One small chart a weight; all have one y axis."""
+    charts = [
+        _chart(numbers, f"{id}-{index}", name, "", value_of(name), scale)
+        for index, name in enumerate(_weights(numbers))
+    ]
+    share_range([chart.figure["layout"] for chart in charts], scale)
+    return charts
 
 
 def _unit(numbers: StudyNumbers) -> str:
@@ -178,3 +237,79 @@ def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
     return [None if value is None else float(f"{value:.{N_DIGITS}g}") for value in values]
+
+
+def _prediction(label: str, look: Look, points: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+    """A thin dashed line with a name beside it; none where nothing is predicted."""
+    if not points:
+        return []
+    named = round(0.75 * len(points))
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines+text",
+            "name": plain_text(f"predicted, {label}"),
+            "legendgroup": label,
+            "x": [step for step, _ in points],
+            "y": _rounded([angle for _, angle in points]),
+            "text": ["predicted" if index == named else "" for index in range(len(points))],
+            "textposition": "top right",
+            "textfont": {"color": f"var({look.color})", "size": 12, "shadow": _HALO},
+            "line": {"color": f"var({look.color})", "width": 1.2, "dash": "dash"},
+            "hovertemplate": "%{y:.3~g}",
+        }
+    ]
+
+
+def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
+    """Circles at what a share must be; none where it was not recorded."""
+    if not law.points:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": plain_text(f"law, {label}"),
+            "legendgroup": label,
+            "x": [step for step, _ in law.points],
+            "y": _rounded([share for _, share in law.points]),
+            "marker": {"color": f"var({look.color})", "size": 7, "symbol": "circle-open"},
+            "cliponaxis": False,
+            "hoverinfo": "skip",
+        }
+    ]
+
+
+def _spectrum_chart(numbers: StudyNumbers, id: str, weight: str) -> Chart | None:
+    """Gray what was before the training and what the inputs are, in color what became of it; None where it was not recorded."""
+    drawn = looks(numbers.methods)
+    ordered = [method for method in (*numbers.others, numbers.reference) if method is not None]
+    before, after = first_spectrum(ordered, weight), last_spectrum(ordered, weight)
+    found = {method.label: last_spectrum([method], weight) for method in ordered}
+    if before is None or after is None:
+        return None
+    data = [
+        _rank_line("input variance", after.ranks, after.variance, Look("--muted", "solid", 0.0)) | _AREA,
+        _rank_line("before training", before.ranks, before.energy, Look("--muted", "solid", 1.2)),
+    ]
+    for label, mean in found.items():
+        if mean is not None:
+            data.append(_rank_line(label, mean.ranks, mean.energy, drawn[label]) | {"legendgroup": label})
+    values = [value for mean in (before, *found.values()) if mean is not None for value in mean.energy]
+    figure = {"data": data, "layout": rank_layout([*values, *after.variance], ENERGY)}
+    return Chart(id, weight, f"{after.n_directions} directions", figure)
+
+
+_AREA = {"fill": "tozeroy", "fillcolor": "var(--muted)26"}
+
+
+def _rank_line(name: str, ranks: Sequence[float], values: Sequence[float], look: Look) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(name),
+        "x": _rounded(ranks),
+        "y": _rounded([max(value, ENERGY.floor / 10) for value in values]),
+        "line": {"color": f"var({look.color})", "width": look.width, "dash": look.dash},
+        "hovertemplate": "%{y:.3~g}",
+    }

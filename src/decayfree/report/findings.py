@@ -10,16 +10,16 @@ from itertools import pairwise
 from decayfree.report.series import (
     MethodSeries,
     StudyNumbers,
+    finals,
     mean_effective_learning_rate,
     mean_norm,
     norm_of,
 )
 from decayfree.report.wording import (
-    SPACE,
+    NOTHING,
+    by_method,
     count,
     factor,
-    fine_percent,
-    interval_of_sizes,
     listing,
     percent,
     points,
@@ -28,12 +28,9 @@ from decayfree.report.wording import (
     significant,
 )
 from decayfree.study import Row
-from decayfree.study.statistics import paired_difference
 
 FALL = 0.05
 """How far the mean test accuracy must fall below what it has reached to be worth a sentence."""
-GRAY = ("digits", "fashion-mnist")
-NOTHING = "No run is done, so there is nothing to see."
 
 
 def test_accuracy(numbers: StudyNumbers) -> str:
@@ -60,12 +57,12 @@ def train_accuracy(numbers: StudyNumbers) -> str:
     """Where training accuracy ends and how far test accuracy stays below it."""
     if numbers.reference is None:
         return NOTHING
-    ends = _finals(numbers.shown, lambda row: row.train_accuracy)
-    gaps = _finals(numbers.shown, lambda row: row.train_accuracy - row.test_accuracy)
+    ends = finals(numbers.shown, lambda row: row.train_accuracy)
+    gaps = finals(numbers.shown, lambda row: row.train_accuracy - row.test_accuracy)
     least, most = min(gaps, key=lambda name: gaps[name]), max(gaps, key=lambda name: gaps[name])
     noise = numbers.study.spec.recipe.data.label_noise
     return sentences(
-        f"Training accuracy ends at {_by_method(ends, percent)}.",
+        f"Training accuracy ends at {by_method(ends, percent)}.",
         f"Training minus test accuracy is lowest for {least} ({signed_points(gaps[least])} points) and highest for {most} "
         f"({signed_points(gaps[most])} points).",
         f"As {percent(noise, 0)} of the training labels are random, to fit them all is to learn wrong ones."
@@ -81,11 +78,11 @@ def norms(numbers: StudyNumbers) -> str:
     changes = _changes(numbers.shown, mean_norm)
     n_weights = count(len(numbers.reference.weights), "weight")
     return sentences(
-        f"From the first sample to the last the norms change by {_by_method(changes, factor)}: geometric means over "
+        f"From the first sample to the last the norms change by {by_method(changes, factor)}: geometric means over "
         f"{n_weights} and all seeds.",
         *(_largest_change(method) for method in numbers.shown if method.name == "none"),
         *(_second_half(method) for method in numbers.shown if method.name == "weight_decay"),
-        *(_held(method) for method in numbers.shown if method.name == "wrs"),
+        *(_held(method) for method in numbers.shown if method.name in ("wrs", "exact_replay")),
     )
 
 
@@ -96,9 +93,9 @@ def effective_learning_rates(numbers: StudyNumbers) -> str:
     changes = _changes(numbers.shown, _per_learning_rate)
     relative = (
         "Divided by the scheduled learning rate, so that the schedule cancels, it changes over the training by "
-        f"{_by_method(changes, factor)}."
+        f"{by_method(changes, factor)}."
     )
-    replays = [method for method in numbers.shown if method.name == "learning_rate_scaling"]
+    replays = [method for method in numbers.shown if method.name in ("learning_rate_scaling", "exact_replay")]
     return sentences(
         _half_way(numbers, numbers.reference),
         relative if changes else "",
@@ -113,57 +110,6 @@ def effective_learning_rate_notes() -> list[str]:
         "It is averaged over the blocks of a weight, so that blocks whose norm has decayed almost to nothing, as those "
         "of dead channels do under strong decay, dominate it.",
     ]
-
-
-def off_span(numbers: StudyNumbers) -> str:
-    """How the off-span share of the first layer changes, and how methods compare with no treatment."""
-    if numbers.reference is None:
-        return NOTHING
-    layer = next(iter(numbers.reference.runs.values())).first_layer
-    ends = _finals(numbers.shown, lambda row: row.off_span_share)
-    starts = _starts(numbers.shown, lambda row: row.off_span_share)
-    if not ends or not starts:
-        return f"No off-span share of {layer} was recorded."
-    is_common = len({percent(start) for start in starts.values()}) == 1
-    began = (
-        f"{percent(min(starts.values()))} under every method" if is_common else _by_method(starts, percent)
-    )
-    untreated = [method for method in numbers.shown if method.name == "none"]
-    return sentences(
-        f"The share starts at {began} and ends at {_by_method(ends, fine_percent)}.",
-        *(_against(method, base) for base in untreated for method in numbers.shown if method is not base),
-    )
-
-
-def off_span_notes(numbers: StudyNumbers) -> list[str]:
-    """What a reader must know before drawing conclusions from off-span shares."""
-    notes = [
-        "What theory says to expect: SGD, with momentum or without, leaves the off-span part of a weight as it was, so that "
-        "without decay its share falls only while the in-span part grows; decay shrinks it; rescaling shrinks it "
-        "by exactly the growth that it takes back.",
-        "Under SGD, with momentum and L2 decay, and under Adam, what happens inside the span does not depend on the off-span part "
-        "at all. There, off-span noise acts only through test images that have off-span content. Under WRS it does "
-        "matter in training, because it takes part of the unit norm.",
-        "Deep convolutions see more patches than a kernel has weights, so that their exact off-span space is usually "
-        "empty. That is why only the first layer is shown.",
-    ]
-    data = numbers.study.spec.recipe.data.name
-    if data in GRAY:
-        rank = (
-            "A 3×3 patch of one such channel has full rank, 9 of 9; the equal"
-            if data == "digits"
-            else "The equal"
-        )
-        notes.append(
-            f"The images ({data}) are gray and are fed as three equal channels, as is usual when a color network is "
-            f"given gray images. {rank} channels alone leave 18 of the 27 directions of a kernel off the span; pixels "
-            "that never change may add to them. The off-span space seen here is there because of that choice."
-        )
-    return notes
-
-
-def _by_method(values: Mapping[str, float], wording: Callable[[float], str]) -> str:
-    return listing([f"{wording(value)} ({name})" for name, value in values.items()])
 
 
 def _rank(name: str, first: Mapping[str, int]) -> str:
@@ -201,16 +147,6 @@ def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
     if depth <= FALL:
         return ""
     return f"{name} by {points(depth)}, from {percent(before)} to {percent(after)} at step {at_step:,}"
-
-
-def _finals(methods: Sequence[MethodSeries], value: Callable[[Row], float]) -> dict[str, float]:
-    estimates = {method.short: method.final(value) for method in methods}
-    return {label: estimate.mean for label, estimate in estimates.items() if estimate is not None}
-
-
-def _starts(methods: Sequence[MethodSeries], value: Callable[[Row], float]) -> dict[str, float]:
-    curves = {method.short: method.curve(value).mean for method in methods}
-    return {label: means[0] for label, means in curves.items() if means and means[0] is not None}
 
 
 def _changes(
@@ -271,7 +207,7 @@ def _half_way(numbers: StudyNumbers, reference: MethodSeries) -> str:
     step = min(curves[reference.short], key=lambda candidate: abs(2 * candidate - last_step))
     rate = curves[reference.short][step]
     ratios = {m.short: curves[m.short][step] / rate for m in numbers.others if step in curves[m.short]}
-    relative = f"; the others have {_by_method(ratios, factor)} of that" if ratios else ""
+    relative = f"; the others have {by_method(ratios, factor)} of that" if ratios else ""
     return f"Halfway, at step {step:,}, the effective learning rate of {reference.short} is {significant(rate)}{relative}."
 
 
@@ -305,27 +241,3 @@ def _tracking(method: MethodSeries, numbers: StudyNumbers) -> str:
 
 def _setting(method: MethodSeries, name: str) -> object:
     return next(iter(method.runs.values())).settings.get(name)
-
-
-def _against(method: MethodSeries, baseline: MethodSeries) -> str:
-    """The final off-span share of a method against the one without treatment, paired by seed."""
-    comparison = paired_difference(_final_shares(method), _final_shares(baseline))
-    if comparison is None:
-        return ""
-    difference = comparison.difference
-    if difference.interval is None or difference.half_width is None:
-        return f"One seed in common says nothing about {method.short} against {baseline.short}."
-    if comparison.verdict == "no difference seen":
-        return (
-            f"Between {method.short} and {baseline.short}: no difference seen (smallest difference that these "
-            f"{difference.n} seeds could have shown: {points(difference.half_width)})."
-        )
-    return (
-        f"{method.short} ends {comparison.verdict} than {baseline.short}, by {points(difference.mean)} "
-        f"(95{SPACE}% interval {interval_of_sizes(*difference.interval)})."
-    )
-
-
-def _final_shares(method: MethodSeries) -> dict[int, float]:
-    shares = {seed: run.rows[-1].off_span_share for seed, run in method.runs.items()}
-    return {seed: share for seed, share in shares.items() if math.isfinite(share)}

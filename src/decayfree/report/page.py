@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from decayfree.errors import MissingExtraError
-from decayfree.report import charts, findings, verdicts
+from decayfree.report import angles, charts, findings, spans, verdicts
 from decayfree.report.charts import Chart, Look
 from decayfree.report.series import StudyNumbers, study_numbers
 from decayfree.report.table import FinalRow, final_rows, strip_axis
@@ -56,7 +56,9 @@ def render(study: Study) -> str:
             f"the report needs {error.name}, which is not installed: pip install 'decayfree[study]'"
         ) from error
     page = _page(study_numbers(study))
-    figures = {chart.id: chart.figure for section in page["sections"] for chart in section.charts}
+    figures = {
+        chart.id: chart.figure for section in page["sections"] for chart in section.charts + section.by_weight
+    }
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True
     )
@@ -77,13 +79,16 @@ def embedded_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with one paragraph, its charts, and notes on how to read them."""
+    """A heading with one paragraph, its charts, small ones for each weight, and notes on how to read them."""
 
     id: str
     title: str
     text: str
-    charts: list[Chart]
+    charts: list[Chart] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    by_weight: list[Chart] = dataclasses.field(default_factory=list)
+    keys: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    """What is drawn in these charts beside the methods: the kind of mark and what it means."""
 
 
 def _page(numbers: StudyNumbers) -> dict[str, Any]:
@@ -128,22 +133,48 @@ def _sections(numbers: StudyNumbers) -> list[Section]:
             findings.train_accuracy(numbers),
             [charts.accuracy_chart(numbers, "train")],
         ),
-        Section("norms", "Weight norms", findings.norms(numbers), charts.norm_charts(numbers)),
+        _norms(numbers),
         Section(
             "rates",
             "Effective learning rates",
             findings.effective_learning_rates(numbers),
             [charts.effective_learning_rate_chart(numbers)],
             findings.effective_learning_rate_notes(),
+            by_weight=charts.effective_learning_rate_charts(numbers),
+        ),
+        Section(
+            "angles",
+            "Angular updates",
+            angles.angular_updates(numbers),
+            [charts.angular_update_chart(numbers)],
+            angles.angular_update_notes(numbers),
         ),
         Section(
             "span",
             "Off-span share of the first layer",
-            findings.off_span(numbers),
+            spans.off_span(numbers),
             [charts.off_span_chart(numbers)],
-            findings.off_span_notes(numbers),
+            spans.off_span_notes(numbers),
+            keys=[{"mark": "circle", "text": "what it must be, in the color of the method"}],
+        ),
+        Section(
+            "spectrum",
+            "Where the weights lie in the spectrum of their inputs",
+            spans.spectrum(numbers),
+            by_weight=charts.spectrum_charts(numbers),
+            notes=spans.spectrum_notes(numbers),
+            keys=[
+                {"mark": "solid", "text": "before training, all methods"},
+                {"mark": "area", "text": "variance of the inputs after training"},
+            ],
         ),
     ]
+
+
+def _norms(numbers: StudyNumbers) -> Section:
+    drawn = charts.norm_charts(numbers)
+    large, small = (drawn, []) if len(drawn) == 1 else ([], drawn)
+    return Section("norms", "Weight norms", findings.norms(numbers), large, by_weight=small)
 
 
 def _legend_entry(label: str, look: Look) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from functools import cached_property
 from decayfree.study import Row, Run, Study
 from decayfree.study.statistics import Comparison, Estimate, mean_interval, paired_difference
 
-SHORT = {"none": "no decay", "learning_rate_scaling": "learning-rate scaling", "wrs": "WRS"}
+SHORT = {
+    "none": "no decay",
+    "learning_rate_scaling": "learning-rate scaling",
+    "exact_replay": "exact replay",
+    "wrs": "WRS",
+}
 """What sentences call a method that occurs with one setting only."""
 
 
@@ -147,17 +152,40 @@ def norm_of(weight: str) -> Callable[[Row], float]:
     return lambda row: row.norms[weight]
 
 
+def rate_of(weight: str) -> Callable[[Row], float]:
+    """What reads the mean effective learning rate of one weight from a row."""
+    return lambda row: row.effective_learning_rates[weight]
+
+
 def mean_norm(row: Row) -> float:
     """Geometric mean over the weights of their mean block norm; in units of the weights."""
-    return _geometric_mean(list(row.norms.values()))
+    return geometric_mean(list(row.norms.values()))
 
 
 def mean_effective_learning_rate(row: Row) -> float:
     """Geometric mean over the weights of their effective learning rate."""
-    return _geometric_mean(list(row.effective_learning_rates.values()))
+    return geometric_mean(list(row.effective_learning_rates.values()))
 
 
-def _geometric_mean(values: Sequence[float]) -> float:
+def mean_angular_update(row: Row) -> float:
+    """Geometric mean over the weights of the mean angle by which the last step turned their blocks; radians."""
+    return geometric_mean(list(row.angular_updates.values()))
+
+
+def finals(methods: Sequence[MethodSeries], value: Callable[[Row], float]) -> dict[str, float]:
+    """Mean of ``value`` after the last step, by method, where there is one."""
+    estimates = {method.short: method.final(value) for method in methods}
+    return {label: estimate.mean for label, estimate in estimates.items() if estimate is not None}
+
+
+def starts(methods: Sequence[MethodSeries], value: Callable[[Row], float]) -> dict[str, float]:
+    """Mean of ``value`` before the first step, by method, where there is one."""
+    curves = {method.short: method.curve(value).mean for method in methods}
+    return {label: means[0] for label, means in curves.items() if means and means[0] is not None}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Geometric mean; NaN where there is no value, or one is not finite and above 0."""
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         return math.nan
     return math.exp(math.fsum(map(math.log, values)) / len(values))

@@ -1,14 +1,15 @@
 """How numbers and lists are written in the page's text, the same way everywhere.
 
-It knows nothing of studies: a number in, a few words out.
+It knows nothing of studies: numbers in, a few words out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from decayfree.study.statistics import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
+NOTHING = "No run is done, so there is nothing to see."
 
 
 def percent(share: float, decimals: int = 1) -> str:
@@ -17,8 +18,8 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def fine_percent(share: float) -> str:
-    """A share as a percentage that never rounds to zero what is none: 12.6 %, 0.0042 %."""
-    if share != 0 and abs(share) < 0.0005:
+    """A share as a percentage with two digits at least, so that nothing but zero is 0.0 %: 12.6 %, 0.0042 %."""
+    if share != 0 and abs(share) < 0.01:
         return f"{significant(100 * share, 2)}{SPACE}%"
     return percent(share)
 
@@ -86,6 +87,11 @@ def listing(items: Sequence[str], separator: str = ", ") -> str:
         return "none"
     head = separator.join(items[:-1])
     return f"{head}{' and ' if separator == ', ' else separator}{items[-1]}" if head else items[-1]
+
+
+def by_method(values: Mapping[str, float], wording: Callable[[float], str]) -> str:
+    """A number for each method as a sentence lists them: 1.0 % (no decay) and 2.0 % (WRS)."""
+    return listing([f"{wording(value)} ({name})" for name, value in values.items()])
 
 
 def sentences(*parts: str) -> str:

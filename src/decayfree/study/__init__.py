@@ -4,7 +4,8 @@ Nothing here draws or judges; the page is a function of the files. Importing thi
 """
 
 from decayfree.study.demo import demo_spec
-from decayfree.study.results import ResultError, Row, Run, RunState, Study, read_study
+from decayfree.study.laws import equilibrium_at
+from decayfree.study.results import ResultError, Row, Run, RunState, Spectrum, Study, read_study
 from decayfree.study.runner import Progress, StudyOutcome, run_study
 from decayfree.study.spec import (
     DataSpec,
@@ -28,10 +29,12 @@ __all__ = [
     "RunSettings",
     "RunState",
     "SpecError",
+    "Spectrum",
     "Study",
     "StudyOutcome",
     "StudySpec",
     "demo_spec",
+    "equilibrium_at",
     "read_study",
     "run_study",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import decayfree
-from decayfree.study.results import Row, RunState, read_rows, row_to
+from decayfree.study.results import SPECTRA_FILE, Row, RunState, Spectra, read_rows, row_to, spectra_to
 from decayfree.study.spec import RunSettings
 
 
@@ -47,6 +47,11 @@ def keep_rows_until(directory: Path, step: int) -> None:
     path = directory / "metrics.jsonl"
     rows = [row for row in read_rows(path, may_be_cut=True) if row.step <= step]
     _replace_text(path, "".join(map(row_to, rows)))
+
+
+def write_spectra(directory: Path, spectra: Spectra) -> None:
+    """Write ``spectra.json``."""
+    _replace_text(directory / SPECTRA_FILE, spectra_to(spectra))
 
 
 def write_record(

@@ -6,13 +6,17 @@ Does not judge or summarize; a damaged file is an error that names the file and 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from decayfree.errors import DecayFreeError
 from decayfree.study.spec import StudySpec
 
+MAIN_VARIANCE = 0.99
+"""What `Spectrum.n_main` directions hold of the input variance."""
+SPECTRA_FILE = "spectra.json"
 RunState = Literal["running", "done", "failed", "diverged"]
 STATES: tuple[RunState, ...] = ("running", "done", "failed", "diverged")
 
@@ -35,8 +39,40 @@ class Row:
     """Weight name -> mean over its blocks of the block's norm."""
     effective_learning_rates: Mapping[str, float]
     """Weight name -> mean over its blocks of the block's learning rate over its squared norm."""
+    angular_updates: Mapping[str, float]
+    """Weight name -> mean over its blocks of the angle by which the last step turned the block, in radians; NaN before the first step."""
     off_span_share: float
     """Mean over the first layer's rows of ‖Qw‖/‖w‖."""
+    off_span_law: float
+    """What ``off_span_share`` must be: the norms as measured, with ‖Qw‖ from its first value and the optimizer's settings alone."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How the energy of one weight lies along the principal directions of its inputs, those of the largest input variance first.
+
+    Directions are ranked and put into bins of neighboring ranks; shares are from 0 to 1 and NaN where there is nothing to divide by.
+    """
+
+    edges: tuple[int, ...]
+    """Ranks at which bins begin and end, from 0 to the number of directions."""
+    energy: tuple[float, ...]
+    """Of each bin: the share of a row's squared norm in its directions, mean over the rows."""
+    variance: tuple[float, ...]
+    """Of each bin: its share of the input variance."""
+    n_main: int
+    """How many directions, the first ones, hold `MAIN_VARIANCE` of the input variance."""
+    main_energy: float
+    """Their share of a row's squared norm, mean over the rows."""
+
+    @property
+    def n_directions(self) -> int:
+        """As many as a row has numbers."""
+        return self.edges[-1]
+
+
+Spectra = Mapping[int, Mapping[str, Spectrum]]
+"""Number of steps done -> weight name -> its spectrum; after no step and after the last one."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +90,7 @@ class Run:
     versions: Mapping[str, str]
     hardware: Mapping[str, Any]
     rows: tuple[Row, ...]
+    spectra: Spectra
 
     @property
     def method(self) -> str:
@@ -133,11 +170,40 @@ def read_rows(path: Path, *, may_be_cut: bool) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def read_spectra(directory: Path) -> Spectra:
+    """Read ``spectra.json`` of a run; empty where it is not there.
+
+    Raises:
+        ResultError: If the file is damaged.
+    """
+    path = directory / SPECTRA_FILE
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            int(step): {name: _spectrum_from(values) for name, values in weights.items()}
+            for step, weights in record.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: not the spectra of a run ({error!r})") from error
+
+
+def spectra_to(spectra: Spectra) -> str:
+    """The text of ``spectra.json``, with null for what is not finite."""
+    record = {
+        step: {name: _without_nan(asdict(spectrum)) for name, spectrum in weights.items()}
+        for step, weights in spectra.items()
+    }
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
 def row_from(record: Mapping[str, Any]) -> Row:
-    """The row that a line of ``metrics.jsonl`` says."""
+    """The row that a line of ``metrics.jsonl`` says; rows of runs that were made before a column was there have null in it."""
     expected = {entry.name for entry in fields(Row)}
-    if set(record) != expected:
+    if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
+    record = {"off_span_law": None, "angular_updates": dict.fromkeys(record["norms"]), **record}
     values = {name: _number(record[name]) for name in expected if _is_number(name)}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     return Row(step=int(record["step"]), **values, **tables)  # type: ignore[arg-type]
@@ -149,7 +215,8 @@ def row_to(row: Row) -> str:
     return json.dumps(_without_nan(record), allow_nan=False) + "\n"
 
 
-_TABLES = ("norms", "effective_learning_rates")
+_TABLES = ("norms", "effective_learning_rates", "angular_updates")
+_LATER = {"angular_updates", "off_span_law"}
 
 
 def _is_number(name: str) -> bool:
@@ -164,12 +231,28 @@ def _read_run(directory: Path) -> Run:
         if state not in STATES:
             raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
         values = {
-            entry.name: record[entry.name] for entry in fields(Run) if entry.name not in ("key", "rows")
+            entry.name: record[entry.name] for entry in fields(Run) if entry.name not in _IN_OTHER_FILES
         }
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: not the record of a run ({error!r})") from error
     rows = read_rows(directory / "metrics.jsonl", may_be_cut=state in ("running", "failed"))
-    return Run(key=directory.name, rows=rows, **values)
+    return Run(key=directory.name, rows=rows, spectra=read_spectra(directory), **values)
+
+
+_IN_OTHER_FILES = ("key", "rows", "spectra")
+
+
+def _spectrum_from(record: Mapping[str, Any]) -> Spectrum:
+    edges = tuple(record["edges"])
+    energy, variance = (tuple(map(_number, record[name])) for name in ("energy", "variance"))
+    n_main = record["n_main"]
+    if not all(type(edge) is int for edge in (*edges, n_main)):
+        raise TypeError(f"expected whole numbers as ranks, got {record['edges']!r} and {n_main!r}")
+    if edges[:1] != (0,) or any(after <= before for before, after in pairwise(edges)):
+        raise ValueError(f"expected ranks that rise from 0, got {edges}")
+    if not len(edges) - 1 == len(energy) == len(variance) > 0:
+        raise ValueError(f"expected {len(edges) - 1} bins, got {len(energy)} and {len(variance)}")
+    return Spectrum(edges, energy, variance, n_main, _number(record["main_energy"]))
 
 
 def _number(value: object) -> float:
@@ -183,4 +266,6 @@ def _number(value: object) -> float:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

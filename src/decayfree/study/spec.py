@@ -6,6 +6,7 @@ Does not load data, build models or train. A file with faults gives one error th
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -79,6 +80,12 @@ class Recipe:
     @property
     def n_steps(self) -> int:
         return self.n_epochs * self.n_steps_per_epoch
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step number ``step``, counted from 0; the cosine would reach 0 after the last."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from decayfree.errors import MismatchError, NonFiniteWeightError
 from decayfree.invariance import Invariance, find_invariant
+from decayfree.methods import ExactReplay
 from decayfree.study import checkpoint, norm_log
 from decayfree.study.data import Dataset, batch_indices, flipped, generator_for, load, with_label_noise
+from decayfree.study.laws import OffSpanLaw
 from decayfree.study.models import build_model
-from decayfree.study.results import RunState, run_directory
-from decayfree.study.sampling import Sampler, first_convolution, first_layer_projector, sample_steps
+from decayfree.study.results import RunState, read_spectra, run_directory
+from decayfree.study.sampling import Sampler, first_convolution, first_layer_span, sample_steps
 from decayfree.study.spec import ModelSpec, Recipe, RunSettings
 from decayfree.study.tasks import TASKS
 
@@ -75,11 +77,11 @@ class _Run:
         found = _found(recipe, self.model, self.dataset)
         groups = settings.method.param_groups(self.model, found, rest_weight_decay=recipe.rest_weight_decay)
         self.optimizer = _optimizer(recipe, groups)
-        self.method = settings.method.attach(
-            self.optimizer, found, replayed=_replayed_norms(settings, out, found)
-        )
-        self.sampler = _sampler(self, found, data_dir)
+        replayed = _replayed_norms(settings, out, found)
+        self.method = settings.method.attach(self.optimizer, found, replayed=replayed)
+        self.sampler = _sampler(self, found, replayed, data_dir)
         self.n_done, self.elapsed_s = 0, 0.0
+        self._before: dict[str, Tensor] | None = None
         resumed = self._load(found if record_norms else None)
         self.norm_log = self._open_norm_log(found) if record_norms else None
         checkpoint.keep_rows_until(self.directory, self.n_done if resumed else -1)
@@ -91,6 +93,7 @@ class _Run:
         sampled = set(sample_steps(self.recipe.n_steps, self.recipe.n_samples))
         self._record("running")
         while self.n_done < self.recipe.n_steps:
+            self._before = self.sampler.weights() if self.n_done + 1 in sampled else None
             loss = self._step()
             self.elapsed_s = time.perf_counter() - began_s
             if not math.isfinite(loss):
@@ -110,7 +113,7 @@ class _Run:
         """One step; returns its loss, NaN where weights that are rescaled came out of it not finite."""
         step, seed = self.n_done, self.settings.seed
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.recipe, step)
+            group["lr"] = self.recipe.learning_rate_at(step)
         if self.norm_log:
             self.norm_log.record()
         chosen = batch_indices(
@@ -127,16 +130,21 @@ class _Run:
             self.optimizer.step()
         except NonFiniteWeightError:
             return math.nan
+        self.sampler.law.step()
         return loss.item()
 
     def _sample(self) -> None:
         """Append a row and save: a run killed between the two drops the row when it goes on."""
         self._append_row()
+        if self.n_done in (0, self.recipe.n_steps):
+            first = {} if self.n_done == 0 else {0: read_spectra(self.directory)[0]}
+            checkpoint.write_spectra(self.directory, {**first, self.n_done: self.sampler.spectra()})
         self._save()
 
     def _append_row(self) -> None:
-        rate = learning_rate_at(self.recipe, min(self.n_done, self.recipe.n_steps - 1))
-        checkpoint.append_row(self.directory, self.sampler.row(step=self.n_done, learning_rate=rate))
+        rate = self.recipe.learning_rate_at(min(self.n_done, self.recipe.n_steps - 1))
+        row = self.sampler.row(step=self.n_done, learning_rate=rate, before=self._before)
+        checkpoint.append_row(self.directory, row)
 
     def _save(self) -> None:
         if self.norm_log:
@@ -148,6 +156,7 @@ class _Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
+            "off_span_law": self.sampler.law.state_dict(),
             "random_state": torch.get_rng_state(),
         }
         checkpoint.save_checkpoint(self.directory, state)
@@ -156,22 +165,23 @@ class _Run:
         return norm_log.NormLog(self.directory / norm_log.FILE_NAME, found, n_rows=self.n_done)
 
     def _load(self, logged: Invariance | None) -> bool:
-        """Go on from the checkpoint; not where norms are to be logged that the run did not log so far."""
+        """Go on from the checkpoint; not where the run did not keep so far what is asked of it now."""
         state = checkpoint.load_checkpoint(self.directory)
+        if state is not None and state["key"] != self.settings.key:
+            raise MismatchError(
+                f"{self.directory / 'last.pt'} is of the run {state['key']}, expected {self.settings.key}"
+            )
         path = self.directory / norm_log.FILE_NAME
         if logged is None:
             path.unlink(missing_ok=True)  # a log with gaps would pass for a whole one
         elif state is not None and not norm_log.has_rows(path, logged, n_rows=state["n_done"]):
             state = None
-        if state is None:
+        if state is None or "off_span_law" not in state or 0 not in read_spectra(self.directory):
             return False
-        if state["key"] != self.settings.key:
-            raise MismatchError(
-                f"{self.directory / 'last.pt'} is of the run {state['key']}, expected {self.settings.key}"
-            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+        self.sampler.law.load_state_dict(state["off_span_law"])
         torch.set_rng_state(state["random_state"])
         self.n_done, self.elapsed_s = state["n_done"], state["elapsed_s"]
         return True
@@ -185,13 +195,6 @@ class _Run:
             elapsed_s=self.elapsed_s,
             first_layer=self.sampler.first_layer,
         )
-
-
-def learning_rate_at(recipe: Recipe, step: int) -> float:
-    """The learning rate of step number ``step``, counted from 0; the cosine would reach 0 after the last."""
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.n_steps))
 
 
 def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -209,8 +212,18 @@ def _replayed_norms(settings: RunSettings, out: Path, found: Invariance) -> dict
     return norm_log.read_norms(path, found, n_steps=replayed.recipe.n_steps)
 
 
-def _sampler(run: _Run, found: Invariance, data_dir: str | None) -> Sampler:
+def _sampler(
+    run: _Run, found: Invariance, replayed: dict[str, Tensor] | None, data_dir: str | None
+) -> Sampler:
     name, convolution = first_convolution(run.model)
+    span = first_layer_span(run.recipe.data, data_dir, convolution)
+    off_span = span.off_span(convolution.weight.detach()).flatten(1)
+    decay: dict[str, Any] = {}
+    if isinstance(run.settings.method, ExactReplay) and replayed is not None:
+        decay = {
+            "replayed_weight_decay": run.settings.method.replayed_weight_decay,
+            "replayed": replayed[name],
+        }
     return Sampler(
         model=run.model,
         found=found,
@@ -219,7 +232,8 @@ def _sampler(run: _Run, found: Invariance, data_dir: str | None) -> Sampler:
         dataset=run.dataset,
         train_labels=run.labels,
         first_layer=name,
-        off_span=first_layer_projector(run.recipe.data, data_dir, convolution),
+        span=span,
+        law=OffSpanLaw(run.optimizer, found, name, torch.linalg.vector_norm(off_span, dim=1), **decay),
     )
 
 
