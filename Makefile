@@ -18,10 +18,11 @@ PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo why test test-slow lint format bench clean
 
 help:
 	@echo "make demo       train the five methods on real digits, about two minutes, and write $(OUT)/report.html"
+	@echo "make why        the same, and write docs/why.md with its pictures out of it"
 	@echo "make test       run all tests but the slow ones"
 	@echo "make test-slow  run the slow ones"
 	@echo "make lint       check format, style and types"
@@ -31,6 +32,10 @@ help:
 
 demo: $(VENV)/installed-study
 	$(BIN)/decayfree demo --out $(OUT)
+
+why: $(VENV)/installed-develop
+	$(BIN)/decayfree demo --out $(OUT)
+	$(BIN)/python docs/why.py $(OUT)
 
 test: $(VENV)/installed-develop
 	$(PYTEST) -m "not slow"
@@ -50,6 +55,8 @@ format: $(VENV)/installed-develop
 
 bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/rescale.py
+	$(BIN)/python benchmarks/recorder.py
+	$(BIN)/python benchmarks/span.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -62,7 +69,7 @@ $(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-develop: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing decayfree with torch and the tools for its tests, once; this takes a few minutes."
-	@$(PIP_INSTALL) -e ".[test,lint,models,benchmarks]" $(SHOW_DOWNLOADS)
+	@$(PIP_INSTALL) -e ".[test,lint,models,benchmarks,docs]" $(SHOW_DOWNLOADS)
 	@touch $@ $(VENV)/installed-study
 
 $(BIN)/python:
