@@ -10,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What each one prints, as a pattern.
-PRINTS = {"train_digits.py": r"test accuracy 9\d\.\d%\n.* after 180 steps"}
+PRINTS = {
+    "record_to_loggers.py": r"wandb got \d+ numbers at step 10\nmlflow got \d+ .*\nlightning got (.*\n)+tensorboard is written",
+    "record_training.py": r"no +300 .*\n(.*\n)*yes +300 +1\.00 ",
+    "train_digits.py": r"test accuracy 9\d\.\d%\n.* after 180 steps",
+}
 
 
 def test_every_example_is_known_and_short() -> None:

@@ -3,6 +3,7 @@
 Find the weights that have no scale, hold their norm under any optimizer, and see what that does.
 """
 
+from decayfree.conversion import ConvertedRescaling, drop_decay, fixed_norm_recipe
 from decayfree.deviation import Deviation
 from decayfree.errors import (
     AlreadyAttachedError,
@@ -14,10 +15,13 @@ from decayfree.errors import (
     UnsupportedWeightError,
     WeightDecayError,
 )
+from decayfree.gradient_norms import GradientNorms
 from decayfree.invariance import Invariance, ScaleInvariantWeight, Verdict, find_invariant
 from decayfree.once import rescale_
+from decayfree.recorder import Recorder
 from decayfree.rescaling import WeightRescaling, split_params
 from decayfree.running import NormLayer
+from decayfree.schedule import equal_angle_schedule
 
 __version__ = "0.1.0"
 
@@ -31,6 +35,12 @@ __all__ = [
     "Deviation",
     "split_params",
     "rescale_",
+    "Recorder",
+    "drop_decay",
+    "ConvertedRescaling",
+    "fixed_norm_recipe",
+    "GradientNorms",
+    "equal_angle_schedule",
     "DecayFreeError",
     "InvalidInputError",
     "MismatchError",

@@ -8,7 +8,9 @@ import importlib.util
 import json
 import math
 import shlex
+import time
 import warnings
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,14 +21,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from decayfree.errors import DecayFreeError, MissingExtraError
+from decayfree.errors import DecayFreeError, InvalidInputError, MissingExtraError
 
 # torch is there by now: it comes with the package. Everything else that is heavy is imported by the command that needs it.
 if TYPE_CHECKING:
+    from decayfree.invariance import Invariance
     from decayfree.report import FinalRow
     from decayfree.study.runner import Progress as StudyProgress
     from decayfree.study.runner import StudyOutcome
     from decayfree.study.spec import StudySpec
+    from decayfree.theory import Check
 
 FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
 MAX_REASONS = 5
@@ -52,6 +56,23 @@ class Data(StrEnum):
 
     DIGITS = "digits"
     FASHION_MNIST = "fashion-mnist"
+
+
+class Rule(StrEnum):
+    """The optimizers whose weight decay can be converted."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    ADAMW = "adamw"
+    LION = "lion"
+
+
+class Schedule(StrEnum):
+    """Learning-rate schedules by name."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    STEP = "step"
 
 
 def _print_version(wanted: bool) -> None:
@@ -173,6 +194,188 @@ def inspect(
         if issubclass(warning.category, UserWarning):
             typer.echo(f"Warning: {warning.message}", err=True)
     typer.echo(json.dumps(_json_safe(found.to_dict()), allow_nan=False) if as_json else repr(found))
+
+
+@app.command()
+def convert(
+    optimizer: Annotated[Rule, typer.Option(help="The update rule; adam is the one with L2 regularization.")],
+    lr: Annotated[float, typer.Option(metavar="X", help="Tuned learning rate, where its schedule is 1.")],
+    weight_decay: Annotated[float, typer.Option(metavar="X", help="Tuned weight decay.")],
+    momentum: Annotated[float | None, typer.Option(metavar="X", help="Of SGD.")] = None,
+    nesterov: Annotated[bool, typer.Option("--nesterov", metavar="", help="Of SGD.")] = False,
+    dampening: Annotated[float | None, typer.Option(metavar="X", help="Of SGD.")] = None,
+    decoupled: Annotated[
+        bool, typer.Option("--decoupled", metavar="", help="Of SGD: decay the weight, not the gradient.")
+    ] = False,
+    betas: Annotated[str | None, typer.Option(metavar="X,X", help="Of the others, as in 0.9,0.999.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Length of the training, in optimizer steps.")
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(help="Its learning rate; step is a tenth after 1/2 and again after 3/4 of the steps."),
+    ] = None,
+    fan_in: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Weights in a row, for radii without a model.")
+    ] = None,
+    gradient_norm: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Norm of gradient times norm of weight, for sgd and adam."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="torchvision:NAME, timm:NAME or package.module:factory."),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="SHAPE", help="Shape of a random input for the model."),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Turn a tuned recipe with weight decay into one without: the norms that decay settles at, with their derivation and limits.
+
+    For adamw and lion they follow from the settings. For sgd and adam they depend on how large gradients are, which only your own
+    training tells; then it prints how to measure that, or takes a number.
+    """
+    try:
+        from decayfree.converting import converted, rule_of
+
+        rule = rule_of(
+            optimizer.value,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            dampening=dampening,
+            decoupled=decoupled,
+            betas=betas,
+        )
+        conversion = converted(
+            rule,
+            found=_find_named(model, input or [], tokens),
+            fan_ins=fan_in,
+            gradient_norm=gradient_norm,
+            n_steps=steps,
+            schedule=None if schedule is None else schedule.value,
+        )
+    except DecayFreeError as error:
+        _fail(error)
+    typer.echo(
+        json.dumps(_json_safe(conversion.to_dict()), allow_nan=False) if as_json else conversion.text()
+    )
+
+
+def _find_named(model: str | None, shapes: list[str], tokens: int | None) -> "Invariance | None":
+    from decayfree import find_invariant
+    from decayfree.inspecting import build_named, random_input
+
+    if (model is None) != (not shapes):
+        raise InvalidInputError(
+            "--model and --input go together: --model torchvision:resnet18 --input 4,3,64,64"
+        )
+    if model is None:
+        return None
+    inputs = tuple(random_input(shape, n_tokens=tokens, seed=index) for index, shape in enumerate(shapes))
+    return find_invariant(build_named(model), inputs)
+
+
+@app.command()
+def verify(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="torchvision:NAME, timm:NAME or package.module:factory; a small network on scanned digits without it.",
+        ),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="SHAPE", help="Shape of a random input for MODEL, as in 4,3,64,64."),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Length of each short training of MODEL.")
+    ] = 6,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seeds weights, inputs and batches.")] = 0,
+    explain: Annotated[
+        bool, typer.Option("--explain", metavar="", help="Say of each statement what was done.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
+    """Check the statements of theory by measuring them, each with its tolerance; exit code 1 where one fails.
+
+    Without MODEL all of them, on a small network that trains on real digits. With MODEL those that make sense on any model, on random
+    inputs and targets, in float64.
+    """
+    if (model is None) != (not input):
+        _fail(
+            InvalidInputError(
+                "MODEL and --input go together: decayfree verify torchvision:resnet18 --input 4,3,64,64"
+            )
+        )
+    checks: list[Check] = []
+    console, began_s = Console(stderr=True), time.perf_counter()
+    try:
+        with console.status("measuring") as status:
+            for check in _checks(model, input or [], tokens=tokens, n_steps=steps, seed=seed):
+                checks.append(check)
+                status.update(f"measuring: {len(checks)} statements done")
+    except DecayFreeError as error:
+        _fail(error)
+    _show_checks(checks, time.perf_counter() - began_s, explain=explain, as_json=as_json)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _checks(
+    model: str | None, shapes: list[str], *, tokens: int | None, n_steps: int, seed: int
+) -> "Iterator[Check]":
+    from decayfree import theory
+
+    if model is None:
+        from decayfree.verifying import tinted_digits
+
+        yield from theory.verify(*tinted_digits(), seed=seed)
+        return
+    from decayfree.inspecting import build_named, random_input
+
+    inputs = tuple(
+        random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(shapes)
+    )
+    yield from theory.verify_model(build_named(model, seed=seed), inputs, n_steps=n_steps, seed=seed)
+
+
+def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_json: bool) -> None:
+    from decayfree.verifying import notes, summary, table
+
+    if as_json:
+        passed = all(check.passed for check in checks)
+        typer.echo(
+            json.dumps({"passed": passed, "checks": [check.to_dict() for check in checks]}, allow_nan=False)
+        )
+        return
+    console = Console()
+    console.print(table(checks, console.width))
+    for number, note in enumerate(notes(checks), start=1):
+        console.print(f"\n\\[{number}] {escape(note)}", highlight=False)
+    for check in checks:
+        if explain or check.verdict == "fails":
+            console.print(
+                f"\n{escape(check.statement)}\n  {check.verdict}: {escape(check.sentence)}", highlight=False
+            )
+            if check.is_applicable:
+                console.print(
+                    f"  residual {check.residual:.1e}, tolerance {check.tolerance:.0e}", highlight=False
+                )
+    console.print(f"\n{summary(checks, elapsed_s)}", highlight=False)
 
 
 def _run_and_report(spec: "StudySpec", out: Path, n_jobs: int, *, same_command: str) -> int:

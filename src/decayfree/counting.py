@@ -1,0 +1,66 @@
+"""Which number has a step of an optimizer, where steps that a GradScaler skips do not count?
+
+An ordinary optimizer is not called for a skipped step. A fused one is, and on an accelerator only the device knows: it is asked as seldom
+as possible. Says nothing about what happens at which step.
+"""
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class StepCounter:
+    """Counts the real steps of an optimizer, from its hooks.
+
+    Args:
+        n_steps: So many were taken before.
+    """
+
+    def __init__(self, n_steps: int = 0) -> None:
+        self._n_steps = n_steps
+        self._n_skipped: Tensor | None = None  # on the accelerator: counted above, to be subtracted
+        self._next_is_skipped = False  # what was found out before the step
+
+    @property
+    def n_steps(self) -> int:
+        """Real steps so far; waits for the device where a GradScaler drives a fused optimizer on it."""
+        if self._n_skipped is not None:
+            self._n_steps -= int(self._n_skipped)
+            self._n_skipped = None
+        return self._n_steps
+
+    def next_is_multiple_of(self, every: int, optimizer: Optimizer) -> bool:
+        """Whether the coming step is real and its number a multiple of ``every``; to be asked by a hook before the step."""
+        self._next_is_skipped = False
+        if (self._n_steps + 1) % every:
+            return False  # skipped steps that are still to be subtracted put it off further
+        found_inf = getattr(optimizer, "found_inf", None)
+        if not isinstance(found_inf, Tensor):
+            return (self.n_steps + 1) % every == 0
+        skips = _skips(found_inf)
+        pending = torch.zeros_like(skips) if self._n_skipped is None else self._n_skipped
+        n_skipped, is_skipped = torch.stack([pending, skips]).tolist()
+        self._n_steps, self._n_skipped = self._n_steps - n_skipped, None
+        self._next_is_skipped = bool(is_skipped)
+        return not is_skipped and (self._n_steps + 1) % every == 0
+
+    def count(self, optimizer: Optimizer) -> bool:
+        """Count the step that was taken; whether it was real, as far as that is known here. To be called by a hook after the step."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if isinstance(found_inf, Tensor):
+            if self._next_is_skipped or (_is_on_host(found_inf) and bool(found_inf)):
+                return False
+            if not _is_on_host(found_inf):
+                skips = _skips(found_inf)
+                self._n_skipped = skips if self._n_skipped is None else self._n_skipped + skips
+        self._n_steps += 1
+        return True
+
+
+def _skips(found_inf: Tensor) -> Tensor:
+    """1 where a GradScaler found infinities, else 0; (), int64, on its device."""
+    return (found_inf.detach().reshape(()) > 0).long()
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
