@@ -329,3 +329,22 @@ Left out: 1
         cleaning["2.weight"]
     with pytest.raises(MismatchError, match="nobody: no such weight was looked at"):
         cleaning["nobody"]
+
+
+def test_a_weight_that_is_used_outside_its_module_is_warned_of(seed):
+    torch.manual_seed(seed)
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(6, 4, bias=False)
+
+        def forward(self, x):
+            return self.encoder(x).relu() @ self.encoder.weight
+
+    model, inputs = Tied(), torch.randn(20, 6) * torch.tensor([1.0, 1, 1, 1, 0, 0])
+    with InputSpan(model, centered=False) as span:
+        model(inputs)
+    with pytest.warns(UserWarning, match="or the model uses a cleaned weight outside its own module"):
+        cleaning = remove_off_span_(model, span, inputs=inputs)
+    assert cleaning.outputs_moved["train"] > 0.1

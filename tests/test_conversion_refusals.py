@@ -219,3 +219,52 @@ def test_radii_that_do_not_fit_are_refused(seed, radius, message):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with refused_and_unchanged(model, optimizer, InvalidInputError, message):
         decayfree.WeightRescaling(optimizer, find(model), radius=radius)
+
+
+def test_what_is_no_mapping_of_gradient_norms_is_refused():
+    model, found = _sgd_case()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=5e-3)
+    with pytest.raises(
+        InvalidInputError, match=r"gradient_norms must map names to tensors \(n_blocks,\), got 0.3"
+    ):
+        decayfree.drop_decay(optimizer, found, gradient_norms=0.3)
+    with pytest.raises(
+        ValueError, match=r"0\.weight: expected a tensor of gradient norms, one for each block, got 0.3"
+    ):
+        decayfree.drop_decay(optimizer, found, gradient_norms={"0.weight": 0.3})
+
+
+def test_a_bias_that_is_decayed_in_another_way_than_its_weight_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    found = decayfree.find_invariant(model, torch.randn(16, 6))
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
+    optimizer = torch.optim.AdamW(
+        [{"params": weights}, {"params": biases, "weight_decay": 0.0}], weight_decay=0.1
+    )
+    assert found["0.weight"].bias == "0.bias"
+    with pytest.raises(
+        InvalidInputError, match=r"0\.weight and 0\.bias are one block, but their groups 0 and 1 differ"
+    ):
+        decayfree.drop_decay(optimizer, found)
+
+
+def test_dampening_without_momentum_counts_as_torch_counts_it():
+    model, found = _sgd_case()
+    norms = {"0.weight": torch.full((8,), 0.5)}
+    radii = [
+        decayfree.fixed_norm_recipe(
+            torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=5e-3, dampening=dampening),
+            found,
+            gradient_norms=norms,
+        )
+        .weights[0]
+        .radii
+        for dampening in (0.0, 0.5)
+    ]
+    torch.testing.assert_close(*radii, rtol=0, atol=0)
+
+
+def _sgd_case():
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    return model, decayfree.find_invariant(model, torch.randn(16, 6))

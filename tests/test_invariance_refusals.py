@@ -16,7 +16,9 @@ from decayfree import (
     InvalidInputError,
     UnsupportedWeightError,
     find_invariant,
+    search,
 )
+from decayfree.evidence import RoundingDecidesError
 from zoo import BY_NAME
 from zoo_entry import images, net, tail
 
@@ -255,3 +257,12 @@ def test_a_model_without_normalization_is_no_error() -> None:
     assert list(found) == []
     assert repr(found).startswith("No scale-invariant weight among 4 parameters.")
     assert "nothing after it takes the scale away" in repr(found)
+
+
+def test_inputs_without_variance_before_a_normalization_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def result(self: search._Search) -> None:  # as deep networks do on a few maps of one pixel
+        raise RoundingDecidesError
+
+    monkeypatch.setattr(search._Search, "result", result)
+    with pytest.raises(InvalidInputError, match="with these inputs a normalization sees almost no variance"):
+        find_invariant(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), torch.randn(8, 3))

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from typer.testing import CliRunner, Result
 from decayfree import theory
 from decayfree.cli import app
 from decayfree.theory import Check
-from decayfree.verifying import notes, summary, table, tinted_digits
+from decayfree.verifying import notes, summary, table, tinted_digits, what_does_not_apply
 
 HOLDS = Check(
     "a = b", "Euclid 1", "apart by 1e-15", "0", 1e-15, 1e-9, "Measured on two numbers.", "Only in the plane."
@@ -129,8 +130,25 @@ def test_a_bad_request_is_told_and_the_exit_code_is_2(
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_table_has_every_statement_with_its_figures(width: int) -> None:
     text = " ".join(text_of([HOLDS, FAILS, MISSING], width).split())
-    for part in ("a = b [1]", "Euclid 1", "apart by 1e-15", "holds", "b = c", "fails", "does not apply"):
+    for part in (
+        "a = b [1]",
+        "Euclid 1",
+        "apart by 1e-15",
+        "holds",
+        "b = c",
+        "fails",
+        "1e-15 ≤ 1e-09",
+        "2 > 1e-09",
+    ):
         assert part in text
+    assert "c = d" not in text
+
+
+def test_what_does_not_apply_is_said_once() -> None:
+    other = replace(MISSING, statement="d = e")
+    assert what_does_not_apply([HOLDS, MISSING, other]) == [
+        "There is no d. So nothing was measured of: c = d; d = e."
+    ]
 
 
 def test_notes_are_there_once() -> None:

@@ -138,10 +138,12 @@ def remove_off_span_(
 ) -> Cleaning:
     """Remove from every watched weight the part that no watched input reaches; after training, for instance.
 
-    The span must not be centered. What is removed then has a zero product with every input that was watched, so that each layer
-    computes the same on them as before, in the modes (train, eval) in which they were watched and whatever follows the layer. The part off
-    a *centered* span has an equal product with all inputs instead, which is not zero: removing it would shift outputs by a constant, which
-    a BatchNorm takes away in train mode but not in eval mode, nor anything else.
+    The span must not be centered. What is removed then has a zero product with every input that was watched, so that each layer computes
+    the same on them as before, in the modes (train, eval) in which they were watched and whatever follows the layer. A weight that the
+    model also uses outside its own module (``F.linear(h, encoder.weight.t())``) is not watched there, and cleaning it changes the model:
+    give ``inputs`` to see that. In float16 and bfloat16 the weights that are written are rounded, and outputs move by that much. The part
+    off a *centered* span has an equal product with all inputs instead, which is not zero: removing it would shift outputs by a constant,
+    which a BatchNorm takes away in train mode but not in eval mode, nor anything else.
 
     Args:
         model: The model that was watched, or a copy of it, with the weights that it had then. Changed in place.
@@ -192,7 +194,20 @@ def remove_off_span_(
         weight.copy_(weight.double() - off)
     after = {} if inputs is None else _outputs(model, inputs, forward or call_model)
     moved = {mode: movement(before[mode], after[mode]) for mode in before}
+    _warn_of_movement(moved, model)
     return Cleaning(tuple(cleaned for _, cleaned in parts.values()), span.left_out, moved)
+
+
+def _warn_of_movement(moved: Mapping[Mode, float], model: nn.Module) -> None:
+    rounding = max(
+        (torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()), default=0.0
+    )
+    if max(moved.values(), default=0.0) > max(MAX_MOVED, 10 * rounding):
+        warnings.warn(
+            f"cleaning moved the outputs by {max(moved.values()):.1g} (relative) on the inputs that were given: either these reach what no "
+            "watched input reached, or the model uses a cleaned weight outside its own module, where it was not watched",
+            stacklevel=3,
+        )
 
 
 def _check(model: object, span: object, tolerance: object, forward: object) -> None:

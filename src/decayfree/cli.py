@@ -354,7 +354,7 @@ def _checks(
 
 
 def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_json: bool) -> None:
-    from decayfree.verifying import notes, summary, table
+    from decayfree.verifying import SOURCES, notes, summary, table, what_does_not_apply
 
     if as_json:
         passed = all(check.passed for check in checks)
@@ -364,8 +364,11 @@ def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_j
         return
     console = Console()
     console.print(table(checks, console.width))
+    for reason in what_does_not_apply(checks):
+        console.print(f"\nDoes not apply. {escape(reason)}", highlight=False)
     for number, note in enumerate(notes(checks), start=1):
         console.print(f"\n\\[{number}] {escape(note)}", highlight=False)
+    console.print(f"\n{escape(SOURCES)}", highlight=False)
     for check in checks:
         if explain or check.verdict == "fails":
             console.print(

@@ -143,7 +143,13 @@ class ConvertedRescaling(WeightRescaling):
         if not 0 < steps_per_call < math.inf:
             raise InvalidInputError(f"steps_per_call must be a finite number above 0, got {steps_per_call!r}")
         parameters = dict(self.found.model.named_parameters())
-        converted = {id(parameters[one.name]): one for one in self.recipe.weights}
+        biases = {weight.name: weight.bias for weight in self.found}
+        converted = {
+            id(parameters[name]): one
+            for one in self.recipe.weights
+            for name in (one.name, biases[one.name])
+            if name
+        }
         schedules: list[Multiplier] = []
         for group in self.optimizer.param_groups:
             here = [converted[id(p)] for p in group["params"] if id(p) in converted]
@@ -192,6 +198,16 @@ def _recipe(
                 "`found` (find_invariant(..., exclude=...)), or choose their radius yourself with decayfree.WeightRescaling"
             ]
         all_faults += of_group
+    for weight in found:
+        own = where.get(weight.name)
+        of_bias = group_of.get(id(parameters[weight.bias])) if weight.bias else None
+        if of_bias is None or own is None or of_bias == own:
+            continue
+        if _rule_of(optimizer, optimizer.param_groups[of_bias])[0] != rules[own]:
+            all_faults.append(
+                f"{weight.name} and {weight.bias} are one block, but their groups {own} and {of_bias} differ in decay, learning rate or "
+                "momentum, so that no norm settles as the formulas say: give both the same settings"
+            )
     raise_all([(InvalidInputError, fault) for fault in dict.fromkeys(all_faults)])
     return Recipe.of(found, {name: rules[index] for name, index in where.items()}, gradient_norms)
 

@@ -300,8 +300,8 @@ def gradient_norm_at_unit_radius(
     """Norm that every block's gradient would have at radius 1, ‖g‖·‖w‖/√R; arguments as for :func:`slope`.
 
     The gradient of a scale-invariant block shrinks as the block grows, g(cw) = g(w)/c. Radius counts per row, as everywhere here: a block
-    of R rows is at radius 1 when its norm is √R. So this does not depend on the norm that the block has; it is G in the formulas for
-    equilibrium.
+    of R rows is at radius 1 when its norm is √R. So this does not depend on the norm that the block has. Times √R it is G in the
+    formulas for equilibrium, which count with the whole block.
 
     Returns:
         (n_blocks,), float64, in units of the loss. NaN where the block is zero.

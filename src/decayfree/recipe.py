@@ -67,7 +67,8 @@ class DecayRule:
             InvalidInputError: If a setting is out of range, or one of the two is missing for Adam with L2, whose angle depends on both.
         """
         if self.optimizer == "SGD":
-            kept = 1 - self.dampening  # it scales L2 along with the gradient, and decoupled decay not
+            # It scales L2 along with the gradient, and decoupled decay not; without momentum torch ignores it.
+            kept = 1 - self.dampening if self.momentum else 1.0
             return equilibrium.sgd(
                 self.lr * (1 if self.decoupled else kept),
                 self.weight_decay,
@@ -176,7 +177,7 @@ class Recipe:
 def _faults(
     weights: Sequence[ScaleInvariantWeight],
     rules: Mapping[str, DecayRule],
-    gradient_norms: Mapping[str, Tensor] | None,
+    gradient_norms: Any,
 ) -> list[Fault]:
     faults: list[Fault] = []
     for rule, name in {rules[weight.name]: weight.name for weight in reversed(weights)}.items():
@@ -195,6 +196,13 @@ def _faults(
                 "training, `with decayfree.GradientNorms(optimizer, found) as measured: ...`, and pass gradient_norms=measured",
             )
         )
+    elif gradient_norms is not None and not isinstance(gradient_norms, Mapping):
+        faults.append(
+            (
+                InvalidInputError,
+                f"gradient_norms must map names to tensors (n_blocks,), got {gradient_norms!r}",
+            )
+        )
     elif gradient_norms is not None:
         faults += [
             (MismatchError, fault) for weight in asking for fault in _norm_faults(weight, gradient_norms)
@@ -202,13 +210,15 @@ def _faults(
     return faults
 
 
-def _norm_faults(weight: ScaleInvariantWeight, gradient_norms: Mapping[str, Tensor]) -> list[str]:
+def _norm_faults(weight: ScaleInvariantWeight, gradient_norms: Mapping[str, Any]) -> list[str]:
     try:
         norms = gradient_norms[weight.name]
     except MismatchError as fault:  # GradientNorms says it itself
         return [str(fault)]
     except KeyError:
         return [f"{weight.name}: gradient_norms has no entry for it"]
+    if not isinstance(norms, Tensor):
+        return [f"{weight.name}: expected a tensor of gradient norms, one for each block, got {norms!r}"]
     if norms.shape != (weight.blocks.n_blocks,):
         return [
             f"{weight.name}: expected gradient norms of shape ({weight.blocks.n_blocks},), one for each block, got {tuple(norms.shape)}"

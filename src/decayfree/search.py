@@ -64,7 +64,14 @@ def search(
         try:
             return at(NEGLIGIBLE_EPS)
         except RoundingDecidesError:
+            pass
+        try:
             return at(1e-12 if dtype == torch.float64 else 1e-6)
+        except RoundingDecidesError as error:
+            raise InvalidInputError(
+                "with these inputs a normalization sees almost no variance, so that rounding decides (few samples, each of one position?): "
+                "give larger inputs or more of them"
+            ) from error
 
 
 class _Search:

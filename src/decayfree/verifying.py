@@ -11,6 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from decayfree.theory import Check
+from decayfree.theory.check import figure
 
 _STYLES = {"holds": "green", "fails": "bold red", "does not apply": "dim"}
 _TINT = (1.0, 0.7, 0.4)
@@ -37,32 +38,53 @@ def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
 
 
 def table(checks: Sequence[Check], width: int) -> Table:
-    """Statement, where it is from, measured, expected, verdict; numbers in brackets refer to the notes.
+    """Statement, where it is from, measured, expected, residual and tolerance, verdict; numbers in brackets refer to the notes.
 
     Args:
         checks: To show.
         width: Of the terminal, in columns; below 110 everything but the verdict goes under the statement.
     """
     numbers = {note: number for number, note in enumerate(notes(checks), start=1)}
+    shown = [check for check in checks if check.is_applicable]
     statements = [
-        check.statement + (f" [{numbers[check.caution]}]" if check.caution else "") for check in checks
+        check.statement + (f" [{numbers[check.caution]}]" if check.caution else "") for check in shown
     ]
     result = Table(box=None, pad_edge=False, header_style="bold")
     if width < _WIDE:
         result.add_column("Verdict", no_wrap=True)
-        result.add_column("Statement\nmeasured, expected, where it is from")
-        for check, statement in zip(checks, statements, strict=True):
-            figures = f"{check.measured}, expected {check.expected}; {check.source}"
-            cell = Text.assemble(statement, "\n", (figures if check.is_applicable else check.sentence, "dim"))
+        result.add_column("Statement\nmeasured, expected, residual and its limit, where it is from")
+        for check, statement in zip(shown, statements, strict=True):
+            figures = f"{check.measured}, expected {check.expected}; {_limit(check)}; {check.source}"
+            cell = Text.assemble(statement, "\n", (figures, "dim"))
             result.add_row(Text(check.verdict, style=_STYLES[check.verdict]), cell)
         return result
-    for name in ("Statement", "From", "Measured", "Expected", "Verdict"):
+    for name in ("Statement", "From", "Measured", "Expected", "Residual", "Verdict"):
         result.add_column(name)
-    for check, statement in zip(checks, statements, strict=True):
-        measured, expected = (check.measured, check.expected) if check.is_applicable else ("-", "-")
-        cells = (Text(cell) for cell in (statement, check.source, measured, expected))
-        result.add_row(*cells, Text(check.verdict, style=_STYLES[check.verdict]))
+    for check, statement in zip(shown, statements, strict=True):
+        texts = (statement, check.source, check.measured, check.expected, _limit(check))
+        result.add_row(*map(Text, texts), Text(check.verdict, style=_STYLES[check.verdict]))
     return result
+
+
+def _limit(check: Check) -> str:
+    return f"{figure(check.residual)} {'≤' if check.passed else '>'} {figure(check.tolerance)}"
+
+
+def what_does_not_apply(checks: Sequence[Check]) -> list[str]:
+    """Each reason once, with the statements that it is for."""
+    reasons = dict.fromkeys(check.sentence for check in checks if not check.is_applicable)
+    return [
+        f"{reason} So nothing was measured of: "
+        + "; ".join(check.statement for check in checks if check.sentence == reason)
+        + "."
+        for reason in reasons
+    ]
+
+
+SOURCES = (
+    "Numbers are arXiv ids. The paper is 2102.03497: Liu, Cui, Wan, Mao, Chan, The Implicit Biases of Stochastic Gradient Descent on Deep "
+    "Neural Networks with Batch Normalization (v1, 2021), Weight Rescaling (v2, 2022)."
+)
 
 
 def notes(checks: Sequence[Check]) -> list[str]:

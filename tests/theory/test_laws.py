@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from decayfree import theory
-from decayfree.theory import Check, Subject
+from decayfree.theory import Check, Subject, spans
 from decayfree.theory.equivalences import larger_root
 from wrong_rules import (
     Drifting,
@@ -88,7 +88,7 @@ ROWS = {
         partial(theory.growth_under_rescaling, momentum=0.9, n_steps=STEPS), Stretching, dampened
     ),
     "adam growth": rule(theory.adam_is_not_orthogonal, SGD),
-    "gradients in span": loss(theory.gradients_in_span),
+    "gradients in span": Row(theory.gradients_in_span, ()),
     "updates in span": rule(partial(theory.updates_in_span, n_steps=STEPS), Noisy),
     "adam span": rule(partial(theory.adam_leaves_the_span, n_steps=STEPS), SGD),
     "off-span stays": rule(partial(theory.off_span_part_stays, n_steps=STEPS), Stretching, Noisy),
@@ -150,6 +150,24 @@ def test_equilibrium_angle_is_the_closed_form(rule: theory.DecayRule) -> None:
     assert check.passed, f"{check.measured}, expected {check.expected}"
 
 
+@pytest.mark.parametrize(
+    ("rule", "make"),
+    [
+        (theory.RULES[1], lambda groups, **settings: SGD(groups, **settings, nesterov=True)),
+        (theory.RULES[2], lambda groups, **settings: SGD(groups, **{**settings, "nesterov": False})),
+        (
+            theory.RULES[3],
+            lambda groups, **settings: torch.optim.AdamW(groups, **{**settings, "betas": (0.8, 0.99)}),
+        ),
+    ],
+    ids=["nesterov for momentum", "momentum for nesterov", "another beta"],
+)
+def test_another_rules_equilibrium_is_seen(
+    rule: theory.DecayRule, make: Callable[..., torch.optim.Optimizer]
+) -> None:
+    assert theory.equilibrium_angle(subject(), rule, make, n_steps=400, n_last=200).verdict == "fails"
+
+
 def test_adam_does_not_depend_on_the_outside_either() -> None:
     assert theory.training_ignores_the_outside(subject(), Adam, n_steps=STEPS).passed
 
@@ -161,9 +179,21 @@ def test_larger_root_solves_the_equation() -> None:
 
 
 def test_checks_leave_the_subject_alone() -> None:
-    before = {name: parameter.detach().clone() for name, parameter in subject().parameters.items()}
+    before = {name: value.clone() for name, value in subject().model.state_dict().items()}
+    theory.euler_orthogonality(subject())
+    theory.euler_with_eps(subject())
+    theory.homogeneity(subject())
     theory.off_span_part_under_rescaling(subject(), n_steps=3)
     theory.orbit_symmetry(subject(), n_steps=3)
-    assert all(
-        torch.equal(before[name], parameter.detach()) for name, parameter in subject().parameters.items()
-    )
+    assert all(torch.equal(before[name], value) for name, value in subject().model.state_dict().items())
+
+
+def test_a_gradient_off_the_span_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        spans, "_used_elsewhere", lambda subject: set()
+    )  # the loss that is wrong uses the weights, too
+    assert theory.gradients_in_span(with_a_scale(subject())).verdict == "fails"
+
+
+def test_a_weight_that_is_used_elsewhere_is_left_out() -> None:
+    assert theory.gradients_in_span(with_a_scale(subject())).verdict == "does not apply"

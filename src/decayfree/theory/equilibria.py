@@ -127,12 +127,15 @@ def rates_after_a_drop(
     run = training(subject, make_optimizer, lr=lr, weight_decay=0.0 if rescaled else _DROP_TURN / lr)
     if rescaled:
         WeightRescaling(run.optimizer, run.subject.found)
-    run.optimizer.param_groups[-1]["lr"] = 0.0
+    for group in run.optimizer.param_groups[1:]:
+        group["lr"] = 0.0
     before = [_Moment.of(run, step) for step in run.steps(n_before) if step.number >= n_before - n_window]
-    run.optimizer.param_groups[0]["lr"] = lr / 10
+    held = run.optimizer.param_groups[0]
+    held["lr"] = lr / 10
     after = [_Moment.of(run, step) for step in run.steps(n_after, first=n_before)]
-    at_once = 0.1 * _growth(before[-1:], after[:1])
-    later = 0.1 * _growth(before, after[-n_window:])
+    drop = held["lr"] / lr
+    at_once = drop * _growth(before[-1:], after[:1])
+    later = drop * _growth(before, after[-n_window:])
     slope = _slope(after[-n_window:]) / _slope(before)
     expected = 0.1 if rescaled else 0.1**0.5
     measured = later if rescaled else later * slope
@@ -148,7 +151,7 @@ def rates_after_a_drop(
         f"{at_once:.3f}, later {measured:.3f}",
         f"0.100, later {expected:.3f}",
         residual,
-        _TOLERANCE,
+        1e-6 if rescaled else _TOLERANCE,
         f"The last {n_window} of {n_after} steps beside the last {n_window} before the drop.{at_equal_slopes}",
         ""
         if rescaled

@@ -4,12 +4,14 @@ In the span of the centered inputs that were seen; and by one law for each optim
 parameter, so that their span stays what it is; deep layers usually see every direction, and then there is nothing outside.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from decayfree.blocks import scale_blocks_
 from decayfree.rescaling import WeightRescaling
@@ -29,8 +31,9 @@ from decayfree.theory.trajectory import (
 N_STEPS = 60
 """Of a training, unless told otherwise."""
 _PAPER = "2102.03497v1"
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-6
 _MAX_FEATURES = 1200
+_UNCLEAR = 1e-13
 _NOTHING_OUTSIDE = "No scale-invariant weight whose inputs are fixed has a direction outside their span."
 
 NOISE_STORY = (
@@ -45,8 +48,9 @@ def gradients_in_span(subject: Subject) -> Check:
     twin = subject.copy()
     with InputSpan(twin.model, twin.found, centered=subject.is_centered, max_features=_MAX_FEATURES) as spans:
         gradients = twin.gradients(0)
-    names = [weight.name for weight in twin.found if weight.name in spans]
-    low = [name for name in names if int(spans[name].rank().min()) < spans[name].n_features]
+    elsewhere = _used_elsewhere(subject)
+    names = [weight.name for weight in twin.found if weight.name in spans and weight.name not in elsewhere]
+    low = [name for name in names if _has_outside(spans[name]) and bool(gradients[name].any())]
     if not low:
         return not_applicable(
             statement, _PAPER, "In every layer that was watched this batch reaches every direction."
@@ -99,6 +103,11 @@ def adam_leaves_the_span(
     spans = _fixed_spans(subject, n_steps)
     if not spans:
         return not_applicable(statement, "algebra", _NOTHING_OUTSIDE)
+    spans = {name: span for name, span in spans.items() if _signs_leave(span)}
+    if not spans:
+        return not_applicable(
+            statement, "algebra", "The span is closed under signs: features that are zero or equal."
+        )
     shares = [share for _, share in _shares_outside(subject, spans, make_optimizer, n_steps)]
     mean = sum(shares) / len(shares)
     return Check(
@@ -192,11 +201,15 @@ def training_ignores_the_outside(
     """The in-span trajectory does not depend on Qw_0."""
     name = make_optimizer.__name__ if isinstance(make_optimizer, type) else "the optimizer"
     lr = subject.learning_rate() if name == "SGD" else 1e-3
-    statement = f"{name}: training does not depend on what lies outside the span"
+    settings = {"momentum": 0.9} if name == "SGD" else {}
+    label = "Momentum" if settings else name
+    statement = f"{label}: what training does inside the span does not depend on the part outside"
     spans = _fixed_spans(subject, n_steps)
     if not spans:
         return not_applicable(statement, "algebra", _NOTHING_OUTSIDE)
-    one, other = _ends_inside(subject, spans, lambda twin: training(twin, make_optimizer, lr=lr), n_steps)
+    one, other = _ends_inside(
+        subject, spans, lambda twin: training(twin, make_optimizer, lr=lr, **settings), n_steps
+    )
     apart = largest([_distance(other[name], one[name], one[name]) for name in spans])
     return Check(
         statement,
@@ -226,7 +239,7 @@ def rescaled_training_feels_the_outside(
     if not spans:
         return not_applicable(statement, "algebra", _NOTHING_OUTSIDE)
     one, other = _ends_inside(subject, spans, rescaled, n_steps)
-    weights = [weight for weight in subject.found if weight.name in spans and weight.bias is None]
+    weights = [replace(weight, bias=None) for weight in subject.found if weight.name in spans]
     apart = largest([float(direction_distances(one, other, weight).max()) for weight in weights])
     return Check(
         statement,
@@ -323,11 +336,27 @@ def _fixed_spans(subject: Subject, n_steps: int) -> dict[str, LayerSpan]:
         subject.notes[key] = {
             name: span
             for name, span in first.items()
-            if torch.equal(span.second_moment, second[name].second_moment)
-            and int(span.rank().min()) < span.n_features
+            if torch.equal(span.second_moment, second[name].second_moment) and _has_outside(span)
         }
     spans: dict[str, LayerSpan] = subject.notes[key]
     return spans
+
+
+def _signs_leave(span: LayerSpan) -> bool:
+    """Whether the signs of a direction in the span lie off it, as an elementwise optimizer's first step does."""
+    generator = torch.Generator().manual_seed(0)
+    inside = span.in_span(torch.randn(span.layout.shape, generator=generator, dtype=torch.float64))
+    signs = torch.where(inside.abs() > 1e-9 * inside.abs().max(), inside.sign(), 0.0)
+    return float(span.off_span(signs).norm()) > 0.01 * float(signs.norm())
+
+
+def _has_outside(span: LayerSpan) -> bool:
+    """Whether a direction is off the span, and all that are so are off it by far, in any units of the features."""
+    deviations = span.second_moment.diagonal(dim1=1, dim2=2).sqrt()
+    seen = torch.where(deviations > 0, 1 / deviations, 0.0)
+    spectrum = torch.linalg.eigvalsh(span.second_moment * seen[:, :, None] * seen[:, None, :])
+    ranks = (spectrum > _UNCLEAR * spectrum[:, -1:]).sum(1)
+    return torch.equal(ranks, span.rank().to(ranks)) and int(ranks.min()) < span.n_features
 
 
 def _watched(subject: Subject, n_steps: int, perturbed: bool) -> dict[str, LayerSpan]:
@@ -343,7 +372,44 @@ def _watched(subject: Subject, n_steps: int, perturbed: bool) -> dict[str, Layer
     ):
         for step in range(n_steps):
             twin.run(step)
-    return {weight.name: span[weight.name] for weight in twin.found if weight.name in span}
+    elsewhere = _used_elsewhere(subject)
+    names = [weight.name for weight in twin.found if weight.name not in elsewhere]
+    return {name: span[name] for name in names if name in span}
+
+
+class _Uses(TorchFunctionMode):
+    """Counts how often each of some tensors is an argument of a function."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.n_uses = dict.fromkeys(map(id, tensors), 0)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") != "__get__":  # a look at a shape or a device is no use
+            for argument in (*args, *(kwargs or {}).values()):
+                if id(argument) in self.n_uses:
+                    self.n_uses[id(argument)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _used_elsewhere(subject: Subject) -> set[str]:
+    """Weights that the model also uses outside the modules that own them, where nobody watches their inputs."""
+    twin = subject.copy()
+    weights = {weight.name: twin.parameters[weight.name] for weight in twin.found}
+    n_calls = dict.fromkeys(map(id, weights.values()), 0)
+
+    def count(module: nn.Module, inputs: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in n_calls:
+                n_calls[id(parameter)] += 1
+
+    for module in twin.model.modules():
+        module.register_forward_pre_hook(count)
+    with torch.no_grad(), _Uses(weights.values()) as uses:
+        twin.run(0)
+    return {name for name, weight in weights.items() if uses.n_uses[id(weight)] > n_calls[id(weight)]}
 
 
 def _distance(a: Tensor, b: Tensor, size: Tensor) -> float:

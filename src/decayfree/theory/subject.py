@@ -103,7 +103,7 @@ class Subject:
 
     def learning_rate(self, angle_rad: float = _ANGLE_RAD) -> float:
         """Learning rate at which plain SGD turns the median block by ``angle_rad`` in the first step, and none by over ten times that."""
-        gradients = self.gradients(0)
+        gradients = self.copy().gradients(0)
         ratios = []
         for weight in self.found:
             bias = None if weight.bias is None else self.parameters[weight.bias].detach()
@@ -192,22 +192,26 @@ def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None,
         )
     probe = Probe(model, inputs, forward, torch.float64, seed)
     probe.perturb_()  # zero gains hide the weights before them
-    twin = probe.copy
-    raised = torch.utils._pytree.tree_map(lambda leaf: cast(leaf, torch.float64, copy=True), inputs)
+    twin = probe.copy.cpu()
+    raised = torch.utils._pytree.tree_map(lambda leaf: _on_host(cast(leaf, torch.float64, copy=True)), inputs)
     call = forward or call_model
 
     def loss(model: nn.Module, step: int) -> Tensor:
         outputs = [
             leaf
             for leaf in tensors_in(call(model, raised))
-            if leaf.is_floating_point() and leaf.requires_grad
+            if (leaf.is_floating_point() or leaf.is_complex()) and leaf.requires_grad
         ]
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
         total = torch.zeros((), dtype=torch.float64)
-        for output in outputs:
+        for output in (torch.view_as_real(one) if one.is_complex() else one for one in outputs):
             phases = 6.28 * torch.rand(output.shape, generator=generator, dtype=torch.float64)
             size = output.detach().std() if output.numel() > 1 else output.detach().abs()
             total = total + torch.sin(output / size.clamp_min(1e-12) + phases).mean()
         return total
 
     return Subject(twin, Invariance.from_dict(found.to_dict(), twin), loss)
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf.cpu() if isinstance(leaf, Tensor) else leaf

@@ -54,6 +54,7 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
     smooth = image_subject(images, labels, activation=nn.SiLU, seed=seed)
     checks: tuple[Callable[[], Check], ...] = (
         *_for_any_model(subject),
+        partial(flow.euler_steps_halve_the_growth, subject),
         partial(flow.runge_kutta_keeps_the_norm, smooth),
         *(partial(equilibria.equilibrium_angle, subject, rule) for rule in equilibria.RULES),
         partial(equilibria.rates_after_a_drop, subject),
@@ -66,7 +67,7 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
 def verify_model(
     model: nn.Module, inputs: Any, *, forward: Forward | None = None, n_steps: int = 6, seed: int = 0
 ) -> Iterator[Check]:
-    """Check on a model what can be checked without its data: all but the statements about equilibrium.
+    """Check on a model what can be checked without its data: all but equilibrium, and the limit of small steps.
 
     Args:
         model: Copied in float64; never changed.
@@ -93,7 +94,6 @@ def _for_any_model(subject: Subject, **steps: Any) -> tuple[Callable[[], Check],
         partial(scale.euler_with_eps, subject),
         partial(scale.homogeneity, subject),
         partial(scale.orbit_symmetry, subject, **steps),
-        partial(flow.euler_steps_halve_the_growth, subject, **steps),
         partial(growth.growth_of_sgd, subject, **steps),
         partial(growth.growth_of_sgd, subject, decayed=True, **steps),
         partial(growth.growth_of_momentum, subject, **steps),
