@@ -54,9 +54,9 @@ class Recorder:
         optimizer: Any :class:`torch.optim.Optimizer`. Parameters that join it later are not recorded.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do not count.
-        sink: A file, to which lines of JSON are appended (`decayfree.read_jsonl` reads them), or anything that can be called with a
-            :class:`decayfree.Sample`. The file, by default ``dynamics.jsonl`` in the working directory, is made with the first sample.
-            With ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
+        sink: A file, to which lines of JSON are appended (`decayfree.sinks.read_jsonl` reads them), or anything that can be called with a
+            :class:`decayfree.sinks.Sample`. The file, by default ``dynamics.jsonl`` in the working directory, is made with the first
+            sample. With ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
         family: How the optimizer's step depends on the gradient's size, see :func:`decayfree.dynamics.update_family`; by default told from
             its class. ``"none"`` leaves the effective learning rate out.
         quantiles: From 0 to 1; over the blocks of each weight.
