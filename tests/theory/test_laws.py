@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from decayfree import theory
+from decayfree import equilibrium, theory
 from decayfree.theory import Check, Subject, spans
 from decayfree.theory.equivalences import larger_root
 from wrong_rules import (
@@ -157,15 +157,57 @@ def test_equilibrium_angle_is_the_closed_form(rule: theory.DecayRule) -> None:
         (theory.RULES[2], lambda groups, **settings: SGD(groups, **{**settings, "nesterov": False})),
         (
             theory.RULES[3],
+            lambda groups, **settings: SGD([{**group, "weight_decay": 0.1} for group in groups], **settings),
+        ),
+        (
+            theory.RULES[4],
             lambda groups, **settings: torch.optim.AdamW(groups, **{**settings, "betas": (0.8, 0.99)}),
         ),
+        (theory.RULES[5], torch.optim.AdamW),
     ],
-    ids=["nesterov for momentum", "momentum for nesterov", "another beta"],
+    ids=[
+        "nesterov for momentum",
+        "momentum for nesterov",
+        "decay of gradients, too",
+        "another beta",
+        "AdamW for Adam",
+    ],
 )
 def test_another_rules_equilibrium_is_seen(
     rule: theory.DecayRule, make: Callable[..., torch.optim.Optimizer]
 ) -> None:
     assert theory.equilibrium_angle(subject(), rule, make, n_steps=400, n_last=200).verdict == "fails"
+
+
+class Lion(torch.optim.Optimizer):
+    """Chen et al., 2023, arXiv 2302.06675, program 1."""
+
+    def __init__(self, groups, lr, betas, weight_decay=0.0):
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("m", torch.zeros_like(p))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(group["lr"] * torch.sign(first * m + (1 - first) * p.grad))
+                m.mul_(second).add_((1 - second) * p.grad)
+
+
+def test_lions_equilibrium_angle_is_the_closed_form() -> None:
+    betas = (0.9, 0.99)
+    rule = theory.DecayRule(
+        "Lion",
+        Lion,
+        {"betas": betas},
+        4e-3,
+        1e-3,
+        lambda lr, decay, *_: equilibrium.lion(lr, decay, betas=betas),
+    )
+    check = theory.equilibrium_angle(subject(), rule, n_steps=600, n_last=300)
+    assert check.passed, f"{check.measured}, expected {check.expected}"
 
 
 def test_adam_does_not_depend_on_the_outside_either() -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree import equilibrium
+from decayfree.equilibrium import Equilibrium
+from decayfree.invariance import ScaleInvariantWeight
 from decayfree.rescaling import WeightRescaling
 from decayfree.theory.check import Check
 from decayfree.theory.subject import Subject
@@ -34,7 +36,8 @@ class DecayRule:
         settings: Its own.
         turn: ηλ.
         lr: Learning rate; None for one that turns the first step's blocks by a small angle.
-        chord: Root mean square of ‖u' − u‖ that theory predicts, from η and λ.
+        expected: The equilibrium of a block, from η, λ, its gradient norm at unit norm and its number of weights.
+        decoupled: Whether the weights are decayed, and not the gradients, though the optimizer itself decays gradients.
     """
 
     name: str
@@ -42,7 +45,8 @@ class DecayRule:
     settings: dict[str, Any]
     turn: float
     lr: float | None
-    chord: Callable[[float, float], float]
+    expected: Callable[[float, float, float, float], Equilibrium]
+    decoupled: bool = False
 
     @property
     def first_angle_rad(self) -> float:
@@ -50,32 +54,42 @@ class DecayRule:
         return math.sqrt(2 * self.turn * (1 - self.settings.get("momentum", 0.0)))
 
 
+def _sgd_rule(name: str, turn: float, **settings: Any) -> DecayRule:
+    decoupled = settings.pop("decoupled", False)
+    return DecayRule(
+        name,
+        torch.optim.SGD,
+        settings,
+        turn,
+        None,
+        lambda lr, decay, slope, size: equilibrium.sgd(lr, decay, decoupled=decoupled, **settings),
+        decoupled,
+    )
+
+
 _BETAS = (0.9, 0.99)
 RULES = (
-    DecayRule("SGD", torch.optim.SGD, {}, 5e-3, None, lambda lr, wd: equilibrium.sgd(lr, wd).chord),
-    DecayRule(
-        "SGD, momentum 0.9",
-        torch.optim.SGD,
-        {"momentum": 0.9},
-        1e-3,
-        None,
-        lambda lr, wd: equilibrium.sgd(lr, wd, momentum=0.9).chord,
-    ),
-    DecayRule(
-        "Nesterov 0.9",
-        torch.optim.SGD,
-        {"momentum": 0.9, "nesterov": True},
-        1e-3,
-        None,
-        lambda lr, wd: equilibrium.sgd(lr, wd, momentum=0.9, nesterov=True).chord,
-    ),
+    _sgd_rule("SGD", 5e-3),
+    _sgd_rule("SGD, momentum 0.9", 1e-3, momentum=0.9),
+    _sgd_rule("Nesterov 0.9", 1e-3, momentum=0.9, nesterov=True),
+    _sgd_rule("Momentum 0.9, decoupled", 5e-3, momentum=0.9, decoupled=True),
     DecayRule(
         "AdamW",
         torch.optim.AdamW,
         {"betas": _BETAS},
         6e-3,
         1e-2,
-        lambda lr, wd: equilibrium.adamw(lr, wd, betas=_BETAS).chord,
+        lambda lr, decay, slope, size: equilibrium.adamw(lr, decay, betas=_BETAS),
+    ),
+    DecayRule(
+        "Adam with L2",
+        torch.optim.Adam,
+        {"betas": _BETAS},
+        1e-4,
+        1e-2,
+        lambda lr, decay, slope, size: equilibrium.adam_l2(
+            lr, decay, betas=_BETAS, gradient_norm=slope, fan_in=size
+        ),
     ),
 )
 
@@ -88,17 +102,32 @@ def equilibrium_angle(
     n_steps: int = 700,
     n_last: int = 300,
 ) -> Check:
-    """At equilibrium the angular update is the closed form's, whatever the gradients: for SGD √(2ηλ).
+    """At equilibrium the angular update is the closed form's: for SGD √(2ηλ), whatever the gradients.
+
+    Under Adam with L2 it depends on the gradients' norm, which is measured. An error of a tenth in λ is about the least that this sees.
 
     References:
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419; Kosson et al., "Rotational Equilibrium", 2024, arXiv 2305.17212.
     """
     lr = rule.lr or subject.learning_rate(rule.first_angle_rad)
     decay = rule.turn / lr
-    run = training(subject, make_optimizer or rule.make, lr=lr, weight_decay=decay, **rule.settings)
-    squares = [_square_chord(run, step) for step in run.steps(n_steps) if step.number >= n_steps - n_last]
-    measured, expected = float(torch.stack(squares).mean().sqrt()), rule.chord(lr, decay)
-    residual = abs(measured / expected - 1)
+    coupled = 0.0 if rule.decoupled else decay
+    run = training(subject, make_optimizer or rule.make, lr=lr, weight_decay=coupled, **rule.settings)
+    if rule.decoupled:
+        held = [parameter.data for parameter in run.subject.held.values()]
+        run.before_step = lambda number: torch._foreach_mul_(held, 1 - lr * decay)
+    last = [step for step in run.steps(n_steps) if step.number >= n_steps - n_last]
+    chords = torch.stack([_square_chords(run, step) for step in last]).mean(0)
+    slopes = torch.stack([_Moment.of(run, step).slopes for step in last]).mean(0).sqrt()
+    moves = slopes > 0
+    sizes = torch.cat([_sizes(run, weight) for weight in run.subject.found])
+    expected_squares = [
+        rule.expected(lr, decay, slope, size).chord ** 2
+        for slope, size in zip(slopes[moves].tolist(), sizes[moves].tolist(), strict=True)
+    ]
+    measured = float(chords[moves].mean().sqrt())
+    expected = math.sqrt(sum(expected_squares) / max(len(expected_squares), 1))
+    residual = abs(measured / expected - 1) if expected else math.nan
     return Check(
         f"{rule.name}: decay turns blocks by a fixed angle at equilibrium",
         _KOSSON,
@@ -187,11 +216,18 @@ def _slope(moments: list[_Moment]) -> float:
     return float(torch.exp(slopes[slopes > 0].log().mean() / 2))
 
 
-def _square_chord(run: Training, step: Step) -> Tensor:
-    """(), mean over all blocks of ‖u' − u‖², u the direction."""
+def _square_chords(run: Training, step: Step) -> Tensor:
+    """(n_blocks of all weights,). ‖u' − u‖², u the direction."""
     squares = []
     for weight in run.subject.found:
         old, new = norms(step.before, weight), norms(step.after, weight)
         update = {name: step.after[name] - step.before[name] for name in step.after}
         squares.append((norms(update, weight).square() - (new - old).square()) / (old * new))
-    return torch.cat(squares).mean()
+    return torch.cat(squares)
+
+
+def _sizes(run: Training, weight: ScaleInvariantWeight) -> Tensor:
+    """(n_blocks,). How many numbers a block has, its bias included."""
+    rows = torch.tensor(weight.blocks.block_sizes, dtype=torch.float64)
+    per_row = run.subject.parameters[weight.name].numel() / weight.blocks.n_rows + (weight.bias is not None)
+    return rows * per_row
