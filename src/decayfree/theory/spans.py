@@ -33,7 +33,7 @@ N_STEPS = 60
 _PAPER = "2102.03497v1"
 _TOLERANCE = 1e-6
 _MAX_FEATURES = 1200
-_UNCLEAR = 1e-13
+_UNCLEAR = 1e-12
 _NOTHING_OUTSIDE = "No scale-invariant weight whose inputs are fixed has a direction outside their span."
 
 NOISE_STORY = (
