@@ -25,6 +25,8 @@ from decayfree.errors import DecayFreeError, InvalidInputError, MissingExtraErro
 
 # torch is there by now: it comes with the package. Everything else that is heavy is imported by the command that needs it.
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from decayfree.invariance import Invariance
     from decayfree.report import FinalRow
     from decayfree.study.runner import Progress as StudyProgress
@@ -179,14 +181,10 @@ def inspect(
     """
     try:
         from decayfree import find_invariant
-        from decayfree.inspecting import build_named, random_input
 
-        inputs = tuple(
-            random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(input)
-        )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            built = build_named(model, seed=seed)
+            built, inputs = _named(model, input, tokens=tokens, seed=seed)
             found = find_invariant(built, inputs, include=include, exclude=exclude or (), seed=seed)
     except DecayFreeError as error:
         _fail(error)
@@ -270,7 +268,6 @@ def convert(
 
 def _find_named(model: str | None, shapes: list[str], tokens: int | None) -> "Invariance | None":
     from decayfree import find_invariant
-    from decayfree.inspecting import build_named, random_input
 
     if (model is None) != (not shapes):
         raise InvalidInputError(
@@ -278,8 +275,19 @@ def _find_named(model: str | None, shapes: list[str], tokens: int | None) -> "In
         )
     if model is None:
         return None
-    inputs = tuple(random_input(shape, n_tokens=tokens, seed=index) for index, shape in enumerate(shapes))
-    return find_invariant(build_named(model), inputs)
+    return find_invariant(*_named(model, shapes, tokens=tokens, seed=0))
+
+
+def _named(
+    model: str, shapes: list[str], *, tokens: int | None, seed: int
+) -> "tuple[nn.Module, tuple[Tensor, ...]]":
+    """The model that is asked for, and random inputs for it."""
+    from decayfree.inspecting import build_named, random_input
+
+    inputs = tuple(
+        random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(shapes)
+    )
+    return build_named(model, seed=seed), inputs
 
 
 @app.command()
@@ -345,12 +353,9 @@ def _checks(
 
         yield from theory.verify(*tinted_digits(), seed=seed)
         return
-    from decayfree.inspecting import build_named, random_input
-
-    inputs = tuple(
-        random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(shapes)
+    yield from theory.verify_model(
+        *_named(model, shapes, tokens=tokens, seed=seed), n_steps=n_steps, seed=seed
     )
-    yield from theory.verify_model(build_named(model, seed=seed), inputs, n_steps=n_steps, seed=seed)
 
 
 def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.errors import DecayFreeError
+from decayfree.errors import DecayFreeError, InvalidInputError
 from decayfree.following import unknown_moments
 from decayfree.holding import Held
 from decayfree.invariance import Invariance, ScaleInvariantWeight
@@ -22,6 +22,23 @@ def raise_all(faults: Sequence[Fault]) -> None:
     """Raise one error with all faults; its class is that of the first."""
     if faults:
         raise faults[0][0]("; ".join(message for _, message in faults))
+
+
+def weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
+    """Those of the weights that an optimizer has.
+
+    Raises:
+        InvalidInputError: If the two are not what they should be.
+        MismatchError: If ``found`` does not fit its model any more.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if not isinstance(found, Invariance):
+        raise InvalidInputError(f"found must come from decayfree.find_invariant, got {type(found).__name__}")
+    found.check_fits(found.model)
+    inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parameters = dict(found.model.named_parameters())
+    return [weight for weight in found if id(parameters[weight.name]) in inside]
 
 
 def decay_faults(

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
 from decayfree.errors import InvalidInputError, MismatchError
-from decayfree.faults import nothing_in_common
+from decayfree.faults import nothing_in_common, weights_in
 from decayfree.invariance import Invariance, ScaleInvariantWeight
 
 
@@ -56,10 +56,7 @@ class GradientNorms(Mapping[str, Tensor]):
                 "GradientNorms wants a torch.optim.Optimizer and what decayfree.find_invariant returned, got "
                 f"{type(optimizer).__name__} and {type(found).__name__}"
             )
-        found.check_fits(found.model)
-        inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        parameters = dict(found.model.named_parameters())
-        self._weights = {one.name: one for one in found if id(parameters[one.name]) in inside}
+        self._weights = {one.name: one for one in weights_in(optimizer, found)}
         if not self._weights:
             raise MismatchError(nothing_in_common(optimizer, found))
         self._found = found

@@ -22,7 +22,7 @@ from decayfree.counting import StepCounter
 from decayfree.dynamics import Slope, slope
 from decayfree.errors import InvalidInputError, MismatchError, UnsupportedWeightError
 from decayfree.families import Family, update_family
-from decayfree.faults import Fault, flat_parameters, nothing_in_common, raise_all
+from decayfree.faults import Fault, flat_parameters, nothing_in_common, raise_all, weights_in
 from decayfree.invariance import Invariance, ScaleInvariantWeight
 from decayfree.readings import Change, as_scalar, readings, summary
 from decayfree.readings import labels as labels_of
@@ -107,7 +107,7 @@ class Recorder:
         self.quantiles = tuple(quantiles)
         self.predicted_angles = predicted_angles
         self.also = dict(also or {})
-        self._weights = _weights_in(optimizer, found)
+        self._weights = weights_in(optimizer, found)
         faults = self._faults()
         self.family = _family_of(optimizer, family, faults)
         self.sink = _sink_of(sink, faults)
@@ -333,17 +333,6 @@ class Recorder:
 def _is_first_rank() -> bool:
     distributed = torch.distributed
     return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
-
-
-def _weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
-    if not isinstance(optimizer, Optimizer):
-        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    if not isinstance(found, Invariance):
-        raise InvalidInputError(f"found must come from decayfree.find_invariant, got {type(found).__name__}")
-    found.check_fits(found.model)
-    inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parameters = dict(found.model.named_parameters())
-    return [weight for weight in found if id(parameters[weight.name]) in inside]
 
 
 def _family_of(optimizer: Optimizer, family: str | None, faults: list[Fault]) -> Family | Literal["none"]:

@@ -26,10 +26,18 @@ from decayfree.errors import (
     UnsupportedWeightError,
     WeightDecayError,
 )
-from decayfree.faults import Fault, decay_faults, flat_parameters, moment_faults, nothing_in_common, raise_all
+from decayfree.faults import (
+    Fault,
+    decay_faults,
+    flat_parameters,
+    moment_faults,
+    nothing_in_common,
+    raise_all,
+    weights_in,
+)
 from decayfree.following import SUDDEN, follow_moments_, follow_statistics_
 from decayfree.holding import Held, holders_of
-from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.invariance import Invariance
 from decayfree.once import held_of, not_finite, put_on_radius_, radii_of, relations_of
 from decayfree.radius import Radius, radius_faults
 from decayfree.running import NormLayer
@@ -93,7 +101,7 @@ class WeightRescaling:
         self.every = every
         self.momentum = momentum
         self.found = found
-        self._weights = _weights_in(optimizer, found)
+        self._weights = weights_in(optimizer, found)
         raise_all(self._faults(radius))
         with torch.inference_mode(False):
             self.radii = radii_of(found.model, self._weights, radius)
@@ -359,17 +367,6 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
         },
     ]
     return [group for group in groups if group["params"]]
-
-
-def _weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
-    if not isinstance(optimizer, Optimizer):
-        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    if not isinstance(found, Invariance):
-        raise InvalidInputError(f"found must come from decayfree.find_invariant, got {type(found).__name__}")
-    found.check_fits(found.model)
-    inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parameters = dict(found.model.named_parameters())
-    return [weight for weight in found if id(parameters[weight.name]) in inside]
 
 
 def _setting_faults(every: object, momentum: object) -> list[Fault]:

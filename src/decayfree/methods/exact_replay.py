@@ -4,7 +4,6 @@ Learning-rate scaling without its approximations: a learning rate and a momentum
 norm by itself: it needs those of the weight-decay run.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
-from decayfree.errors import InvalidInputError, MismatchError
+from decayfree.errors import InvalidInputError
 from decayfree.invariance import Invariance, ScaleInvariantWeight
-from decayfree.methods.learning_rate_scaling import misfits
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
+from decayfree.methods.replaying import check_not_over, decay_faults, fitting
 from decayfree.methods.weight_decay import WeightDecay
 from decayfree.radius import rows_norm
 from decayfree.rescaling import WeightRescaling, split_params
@@ -60,9 +59,7 @@ class ExactReplay:
         return WeightDecay(self.replayed_weight_decay)
 
     def faults(self) -> list[str]:
-        if math.isfinite(self.replayed_weight_decay) and self.replayed_weight_decay > 0:
-            return []
-        return [f"replayed_weight_decay must be a finite number above 0, got {self.replayed_weight_decay}"]
+        return decay_faults(self.replayed_weight_decay)
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
         return split_params(model, found, weight_decay=rest_weight_decay)
@@ -91,17 +88,8 @@ class ExactReplay:
             raise InvalidInputError(
                 f"exact replay is for torch.optim.SGD, whose steps are linear in gradient and weight, got {type(optimizer).__name__}"
             )
-        if replayed is None:
-            raise InvalidInputError(
-                "exact replay needs the block norms of a weight-decay run: pass them as replayed=…"
-            )
-        faults = misfits(found, replayed)
-        if faults:
-            raise MismatchError(
-                f"the block norms to replay do not fit {len(faults)} of {len(found)} weights:\n  "
-                + "\n  ".join(faults)
-            )
-        return _Replay(optimizer, found, replayed, self.replayed_weight_decay, decoupled)
+        norms = fitting(replayed, found, by="exact replay")
+        return _Replay(optimizer, found, norms, self.replayed_weight_decay, decoupled)
 
 
 class _Replay:
@@ -145,12 +133,7 @@ class _Replay:
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        n_recorded = min(len(norms) for norms in self._replayed.values()) if self._replayed else math.inf
-        if self._n_steps >= n_recorded:
-            raise MismatchError(
-                f"the replayed run has {n_recorded} steps, and this would be step {self._n_steps + 1}: "
-                "train the weight-decay run for at least as many steps"
-            )
+        check_not_over(self._replayed, self._n_steps)
         if getattr(self._optimizer, "grad_scale", None) is not None:
             raise InvalidInputError(
                 "exact replay adds decay to gradients, and these are scaled by a GradScaler until the fused optimizer steps: "

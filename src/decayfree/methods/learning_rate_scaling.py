@@ -3,7 +3,6 @@
 Does not change any norm by itself: norms grow as without decay, and the learning rate grows along.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms, scale_blocks_
-from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.invariance import Invariance, ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
+from decayfree.methods.replaying import check_not_over, decay_faults, fitting
 from decayfree.methods.weight_decay import WeightDecay
 from decayfree.rescaling import split_params
 
@@ -44,9 +43,7 @@ class LearningRateScaling:
         return WeightDecay(self.replayed_weight_decay)
 
     def faults(self) -> list[str]:
-        if math.isfinite(self.replayed_weight_decay) and self.replayed_weight_decay > 0:
-            return []
-        return [f"replayed_weight_decay must be a finite number above 0, got {self.replayed_weight_decay}"]
+        return decay_faults(self.replayed_weight_decay)
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
         return split_params(model, found, weight_decay=rest_weight_decay)
@@ -65,17 +62,7 @@ class LearningRateScaling:
             InvalidInputError: If ``replayed`` is missing.
             MismatchError: If it does not fit the blocks of ``found``.
         """
-        if replayed is None:
-            raise InvalidInputError(
-                "learning-rate scaling needs the block norms of a weight-decay run: pass them as replayed=…"
-            )
-        faults = misfits(found, replayed)
-        if faults:
-            raise MismatchError(
-                f"the block norms to replay do not fit {len(faults)} of {len(found)} weights:\n  "
-                + "\n  ".join(faults)
-            )
-        return _ScaledSteps(optimizer, found, replayed)
+        return _ScaledSteps(optimizer, found, fitting(replayed, found, by="learning-rate scaling"))
 
 
 class _ScaledSteps:
@@ -111,12 +98,7 @@ class _ScaledSteps:
 
     @torch.no_grad()
     def _remember(self) -> None:
-        n_replayed = min(len(norms) for norms in self._replayed.values()) if self._replayed else math.inf
-        if self._n_steps >= n_replayed:
-            raise MismatchError(
-                f"the replayed run has {n_replayed} steps, and this would be step {self._n_steps + 1}: "
-                "train the weight-decay run for at least as many steps"
-            )
+        check_not_over(self._replayed, self._n_steps)
         for weight in self._found:
             self._factors[weight.name] = self._factor(weight)
             for name in (weight.name, weight.bias):
@@ -136,19 +118,3 @@ class _ScaledSteps:
     def _tensors(self, weight: ScaleInvariantWeight) -> tuple[Tensor, Tensor | None]:
         bias = None if weight.bias is None else self._parameters[weight.bias]
         return self._parameters[weight.name], bias
-
-
-def misfits(found: Invariance, replayed: BlockNormsByStep) -> list[str]:
-    """Why norms that were recorded in one run cannot be replayed on these weights, a line for each."""
-    faults = []
-    for weight in found:
-        norms = replayed.get(weight.name)
-        if norms is None:
-            faults.append(f"{weight.name}: no norms are given for it")
-        elif norms.ndim != 2 or norms.shape[1] != weight.blocks.n_blocks:
-            faults.append(
-                f"{weight.name}: expected shape (n_steps, {weight.blocks.n_blocks}), got {tuple(norms.shape)}"
-            )
-        elif not bool((torch.isfinite(norms) & (norms > 0)).all()):
-            faults.append(f"{weight.name}: norms must be finite and above 0")
-    return faults

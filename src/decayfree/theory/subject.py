@@ -103,6 +103,10 @@ class Subject:
 
     def learning_rate(self, angle_rad: float = _ANGLE_RAD) -> float:
         """Learning rate at which plain SGD turns the median block by ``angle_rad`` in the first step, and none by over ten times that."""
+        return angle_rad * self._rate_per_radian
+
+    @cached_property
+    def _rate_per_radian(self) -> float:
         gradients = self.copy().gradients(0)
         ratios = []
         for weight in self.found:
@@ -116,7 +120,7 @@ class Subject:
             raise InvalidInputError(
                 "no scale-invariant weight gets a gradient from this loss, so nothing can be measured"
             )
-        return angle_rad * min(float(moving.median()), _FASTEST * float(moving.min()))
+        return min(float(moving.median()), _FASTEST * float(moving.min()))
 
 
 def image_subject(

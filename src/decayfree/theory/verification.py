@@ -3,8 +3,7 @@
 Runs the checks: all of them on a small network on images, or those that make sense on any model. Prints nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,24 +16,6 @@ from decayfree.theory.check import Check
 from decayfree.theory.subject import Subject, image_subject, subject_of
 
 _LABEL_NOISE = 0.6
-
-Checks = Iterable[Callable[[], Check]]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Statements that were checked, in order."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        """Those that do not hold."""
-        return tuple(check for check in self.checks if not check.passed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"passed": not self.failed, "checks": [check.to_dict() for check in self.checks]}
 
 
 def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
