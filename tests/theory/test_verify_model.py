@@ -124,3 +124,14 @@ def test_a_convolution_with_bias_has_the_law_of_eps_too(seed: int) -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3))
     check = theory.euler_with_eps(theory.subject_of(model, images()))
     assert check.verdict == "holds"
+
+
+def test_one_short_row_does_not_take_steps_of_a_turn() -> None:
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[0].weight[0] *= 1e-3  # its gradient is 1e3 times as large, its angle 1e6 times
+    subject = theory.subject_of(model, torch.randn(32, 6))
+    weight, gradient = subject.parameters["0.weight"].detach(), subject.copy().gradients(0)["0.weight"]
+    angles = subject.learning_rate(0.03) * gradient.norm(dim=1) / weight.norm(dim=1)
+    assert float(angles.max()) <= 0.3 * (1 + 1e-9)
+    assert float(angles.median()) <= 0.03 * (1 + 1e-9)
