@@ -35,6 +35,20 @@ def test_rows_of_norm_5_and_10_against_norm_5_get_one_and_four_times_the_rate(mo
     assert torch.equal(at_work.learning_rates(found["0.weight"], 0.5), torch.tensor([0.5, 2.0]))
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.Adagrad])
+def test_where_the_effective_rate_goes_with_one_over_the_norm_the_factor_does_too(model, found, kind):
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 4.0], [6.0, 8.0]]))
+    optimizer = kind(model.parameters(), lr=0.5)
+    at_work = METHOD.attach(optimizer, found, replayed={"0.weight": torch.full((1, 2), 5.0)})
+    assert torch.equal(at_work.learning_rates(found["0.weight"], 0.5), torch.tensor([0.5, 1.0]))
+
+
+def test_an_optimizer_that_nobody_knows_is_refused(model, found):
+    with pytest.raises(InvalidInputError, match="LBFGS has no effective learning rate"):
+        METHOD.attach(torch.optim.LBFGS(model.parameters()), found, replayed={"0.weight": torch.ones(1, 2)})
+
+
 def test_the_whole_update_is_scaled_momentum_included(model, found):
     optimizer = sgd(model, momentum=0.5)
     replayed = {"0.weight": torch.full((2, 2), 1.0)}

@@ -4,14 +4,32 @@ A method's fields are its settings, so a new method is one file and one entry in
 """
 
 from decayfree.methods.exact_replay import ExactReplay
+from decayfree.methods.hyperball import Hyperball
 from decayfree.methods.learning_rate_scaling import LearningRateScaling
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
 from decayfree.methods.none import NoTreatment
+from decayfree.methods.parametrizing import plain_name
+from decayfree.methods.projection import Projection
+from decayfree.methods.rotational_equilibrium import RotationalEquilibrium
 from decayfree.methods.weight_decay import WeightDecay
+from decayfree.methods.weight_normalization import WeightNormalization
+from decayfree.methods.weight_standardization import WeightStandardization
 from decayfree.methods.wrs import WRS
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (NoTreatment, WeightDecay, LearningRateScaling, ExactReplay, WRS)
+    method.name: method
+    for method in (
+        NoTreatment,
+        WeightDecay,
+        LearningRateScaling,
+        ExactReplay,
+        WRS,
+        Projection,
+        WeightStandardization,
+        WeightNormalization,
+        Hyperball,
+        RotationalEquilibrium,
+    )
 }
 
 __all__ = [
@@ -20,9 +38,15 @@ __all__ = [
     "AttachedMethod",
     "BlockNormsByStep",
     "ExactReplay",
+    "Hyperball",
     "LearningRateScaling",
     "Method",
     "NoTreatment",
     "ParamGroups",
+    "Projection",
+    "RotationalEquilibrium",
     "WeightDecay",
+    "WeightNormalization",
+    "WeightStandardization",
+    "plain_name",
 ]

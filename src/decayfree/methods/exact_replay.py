@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
 from decayfree.errors import InvalidInputError
 from decayfree.invariance import Invariance, ScaleInvariantWeight
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
-from decayfree.methods.replaying import check_not_over, decay_faults, fitting
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
+from decayfree.methods.replaying import check_not_over, fitting
+from decayfree.methods.stepping import refuse_scaled_gradients
 from decayfree.methods.weight_decay import WeightDecay
 from decayfree.radius import rows_norm
-from decayfree.rescaling import WeightRescaling, split_params
+from decayfree.rescaling import WeightRescaling
 
 
 @dataclass(frozen=True)
-class ExactReplay:
+class ExactReplay(Method):
     """Learning rate η_t/r_t² and momentum coefficient μ·r_t/r_{t−1} per block, at unit norm; r_t is the norm in the weight-decay run.
 
     The weight-decay run is v ← μv + g(w) + λw, w ← w − ηv. Divided by its own norm r_t before the step, with u = w/r_t and
@@ -59,10 +60,12 @@ class ExactReplay:
         return WeightDecay(self.replayed_weight_decay)
 
     def faults(self) -> list[str]:
-        return decay_faults(self.replayed_weight_decay)
+        return number_faults("replayed_weight_decay", self.replayed_weight_decay, or_zero=True)
 
-    def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        return split_params(model, found, weight_decay=rest_weight_decay)
+    def optimizer_faults(self, optimizer: str) -> list[str]:
+        return only_with(
+            self.label, optimizer, "sgd", reason="it needs steps that are linear in gradient and weight"
+        )
 
     def attach(
         self,
@@ -134,11 +137,7 @@ class _Replay:
     @torch.no_grad()
     def _before_step(self) -> None:
         check_not_over(self._replayed, self._n_steps)
-        if getattr(self._optimizer, "grad_scale", None) is not None:
-            raise InvalidInputError(
-                "exact replay adds decay to gradients, and these are scaled by a GradScaler until the fused optimizer steps: "
-                "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
-            )
+        refuse_scaled_gradients(self._optimizer, by="exact replay")
         groups = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
         for weight in self._found:
             group = groups.get(id(self._parameters[weight.name]))

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms, scale_blocks_
+from decayfree.families import update_family
 from decayfree.invariance import Invariance, ScaleInvariantWeight
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
-from decayfree.methods.replaying import check_not_over, decay_faults, fitting
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
+from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay
-from decayfree.rescaling import split_params
 
 
 @dataclass(frozen=True)
-class LearningRateScaling:
-    """Block learning rate η_t·‖w_t‖²/‖w_t^WD‖², where w^WD is the weight-decay run of the same seed.
+class LearningRateScaling(Method):
+    """Block learning rate η_t·‖w_t‖²/‖w_t^WD‖², where w^WD is the weight-decay run of the same seed; ‖w_t‖/‖w_t^WD‖ beyond SGD.
 
-    Its effective learning rate η_t/‖w_t^WD‖² is that of the replayed run at each step. It is applied to the
-    whole update, momentum included: w' = w + f·Δw with Δw the optimizer's own step and f the factor.
+    Its effective learning rate, η_t/‖w_t^WD‖² in the SGD family and η_t/‖w_t^WD‖ in those of Adam and of signs, is that of the replayed run
+    at each step. It is applied to the whole update, momentum included: w' = w + f·Δw with Δw the optimizer's own step and f the factor.
 
     References:
         Hoffer, Banner, Golan, Soudry, "Norm matters: efficient and accurate normalization schemes in deep
@@ -43,10 +43,7 @@ class LearningRateScaling:
         return WeightDecay(self.replayed_weight_decay)
 
     def faults(self) -> list[str]:
-        return decay_faults(self.replayed_weight_decay)
-
-    def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        return split_params(model, found, weight_decay=rest_weight_decay)
+        return number_faults("replayed_weight_decay", self.replayed_weight_decay, or_zero=True)
 
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
@@ -54,12 +51,12 @@ class LearningRateScaling:
         """Attach to ``optimizer``.
 
         Args:
-            optimizer: Any optimizer of ``found.model``'s parameters.
+            optimizer: An optimizer of ``found.model``'s parameters whose family is known.
             found: The weights whose blocks get learning rates of their own.
             replayed: The norms of the same blocks before each step of the weight-decay run.
 
         Raises:
-            InvalidInputError: If ``replayed`` is missing.
+            InvalidInputError: If ``replayed`` is missing, or nobody knows how the optimizer's effective learning rate depends on norms.
             MismatchError: If it does not fit the blocks of ``found``.
         """
         return _ScaledSteps(optimizer, found, fitting(replayed, found, by="learning-rate scaling"))
@@ -72,6 +69,7 @@ class _ScaledSteps:
         self._found = found
         self._parameters = dict(found.model.named_parameters())
         self._replayed = replayed
+        self._power = 2 if update_family(optimizer) == "sgd" else 1
         self._n_steps = 0
         self._factors: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
@@ -89,12 +87,12 @@ class _ScaledSteps:
 
     @torch.no_grad()
     def _factor(self, weight: ScaleInvariantWeight) -> Tensor:
-        """‖w_t‖²/‖w_t^WD‖², (n_blocks,); after the replayed run's last step its last norms count."""
+        """‖w_t‖²/‖w_t^WD‖², or its root, (n_blocks,); after the replayed run's last step its last norms count."""
         tensor, bias = self._tensors(weight)
         norms = block_norms(tensor, weight.blocks, bias)
         replayed = self._replayed[weight.name]
         row = replayed[min(self._n_steps, len(replayed) - 1)].to(norms)
-        return (norms / row).square()
+        return (norms / row).pow(self._power)
 
     @torch.no_grad()
     def _remember(self) -> None:

@@ -3,13 +3,16 @@
 Does not train and does not read files; a method works in anyone's loop. One file each beside this one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.rescaling import split_params
 
 ParamGroups = list[dict[str, Any]]
 BlockNormsByStep = Mapping[str, Tensor]
@@ -20,7 +23,11 @@ class AttachedMethod(Protocol):
     """A method at work on one optimizer; what it does around a step, it does by the optimizer's hooks."""
 
     def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
-        """The learning rates, () or (n_blocks,), that the blocks of ``weight`` get in the next step."""
+        """The learning rates, () or (n_blocks,), that the blocks of ``weight`` get in the next step.
+
+        In units of the optimizer's own: at which it alone would take that step. A method whose steps are of a size of its own says what its
+        last step would have needed, and NaN before there was one.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loadable with ``weights_only=True``."""
@@ -29,26 +36,89 @@ class AttachedMethod(Protocol):
         """Go on from a `state_dict`."""
 
 
-class Method(Protocol):
-    """A way to treat norms: a frozen dataclass whose fields are its settings (TOML scalars)."""
+class NothingToDo:
+    """The attached form of a method that needs nothing around a step."""
+
+    def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
+        return torch.tensor(learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class Method(ABC):
+    """A way to treat norms: a frozen dataclass whose fields are its settings (TOML scalars).
+
+    Only a name and a label are needed. What is not overridden leaves the model and the optimizer as they are, with decay on what is not
+    scale-invariant only, and does nothing around a step.
+    """
 
     name: ClassVar[str]
 
     @property
+    @abstractmethod
     def label(self) -> str:
-        """What a legend says."""
+        """What a legend says; methods with different settings have different labels."""
 
     @property
     def replays(self) -> "Method | None":
         """The method whose run of the same seed must have left its block norms; None where none is needed."""
+        return None
 
     def faults(self) -> list[str]:
         """What is wrong with the settings, one sentence each, beginning with the setting's name."""
+        return []
+
+    def optimizer_faults(self, optimizer: str) -> list[str]:
+        """Why it cannot work with an optimizer, by its name in lower case (sgd, adam, adamw, lion, …); nothing where it can."""
+        return []
+
+    def prepare(self, model: nn.Module, found: Invariance) -> Invariance:
+        """Change the model before its optimizer is made; called once.
+
+        Args:
+            model: As it was built. Changed in place, parametrized for instance.
+            found: Its scale-invariant weights.
+
+        Returns:
+            The scale-invariant weights that it has now.
+        """
+        return found
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
         """The optimizer's parameter groups; ``rest_weight_decay`` is for what is not scale-invariant."""
+        return split_params(model, found, weight_decay=rest_weight_decay)
+
+    def optimizer(self, name: str, groups: ParamGroups, settings: Mapping[str, Any]) -> Optimizer | None:
+        """An optimizer in place of the one of this name; None leaves that one.
+
+        Args:
+            name: In lower case: sgd, adam, ….
+            groups: From `param_groups`.
+            settings: Of the optimizer that it replaces, by torch's names: lr, momentum, nesterov, betas, eps.
+        """
+        return None
 
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
         """Begin: called once, after the optimizer is made and before its first step."""
+        return NothingToDo()
+
+
+def number_faults(name: str, value: object, *, or_zero: bool = False) -> list[str]:
+    """What is wrong with a setting that must be a finite number above 0, or from 0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (0 < float(str(value)) < float("inf") or (or_zero and value == 0)):
+        return []
+    return [f"{name} must be a finite number {'from' if or_zero else 'above'} 0, got {value}"]
+
+
+def only_with(label: str, optimizer: str, *names: str, reason: str) -> list[str]:
+    """The fault of an optimizer that is none of ``names``."""
+    if optimizer in names:
+        return []
+    return [f"{label} works with {', '.join(names)} only, not with {optimizer}: {reason}"]

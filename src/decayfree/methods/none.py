@@ -3,21 +3,14 @@
 Says nothing about the other parameters; a study treats those the same for all methods.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-from decayfree.invariance import Invariance, ScaleInvariantWeight
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
-from decayfree.rescaling import split_params
+from decayfree.methods.method import Method
 
 
 @dataclass(frozen=True)
-class NoTreatment:
+class NoTreatment(Method):
     """Train as the optimizer does: with SGD, ‖w'‖² = ‖w‖² + η²‖g‖² per block.
 
     References:
@@ -30,31 +23,3 @@ class NoTreatment:
     @property
     def label(self) -> str:
         return "no decay"
-
-    @property
-    def replays(self) -> Method | None:
-        return None
-
-    def faults(self) -> list[str]:
-        return []
-
-    def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        return split_params(model, found, weight_decay=rest_weight_decay)
-
-    def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
-    ) -> AttachedMethod:
-        return NothingToDo()
-
-
-class NothingToDo:
-    """The attached form of a method that needs nothing around a step."""
-
-    def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
-        return torch.tensor(learning_rate)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass

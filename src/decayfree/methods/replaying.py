@@ -12,13 +12,6 @@ from decayfree.invariance import Invariance
 from decayfree.methods.method import BlockNormsByStep
 
 
-def decay_faults(replayed_weight_decay: float) -> list[str]:
-    """What is wrong with the coefficient of the run that is replayed."""
-    if math.isfinite(replayed_weight_decay) and replayed_weight_decay > 0:
-        return []
-    return [f"replayed_weight_decay must be a finite number above 0, got {replayed_weight_decay}"]
-
-
 def fitting(replayed: BlockNormsByStep | None, found: Invariance, *, by: str) -> BlockNormsByStep:
     """The norms, if they are there and fit the blocks of ``found``; ``by`` says in words who wants them.
 

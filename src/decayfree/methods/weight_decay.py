@@ -1,59 +1,143 @@
-"""Weight decay on the scale-invariant weights, coupled as in ``torch.optim.SGD``: g ← g + λw.
+"""Weight decay on the scale-invariant weights: the optimizer's own, or coupled or decoupled with any optimizer.
 
 Does not decay anything else: gains, biases and the last layer get the study's ``rest_weight_decay``, the same
 for all methods, so that methods differ in nothing but their treatment of the scale-invariant weights.
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from decayfree.invariance import Invariance
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
-from decayfree.methods.none import NothingToDo
+from decayfree.methods.method import (
+    AttachedMethod,
+    BlockNormsByStep,
+    Method,
+    NothingToDo,
+    ParamGroups,
+    number_faults,
+)
+from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
 from decayfree.rescaling import split_params
+
+Form = Literal["coupled", "decoupled"]
 
 
 @dataclass(frozen=True)
-class WeightDecay:
-    """L2 decay: with SGD, ‖w'‖² = (1 − ηλ)²‖w‖² + η²‖g‖² per block.
+class WeightDecay(Method):
+    """Coupled, g ← g + λw, or decoupled, w ← (1 − ηλ)w before the step; with SGD, ‖w'‖² = (1 − ηλ)²‖w‖² + η²‖g‖² per block.
 
-    With momentum, r⁴ = ‖w‖⁴ relaxes to ηG²/(2λ(1 − μ)) at the rate 4ηλ/(1 − μ) a step.
+    ``own`` is the argument ``weight_decay`` of the optimizer, whatever it does with it: coupled in SGD, Adam, NAdam, RAdam, RMSprop, Adamax
+    and Adagrad, decoupled in AdamW, Lion and Muon. Without momentum SGD's two forms are one. With momentum and L2, r⁴ = ‖w‖⁴ relaxes to
+    ηG²/(2λ(1 − μ)) at the rate 4ηλ/(1 − μ) a step. A decay of 0 is no treatment, where a sweep over decays begins.
 
     References:
         van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", 2017, arXiv 1706.05350.
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419: the equilibrium.
+        Loshchilov, Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv 1711.05101.
     """
 
     name: ClassVar[str] = "weight_decay"
     weight_decay: float
+    form: Literal["own", "coupled", "decoupled"] = "own"
 
     @property
     def label(self) -> str:
-        return f"weight decay {self.weight_decay:g}"
-
-    @property
-    def replays(self) -> Method | None:
-        return None
+        return f"{'' if self.form == 'own' else self.form + ' '}weight decay {self.weight_decay:g}"
 
     def faults(self) -> list[str]:
-        if math.isfinite(self.weight_decay) and self.weight_decay > 0:
-            return []
-        return [f"weight_decay must be a finite number above 0, got {self.weight_decay}"]
+        return number_faults("weight_decay", self.weight_decay, or_zero=True)
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        groups = split_params(model, found, weight_decay=rest_weight_decay)
-        parameters = dict(model.named_parameters())
-        decayed = {id(parameters[name]) for weight in found for name in (weight.name, weight.bias) if name}
-        for group in groups:
-            if any(id(parameter) in decayed for parameter in group["params"]):
-                group["weight_decay"] = self.weight_decay
-        return groups
+        own = self.weight_decay if self.form == "own" else 0.0
+        return groups_of(model, found, weight_decay=own, rest_weight_decay=rest_weight_decay)
 
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
+        if self.form == "own" or self.weight_decay == 0:
+            return NothingToDo()
+        if self.form == own_form(optimizer):
+            decayed = _identities(found.model, found)
+            for group in optimizer.param_groups:
+                if any(id(parameter) in decayed for parameter in group["params"]):
+                    group["weight_decay"] = self.weight_decay
+            return NothingToDo()
+        decay = _CoupledDecay if self.form == "coupled" else _DecoupledDecay
+        decay(optimizer, found, self.weight_decay)
         return NothingToDo()
+
+
+def groups_of(
+    model: nn.Module, found: Invariance, *, weight_decay: float, rest_weight_decay: float
+) -> ParamGroups:
+    """Parameter groups with one decay for the scale-invariant weights and one for the rest, both as the optimizer understands them."""
+    decayed = _identities(model, found)
+    groups = split_params(model, found, weight_decay=rest_weight_decay)
+    for group in groups:
+        if any(id(parameter) in decayed for parameter in group["params"]):
+            group["weight_decay"] = weight_decay
+    return groups
+
+
+def own_form(optimizer: Optimizer) -> Form | None:
+    """What an optimizer's own ``weight_decay`` does; None where nobody knows."""
+    group = optimizer.param_groups[0]
+    if group.get("decoupled_weight_decay", False) or group.get("weight_decouple", False):
+        return "decoupled"
+    if isinstance(optimizer, optim.AdamW | optim.Muon):
+        return "decoupled"
+    return "coupled" if isinstance(optimizer, _COUPLED) else None
+
+
+_COUPLED = (optim.SGD, optim.Adam, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adamax, optim.Adagrad)
+
+
+class _CoupledDecay:
+    """Shows the optimizer gradients with λw added, and puts the gradients back after the step."""
+
+    def __init__(self, optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:
+        self._optimizer, self._weight_decay = optimizer, weight_decay
+        self._decayed = _identities(found.model, found)
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        around_steps(optimizer, self._add, self._put_back, by="coupled weight decay")
+
+    @torch.no_grad()
+    def _add(self) -> None:
+        refuse_scaled_gradients(self._optimizer, by="coupled weight decay")
+        for group in self._optimizer.param_groups:
+            sign = -1 if group.get("maximize", False) else 1
+            for parameter in group["params"]:
+                if id(parameter) in self._decayed and parameter.grad is not None:
+                    self._gradients.append((parameter, parameter.grad))
+                    parameter.grad = parameter.grad.add(parameter, alpha=sign * self._weight_decay)
+
+    def _put_back(self) -> None:
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+        self._gradients.clear()
+
+
+class _DecoupledDecay:
+    """Shrinks weights that are about to be stepped."""
+
+    def __init__(self, optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:
+        self._optimizer, self._weight_decay = optimizer, weight_decay
+        self._decayed = _identities(found.model, found)
+        around_steps(optimizer, self._shrink, lambda: None, by="decoupled weight decay")
+
+    @torch.no_grad()
+    def _shrink(self) -> None:
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in self._decayed and parameter.grad is not None:
+                    parameter.mul_(1 - float(group["lr"]) * self._weight_decay)
+
+
+def _identities(model: nn.Module, found: Invariance) -> set[int]:
+    """The parameters that are decayed: scale-invariant weights, and biases that only work together with one."""
+    parameters = dict(model.named_parameters())
+    return {id(parameters[name]) for weight in found for name in (weight.name, weight.bias) if name}

@@ -3,23 +3,25 @@
 A thin wrapper for studies; what rescales is `decayfree.WeightRescaling`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.invariance import Invariance, ScaleInvariantWeight
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
-from decayfree.rescaling import WeightRescaling, split_params
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
+from decayfree.rescaling import WeightRescaling
 
 
 @dataclass(frozen=True)
-class WRS:
-    """w ← radius·√(rows of the block)·w/‖w‖ per block, after every step; momentum buffers are kept.
+class WRS(Method):
+    """w ← radius·√(rows of the block)·w/‖w‖ per block, after every ``every``-th step.
+
+    ``radius = "init"`` is the norm that torch's initialization gave each block. ``momentum = "scale"`` divides what the optimizer remembers
+    of the gradient by the factor, ``"keep"`` leaves it alone.
 
     References:
         Liu, Cui, Wan, Mao, Chan, "Weight Rescaling: Effective and Robust Regularization for Deep Neural
@@ -27,28 +29,28 @@ class WRS:
     """
 
     name: ClassVar[str] = "wrs"
-    radius: float = 1.0
+    radius: float | Literal["init"] = 1.0
+    every: int = 1
+    momentum: Literal["keep", "scale"] = "keep"
 
     @property
     def label(self) -> str:
-        return f"WRS, radius {self.radius:g}"
-
-    @property
-    def replays(self) -> Method | None:
-        return None
+        radius = "initial radius" if self.radius == "init" else f"radius {self.radius:g}"
+        every = "" if self.every == 1 else f", every {self.every} steps"
+        return f"WRS, {radius}{every}{', momentum scaled' if self.momentum == 'scale' else ''}"
 
     def faults(self) -> list[str]:
-        if math.isfinite(self.radius) and self.radius > 0:
-            return []
-        return [f"radius must be a finite number above 0, got {self.radius}"]
-
-    def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        return split_params(model, found, weight_decay=rest_weight_decay)
+        faults = [] if self.radius == "init" else number_faults("radius", self.radius)
+        if self.every < 1:
+            faults.append(f"every must be a whole number of at least 1, got {self.every}")
+        return faults
 
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
-        return _AttachedRescaling(WeightRescaling(optimizer, found, radius=self.radius))
+        return _AttachedRescaling(
+            WeightRescaling(optimizer, found, radius=self.radius, every=self.every, momentum=self.momentum)
+        )
 
 
 class _AttachedRescaling:

@@ -1,0 +1,108 @@
+"""Weight standardization: every kernel is computed from one whose mean is taken out and whose standard deviation is divided out.
+
+Treats the scale-invariant weights that a probe finds, and nothing else: so it differs from other methods in their treatment only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from decayfree.blocks import block_norms
+from decayfree.errors import InvalidInputError
+from decayfree.families import update_family
+from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
+from decayfree.methods.parametrizing import parametrized
+
+# Far below the variance of any kernel that learns, so that v has no scale; with the 1e-5 of other code, kernels of many inputs have one.
+_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class WeightStandardization(Method):
+    """w = (v − mean(v))/√(var(v) + ε) per kernel, with v what the optimizer has: rescaling to norm √C, C numbers a kernel, and centering.
+
+    v gets no decay and its norm grows; its steps are tangent, and their effect that of η/‖v − mean(v)‖² (η/‖v − mean(v)‖ beyond SGD), the
+    effective learning rate that is recorded. Kernels are standardized whatever normalization follows; their sizes beside each other are
+    lost where it is not a batch normalization. The network that training starts from has its kernels centered, which other methods' have
+    not.
+
+    The paper standardizes all convolutions. Here it is the weights that have no scale anyway, convolutions or not: where no normalization
+    follows, a standardized weight could compute less than a plain one.
+
+    References:
+        Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019,
+        arXiv 1903.10520, Eq. 7–8.
+    """
+
+    name: ClassVar[str] = "weight_standardization"
+
+    @property
+    def label(self) -> str:
+        return "weight standardization"
+
+    def prepare(self, model: nn.Module, found: Invariance) -> Invariance:
+        return parametrized(
+            model,
+            found,
+            _put_in,
+            by="weight standardization",
+            reason="it is divided by its standard deviation",
+        )
+
+    def attach(
+        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+    ) -> AttachedMethod:
+        return _Standardized(optimizer, found)
+
+
+class Standardized(nn.Module):
+    """The parametrization: each slice along dimension 0 gets mean 0 and standard deviation 1.
+
+    Attributes:
+        eps: Added to the variance, in units of it. An attribute, so that the probe for scale-invariant weights can set it aside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eps = _EPS
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Standardize (rows, …), floating."""
+        dims = tuple(range(1, weight.ndim))
+        centered = weight - weight.mean(dim=dims, keepdim=True)
+        return centered * torch.rsqrt(centered.square().mean(dim=dims, keepdim=True) + self.eps)
+
+
+def _put_in(module: nn.Module, name: str) -> tuple[str, str | None]:
+    parametrize.register_parametrization(module, name, Standardized())
+    return "original", None
+
+
+class _Standardized:
+    """Nothing around a step; knows how much of a norm is the mean, which no step moves."""
+
+    def __init__(self, optimizer: Optimizer, found: Invariance) -> None:
+        self._model = found.model
+        try:
+            self._power = 2 if update_family(optimizer) == "sgd" else 1
+        except InvalidInputError:  # no effective learning rate, so nobody asks for it
+            self._power = 1
+
+    @torch.no_grad()
+    def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
+        tensor = self._model.get_parameter(weight.name)
+        centered = tensor - tensor.mean(dim=tuple(range(1, tensor.ndim)), keepdim=True)
+        whole, moving = (block_norms(one, weight.blocks) for one in (tensor, centered))
+        return learning_rate * (whole / moving).pow(self._power)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
