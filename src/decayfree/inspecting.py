@@ -3,18 +3,16 @@
 It never downloads: models come with random weights. It does not look inside a model.
 """
 
-import difflib
 import importlib
-import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError
 
 Factory = Callable[[], Any]
 FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
@@ -35,10 +33,9 @@ def build_named(name: str, *, seed: int = 0) -> nn.Module:
     source, separator, rest = name.partition(":")
     if not (separator and source and rest):
         raise InvalidInputError(f"expected {FORMS}, got {name!r}")
-    factories = {"torchvision": _factory_in_torchvision, "timm": _factory_in_timm}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # a module may make models while it is imported
-        factory = factories[source](rest) if source in factories else _factory_in_module(source, rest)
+        factory = _factory(source, rest)
         torch.manual_seed(seed)  # whatever its import has drawn
         return _built(name, factory).train()
 
@@ -69,31 +66,22 @@ def random_input(shape: str, *, n_tokens: int | None = None, seed: int = 0) -> T
     return torch.randn(sizes, generator=generator)
 
 
-def _factory_in_torchvision(name: str) -> Factory:
-    models = _import_extra("torchvision.models")
-    known = models.list_models()
-    if name not in known:
-        raise InvalidInputError(f"torchvision has no model {name!r}{_closest(name, known)}")
-    builder = models.get_model_builder(name)
-    # Detection and segmentation models would fetch a trained backbone unless told not to.
-    none = {
-        key: None for key in ("weights", "weights_backbone") if key in inspect.signature(builder).parameters
-    }
-    return lambda: builder(**none)
+def _factory(source: str, rest: str) -> Factory:
+    # Studies are heavy to import: only names of libraries wait for them.
+    if source not in ("torchvision", "timm"):
+        return _factory_in_module(source, rest)
+    from decayfree.study.models.libraries import library_factory
 
-
-def _factory_in_timm(name: str) -> Factory:
-    timm = _import_extra("timm")
-    if not timm.is_model(name):
-        raise InvalidInputError(f"timm has no model {name!r}{_closest(name, timm.list_models())}")
-    return lambda: timm.create_model(name, pretrained=False)
+    return library_factory(source, rest)
 
 
 def _factory_in_module(module_name: str, attribute: str) -> Factory:
     module = _import_from_here(module_name)
     known = [key for key in vars(module) if not key.startswith("_")]
     if not hasattr(module, attribute):
-        raise InvalidInputError(f"{module_name} has no {attribute!r}{_closest(attribute, known)}")
+        from decayfree.study.models.libraries import closest
+
+        raise InvalidInputError(f"{module_name} has no {attribute!r}{closest(attribute, known)}")
     factory: Factory | nn.Module = getattr(module, attribute)
     if isinstance(factory, nn.Module):
         return lambda: factory
@@ -114,18 +102,6 @@ def _built(name: str, factory: Factory) -> nn.Module:
     return model
 
 
-def _import_extra(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise MissingExtraError(
-            f"{package} cannot be imported ({error}): pip install 'decayfree[models]'"
-        ) from error
-    except (RuntimeError, OSError) as error:  # a build of torchvision that does not fit this torch
-        raise MissingExtraError(f"{name} is installed but cannot be imported: {error}") from error
-
-
 def _import_from_here(name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
@@ -137,8 +113,3 @@ def _import_from_here(name: str) -> Any:
         raise InvalidInputError(f"no module named {error.name!r}{hint}; models are named {FORMS}") from error
     except Exception as error:  # whatever a module raises while it is imported
         raise InvalidInputError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,0 +1,120 @@
+"""Residual networks with the activation after the sum, for small images.
+
+Does not hold the pre-activation ones, whose weights are scale-invariant for other reasons: see `preactivation`.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decayfree.study.models.sizes import Sizes
+
+BOTTLENECK_EXPANSION = 4
+
+
+class ResNet(nn.Module):
+    """A 3×3 convolution, stages of residual blocks, and one linear layer on the mean over pixels.
+
+    A stage is twice as wide as the one before, and its first block halves height and width. No pooling follows the stem, whose
+    convolution takes every pixel: images are small. A bottleneck has its stride in the 3×3 convolution.
+
+    ResNet-18, 34 and 50 have the stages and the projections of the published ImageNet networks. ResNet-20, 32 and 56 are the published
+    CIFAR networks: their shortcuts have no weights (option A), they take every other pixel and fill up with zero channels.
+
+    References:
+        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385, Table 1 and Section 4.2.
+        Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, arXiv 1706.02677, Section 5.1, for the
+        place of the stride.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        width: int,
+        depths: Sequence[int],
+        block: Literal["basic", "bottleneck"] = "basic",
+        shortcut: Literal["projection", "zeros"] = "projection",
+    ) -> None:
+        """``width``: published channels of the first stage; ``depths``: blocks of each stage."""
+        super().__init__()
+        width = sizes.scaled(width)
+        expansion = BOTTLENECK_EXPANSION if block == "bottleneck" else 1
+        body = _bottleneck if block == "bottleneck" else _basic
+        match = _projection if shortcut == "projection" else ZeroFilled
+        self.stem = nn.Sequential(*_convolution(sizes.n_channels, width, 3), nn.ReLU())
+        blocks: list[nn.Module] = []
+        n_in = width
+        for stage, depth in enumerate(depths):
+            n_inner = width * 2**stage
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                n_out = n_inner * expansion
+                is_same = n_in == n_out and stride == 1
+                way_past = nn.Identity() if is_same else match(n_in, n_out, stride)
+                blocks.append(ResidualBlock(body(n_in, n_inner, stride), way_past))
+                n_in = n_out
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(n_in, sizes.n_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) to logits (n, n_classes)."""
+        features: Tensor = self.blocks(self.stem(images))
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """ReLU of the sum of a body and a shortcut."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, n_in, height, width) to (n, n_out, height/stride, width/stride)."""
+        return F.relu(self.body(features) + self.shortcut(features))
+
+
+class ZeroFilled(nn.Module):
+    """A shortcut without weights: every ``stride``-th pixel, and channels of zeros behind the ones that are there."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.n_zeros = n_out - n_in
+        self.stride = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, n_in, height, width) to (n, n_out, height/stride, width/stride)."""
+        kept = features[:, :, :: self.stride, :: self.stride]
+        return F.pad(kept, (0, 0, 0, 0, 0, self.n_zeros))
+
+
+def _basic(n_in: int, n_inner: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        *_convolution(n_in, n_inner, 3, stride),
+        nn.ReLU(),
+        *_convolution(n_inner, n_inner, 3),
+    )
+
+
+def _bottleneck(n_in: int, n_inner: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        *_convolution(n_in, n_inner, 1),
+        nn.ReLU(),
+        *_convolution(n_inner, n_inner, 3, stride),
+        nn.ReLU(),
+        *_convolution(n_inner, n_inner * BOTTLENECK_EXPANSION, 1),
+    )
+
+
+def _projection(n_in: int, n_out: int, stride: int) -> nn.Module:
+    return nn.Sequential(*_convolution(n_in, n_out, 1, stride))
+
+
+def _convolution(n_in: int, n_out: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    convolution = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(n_out)
