@@ -30,7 +30,7 @@ def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
         MissingExtraError: If scikit-learn, which has the digits, is not installed.
     """
     from decayfree.study.data import load
-    from decayfree.study.spec import DataSpec
+    from decayfree.study.recipe import DataSpec
 
     dataset = load(DataSpec(n_train=n_images))
     images = dataset.to_input(dataset.train.pixels).double()

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from decayfree.errors import InvalidInputError
-from decayfree.study import DataSpec, fashion_mnist
-from decayfree.study.data import load
+from decayfree.study.data import fashion_mnist, load
+from decayfree.study.data.folders import cache_dir
+from decayfree.study.recipe import DataSpec
 
 N_TRAIN, N_TEST = 6, 4
 
@@ -158,7 +159,7 @@ def test_a_download_brings_the_published_files(nowhere, published):
 def test_a_download_is_made_only_when_asked_and_only_once(nowhere, published, monkeypatch):
     monkeypatch.setattr(fashion_mnist.fetch, "__kwdefaults__", {"address": published.as_uri() + "/"})
     folder = fashion_mnist.locate(download=True)
-    assert folder == fashion_mnist.cache_dir()
+    assert folder == cache_dir("fashion-mnist")
     for path in published.iterdir():
         path.unlink()
     assert fashion_mnist.locate(download=True) == folder == fashion_mnist.locate()

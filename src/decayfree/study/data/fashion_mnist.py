@@ -6,7 +6,6 @@ Downloads nothing unless asked to; 60,000 training and 10,000 test images of 28Ã
 import gzip
 import hashlib
 import math
-import os
 import urllib.request
 from pathlib import Path
 
@@ -14,11 +13,14 @@ import torch
 from torch import Tensor
 
 from decayfree.errors import InvalidInputError
+from decayfree.study.data.folders import cache_dir, missing, not_found
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 """The authors' public address; see https://github.com/zalandoresearch/fashion-mnist."""
 
+N_CLASSES = 10
+_NAME = "fashion-mnist"
 _FILES = {
     "train_images": ("train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
     "train_labels": ("train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe"),
@@ -38,17 +40,17 @@ def locate(data_dir: str | None = None, *, download: bool = False) -> Path:
     Raises:
         InvalidInputError: If they are nowhere; says where it looked and how to get them.
     """
-    folders = [cache_dir(), DEBIAN_DIR] if data_dir is None else [Path(data_dir)]
+    folders = [cache_dir(_NAME), DEBIAN_DIR] if data_dir is None else [Path(data_dir)]
     for folder in folders:
         if all(_find(folder, name) for name, _ in _FILES.values()):
             return folder
     if download:
         return fetch(folders[0])
-    looked = "\n  ".join(f"{folder}: {_missing(folder)}" for folder in folders)
-    raise InvalidInputError(
-        f"Fashion-MNIST was not found. Looked in\n  {looked}\n"
+    raise not_found(
+        "Fashion-MNIST",
+        {folder: missing(folder, _absent(folder)) for folder in folders},
         "Install Debian's package dataset-fashion-mnist, name a folder with the four idx files (plain or .gz) "
-        "with --data-dir, or allow the download of 30 MB with --download."
+        "with --data-dir (data_dir in a spec), or allow decayfree demo to download the 30 MB with --download.",
     )
 
 
@@ -119,12 +121,6 @@ def read_idx(path: Path) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(sizes)
 
 
-def cache_dir() -> Path:
-    """Where downloads are kept: under ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "decayfree" / "fashion-mnist"
-
-
 def _find(folder: Path, name: str) -> Path | None:
     """The file itself, gzipped or plain; torchvision's FashionMNIST keeps them in a folder of its own."""
     for base in (folder, folder / "FashionMNIST" / "raw"):
@@ -134,7 +130,5 @@ def _find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _missing(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    return "without " + ", ".join(name for name, _ in _FILES.values() if not _find(folder, name))
+def _absent(folder: Path) -> list[str]:
+    return [name for name, _ in _FILES.values() if not _find(folder, name)]

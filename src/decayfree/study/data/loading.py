@@ -1,0 +1,164 @@
+"""From a spec to a data set: which images are taken of which part, and where their pixels lie.
+
+Reads no file format itself; there is a file for each beside this one. Validation images are taken from the training part behind
+those to train on, and the test part is taken as its authors made it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from decayfree.errors import InvalidInputError
+from decayfree.study.data import cifar, decoding, digits, fashion_mnist, image_folder, svhn
+from decayfree.study.data.draws import generator_for
+from decayfree.study.data.images import Dataset, Images
+from decayfree.study.recipe import DataSpec
+
+SHARE_OF_GPU = 0.5
+"""Pixels are put on a GPU where they take at most this share of its free memory; the rest is for the training."""
+
+
+def load(spec: DataSpec, data_dir: str | None = None, device: torch.device | str = "cpu") -> Dataset:
+    """Load the data: the first ``n_train`` images of the training part, the ``n_validation`` after these, ``n_test`` of the test part.
+
+    Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed first, in an
+    order that depends on no seed of a run: the classes of a subset are as frequent as in a random draw without replacement, not exactly
+    as in the whole. The digits have no test part of their own: it is what comes after the training and the validation images.
+
+    Pixels stay bytes. On a GPU they lie in its memory, as far as they fit, and else in the computer's, from which each batch is moved.
+    Those of a folder of images are decoded once, into a file of the user's cache folder that is mapped into memory, so that they may be
+    more than fit there.
+
+    Args:
+        spec: What to load; label noise and augmentation are not done here.
+        data_dir: The folder with the files; by default a folder in the user's cache folder, and Debian's for Fashion-MNIST.
+        device: Where the network will be.
+
+    Raises:
+        InvalidInputError: If there are not so many images, files are not there or are damaged, or augmentation exceeds the images.
+        MissingExtraError: If a package that reads the files is not installed.
+    """
+    same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0)
+    dataset = _load(same, data_dir, str(device))
+    side = min(dataset.train.pixels.shape[-2:])
+    faults = [
+        f"{name}: expected less than the {side} pixels of an image, got {getattr(spec, name)}"
+        for name in ("crop_padding", "cutout")
+        if getattr(spec, name) >= side
+    ]
+    if faults:
+        raise InvalidInputError(f"{spec.name}: " + "; ".join(faults))
+    return dataset
+
+
+@lru_cache(maxsize=2)
+def _load(spec: DataSpec, data_dir: str | None, device: str) -> Dataset:
+    if spec.name == "image-folder":
+        parts, n_classes, counts = _from_folder(spec, data_dir)
+    else:
+        parts, n_classes = _from_arrays(spec, data_dir)
+        counts = _counts(parts[0].pixels)
+    mean, std = _moments(counts)
+    train, validation, test = _placed(parts, torch.device(device))
+    return Dataset(train, validation, test, n_classes=n_classes, mean=mean, std=std)
+
+
+def _from_arrays(spec: DataSpec, data_dir: str | None) -> tuple[list[Images], int]:
+    """The three parts of data that is read whole, and how many classes it has."""
+    train, test, n_classes = _read(spec, data_dir)
+    _check_enough(spec, len(train), len(test))
+    n_seen = spec.n_train + spec.n_validation
+    if spec.name == "svhn":
+        train, test = _taken(train, _mixed(train, n_seen)), _taken(test, _mixed(test, spec.n_test))
+    spans = ((train, 0, spec.n_train), (train, spec.n_train, n_seen), (test, 0, spec.n_test))
+    return [Images(part.pixels[start:end], part.labels[start:end]) for part, start, end in spans], n_classes
+
+
+def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
+    if spec.name == "digits":
+        all_digits = digits.read()
+        n_seen = spec.n_train + spec.n_validation
+        train = Images(all_digits.pixels[:n_seen], all_digits.labels[:n_seen])
+        return train, Images(all_digits.pixels[n_seen:], all_digits.labels[n_seen:]), digits.N_CLASSES
+    if spec.name == "fashion-mnist":
+        arrays = fashion_mnist.read(fashion_mnist.locate(data_dir))
+        train = Images(arrays["train_images"], arrays["train_labels"].long())
+        return train, Images(arrays["test_images"], arrays["test_labels"].long()), fashion_mnist.N_CLASSES
+    if spec.name == "svhn":
+        return *svhn.read(data_dir), svhn.N_CLASSES
+    edition = cifar.CIFAR10 if spec.name == "cifar10" else cifar.CIFAR100
+    return *cifar.read(edition, data_dir), edition.n_classes
+
+
+def _from_folder(spec: DataSpec, data_dir: str | None) -> tuple[list[Images], int, Tensor]:
+    """The three parts of a folder of images, how many classes it has, and the counts of the training pixels."""
+    tree = image_folder.find(data_dir)
+    _check_enough(spec, len(tree.train), len(tree.test))
+    chosen = _mixed(tree.train, spec.n_train + spec.n_validation).tolist()
+    listed = (
+        tree.train.at(chosen[: spec.n_train]),
+        tree.train.at(chosen[spec.n_train :]),
+        tree.test.at(_mixed(tree.test, spec.n_test).tolist()),
+    )
+    decoded = decoding.decode([part.paths for part in listed], size=spec.image_size)
+    parts = [
+        Images(images.pixels, torch.tensor(part.labels, dtype=torch.int64))
+        for part, images in zip(listed, decoded, strict=True)
+    ]
+    return parts, len(tree.classes), decoded[0].counts
+
+
+def _check_enough(spec: DataSpec, n_train: int, n_test: int) -> None:
+    if spec.n_train + spec.n_validation > n_train or spec.n_test > n_test:
+        validation = f", n_validation={spec.n_validation}" if spec.n_validation else ""
+        raise InvalidInputError(
+            f"{spec.name} has {n_train} training and {n_test} test images here, "
+            f"but n_train={spec.n_train}{validation} and n_test={spec.n_test} are asked for"
+        )
+
+
+def _mixed(part: Images | image_folder.Part, n_taken: int) -> Tensor:
+    """(n_taken,), int64: which images, the same for fewer of them."""
+    return torch.randperm(len(part), generator=generator_for("mixed", len(part)))[:n_taken]
+
+
+def _taken(part: Images, positions: Tensor) -> Images:
+    pixels = part.pixels.permute(0, 2, 3, 1).index_select(0, positions).permute(0, 3, 1, 2)
+    return Images(pixels, part.labels[positions])
+
+
+def _counts(pixels: Tensor) -> Tensor:
+    """(1 or 3, 256), int64: how many pixels have each value, for each color."""
+    colors = [pixels] if pixels.ndim == 3 else pixels.unbind(1)
+    return torch.stack([torch.bincount(color.flatten(), minlength=256) for color in colors])
+
+
+def _moments(counts: Tensor) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
+    """Mean and standard deviation over all pixels, exactly, from their histograms; a number for grey, one for each color else."""
+    moments = [_moments_of(color.double()) for color in counts]
+    if len(moments) == 1:
+        return moments[0]
+    return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
+
+
+def _moments_of(counts: Tensor) -> tuple[float, float]:
+    values = torch.arange(256, dtype=torch.float64)
+    mean = (counts @ values) / counts.sum()
+    variance = (counts @ (values - mean).square()) / counts.sum()
+    return float(mean), max(float(variance.sqrt()), 1e-6)
+
+
+def _placed(parts: Sequence[Images], device: torch.device) -> list[Images]:
+    """Labels on the device, and the pixels of all parts too where they fit."""
+    fits = _fits(sum(part.pixels.numel() for part in parts), device)
+    return [Images(part.pixels.to(device) if fits else part.pixels, part.labels.to(device)) for part in parts]
+
+
+def _fits(n_bytes: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    n_free, _ = torch.cuda.mem_get_info(device)
+    return n_bytes <= SHARE_OF_GPU * n_free
