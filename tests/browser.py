@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ const stroked = (line) => getComputedStyle(line).stroke;
 const thickness = (line) => parseFloat(getComputedStyle(line).strokeWidth);
 const lines = (chart) => [...chart.querySelectorAll(".scatterlayer .trace path.js-line")].filter((line) => thickness(line) > 0);
 const shown = (chart) => lines(chart).filter((line) => (line.getAttribute("d") || "").length > 5);
-const charts = () => [...document.querySelectorAll(".chart")];
+const charts = () => [...document.querySelectorAll(".chart")].filter((chart) => chart.closest("figure[hidden]") === null);
 function describe(chart) {
   const frame = box(chart), picture = chart.querySelector(".main-svg");
   const labels = [...chart.querySelectorAll(".xtick text, .ytick text")];
@@ -53,10 +54,52 @@ function measure() {
     fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
   });
 }
+async function pause() { await new Promise((resolve) => setTimeout(resolve, 300)); }
+const rows = (table) => [...table.tBodies[0].rows].filter((row) => !row.hidden);
+const column = (table, index) => rows(table).map((row) => row.cells[index].innerText.split("\\n")[0].trim());
+// What a table with this id does when it is sorted by a column, searched and filtered, by keyboard and by hand.
+async function use({ table: id, sort, search, filter }) {
+  const table = document.getElementById(id), tools = document.querySelector(`.tools[data-for="${id}"]`), done = {};
+  const button = table.tHead.rows[0].cells[sort].querySelector("button");
+  button.focus();
+  done.hasFocus = document.activeElement === button;
+  button.click();
+  done.rising = column(table, sort);
+  done.mark = button.closest("th").getAttribute("aria-sort");
+  button.click();
+  done.falling = column(table, sort);
+  const input = tools.querySelector("input");
+  const say = (element, value) => { element.value = value; element.dispatchEvent(new Event("input")); };
+  say(input, search);
+  done.found = rows(table).length;
+  done.shown = tools.querySelector(".shown").textContent;
+  say(input, "");
+  const select = tools.querySelector(`select[data-column="${filter[0]}"]`);
+  say(select, filter[1]);
+  done.filtered = column(table, filter[0]);
+  say(select, "");
+  done.all = rows(table).length;
+  return done;
+}
+// What is drawn when the groups of a section are gone through, one by one.
+async function choose(id) {
+  const select = document.querySelector(`select[data-views="${id}"]`), done = [];
+  const next = select.closest(".chooser").querySelector('button[data-step="1"]');
+  const frames = document.querySelectorAll(`figure[data-slot^="${id}-"]`);
+  for (let index = 0; index < select.options.length; index++) {
+    if (index) next.click();
+    await pause();
+    const path = shown(document.getElementById(`${id}-2`))[0].getAttribute("d");
+    done.push({ label: select.options[select.value].textContent, nCharts: [...frames].filter((one) => !one.hidden).length, path });
+  }
+  return done;
+}
 const waiting = setInterval(async () => {
   if (!document.documentElement.hasAttribute("data-drawn")) return;
   clearInterval(waiting);
   measure();
+  if (WANTED.table) seen.used = await use(WANTED);
+  if (WANTED.views) seen.chosen = await choose(WANTED.views);
   const button = document.querySelector(".legend button");
   if (button) {
     button.click();
@@ -87,17 +130,23 @@ class Browser:
     program: str
     folder: Path
 
-    def look(self, page: Path, *, width: int, is_dark: bool = False) -> dict[str, Any]:
+    def look(
+        self, page: Path, *, width: int, is_dark: bool = False, wanted: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """What the browser saw of a page.
 
         Args:
             page: The file.
             width: Of the frame, in CSS pixels.
             is_dark: Whether the browser prefers dark pages.
+            wanted: What to do before it is printed: the id of a ``table`` with the index of a column to ``sort`` by, words to ``search``
+                and a (column, value) to ``filter`` by; ``views``, a section's id, whose groups are gone through.
         """
         text = page.read_text(encoding="utf-8")
         assert text.count("<style>") == text.count("</body>") == 1
-        watched = text.replace("<style>", f"{WATCH}<style>").replace("</body>", f"{MEASURE}</body>")
+        watched = text.replace("<style>", f"{WATCH}<style>").replace(
+            "</body>", f"{_measuring(wanted)}</body>"
+        )
         (self.folder / "page.html").write_text(watched, encoding="utf-8")
         frame = self.folder / "frame.html"
         frame.write_text(FRAME.format(width=width), encoding="utf-8")
@@ -131,6 +180,10 @@ class Browser:
             text=True,
             timeout=120,
         )
+
+
+def _measuring(wanted: Mapping[str, Any] | None) -> str:
+    return f"<script>const WANTED = {json.dumps(wanted or {})};</script>{MEASURE}"
 
 
 def find_browser() -> str:

@@ -18,6 +18,8 @@ from decayfree.report.angles import predicted
 from decayfree.study import RunSettings, read_study
 from synthetic_study import METHODS, WEIGHTS, Writer, study_spec
 
+SETTINGS = study_spec().runs()[0]
+
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> StudyNumbers:
@@ -90,7 +92,9 @@ def test_a_kind_of_method_keeps_its_color_in_other_studies(tmp_path: Path, numbe
 
 
 def test_a_study_of_many_methods_still_gives_each_a_look() -> None:
-    methods = [charts.MethodSeries(f"decay {n}", f"decay {n}", "weight_decay", {}) for n in range(10)]
+    methods = [
+        charts.MethodSeries(f"decay {n}", f"decay {n}", "weight_decay", {}, SETTINGS) for n in range(10)
+    ]
     assert len({look.color for look in charts.looks(methods).values()}) == 8
 
 
@@ -158,7 +162,7 @@ def test_predicted_angles_are_thin_dashed_lines_in_the_color_of_their_method(num
         assert trace["line"]["width"] < measured["line"]["width"]
         assert [text for text in trace["text"] if text] == ["predicted"]
         assert len(trace["text"]) == len(trace["x"]) == len(trace["y"])
-        assert trace["y"] == pytest.approx([angle for _, angle in predicted(numbers, method)], rel=1e-3)
+        assert trace["y"] == pytest.approx([angle for _, angle in predicted(method)], rel=1e-3)
 
 
 def test_the_law_of_the_off_span_share_is_circles_in_the_color_of_their_method(numbers: StudyNumbers) -> None:
@@ -262,11 +266,13 @@ def test_the_end_of_a_schedule_does_not_stretch_the_axis_of_the_rates(numbers: S
 
 
 def test_names_are_escaped_as_plotly_reads_them(tmp_path: Path) -> None:
-    method = charts.MethodSeries("a <b> & c", "a", "none", {})
+    method = charts.MethodSeries("a <b> & c", "a", "none", {}, SETTINGS)
     assert charts.looks([method]).keys() == {"a <b> & c"}
     assert charts.plain_text(method.label) == "a &lt;b&gt; &amp; c"
 
 
 def test_decay_methods_take_neighboring_colors() -> None:
-    methods = [charts.MethodSeries(WeightDecay(d).label, "", "weight_decay", {}) for d in (5e-4, 5e-3)]
+    methods = [
+        charts.MethodSeries(WeightDecay(d).label, "", "weight_decay", {}, SETTINGS) for d in (5e-4, 5e-3)
+    ]
     assert [look.color for look in charts.looks(methods).values()] == ["--m2", "--m3"]

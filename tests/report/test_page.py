@@ -4,11 +4,10 @@ How it looks is tested in `test_browser`, what its sentences say in `test_verdic
 """
 
 import builtins
+import dataclasses
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +17,9 @@ from decayfree.errors import MissingExtraError
 from decayfree.methods import NoTreatment, WeightDecay
 from decayfree.report import angles, findings, render, spans, study_numbers, verdicts, write_report
 from decayfree.report.page import embedded_json
-from decayfree.study import ResultError, read_study
+from decayfree.study import OptimizerSpec, ResultError, read_study
+from parsed_page import HOSTILE, Parsed, words
 from synthetic_study import FINAL_TEST, METHODS, WEIGHTS, Writer, study_spec
-
-HOSTILE = "</script><script>alert(1)</script><img src=https://example.org/x onerror='alert(2)'>&amp;"
-
-
-@dataclass
-class Parsed(HTMLParser):
-    """Elements, attributes and text of a page; the text of scripts and styles apart."""
-
-    elements: list[str] = field(default_factory=list)
-    attributes: list[tuple[str, str | None]] = field(default_factory=list)
-    scripts: list[str] = field(default_factory=list)
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.attributes += attrs
-        self.text += " "
-
-    def handle_data(self, data: str) -> None:
-        if self.elements[-1:] in (["script"], ["style"]) and self.lasttag == self.elements[-1]:
-            self.scripts.append(data)
-        else:
-            self.text += data
-
-    @staticmethod
-    def of(page: Path) -> "Parsed":
-        parsed = Parsed()
-        parsed.feed(page.read_text(encoding="utf-8"))
-        return parsed
-
-
-def words(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_the_same_files_give_the_same_bytes_anywhere(tmp_path: Path) -> None:
@@ -70,7 +34,9 @@ def test_the_same_files_give_the_same_bytes_anywhere(tmp_path: Path) -> None:
 def test_the_page_holds_all_it_needs_and_refuses_the_rest(tmp_path: Path) -> None:
     parsed = Parsed.of(write_report(Writer(tmp_path).write()))
     names = {name for name, _ in parsed.attributes}
-    assert not names & {"src", "href", "srcset", "action", "data"}
+    assert not names & {"src", "srcset", "action", "data"}
+    folders = {value for name, value in parsed.attributes if name == "href"}
+    assert folders == {f"runs/{path.name}/" for path in (tmp_path / "runs").iterdir()}
     assert not {"link", "img", "iframe", "object", "embed", "base"} & set(parsed.elements)
     policy = dict(parsed.attributes)["content"]
     contents = [value for name, value in parsed.attributes if name == "content"]
@@ -86,7 +52,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     states = {("no decay", 1): ("failed", HOSTILE)}
     writer = Writer(tmp_path, spec=study_spec(title=HOSTILE), weights=weights, states=states)
     parsed = Parsed.of(write_report(writer.write()))
-    assert parsed.elements.count("script") == 3
+    assert parsed.elements.count("script") == 4
     assert "img" not in parsed.elements
     assert "onerror" not in {name for name, _ in parsed.attributes}
     assert (
@@ -126,7 +92,7 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
     ):
         assert words(paragraph(numbers)) in text
     for note in (
-        *findings.effective_learning_rate_notes(),
+        *findings.effective_learning_rate_notes(numbers),
         *angles.angular_update_notes(numbers),
         *spans.off_span_notes(numbers),
         *spans.spectrum_notes(numbers),
@@ -138,7 +104,7 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
         "variance of the inputs after",
     ):
         assert key in text
-    figures = json.loads(next(script for script in parsed.scripts if script.startswith('{"')))
+    figures = json.loads(next(script for script in parsed.scripts if script.startswith('{"')))["figures"]
     ids = {value for name, value in parsed.attributes if name == "id"}
     assert set(figures) < ids
     assert len(figures) == 5 + 3 * len(WEIGHTS)
@@ -156,6 +122,38 @@ def test_runs_from_before_angles_laws_and_spectra_were_kept_have_a_page(tmp_path
         "No spectrum was recorded.",
     ):
         assert said in text
+
+
+def test_what_was_not_recorded_is_told_and_neither_drawn_nor_explained(tmp_path: Path) -> None:
+    def forget(settings: object, row: dict[str, Any]) -> None:
+        row["off_span_share"] = row["off_span_law"] = None
+        row["effective_learning_rates"] = row["angular_updates"] = dict.fromkeys(row["norms"])
+
+    writer = Writer(tmp_path, change_row=forget, change_spectra=lambda _, spectra: spectra.clear())
+    parsed = Parsed.of(write_report(writer.write()))
+    figures = json.loads(next(script for script in parsed.scripts if script.startswith('{"')))["figures"]
+    assert set(figures) == {
+        "test-accuracy",
+        "train-accuracy",
+        *(f"norm-{index}" for index in range(len(WEIGHTS))),
+    }
+    text = words(parsed.text)
+    for said in (
+        "No effective learning rate was recorded",
+        "No angular update was recorded.",
+        "No off-span share of",
+    ):
+        assert said in text
+    assert "The circles are what must be" not in text
+
+
+def test_the_effective_learning_rate_is_that_of_the_optimizer(tmp_path: Path) -> None:
+    adam = dataclasses.replace(study_spec(n_seeds=2).recipe, optimizer=OptimizerSpec("adam"))
+    spec = dataclasses.replace(study_spec(methods=(NoTreatment(), WeightDecay(5e-4)), n_seeds=2), recipe=adam)
+    assert "of a block is η/‖w‖:" in words(
+        Parsed.of(write_report(Writer(tmp_path / "adam", spec=spec).write())).text
+    )
+    assert "of a block is η/‖w‖²:" in words(Parsed.of(write_report(Writer(tmp_path / "sgd").write())).text)
 
 
 def test_the_table_has_a_row_and_a_strip_for_each_method(tmp_path: Path) -> None:

@@ -132,10 +132,27 @@ def test_a_method_without_a_common_seed_is_not_compared(tmp_path: Path) -> None:
 def test_the_note_bounds_the_chance_of_a_false_difference(tmp_path: Path) -> None:
     text = plain(statistics_note(study_numbers(read_study(Writer(tmp_path).write()))))
     assert (
-        "with 4, the chance that at least one shows a difference where there is none is at most 20 %." in text
+        "Holm's correction for all 4 comparisons: the chance that any shows a difference where there is none is at most 5 %."
+        in text
     )
     assert "All methods got the same learning rate, tuned for none of them" in text
     assert "beyond 100 %" not in text
+
+
+def test_a_difference_that_four_comparisons_may_show_by_chance_is_not_called_one(tmp_path: Path) -> None:
+    # Alone p is 0.03, and its interval leaves out zero; beside three comparisons that show nothing it is 0.12.
+    base = FINAL_TEST["WRS, radius 1"]
+    noise = (0.004, -0.004, 0.003, -0.003, 0.0)
+    shift = (0.012, 0.004, 0.001, 0.009, 0.006)
+    final = {label: tuple(b + n for b, n in zip(base, noise, strict=True)) for label in FINAL_TEST}
+    final |= {"WRS, radius 1": base, "no decay": tuple(b - s for b, s in zip(base, shift, strict=True))}
+    numbers = study_numbers(read_study(Writer(tmp_path, final_test=final).write()))
+    judgement = numbers.comparison(numbers.methods[0])
+    assert judgement is not None
+    assert judgement.comparison.verdict == "lower"
+    assert judgement.verdict == "no difference seen"
+    assert judgement.adjusted_p == pytest.approx(4 * (judgement.p_value or 0))
+    assert "No difference is seen to no decay" in plain(summary(numbers))
 
 
 def test_the_note_explains_an_interval_beyond_100_percent(tmp_path: Path) -> None:

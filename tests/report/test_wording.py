@@ -112,3 +112,10 @@ def test_a_paragraph_leaves_out_what_is_empty_and_begins_sentences_with_capitals
 
 def test_a_noun_follows_its_number() -> None:
     assert [plain(wording.count(n, "seed")) for n in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.0321, "0.032"), (0.5, "0.50"), (1.0, "1.00")]
+)
+def test_p_values_have_two_digits_or_a_bound(p: float, text: str) -> None:
+    assert wording.p_value(p).replace(wording.SPACE, " ") == text

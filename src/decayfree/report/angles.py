@@ -25,9 +25,7 @@ def angular_updates(numbers: StudyNumbers) -> str:
     if not any(curves.values()):
         return NOTHING_RECORDED
     decays = {
-        method.short: ratios
-        for method in numbers.shown
-        if (ratios := _measured_over_predicted(numbers, method))
+        method.short: ratios for method in numbers.shown if (ratios := _measured_over_predicted(method))
     }
     return sentences(
         _halfway(numbers, curves),
@@ -38,15 +36,15 @@ def angular_updates(numbers: StudyNumbers) -> str:
 
 def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     """What is shown, what the prediction rests on, and when it can hold at all."""
-    recipe = numbers.study.spec.recipe
+    recipe = numbers.recipe
     notes = [
         "The angle is the one between a block before and after a single step, the last one before a sample: mean over the "
         "blocks of a weight, geometric mean over the weights and the seeds. A block without a gradient does not turn.",
     ]
     constants = {
-        method.short: [_time_constant(numbers, method, step) for step in (0, recipe.n_steps // 2)]
+        method.short: [_time_constant(method, step) for step in (0, recipe.n_steps // 2)]
         for method in numbers.shown
-        if predicted(numbers, method)
+        if predicted(method)
     }
     if not constants:
         return notes
@@ -70,13 +68,11 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     ]
 
 
-def predicted(numbers: StudyNumbers, method: MethodSeries) -> list[tuple[int, float]]:
+def predicted(method: MethodSeries) -> list[tuple[int, float]]:
     """(Steps done, angle of the last of them at the balance of decay and gradients), at every sample after the first."""
-    spec = numbers.study.spec
-    setting = next(setting for setting in spec.methods if setting.label == method.label)
-    points = []
+    settings, points = method.settings, []
     for step in method.curve(mean_angular_update, is_logarithmic=True).steps:
-        balance = equilibrium_at(setting, spec.recipe, step - 1) if step else None
+        balance = equilibrium_at(settings.method, settings.recipe, step - 1) if step else None
         if balance is not None:
             points.append((step, balance.angle_rad))
     return points
@@ -86,9 +82,9 @@ def _measured(method: MethodSeries) -> dict[int, float]:
     return dict(method.curve(mean_angular_update, is_logarithmic=True).points)
 
 
-def _measured_over_predicted(numbers: StudyNumbers, method: MethodSeries) -> dict[int, float]:
+def _measured_over_predicted(method: MethodSeries) -> dict[int, float]:
     measured = _measured(method)
-    return {step: measured[step] / angle for step, angle in predicted(numbers, method) if step in measured}
+    return {step: measured[step] / angle for step, angle in predicted(method) if step in measured}
 
 
 def _halfway(numbers: StudyNumbers, curves: Mapping[str, Mapping[int, float]]) -> str:
@@ -98,7 +94,7 @@ def _halfway(numbers: StudyNumbers, curves: Mapping[str, Mapping[int, float]]) -
 
 
 def _against_prediction(numbers: StudyNumbers, decays: Mapping[str, Mapping[int, float]]) -> str:
-    recipe = numbers.study.spec.recipe
+    recipe = numbers.recipe
     early, late = (_mean_between(decays, recipe.n_steps, *ends) for ends in (EARLY, LATE))
     last = {name: ratios[max(ratios)] for name, ratios in decays.items()}
     rates = [recipe.learning_rate_at(round(share * recipe.n_steps)) / recipe.learning_rate for share in EARLY]
@@ -138,7 +134,7 @@ def _whether_it_holds(late: Mapping[str, float]) -> str:
 
 def _following(numbers: StudyNumbers, method: MethodSeries) -> str:
     """Whether angles under a held norm are proportional to the learning rate; what is left is the change of the gradients."""
-    recipe, curve = numbers.study.spec.recipe, _measured(method)
+    recipe, curve = numbers.recipe, _measured(method)
     middle = _middle(numbers, list(curve))
     later = [step for step in curve if step >= middle]
     if len(later) < 2:
@@ -154,13 +150,11 @@ def _following(numbers: StudyNumbers, method: MethodSeries) -> str:
 
 def _middle(numbers: StudyNumbers, steps: Sequence[int]) -> int:
     """The sampled step nearest to half of the training."""
-    return min(steps, key=lambda step: abs(2 * step - numbers.study.spec.recipe.n_steps))
+    return min(steps, key=lambda step: abs(2 * step - numbers.recipe.n_steps))
 
 
-def _time_constant(numbers: StudyNumbers, method: MethodSeries, step: int) -> float:
-    spec = numbers.study.spec
-    setting = next(setting for setting in spec.methods if setting.label == method.label)
-    balance = equilibrium_at(setting, spec.recipe, step)
+def _time_constant(method: MethodSeries, step: int) -> float:
+    balance = equilibrium_at(method.settings.method, method.settings.recipe, step)
     return math.nan if balance is None or balance.time_constant_steps is None else balance.time_constant_steps
 
 

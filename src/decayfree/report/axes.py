@@ -85,6 +85,46 @@ def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def setting_axis(values: Sequence[float], title: str, *, zero_at: float | None = None) -> dict[str, Any]:
+    """A logarithmic axis of a setting's values, each with its tick; ``zero_at`` is where a 0 stands apart."""
+    ticks = sorted(values)
+    texts = [_setting_tick(value) for value in ticks]
+    if zero_at is not None:
+        ticks, texts = [zero_at, *ticks], ["0", *texts]
+    low, high = (math.log10(value) for value in (ticks[0], ticks[-1]))
+    margin = max(0.06 * (high - low), 0.1)
+    return {
+        "title": {"text": title, "standoff": 6},
+        "type": "log",
+        "range": [round(low - margin, N_DIGITS), round(high + margin, N_DIGITS)],
+        "tickvals": ticks,
+        "ticktext": texts,
+    }
+
+
+def error_axis(errors: Sequence[float], x_axis: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The layout of a chart of errors that is read as accuracies: logarithmic, the smallest error on top.
+
+    Returns:
+        The layout, and an error just above the foot of the chart: plotly draws no point that lies outside, were it by rounding.
+    """
+    known = [math.log10(error) for error in errors] or [-1.0, 0.0]
+    low, high = min(known), max(known)
+    margin = max(0.12 * (high - low), 0.02)
+    ends = [round(min(high + 1.5 * margin, 0.02), N_DIGITS), round(low - margin, N_DIGITS)]
+    ticks = _error_ticks(10 ** ends[1], 10 ** ends[0])
+    y_axis = {
+        **_AXIS,
+        "type": "log",
+        "range": ends,
+        "tickvals": ticks,
+        "ticktext": [f"{100 * (1 - tick):.4g}%" for tick in ticks],
+    }
+    return {**_layout(x_axis, y_axis), "hovermode": "closest"}, float(
+        f"{10 ** (ends[0] - 0.03 * (ends[0] - ends[1])):.4g}"
+    )
+
+
 def share_range(layouts: Sequence[dict[str, Any]], scale: Scale) -> None:
     """Give charts one y axis, so that they can be compared."""
     known = [layout["yaxis"]["range"] for layout in layouts if "range" in layout["yaxis"]]
@@ -127,6 +167,22 @@ def _y_axis(ends: Sequence[float] | None, scale: Scale) -> dict[str, Any]:
         return axis
     ticks = logarithmic_ticks(ends, is_share=scale.is_share) if scale.is_logarithmic else {}
     return {**axis, "range": list(ends), **ticks}
+
+
+def _setting_tick(value: float) -> str:
+    mantissa, _, exponent = f"{value:g}".partition("e")
+    return f"{mantissa}e\N{MINUS SIGN}{abs(int(exponent))}" if exponent.startswith("-") else f"{value:g}"
+
+
+def _error_ticks(low: float, high: float) -> list[float]:
+    """Errors at which accuracies are round: 1, 2, 5 times powers of ten over a wide range, even steps over a narrow one."""
+    if high / low >= 6:
+        ticks = [float(f"{step}e{exponent}") for exponent in range(-4, 0) for step in (1, 2, 5)]
+        return [tick for tick in (*ticks, 0.9) if low <= tick <= high]
+    raw = (high - low) / 5
+    step = next(s for s in (float(f"{m}e{e}") for e in range(-5, 1) for m in (1, 2, 5)) if s >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 6) for index in range(first, first + 8) if index and index * step <= high]
 
 
 def _range(curves: Sequence[Curve], scale: Scale) -> list[float] | None:

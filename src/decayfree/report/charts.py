@@ -4,8 +4,8 @@ It computes no statistics and writes no findings. Colors are named, as in ``var(
 and its dark scheme, so that a method has one color everywhere.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from decayfree.report.angles import predicted
@@ -48,6 +48,19 @@ class Look:
     color: str
     dash: str
     width: float
+    opacity: str = ""
+    """Two hexadecimal digits, or nothing for a full color."""
+
+    @property
+    def paint(self) -> str:
+        """The color as a chart names it, for the page to resolve."""
+        return f"var({self.color}){self.opacity}"
+
+    def shaded(self, index: int, n: int) -> "Look":
+        """The look of one of ``n`` settings of the same method, the first one the faintest."""
+        if n == 1:
+            return self
+        return replace(self, opacity=f"{round(255 * (0.3 + 0.7 * index / (n - 1))):02x}", width=1.6)
 
     @property
     def svg_dashes(self) -> str:
@@ -55,6 +68,9 @@ class Look:
         return {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "8 3 2 3", "longdash": "12 4"}[
             self.dash
         ]
+
+
+Looks = Mapping[str, Look]
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,12 @@ class Chart:
     title: str
     unit: str
     figure: dict[str, Any]
+
+    @property
+    def has_points(self) -> bool:
+        """Whether anything was measured: predictions alone are no curve."""
+        measured = [trace for trace in self.figure["data"] if trace["mode"] == "lines"]
+        return any(y is not None for trace in measured for y in trace["y"])
 
 
 def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
@@ -82,30 +104,37 @@ def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
     return chosen
 
 
-def accuracy_chart(numbers: StudyNumbers, which: Literal["train", "test"]) -> Chart:
-    """Accuracy over training, on the training or on the test images."""
+def accuracy_chart(
+    numbers: StudyNumbers, which: Literal["train", "test"], drawn: Looks | None = None
+) -> Chart:
+    """Accuracy over training, on the training or on the test images; ``drawn``, here and below, where looks are given from outside."""
 
     def value(row: Row) -> float:
         return row.train_accuracy if which == "train" else row.test_accuracy
 
     title = "Training accuracy" if which == "train" else "Test accuracy"
-    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, ACCURACY)
+    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, ACCURACY, drawn)
 
 
 def norm_charts(numbers: StudyNumbers) -> list[Chart]:
     """Mean block norm over training: one small chart a weight, or their geometric mean where there are many."""
     weights = _weights(numbers)
     if len(weights) > MAX_SMALL_MULTIPLES:
-        unit = f"geometric mean over {len(weights)} weights, log scale"
-        return [_chart(numbers, "norm", "Weight norm", unit, mean_norm, NORM)]
+        return [mean_norm_chart(numbers)]
     return _by_weight(numbers, "norm", norm_of, NORM)
 
 
-def effective_learning_rate_chart(numbers: StudyNumbers) -> Chart:
+def mean_norm_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
+    """Geometric mean over the weights of their mean block norm, over training."""
+    unit = f"geometric mean over {len(_weights(numbers))} weights, log scale"
+    return _chart(numbers, "norm", "Weight norm", unit, mean_norm, NORM, drawn)
+
+
+def effective_learning_rate_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
     """Effective learning rate over training, geometric mean over the weights."""
     unit = "geometric mean over the weights, log scale"
     value = mean_effective_learning_rate
-    return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE)
+    return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE, drawn)
 
 
 def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
@@ -115,13 +144,13 @@ def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
     return _by_weight(numbers, "effective-learning-rate", rate_of, RATE)
 
 
-def angular_update_chart(numbers: StudyNumbers) -> Chart:
+def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
     """Angle of a step over training, geometric mean over the weights, with the angle that theory predicts under weight decay."""
     unit = "radians a step, geometric mean over the weights, log scale"
-    chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE)
-    drawn = looks(numbers.methods)
+    drawn = drawn or looks(numbers.methods)
+    chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE, drawn)
     for method in numbers.shown:
-        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted(numbers, method))
+        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted(method))
     return chart
 
 
@@ -172,9 +201,15 @@ def _unit(numbers: StudyNumbers) -> str:
 
 
 def _chart(
-    numbers: StudyNumbers, id: str, title: str, unit: str, value: Callable[[Row], float], scale: Scale
+    numbers: StudyNumbers,
+    id: str,
+    title: str,
+    unit: str,
+    value: Callable[[Row], float],
+    scale: Scale,
+    drawn: Looks | None = None,
 ) -> Chart:
-    drawn = looks(numbers.methods)
+    drawn = drawn or looks(numbers.methods)
     curves = {
         method.label: method.curve(value, is_logarithmic=scale.has_geometric_means)
         for method in numbers.shown
@@ -202,7 +237,7 @@ def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
         "legendgroup": label,
         "x": list(curve.steps),
         "y": _rounded(curve.mean),
-        "line": {"color": f"var({look.color})", "width": look.width, "dash": look.dash},
+        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
         "hovertemplate": f"%{{y:{number}}}{interval}",
     }
     if has_interval:
@@ -254,8 +289,8 @@ def _prediction(label: str, look: Look, points: Sequence[tuple[int, float]]) -> 
             "y": _rounded([angle for _, angle in points]),
             "text": ["predicted" if index == named else "" for index in range(len(points))],
             "textposition": "top right",
-            "textfont": {"color": f"var({look.color})", "size": 12, "shadow": _HALO},
-            "line": {"color": f"var({look.color})", "width": 1.2, "dash": "dash"},
+            "textfont": {"color": look.paint, "size": 12, "shadow": _HALO},
+            "line": {"color": look.paint, "width": 1.2, "dash": "dash"},
             "hovertemplate": "%{y:.3~g}",
         }
     ]
@@ -273,7 +308,7 @@ def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
             "legendgroup": label,
             "x": [step for step, _ in law.points],
             "y": _rounded([share for _, share in law.points]),
-            "marker": {"color": f"var({look.color})", "size": 7, "symbol": "circle-open"},
+            "marker": {"color": look.paint, "size": 7, "symbol": "circle-open"},
             "cliponaxis": False,
             "hoverinfo": "skip",
         }
@@ -310,6 +345,6 @@ def _rank_line(name: str, ranks: Sequence[float], values: Sequence[float], look:
         "name": plain_text(name),
         "x": _rounded(ranks),
         "y": _rounded([max(value, ENERGY.floor / 10) for value in values]),
-        "line": {"color": f"var({look.color})", "width": look.width, "dash": look.dash},
+        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
         "hovertemplate": "%{y:.3~g}",
     }

@@ -60,7 +60,7 @@ def train_accuracy(numbers: StudyNumbers) -> str:
     ends = finals(numbers.shown, lambda row: row.train_accuracy)
     gaps = finals(numbers.shown, lambda row: row.train_accuracy - row.test_accuracy)
     least, most = min(gaps, key=lambda name: gaps[name]), max(gaps, key=lambda name: gaps[name])
-    noise = numbers.study.spec.recipe.data.label_noise
+    noise = numbers.recipe.data.label_noise
     return sentences(
         f"Training accuracy ends at {by_method(ends, percent)}.",
         f"Training minus test accuracy is lowest for {least} ({signed_points(gaps[least])} points) and highest for {most} "
@@ -96,6 +96,8 @@ def effective_learning_rates(numbers: StudyNumbers) -> str:
         f"{by_method(changes, factor)}."
     )
     replays = [method for method in numbers.shown if method.name in ("learning_rate_scaling", "exact_replay")]
+    if not any(method.curve(mean_effective_learning_rate).points for method in numbers.shown):
+        return "No effective learning rate was recorded: with this optimizer none is known."
     return sentences(
         _half_way(numbers, numbers.reference),
         relative if changes else "",
@@ -103,10 +105,11 @@ def effective_learning_rates(numbers: StudyNumbers) -> str:
     )
 
 
-def effective_learning_rate_notes() -> list[str]:
+def effective_learning_rate_notes(numbers: StudyNumbers) -> list[str]:
     """What is shown, and what dominates it."""
+    formula = "η/‖w‖²" if numbers.recipe.optimizer.name == "sgd" else "η/‖w‖"
     return [
-        "The effective learning rate of a block is η/‖w‖²: the size of the steps that its direction takes.",
+        f"The effective learning rate of a block is {formula}: the size of the steps that its direction takes.",
         "It is averaged over the blocks of a weight, so that blocks whose norm has decayed almost to nothing, as those "
         "of dead channels do under strong decay, dominate it.",
     ]
@@ -203,7 +206,7 @@ def _half_way(numbers: StudyNumbers, reference: MethodSeries) -> str:
     }
     if not curves[reference.short]:
         return ""
-    last_step = numbers.study.spec.recipe.n_steps
+    last_step = numbers.recipe.n_steps
     step = min(curves[reference.short], key=lambda candidate: abs(2 * candidate - last_step))
     rate = curves[reference.short][step]
     ratios = {m.short: curves[m.short][step] / rate for m in numbers.others if step in curves[m.short]}
@@ -240,4 +243,4 @@ def _tracking(method: MethodSeries, numbers: StudyNumbers) -> str:
 
 
 def _setting(method: MethodSeries, name: str) -> object:
-    return next(iter(method.runs.values())).settings.get(name)
+    return getattr(method.settings.method, name, None)

@@ -1,7 +1,9 @@
-// Draws the charts of the page in its colors, again when the color scheme changes, and hides or shows a method everywhere.
+// Draws the charts of the page in its colors, those of the chosen group where there are many, again when the color scheme changes, and
+// hides or shows a method everywhere.
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const { figures, views } = JSON.parse(document.getElementById("figures").textContent);
+  const chosen = Object.fromEntries(Object.keys(views).map((id) => [id, 0]));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
   const hidden = new Set();
@@ -20,9 +22,37 @@
     return value;
   }
 
+  // The figures to draw now: all that stand alone, and of every section with groups those of the chosen one.
+  function current() {
+    const drawn = { ...figures };
+    for (const [id, index] of Object.entries(chosen)) {
+      views[id].views[index].charts.forEach((chart, slot) => { drawn[`${id}-${slot}`] = chart.figure; });
+    }
+    return drawn;
+  }
+
+  function show(id, index) {
+    chosen[id] = index;
+    const { text, charts } = views[id].views[index];
+    const select = document.querySelector(`select[data-views="${id}"]`);
+    if (select) {
+      select.value = String(index);
+      document.querySelector(`[data-label="${id}"]`).textContent = select.options[index].textContent;
+    }
+    document.querySelector(`[data-text="${id}"]`).textContent = text;
+    for (const frame of document.querySelectorAll(`figure[data-slot^="${id}-"]`)) {
+      const slot = Number(frame.dataset.slot.slice(id.length + 1)), chart = charts[slot];
+      frame.hidden = !chart;
+      if (!chart) continue;
+      frame.querySelector("b").textContent = chart.title;
+      frame.querySelector("span").textContent = chart.unit;
+      frame.querySelector(".chart").setAttribute("aria-label", `${chart.title} ${chart.unit}`);
+    }
+  }
+
   function draw() {
     const root = document.documentElement, style = getComputedStyle(root), isPrinting = root.hasAttribute("data-print");
-    return Promise.all(Object.entries(figures).map(([id, figure]) => {
+    return Promise.all(Object.entries(current()).map(([id, figure]) => {
       const { data, layout } = painted(figure, style);
       for (const trace of data) trace.visible = !hidden.has(trace.legendgroup);
       if (touch.matches) layout.dragmode = false; // a finger on a chart scrolls the page
@@ -46,6 +76,18 @@
       draw();
     });
   }
+  for (const tools of document.querySelectorAll(".chooser")) {
+    const select = tools.querySelector("select");
+    if (!select) continue;
+    tools.hidden = false;
+    const choose = (index) => { show(select.dataset.views, index); draw(); };
+    select.addEventListener("input", () => choose(Number(select.value)));
+    for (const button of tools.querySelectorAll("button")) {
+      const n = select.options.length;
+      button.addEventListener("click", () => choose((Number(select.value) + Number(button.dataset.step) + n) % n));
+    }
+  }
+  for (const id of Object.keys(views)) show(id, 0);
   dark.addEventListener("change", draw);
   addEventListener("beforeprint", () => drawForPaper(true));
   addEventListener("afterprint", () => drawForPaper(false));

@@ -7,9 +7,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from decayfree.study import Row, Run, Study
-from decayfree.study.statistics import Comparison, Estimate, mean_interval, paired_difference
+from decayfree.study import Recipe, Row, Run, RunSettings, Study
+from decayfree.study.statistics import (
+    Estimate,
+    Family,
+    Judgement,
+    family_of,
+    mean_interval,
+    paired_difference,
+)
 
 SHORT = {
     "none": "no decay",
@@ -46,6 +54,10 @@ class MethodSeries:
     short: str
     name: str
     runs: Mapping[int, Run]
+    settings: RunSettings
+    """Of one of its seeds."""
+    begun: tuple[Run, ...] = ()
+    """All that have begun, finished or not."""
 
     @property
     def n(self) -> int:
@@ -97,6 +109,13 @@ class StudyNumbers:
 
     study: Study
     methods: tuple[MethodSeries, ...]
+    compared_with: str | None = None
+    """Name or label of the method that the others are compared with, where one was asked for."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the runs have in common beside their method."""
+        return self.methods[0].settings.recipe
 
     @property
     def shown(self) -> tuple[MethodSeries, ...]:
@@ -105,10 +124,10 @@ class StudyNumbers:
 
     @cached_property
     def reference(self) -> MethodSeries | None:
-        """The method that the others are compared with: WRS, else weight decay, else the first one shown."""
-        for name in ("wrs", "weight_decay"):
+        """The method that the others are compared with: what was asked for, else WRS, else weight decay, else the first one shown."""
+        for name in (self.compared_with, "wrs", "weight_decay"):
             for method in self.shown:
-                if method.name == name:
+                if name in (method.name, method.label, method.short):
                     return method
         return self.shown[0] if self.shown else None
 
@@ -117,11 +136,16 @@ class StudyNumbers:
         """The methods shown, without the reference."""
         return tuple(method for method in self.shown if method is not self.reference)
 
-    def comparison(self, method: MethodSeries) -> Comparison | None:
-        """Final test accuracy of ``method`` minus that of the reference, paired by seed."""
-        if self.reference is None or method is self.reference:
-            return None
-        return paired_difference(method.final_test_accuracies, self.reference.final_test_accuracies)
+    @cached_property
+    def family(self) -> Family[str]:
+        """Final test accuracy of every method minus that of the reference, paired by seed, by label; corrected together."""
+        base = self.reference.final_test_accuracies if self.reference else {}
+        compared = {m.label: paired_difference(m.final_test_accuracies, base) for m in self.others}
+        return family_of({label: comparison for label, comparison in compared.items() if comparison})
+
+    def comparison(self, method: MethodSeries) -> Judgement | None:
+        """What the difference of a method from the reference says as one of the family; None where there is none."""
+        return self.family.judgements.get(method.label)
 
     @cached_property
     def unfinished(self) -> tuple[Run, ...]:
@@ -134,17 +158,21 @@ class StudyNumbers:
         return sum(method.n for method in self.methods)
 
 
-def study_numbers(study: Study) -> StudyNumbers:
-    """Sort the runs of a study by method, in the order of its spec."""
+def study_numbers(study: Study, compared_with: str | None = None) -> StudyNumbers:
+    """Sort the runs of a study by method, in the order of its spec; where runs of a method differ in more, `study_groups` sorts them."""
+    begun = {run.key: run for run in study.runs}
     by_key = {run.key: run for run in study.runs if run.state == "done" and run.rows}
-    names = [method.name for method in study.spec.methods]
+    planned: dict[Any, list[RunSettings]] = {}
+    for settings in study.spec.runs():
+        planned.setdefault(settings.method, []).append(settings)
+    names = [method.name for method in planned]
     methods = []
-    for method in study.spec.methods:
-        planned = [settings for settings in study.spec.runs() if settings.method == method]
-        runs = {settings.seed: by_key[settings.key] for settings in planned if settings.key in by_key}
+    for method, own in planned.items():
+        runs = {settings.seed: by_key[settings.key] for settings in own if settings.key in by_key}
         short = SHORT[method.name] if names.count(method.name) == 1 and method.name in SHORT else method.label
-        methods.append(MethodSeries(method.label, short, method.name, runs))
-    return StudyNumbers(study, tuple(methods))
+        every = tuple(begun[settings.key] for settings in own if settings.key in begun)
+        methods.append(MethodSeries(method.label, short, method.name, runs, own[0], every))
+    return StudyNumbers(study, tuple(methods), compared_with)
 
 
 def norm_of(weight: str) -> Callable[[Row], float]:

@@ -35,7 +35,7 @@ def off_span(numbers: StudyNumbers) -> str:
     ends = finals(numbers.shown, lambda row: row.off_span_share)
     begins = starts(numbers.shown, lambda row: row.off_span_share)
     if not ends or not begins:
-        return f"No off-span share of {layer} was recorded."
+        return f"No off-span share of {layer or 'a first layer'} was recorded."
     is_common = len({percent(begin) for begin in begins.values()}) == 1
     began = f"{percent(min(begins.values()))} under every method" if is_common else by_method(begins, percent)
     untreated = [method for method in numbers.shown if method.name == "none"]
@@ -59,7 +59,7 @@ def off_span_notes(numbers: StudyNumbers) -> list[str]:
         "Deep convolutions see more patches than a kernel has weights, so that their exact off-span space is usually "
         "empty. That is why only the first layer is shown here; for all layers see the spectrum below.",
     ]
-    data = numbers.study.spec.recipe.data.name
+    data = numbers.recipe.data.name
     if data in GRAY:
         rank = (
             "A 3×3 patch of one such channel has full rank, 9 of 9; the equal"

@@ -5,10 +5,14 @@ It computes no statistics and knows no HTML.
 
 from dataclasses import dataclass
 
+from decayfree.report.compared import Entry, compare_all, compare_chosen
+from decayfree.report.comparison_table import decimals as entry_decimals
+from decayfree.report.comparison_table import verdict
+from decayfree.report.groups import study_groups
 from decayfree.report.series import MethodSeries, StudyNumbers
 from decayfree.report.verdicts import decimals
 from decayfree.report.wording import percent, percent_range, points, signed_interval, signed_points
-from decayfree.study.statistics import Comparison
+from decayfree.study.statistics import Judgement
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,21 @@ class FinalRow:
     """The mean; empty where no run is done."""
     ends: tuple[float, ...]
     """Both ends of the interval; empty where there is none."""
+    difference_share: float | None = None
+    """The mean difference as a share, None where there is none."""
 
 
 def final_rows(numbers: StudyNumbers) -> list[FinalRow]:
-    """A row for every method of the study, in the order of its spec."""
-    return [_row(numbers, method, decimals(numbers)) for method in numbers.methods]
+    """A row for every method of the study, in the order of its spec; for every group and method where runs differ in more.
+
+    There, settings that validation data could choose between have one row, and the others one each.
+    """
+    groups = study_groups(numbers.study)
+    if groups.are_methods_all:
+        return [_row(numbers, method, decimals(numbers)) for method in numbers.methods]
+    chosen = compare_chosen(groups, numbers.compared_with)
+    entries = chosen if chosen.entries else compare_all(groups, numbers.compared_with)
+    return [_entry_row(entry, entry_decimals(entries.entries)) for entry in entries.entries]
 
 
 def strip_axis(numbers: StudyNumbers) -> tuple[float, float]:
@@ -71,10 +85,39 @@ def _row(numbers: StudyNumbers, method: MethodSeries, digits: int) -> FinalRow:
         accuracies=accuracies,
         mean_accuracy=(final.mean,) if final else (),
         ends=interval or (),
+        difference_share=difference.mean if difference else None,
     )
 
 
-def _seen(numbers: StudyNumbers, method: MethodSeries, comparison: Comparison | None) -> str:
+def _entry_row(entry: Entry, digits: int) -> FinalRow:
+    cell, difference = entry.cell, entry.difference
+    final = cell.series.final_test
+    interval = final.interval if final else None
+    accuracies = tuple(cell.test.values())
+    label = " · ".join(part for part in (cell.series.label, entry.group.label) if part)
+    smallest = entry.judgement.smallest_visible if entry.judgement else None
+    return FinalRow(
+        label=label,
+        short=label,
+        is_reference=entry.is_reference,
+        n=cell.n,
+        mean=percent(final.mean, digits) if final else "",
+        interval=percent_range(*interval, digits) if interval else "",
+        difference=signed_points(difference.mean, digits) if difference else "",
+        difference_interval=signed_interval(*difference.interval, digits)
+        if difference and difference.interval
+        else "",
+        seen=verdict(entry),
+        smallest_visible="" if smallest is None else points(smallest, digits),
+        spoken=", ".join(percent(accuracy, digits) for accuracy in accuracies),
+        accuracies=accuracies,
+        mean_accuracy=(final.mean,) if final else (),
+        ends=interval or (),
+        difference_share=difference.mean if difference else None,
+    )
+
+
+def _seen(numbers: StudyNumbers, method: MethodSeries, comparison: Judgement | None) -> str:
     reference = numbers.reference
     if not method.n or reference is None:
         return "no finished run"
@@ -89,7 +132,7 @@ def _seen(numbers: StudyNumbers, method: MethodSeries, comparison: Comparison | 
     return f"{comparison.verdict} than {reference.short}"
 
 
-def _smallest_visible(comparison: Comparison | None, digits: int) -> str:
+def _smallest_visible(comparison: Judgement | None, digits: int) -> str:
     if comparison is None or comparison.smallest_visible is None:
         return ""
     return points(comparison.smallest_visible, digits)

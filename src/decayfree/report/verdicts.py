@@ -14,9 +14,9 @@ from decayfree.report.wording import (
     points,
     sentences,
 )
-from decayfree.study.statistics import CONFIDENCE, Comparison
+from decayfree.study.statistics import CONFIDENCE, Judgement
 
-Compared = list[tuple[MethodSeries, Comparison]]
+Compared = list[tuple[MethodSeries, Judgement]]
 
 
 def decimals(numbers: StudyNumbers) -> int:
@@ -35,7 +35,7 @@ def summary(numbers: StudyNumbers) -> str:
         _what_was_trained(numbers),
         f"{reference.short} ends at a test accuracy of {accuracy(reference.final_test, decimals(numbers))}.",
         *_verdicts_in_short(numbers),
-        "One small network on one data set, with one learning rate for all, is a hint and not a verdict on any method.",
+        "One network on one data set, with one learning rate for all, is a hint and not a verdict on any method.",
     )
 
 
@@ -57,34 +57,33 @@ def results(numbers: StudyNumbers) -> str:
 
 def statistics_note(numbers: StudyNumbers) -> str:
     """How intervals, differences and the smallest visible difference are meant."""
-    n_comparisons = len(_compared(numbers))
-    chance = min(1.0, n_comparisons * (1 - CONFIDENCE))
+    n_comparisons, level = numbers.family.n_tests, numbers.family.level
     is_beyond = any(m.final_test and (m.final_test.high or 0.0) > 1 for m in numbers.shown)
     return sentences(
         f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds; n counts finished runs.",
         "A t interval of few seeds can reach beyond 100\N{NO-BREAK SPACE}%." if is_beyond else "",
         "Differences are taken seed by seed, over the seeds that both methods finished.",
-        "The smallest difference that n seeds could have shown is half the width of the interval of the difference: a "
-        "smaller mean difference has an interval that contains zero.",
-        "All methods got the same learning rate, tuned for none of them; equal learning rates are not equal steps "
-        "(see the effective learning rates), so a difference may be one of step size.",
-        f"Nothing is corrected for the number of comparisons: with {n_comparisons}, the chance that at least one "
-        f"shows a difference where there is none is at most {percent(chance, 0)}."
+        f"Whether a difference is seen is decided by paired t tests with Holm's correction for all {count(n_comparisons, 'comparison')}: "
+        f"the chance that any shows a difference where there is none is at most {percent(1 - CONFIDENCE, 0)}. The smallest difference that "
+        "n seeds could have shown is the smallest mean difference that is seen at the level at which the correction stops "
+        f"(p{SPACE}≤{SPACE}{level:.2g}); intervals are corrected for nothing, so that they may leave out zero where no difference is seen."
         if n_comparisons
         else "",
+        "All methods got the same learning rate, tuned for none of them; equal learning rates are not equal steps "
+        "(see the effective learning rates), so a difference may be one of step size.",
     )
 
 
 def _what_was_trained(numbers: StudyNumbers) -> str:
-    spec = numbers.study.spec
-    data = spec.recipe.data
+    spec, model = numbers.study.spec, numbers.recipe.model
+    data = numbers.recipe.data
     noise = (
         f", {percent(data.label_noise, 0)} of the training labels drawn at random" if data.label_noise else ""
     )
     return (
-        f"One network ({spec.recipe.model.name}, width {spec.recipe.model.width}) was trained on {data.name} "
+        f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on {data.name} "
         f"({data.n_train:,} training and {data.n_test:,} test images{noise}) by "
-        f"{count(len(spec.methods), 'method')} with {count(len(spec.seeds), 'seed')} each; "
+        f"{count(len(numbers.methods), 'method')} with {count(len(spec.seeds), 'seed')} each; "
         f"{numbers.n_done} of {numbers.study.n_planned} runs are done."
     )
 
@@ -138,7 +137,7 @@ def _unseen(reference: MethodSeries, compared: Compared, n_decimals: int) -> lis
     return said
 
 
-def _magnitude(comparison: Comparison, n_decimals: int) -> str:
+def _magnitude(comparison: Judgement, n_decimals: int) -> str:
     """The size of a difference whose interval excludes zero: 4.1 points, 95 % interval 2.0 to 6.2."""
     difference = comparison.difference
     text = points(difference.mean, n_decimals)

@@ -81,6 +81,13 @@ def interval_of_sizes(low: float, high: float, decimals: int = 1) -> str:
     return f"{small:.{decimals}f} to {large:.{decimals}f}"
 
 
+def p_value(p: float) -> str:
+    """A p value with two digits from a thousandth on: 0.032, 0.50, < 0.001."""
+    if p < 0.001:
+        return f"<{SPACE}0.001"
+    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
 def listing(items: Sequence[str], separator: str = ", ") -> str:
     """Items as a sentence lists them: a, b and c."""
     if not items:

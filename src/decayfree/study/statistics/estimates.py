@@ -1,17 +1,18 @@
-"""What a few seeds can say: a mean, its t interval, and the paired difference of two methods.
+"""A mean of a few numbers with its t interval, and the paired difference of two methods with its p value.
 
-It reads no files and knows nothing of methods: numbers in, numbers out. Intervals assume that seeds are independent and
-roughly normal, and nothing is corrected for making several comparisons.
+Intervals assume that seeds are independent and roughly normal. Nothing is corrected for making several comparisons: `significance` does.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from decayfree.errors import MissingExtraError
 
 CONFIDENCE = 0.95
+Verdict = Literal["higher", "lower", "no difference seen", "too few seeds"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Estimate:
     mean: float
     half_width: float | None
     n: int
+    confidence: float = CONFIDENCE
+    """Coverage of the interval, between 0 and 1."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -36,6 +39,16 @@ class Estimate:
     def high(self) -> float | None:
         """Upper end of the interval, in the unit of the mean."""
         return None if self.half_width is None else self.mean + self.half_width
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean, in its unit; None where there is a single number."""
+        return None if self.half_width is None else self.half_width / t_quantile(self.n - 1, self.confidence)
+
+    def half_width_at(self, confidence: float) -> float | None:
+        """Half width of the interval of another coverage, in the unit of the mean."""
+        error = self.standard_error
+        return None if error is None else error * t_quantile(self.n - 1, confidence)
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Comparison:
         return self.difference.half_width
 
     @property
-    def verdict(self) -> Literal["higher", "lower", "no difference seen", "too few seeds"]:
+    def verdict(self) -> Verdict:
         """Where the interval of the difference lies: above zero, below it, around it; or that there is none."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None:
@@ -62,6 +75,19 @@ class Comparison:
         if low > 0:
             return "higher"
         return "lower" if high < 0 else "no difference seen"
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p value of the paired t test; None where there are fewer than two pairs.
+
+        Differences that are all equal and not 0 have a p value of 0, as nothing varies: five seeds of a coarse test set can do that.
+        """
+        error = self.difference.standard_error
+        if error is None:
+            return None
+        if error == 0:
+            return 0.0 if self.difference.mean else 1.0
+        return 2 * _t_tail(self.difference.n - 1, abs(self.difference.mean) / error)
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
@@ -91,9 +117,9 @@ def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) ->
         )
     mean = math.fsum(values) / n
     if n == 1:
-        return Estimate(mean, None, 1)
+        return Estimate(mean, None, 1, confidence)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return Estimate(mean, t_quantile(n - 1, confidence) * math.sqrt(variance / n), n)
+    return Estimate(mean, t_quantile(n - 1, confidence) * math.sqrt(variance / n), n, confidence)
 
 
 def paired_difference(
@@ -119,6 +145,7 @@ def paired_difference(
     return Comparison(mean_interval([first[seed] - second[seed] for seed in seeds], confidence=confidence))
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
     """Half width of a two-sided t interval in standard errors: 12.706 for one degree of freedom at 95 %."""
     try:
@@ -128,3 +155,10 @@ def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float
             "intervals need scipy, which is not installed: pip install 'decayfree[study]'"
         ) from error
     return float(stdtrit(degrees_of_freedom, 0.5 + confidence / 2))
+
+
+def _t_tail(degrees_of_freedom: int, t: float) -> float:
+    """Probability that a t variable is above ``t``."""
+    from scipy.special import stdtr
+
+    return float(stdtr(degrees_of_freedom, -t))
