@@ -180,7 +180,11 @@ def test_the_demo_passes_on_what_is_asked(tmp_path: Path, monkeypatch: pytest.Mo
         spec: StudySpec, out: Path, *, n_jobs: int, on_progress: object, on_stopping: Any = None
     ) -> StudyOutcome:
         asked.update(
-            seeds=spec.seeds, epochs=spec.recipe.n_epochs, width=spec.recipe.model.width, out=out, jobs=n_jobs
+            seeds=spec.seeds,
+            epochs=spec.recipe.n_epochs,
+            width=64 * spec.recipe.model.width_factor,
+            out=out,
+            jobs=n_jobs,
         )
         return StudyOutcome(n_done=0, n_total=15, n_failed=0, reasons=(), interrupted=True)
 

@@ -4,38 +4,29 @@ It computes nothing itself. Exit code 0 where what was asked was done, 1 where a
 be met, 130 after Ctrl-C.
 """
 
-import importlib.util
 import json
 import math
-import shlex
 import time
 import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
 
-from decayfree.errors import DecayFreeError, InvalidInputError, MissingExtraError
+from decayfree.errors import DecayFreeError, InvalidInputError
+from decayfree.study_cli import app as study_app
+from decayfree.watching import FAILED, as_typed, fail, require, run_and_report
 
 # torch is there by now: it comes with the package. Everything else that is heavy is imported by the command that needs it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from decayfree.invariance import Invariance
-    from decayfree.report import FinalRow
-    from decayfree.study.runner import Progress as StudyProgress
-    from decayfree.study.runner import StudyOutcome
-    from decayfree.study.spec import StudySpec
     from decayfree.theory import Check
-
-FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
-MAX_REASONS = 5
 
 app = typer.Typer(
     name="decayfree",
@@ -46,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(study_app, name="study")
 
 
 def main() -> None:
@@ -133,17 +125,17 @@ def demo(
     that come with scikit-learn, or Fashion-MNIST. Ctrl-C stops; the same command goes on from there.
     """
     try:
-        _require("scikit-learn", "plotly", "jinja2")
+        require("the demo", "scikit-learn", "plotly", "jinja2")
         from decayfree.study.demo import demo_spec
 
         spec = demo_spec(
             data=data.value, data_dir=data_dir, download=download, seeds=seeds, epochs=epochs, width=width
         )
-        code = _run_and_report(spec, out, jobs, same_command=_as_typed(context))
+        code = run_and_report(spec, out, n_jobs=jobs, same_command=as_typed(context))
     except DecayFreeError as error:
-        _fail(error)
+        fail(error)
     except OSError as error:  # the folder cannot be written
-        _fail(error)
+        fail(error)
     raise typer.Exit(code)
 
 
@@ -187,7 +179,7 @@ def inspect(
             built, inputs = _named(model, input, tokens=tokens, seed=seed)
             found = find_invariant(built, inputs, include=include, exclude=exclude or (), seed=seed)
     except DecayFreeError as error:
-        _fail(error)
+        fail(error)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             typer.echo(f"Warning: {warning.message}", err=True)
@@ -260,7 +252,7 @@ def convert(
             schedule=None if schedule is None else schedule.value,
         )
     except DecayFreeError as error:
-        _fail(error)
+        fail(error)
     typer.echo(
         json.dumps(_json_safe(conversion.to_dict()), allow_nan=False) if as_json else conversion.text()
     )
@@ -324,7 +316,7 @@ def verify(
     inputs and targets, in float64.
     """
     if (model is None) != (not input):
-        _fail(
+        fail(
             InvalidInputError(
                 "MODEL and --input go together: decayfree verify torchvision:resnet18 --input 4,3,64,64"
             )
@@ -337,7 +329,7 @@ def verify(
                 checks.append(check)
                 status.update(f"measuring: {len(checks)} statements done")
     except DecayFreeError as error:
-        _fail(error)
+        fail(error)
     _show_checks(checks, time.perf_counter() - began_s, explain=explain, as_json=as_json)
     if not all(check.passed for check in checks):
         raise typer.Exit(FAILED)
@@ -386,92 +378,6 @@ def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_j
     console.print(f"\n{summary(checks, elapsed_s)}", highlight=False)
 
 
-def _run_and_report(spec: "StudySpec", out: Path, n_jobs: int, *, same_command: str) -> int:
-    from decayfree.study.runner import run_study
-
-    console = Console()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-    )
-    with bar:
-        task = bar.add_task("starting", total=1.0, left="")
-
-        def show(progress: "StudyProgress") -> None:
-            runs = f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
-            bar.update(
-                task, completed=progress.fraction, description=runs, left=_time_left(progress.seconds_left)
-            )
-
-        def say_stopping() -> None:
-            console.print("Stopping: the runs save where they are.", highlight=False)
-
-        outcome = run_study(spec, out, n_jobs=n_jobs, on_progress=show, on_stopping=say_stopping)
-    if outcome.interrupted:
-        console.print(
-            f"\nStopped; {outcome.n_done} of {outcome.n_total} runs are done. To go on:", highlight=False
-        )
-        console.print(f"  {escape(same_command)}", highlight=False, soft_wrap=True)
-        return INTERRUPTED
-    return _show_results(outcome, out, console)
-
-
-def _show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
-    from decayfree.report import final_rows, study_numbers, write_report
-    from decayfree.study import read_study
-
-    page = write_report(out)
-    console.print(_table(final_rows(study_numbers(read_study(out)))))
-    console.print(f"The page: {escape(str(page))}", highlight=False, soft_wrap=True)
-    if not outcome.n_failed:
-        return 0
-    typer.echo(f"Error: {outcome.n_failed} of {outcome.n_total} runs failed:", err=True)
-    for reason in outcome.reasons[:MAX_REASONS]:
-        typer.echo(f"  {reason}", err=True)
-    if len(outcome.reasons) > MAX_REASONS:
-        typer.echo(f"  and {len(outcome.reasons) - MAX_REASONS} more, all of them on the page", err=True)
-    return FAILED
-
-
-def _table(rows: "list[FinalRow]") -> Table:
-    """The final accuracies as the terminal shows them, within 80 columns."""
-    reference = next((row.short for row in rows if row.is_reference), "reference")
-    table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
-    table.add_column("Method", no_wrap=True)
-    table.add_column("Mean", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_column("n", justify="right")
-    table.add_column(f"Minus {escape(reference)}", justify="right", no_wrap=True)
-    for row in rows:
-        difference = (
-            f"{row.difference} ({row.difference_interval})" if row.difference_interval else row.difference
-        )
-        table.add_row(escape(row.short), row.mean or "–", row.interval, str(row.n), difference or "–")
-    return table
-
-
-def _time_left(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes}:{rest:02d} left"
-
-
-def _as_typed(context: typer.Context) -> str:
-    """The command with the options that were given, to be typed again."""
-    words = ["decayfree", str(context.info_name)]
-    for parameter in context.command.params:
-        name, value = str(parameter.name), context.params.get(str(parameter.name))
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
-    return shlex.join(words)
-
-
 def _json_safe(value: Any) -> Any:
     """The same with null for numbers that JSON does not know."""
     if isinstance(value, dict):
@@ -479,18 +385,3 @@ def _json_safe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _require(*distributions: str) -> None:
-    """Raise before any training if what the study or its page needs is not installed."""
-    modules = {"scikit-learn": "sklearn"}
-    missing = [name for name in distributions if importlib.util.find_spec(modules.get(name, name)) is None]
-    if missing:
-        raise MissingExtraError(
-            f"the demo needs {', '.join(missing)}, not installed here: pip install 'decayfree[study]'"
-        )
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
-    raise typer.Exit(BAD_REQUEST) from error
