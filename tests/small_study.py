@@ -22,7 +22,7 @@ RECIPE = Recipe(
     batch_size=16,
     n_samples=5,
     data=DataSpec(n_train=64, n_test=40, label_noise=0.25, flip=True),
-    model=ModelSpec(width=2, n_stages=2),
+    model=ModelSpec("vgg4-bn", width_factor=2 / 64),
 )
 """16 steps: 4 epochs of 4; samples after 0, 4, 8, 12 and 16."""
 

@@ -6,7 +6,8 @@ import pytest
 
 from decayfree.errors import InvalidInputError
 from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
-from decayfree.study import SpecError, StudySpec, demo_spec, fashion_mnist
+from decayfree.study import SpecError, StudySpec, demo_spec
+from decayfree.study.data import fashion_mnist
 
 
 def test_the_demo_compares_five_methods_over_five_seeds():
@@ -35,7 +36,7 @@ def test_both_decays_have_more_than_two_time_constants(decay):
 
 def test_seeds_epochs_and_width_can_be_chosen():
     spec = demo_spec(seeds=2, epochs=3, width=5)
-    assert (spec.seeds, spec.recipe.n_epochs, spec.recipe.model.width) == ((0, 1), 3, 5)
+    assert (spec.seeds, spec.recipe.n_epochs, spec.recipe.model.width_factor) == ((0, 1), 3, 5 / 64)
     assert spec.recipe.n_steps == 3 * 25
 
 
@@ -60,5 +61,5 @@ def test_other_data_is_an_error():
 def test_numbers_out_of_range_are_an_error():
     with pytest.raises(SpecError, match="seeds: expected at least one"):
         demo_spec(seeds=0)
-    with pytest.raises(SpecError, match=r"recipe\.model.width: expected at least 1, got 0"):
+    with pytest.raises(SpecError, match=r"recipe\.model\.width_factor: expected a finite number above 0, got 0"):
         demo_spec(width=0)

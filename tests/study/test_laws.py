@@ -150,3 +150,17 @@ def test_nesterov_turns_further(seed):
 )
 def test_without_decay_there_is_no_balance(method):
     assert equilibrium_at(method, recipe(), 0) is None
+
+
+def test_decay_that_is_decoupled_has_a_balance_of_its_own():
+    spec = recipe(schedule="constant")
+    coupled = equilibrium_at(WeightDecay(0.01), spec, 0)
+    decoupled = equilibrium_at(WeightDecay(0.01, form="decoupled"), spec, 0)
+    assert decoupled.angle_rad == pytest.approx(
+        coupled.angle_rad * math.sqrt(0.1), rel=0.01
+    )  # √(1 − momentum)
+
+
+def test_the_balance_of_other_optimizers_is_not_told():
+    assert equilibrium_at(WeightDecay(0.01), recipe(optimizer=OptimizerSpec("adamw")), 0) is None
+    assert equilibrium_at(WeightDecay(0.0), recipe(), 0) is None

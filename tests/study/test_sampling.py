@@ -1,5 +1,6 @@
 """A row of metrics: norms, rates, shares and scores by hand; steps to sample at."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,10 +10,10 @@ from torch import nn
 from decayfree import find_invariant
 from decayfree.methods import NoTreatment
 from decayfree.span import LayerSpan, RowLayout
-from decayfree.study import DataSpec, sampling
 from decayfree.study.data import Dataset, Images, load
+from decayfree.study.first_layer import FirstLayer
 from decayfree.study.laws import OffSpanLaw
-from decayfree.study.sampling import Sampler, first_convolution, first_layer_span, sample_steps
+from decayfree.study.sampling import Sampler, family_of, sample_steps
 from small_study import recipe
 
 
@@ -38,6 +39,7 @@ def sampler(seed):
     pixels = torch.arange(16, dtype=torch.uint8).view(4, 2, 2)
     dataset = Dataset(
         train=Images(pixels, torch.tensor([0, 0, 0, 0])),
+        validation=Images(pixels[:2], torch.tensor([1, 0])),
         test=Images(pixels, torch.tensor([1, 1, 1, 0])),
         n_classes=2,
         mean=0.0,
@@ -54,9 +56,13 @@ def sampler(seed):
         recipe=recipe(),
         dataset=dataset,
         train_labels=torch.tensor([1, 0, 0, 0]),
-        first_layer="convolution.weight",
-        span=LayerSpan("convolution.weight", layout, moment[None], torch.zeros(1, 3)),
-        law=OffSpanLaw(optimizer, found, "convolution.weight", torch.tensor([3.5, 9.0])),
+        family="sgd",
+        first_layer=FirstLayer(
+            model,
+            "convolution.weight",
+            LayerSpan("convolution.weight", layout, moment[None], torch.zeros(1, 3)),
+            OffSpanLaw(optimizer, found, "convolution.weight", torch.tensor([3.5, 9.0])),
+        ),
     )
 
 
@@ -67,6 +73,9 @@ def test_a_row_holds_what_can_be_checked_by_hand(sampler):
     assert row.test_accuracy == 0.75
     loss_if_right = torch.nn.functional.softplus(torch.tensor(-1.0)).item()
     assert row.train_loss == pytest.approx((loss_if_right + 3 * (loss_if_right + 1)) / 4)
+    assert row.validation_accuracy == 0.5
+    assert row.validation_loss == pytest.approx(loss_if_right + 0.5)
+    assert row.test_loss == pytest.approx(loss_if_right + 0.25)
     assert row.norms == {"convolution.weight": 7.5}  # 5 and 10
     assert row.effective_learning_rates["convolution.weight"] == pytest.approx((0.5 / 25 + 0.5 / 100) / 2)
     assert row.off_span_share == pytest.approx((0.8 + 1.0) / 2)
@@ -111,9 +120,8 @@ def test_an_angle_counts_a_bias_that_works_together_with_its_weight(seed):
         recipe=spec,
         dataset=load(spec.data),
         train_labels=load(spec.data).train.labels,
-        first_layer="0.weight",
-        span=first_layer_span(spec.data, None, model[0]),
-        law=OffSpanLaw(optimizer, found, "0.weight", torch.zeros(2)),
+        family="none",
+        first_layer=None,
     )
     before = sampler.weights()
     assert before.keys() == {"0.weight", "0.bias"}
@@ -131,35 +139,28 @@ def test_a_sample_changes_nothing(sampler):
     assert sampler.model.training
 
 
-def test_the_first_convolution_is_found_by_name():
-    name, convolution = first_convolution(nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(3, 2, 1))))
-    assert name == "1.0.weight"
-    assert convolution.weight.shape == (2, 3, 1, 1)
+def test_an_elementwise_optimizer_has_its_rate_over_the_norm(sampler):
+    row = dataclasses.replace(sampler, family="adam").row(step=6, learning_rate=0.5)
+    assert row.effective_learning_rates["convolution.weight"] == pytest.approx((0.5 / 5 + 0.5 / 10) / 2)
 
 
-def test_the_digits_leave_18_directions_of_the_first_layer_off_the_span():
-    spec = recipe().data
-    span = first_layer_span(spec, None, nn.Conv2d(3, 2, 3, padding=1))
-    assert span.rank().tolist() == [27 - 18]
-    inputs = load(spec).to_input(load(spec).train.pixels)
-    patches = nn.functional.unfold(inputs.double(), 3, padding=1).transpose(1, 2).reshape(-1, 3, 3, 3)
-    centered = patches - patches.mean(dim=0)
-    off = torch.stack([span.off_span(pair) for pair in centered.split(2)[:200]])
-    assert off.abs().max() < 1e-5
+def test_an_optimizer_of_no_family_has_no_effective_learning_rate(sampler):
+    row = dataclasses.replace(sampler, family="none").row(step=6, learning_rate=0.5)
+    assert math.isnan(row.effective_learning_rates["convolution.weight"])
 
 
-def test_images_that_differ_from_batch_to_batch_only_are_in_the_span(monkeypatch):
-    """Gradients of other batches, which mix them, reach these directions too."""
-    monkeypatch.setattr(sampling, "_IMAGES_AT_ONCE", 1)
-    spec = DataSpec(n_train=5, n_test=40)
-    one_by_one = first_layer_span(spec, None, nn.Conv2d(3, 2, 8, stride=8))
-    assert one_by_one.rank().tolist() == [4]  # five images, one patch of each
+def test_what_is_not_there_is_not_a_number(sampler):
+    nothing = Images(sampler.dataset.train.pixels[:0], sampler.dataset.train.labels[:0])
+    dataset = dataclasses.replace(sampler.dataset, validation=nothing)
+    row = dataclasses.replace(sampler, dataset=dataset, first_layer=None).row(step=6, learning_rate=0.5)
+    values = (row.validation_accuracy, row.validation_loss, row.off_span_share, row.off_span_law)
+    assert all(map(math.isnan, values))
 
 
-def test_the_span_is_found_without_a_draw_from_the_random_state(seed):
-    before = torch.get_rng_state()
-    first_layer_span(DataSpec(n_train=7, n_test=40), None, nn.utils.skip_init(nn.Conv2d, 3, 2, 3))
-    assert torch.equal(torch.get_rng_state(), before)
+def test_the_family_is_that_of_the_optimizer():
+    weights = [nn.Parameter(torch.ones(2))]
+    optimizers = (torch.optim.SGD(weights), torch.optim.AdamW(weights), torch.optim.LBFGS(weights))
+    assert [family_of(one) for one in optimizers] == ["sgd", "adam", "none"]
 
 
 @pytest.mark.parametrize(

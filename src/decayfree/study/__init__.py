@@ -3,24 +3,25 @@
 Nothing here draws or judges; the page is a function of the files. Importing this loads no data and trains nothing.
 """
 
+from decayfree.study.axes import Axis, Override
 from decayfree.study.demo import demo_spec
+from decayfree.study.integrity import DiskFullError, ResultError
 from decayfree.study.laws import equilibrium_at
-from decayfree.study.results import ResultError, Row, Run, RunState, Spectrum, Study, read_study
+from decayfree.study.locking import FolderInUseError
+from decayfree.study.recipe import DataSpec, ModelSpec, OptimizerSpec, Recipe, RunSettings
+from decayfree.study.results import Row, Run, RunState, Spectrum, Study, read_study
 from decayfree.study.runner import Progress, StudyOutcome, run_study
-from decayfree.study.spec import (
-    DataSpec,
-    ModelSpec,
-    OptimizerSpec,
-    Recipe,
-    RunSettings,
-    SpecError,
-    StudySpec,
-)
+from decayfree.study.spec import SpecError, StudySpec
+from decayfree.study.status import RunStatus, StudyStatus, study_status
 
 __all__ = [
+    "Axis",
     "DataSpec",
+    "DiskFullError",
+    "FolderInUseError",
     "ModelSpec",
     "OptimizerSpec",
+    "Override",
     "Progress",
     "Recipe",
     "ResultError",
@@ -28,13 +29,16 @@ __all__ = [
     "Run",
     "RunSettings",
     "RunState",
+    "RunStatus",
     "SpecError",
     "Spectrum",
     "Study",
     "StudyOutcome",
     "StudySpec",
+    "StudyStatus",
     "demo_spec",
     "equilibrium_at",
     "read_study",
     "run_study",
+    "study_status",
 ]

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from decayfree.errors import InvalidInputError
 from decayfree.methods import WRS, LearningRateScaling, Method, NoTreatment, WeightDecay
-from decayfree.study import fashion_mnist
-from decayfree.study.spec import DataSpec, ModelSpec, Recipe, StudySpec
+from decayfree.study.data import fashion_mnist
+from decayfree.study.recipe import DataSpec, ModelSpec, Recipe
+from decayfree.study.spec import StudySpec
 
+BASE_WIDTH = 64
+"""Channels of the published networks' first stage."""
 _METHODS: tuple[Method, ...] = (
     NoTreatment(),
     WeightDecay(5e-4),
@@ -28,14 +31,14 @@ _RECIPES = {
         n_epochs=48,
         batch_size=36,
         data=DataSpec(name="digits", n_train=900, n_test=897, label_noise=0.2),
-        model=ModelSpec(width=8, n_stages=2),
+        model=ModelSpec("vgg4-bn", width_factor=8 / BASE_WIDTH),
     ),
     "fashion-mnist": Recipe(
         learning_rate=0.1,
         n_epochs=6,
         batch_size=128,
         data=DataSpec(name="fashion-mnist", n_train=60_000, n_test=10_000, label_noise=0.2, flip=True),
-        model=ModelSpec(width=8, n_stages=3),
+        model=ModelSpec("vgg6-bn", width_factor=8 / BASE_WIDTH),
     ),
 }
 
@@ -74,7 +77,9 @@ def demo_spec(
     if epochs is not None:
         recipe = dataclasses.replace(recipe, n_epochs=epochs)
     if width is not None:
-        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, width=width))
+        recipe = dataclasses.replace(
+            recipe, model=dataclasses.replace(recipe.model, width_factor=width / BASE_WIDTH)
+        )
     spec = StudySpec(methods=_METHODS, seeds=tuple(range(seeds)), recipe=recipe, title=_TITLES[data])
     if data != "fashion-mnist":
         return spec

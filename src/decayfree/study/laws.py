@@ -15,7 +15,7 @@ from decayfree.equilibrium import Equilibrium, sgd
 from decayfree.invariance import Invariance
 from decayfree.methods import Method, WeightDecay
 from decayfree.rescaling import rescalings_on
-from decayfree.study.spec import Recipe
+from decayfree.study.recipe import Recipe
 
 
 class OffSpanLaw:
@@ -107,18 +107,19 @@ def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | N
 
     Returns:
         The angle of a step at that balance, √(2ηλ/(1+μ)) to first order in ηλ, and how many steps it takes to come there; None under a
-        method without decay, which has no such balance.
+        method without decay, which has no such balance, and for optimizers other than SGD.
 
     References:
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419.
         Kosson et al., "Rotational Equilibrium", 2024, arXiv 2305.17212.
     """
-    if not isinstance(method, WeightDecay):
-        return None
     optimizer = recipe.optimizer
+    if not isinstance(method, WeightDecay) or method.weight_decay == 0 or optimizer.name != "sgd":
+        return None
     return sgd(
         recipe.learning_rate_at(step),
         method.weight_decay,
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
+        decoupled=method.form == "decoupled",
     )

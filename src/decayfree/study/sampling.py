@@ -6,35 +6,35 @@ Reads the model and changes nothing. Decides neither when to sample nor where ro
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
-from decayfree.dynamics import angular_update_rad
+from decayfree.dynamics import angular_update_rad, effective_learning_rate
+from decayfree.errors import InvalidInputError
+from decayfree.families import Family, update_family
 from decayfree.invariance import Invariance
-from decayfree.methods import AttachedMethod
-from decayfree.span import InputSpan, LayerSpan
-from decayfree.study.data import Dataset, load
-from decayfree.study.laws import OffSpanLaw
+from decayfree.methods import AttachedMethod, plain_name
+from decayfree.study.data import Dataset, Images
+from decayfree.study.first_layer import FirstLayer
+from decayfree.study.recipe import Recipe
 from decayfree.study.results import Row, Spectrum
-from decayfree.study.spec import DataSpec, Recipe
 from decayfree.study.spectra import spectra_of
-from decayfree.study.tasks import TASKS
+from decayfree.study.tasks import TASKS, Score
 
 N_SCORED_TRAINING_IMAGES = 2000
 """At most so many training images are scored in a sample, the first ones."""
 N_SPECTRUM_IMAGES = 256
 """So many training images at most, the first ones, make the spectra of a sample."""
-_N_SPAN_IMAGES = 2000
 _IMAGES_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """All that a sample needs beside the step."""
+    """All that a sample needs beside the step; weights have the names that they have without a parametrization."""
 
     model: nn.Module
     found: Invariance
@@ -43,12 +43,9 @@ class Sampler:
     dataset: Dataset
     train_labels: Tensor
     """(n_train,), int64: the labels that are trained on, noise included."""
-    first_layer: str
-    """Parameter name of the first convolution's weight."""
-    span: LayerSpan
-    """Of the patches that the first layer sees in the training images."""
-    law: OffSpanLaw
-    """Of the first layer, followed step by step by the training loop."""
+    family: Family | Literal["none"]
+    """What an effective learning rate is; with ``none`` there is none."""
+    first_layer: FirstLayer | None
 
     def row(self, *, step: int, learning_rate: float, before: Mapping[str, Tensor] | None = None) -> Row:
         """The metrics after ``step`` steps, at the learning rate of the next one.
@@ -58,27 +55,27 @@ class Sampler:
             learning_rate: Of the next step.
             before: The weights before the last step, as `weights` gave them; None where they are not known.
         """
-        task, dataset = TASKS[self.recipe.task], self.dataset
+        dataset = self.dataset
         n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
-        train_pixels = dataset.train.pixels[:n_scored]
-        train = task.evaluate(self.model, _batches(dataset, train_pixels, self.train_labels[:n_scored]))
-        test = task.evaluate(self.model, _batches(dataset, dataset.test.pixels, dataset.test.labels))
+        train = self._score(Images(dataset.train.pixels[:n_scored], self.train_labels[:n_scored]))
+        validation, test = self._score(dataset.validation), self._score(dataset.test)
         norms, rates = self._norms_and_rates(learning_rate)
-        weight = self.model.get_parameter(self.first_layer).detach()
+        first = self.first_layer
         return Row(
             step=step,
             epoch=step / self.recipe.n_steps_per_epoch,
             train_loss=train.loss,
             train_accuracy=train.accuracy,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
+            test_loss=test.loss,
             test_accuracy=test.accuracy,
             learning_rate=learning_rate,
             norms=norms,
             effective_learning_rates=rates,
             angular_updates=self._angular_updates(before),
-            off_span_share=float(self.span.off_span_share(weight).mean()),
-            off_span_law=float(
-                (self.law.lengths / torch.linalg.vector_norm(weight.double().flatten(1), dim=1)).mean()
-            ),
+            off_span_share=math.nan if first is None else first.share(),
+            off_span_law=math.nan if first is None else first.predicted_share(),
         )
 
     def weights(self) -> dict[str, Tensor]:
@@ -88,18 +85,31 @@ class Sampler:
 
     def spectra(self) -> dict[str, Spectrum]:
         """Where the energy of every weight lies over the spectrum of its inputs, now."""
-        return spectra_of(
-            self.model, self.found, self.dataset.to_input(self.dataset.train.pixels[:N_SPECTRUM_IMAGES])
-        )
+        inputs = self.dataset.to_input(self.dataset.train.pixels[:N_SPECTRUM_IMAGES])
+        spectra = spectra_of(self.model, self.found, inputs)
+        return {plain_name(name): spectrum for name, spectrum in spectra.items()}
+
+    def _score(self, images: Images) -> Score:
+        if not len(images):
+            return Score(math.nan, math.nan)
+        return TASKS[self.recipe.task].evaluate(self.model, self._batches(images))
+
+    def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        for part, labels in zip(
+            torch.split(images.pixels, _IMAGES_AT_ONCE),
+            torch.split(images.labels, _IMAGES_AT_ONCE),
+            strict=True,
+        ):
+            yield self.dataset.to_input(part, channels_last=self.recipe.channels_last), labels
 
     @torch.no_grad()
     def _angular_updates(self, before: Mapping[str, Tensor] | None) -> dict[str, float]:
         """Means over blocks, without those of zeros, which have no direction."""
         if before is None:
-            return dict.fromkeys((weight.name for weight in self.found), math.nan)
+            return dict.fromkeys((plain_name(weight.name) for weight in self.found), math.nan)
         after: Mapping[str, Tensor] = dict(self.model.named_parameters())
         return {
-            weight.name: float(
+            plain_name(weight.name): float(
                 angular_update_rad(
                     before[weight.name],
                     after[weight.name].detach(),
@@ -112,53 +122,30 @@ class Sampler:
 
     @torch.no_grad()
     def _norms_and_rates(self, learning_rate: float) -> tuple[dict[str, float], dict[str, float]]:
-        """Means over blocks of ‖w‖ and of η/‖w‖², the effective learning rate of the SGD family."""
+        """Means over blocks of ‖w‖ and of the effective learning rate: η/‖w‖² in the SGD family, η/‖w‖ in others."""
         parameters: Mapping[str, Tensor] = dict(self.model.named_parameters())
         norms, rates = {}, {}
         for weight in self.found:
             bias = None if weight.bias is None else parameters[weight.bias]
             block = block_norms(parameters[weight.name], weight.blocks, bias)
-            block_rates = self.method.learning_rates(weight, learning_rate) / block.square()
-            norms[weight.name] = float(block.mean())
-            rates[weight.name] = float(block_rates.mean())
+            name = plain_name(weight.name)
+            norms[name] = float(block.mean())
+            rates[name] = math.nan
+            if self.family != "none":
+                rate = self.method.learning_rates(weight, learning_rate)
+                rates[name] = float(effective_learning_rate(block, rate, self.family).mean())
         return norms, rates
 
 
-def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Parameter name of the first convolution's weight, and the convolution."""
-    return next(
-        (f"{name}.weight", module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    )
-
-
-def first_layer_span(spec: DataSpec, data_dir: str | None, convolution: nn.Conv2d) -> LayerSpan:
-    """The span of the patches that the first layer sees in the training images."""
-    c = convolution
-    settings = (c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, c.dilation, c.groups)
-    return _span(spec, data_dir, (*settings, False, c.padding_mode))
+def family_of(optimizer: Optimizer) -> Family | Literal["none"]:
+    """The optimizer's family, or ``none`` where its effective learning rate does not depend on the norm, or nobody knows how."""
+    try:
+        return update_family(optimizer)
+    except InvalidInputError:
+        return "none"
 
 
 def sample_steps(n_steps: int, n_samples: int) -> tuple[int, ...]:
     """After how many steps to sample: ``n_samples`` times from 0 to ``n_steps``, evenly, or every step."""
     intervals = min(n_samples - 1, n_steps)
     return tuple(round(index * n_steps / intervals) for index in range(intervals + 1))
-
-
-@lru_cache(maxsize=2)
-def _span(spec: DataSpec, data_dir: str | None, settings: tuple[Any, ...]) -> LayerSpan:
-    """The span for a convolution with these settings, in the order in which torch takes them."""
-    dataset = load(spec, data_dir)
-    images = dataset.to_input(dataset.train.pixels[:_N_SPAN_IMAGES])
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        alike = nn.Conv2d(*settings)
-        with InputSpan(alike, centered="overall") as span:
-            for part in torch.split(images, _IMAGES_AT_ONCE):
-                alike(part)
-    return span["weight"]
-
-
-def _batches(dataset: Dataset, pixels: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for part, part_labels in zip(
-        torch.split(pixels, _IMAGES_AT_ONCE), torch.split(labels, _IMAGES_AT_ONCE), strict=True
-    ):
-        yield dataset.to_input(part), part_labels

@@ -1,22 +1,36 @@
-"""What a study is: a recipe, the methods to compare, and seeds; one frozen dataclass each, to and from TOML.
+"""What a study is: methods, seeds, and axes that multiply over one recipe; to and from TOML.
 
 Does not load data, build models or train. A file with faults gives one error that lists all of them.
 """
 
 import dataclasses
-import hashlib
-import json
+import itertools
 import math
 import tomllib
-import types
-import typing
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from decayfree.errors import DecayFreeError
 from decayfree.methods import METHODS, Method
+from decayfree.study.axes import (
+    Axis,
+    Override,
+    axis_faults,
+    overridden,
+    override_faults,
+    recipes,
+    unused_faults,
+)
+from decayfree.study.models import model_faults
+from decayfree.study.optimizers import optimizer_faults
+from decayfree.study.recipe import Recipe, RunSettings
+from decayfree.study.spec_reading import frozen, read_values, tables_to_toml, to_toml
+
+MAX_RUNS = 100_000
 
 
 class SpecError(DecayFreeError, ValueError):
@@ -24,134 +38,58 @@ class SpecError(DecayFreeError, ValueError):
 
 
 @dataclass(frozen=True)
-class DataSpec:
-    """Which images, how many of them to train on, and what is done to them."""
-
-    name: Literal["digits", "fashion-mnist"] = "digits"
-    n_train: int = 400
-    n_test: int = 897
-    label_noise: float = 0.0
-    """Share of the training labels that are drawn anew, uniformly from all classes; seeded by the run."""
-    flip: bool = False
-    """Mirror each training image left to right with probability 1/2."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which network and how large."""
-
-    name: Literal["vgg-bn"] = "vgg-bn"
-    width: int = 16
-    """Channels of the first stage; each further stage has twice as many."""
-    n_stages: int = 2
-    """Stages of two convolutions and a pooling by 2."""
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """Which optimizer of ``torch.optim``."""
-
-    name: Literal["sgd"] = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that the runs of a study have in common."""
-
-    task: Literal["classification"] = "classification"
-    learning_rate: float = 0.1
-    schedule: Literal["cosine", "constant"] = "cosine"
-    n_epochs: int = 20
-    batch_size: int = 64
-    rest_weight_decay: float = 0.0
-    """Weight decay of gains, biases, the last layer: of all that is not scale-invariant, for all methods."""
-    n_samples: int = 25
-    """Rows of metrics, evenly spaced from before the first step to after the last."""
-    data: DataSpec = field(default_factory=DataSpec)
-    model: ModelSpec = field(default_factory=ModelSpec)
-    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
-
-    @property
-    def n_steps_per_epoch(self) -> int:
-        return self.data.n_train // self.batch_size
-
-    @property
-    def n_steps(self) -> int:
-        return self.n_epochs * self.n_steps_per_epoch
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step number ``step``, counted from 0; the cosine would reach 0 after the last."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """All that decides what one run computes; two runs with equal settings are the same run."""
-
-    method: Method
-    seed: int
-    recipe: Recipe
-
-    @property
-    def key(self) -> str:
-        """Hash of the settings: the name of the run's directory."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def label(self) -> str:
-        return self.method.label
-
-    @property
-    def replayed_run(self) -> "RunSettings | None":
-        """The run that must be done first, because this one replays its norms."""
-        method = self.method.replays
-        return None if method is None else dataclasses.replace(self, method=method)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON: the method's name and its own settings beside those of the recipe."""
-        method = {"method": self.method.name, **_to_dict(self.method)}
-        return {**method, "seed": self.seed, **_to_dict(self.recipe)}
-
-
-@dataclass(frozen=True)
 class StudySpec:
-    """A set of runs that answers one question: every method with every seed."""
+    """A set of runs that answers one question: every method with every seed and every value of every axis."""
 
     methods: tuple[Method, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     recipe: Recipe = field(default_factory=Recipe)
+    axes: tuple[Axis, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    """Applied one after the other; a later one sees what an earlier one has set."""
     title: str = "Study"
+    question: str = ""
+    """What the study is to answer, and what is expected."""
     data_dir: str | None = None
     """Where the images lie, for data that is not embedded in a package; no part of a run's settings."""
 
     def __post_init__(self) -> None:
-        faults = _range_faults(self)
+        varied = axis_faults(self.axes) + override_faults(self.overrides)
+        faults = _own_faults(self) + (varied or _run_faults(self))
         if faults:
             raise SpecError(_fault_text(faults))
 
     def runs(self) -> tuple[RunSettings, ...]:
-        """Every run, seed by seed, in the order of the methods."""
-        return tuple(
-            RunSettings(method=method, seed=seed, recipe=self.recipe)
-            for seed in self.seeds
-            for method in self.methods
-        )
+        """Every run once, seed by seed, in the order of the axes and then of the methods."""
+        return self._runs
+
+    def varying(self) -> tuple[str, ...]:
+        """Dotted names of the settings in which runs differ, seeds aside: ``method.name``, ``method.radius``, ``learning_rate``.
+
+        A setting of a method counts where runs of that very method differ in it.
+        """
+        return self._varying
 
     def to_toml(self) -> str:
         """The whole spec as TOML text, defaults included."""
         lines = ["# A study of decayfree, resolved: every setting is written out."]
-        lines += [f"title = {_toml(self.title)}", f"seeds = {_toml(list(self.seeds))}"]
+        lines += [f"title = {to_toml(self.title)}", f"question = {to_toml(self.question)}"]
+        lines.append(f"seeds = {to_toml(self.seeds)}")
         if self.data_dir is not None:
-            lines.append(f"data_dir = {_toml(self.data_dir)}")
-        lines += _toml_tables("recipe", _to_dict(self.recipe))
+            lines.append(f"data_dir = {to_toml(self.data_dir)}")
+        lines += tables_to_toml("recipe", dataclasses.asdict(self.recipe))
         for method in self.methods:
-            lines += ["", "[[methods]]", f"name = {_toml(method.name)}"]
-            lines += [f"{key} = {_toml(value)}" for key, value in _to_dict(method).items()]
+            settings = {"name": method.name, **dataclasses.asdict(method)}  # type: ignore[call-overload]
+            lines += ["", "[[methods]]", *(f"{key} = {to_toml(value)}" for key, value in settings.items())]
+        for axis in self.axes:
+            values = [dict(value) if isinstance(value, tuple) else value for value in axis.values]
+            lines += ["", "[[axes]]", f"path = {to_toml(axis.path)}", f"values = {to_toml(values)}"]
+        for override in self.overrides:
+            lines += ["", "[[overrides]]", f"when = {to_toml(dict(override.when))}"]
+            tables = {
+                path: dict(value) if isinstance(value, tuple) else value for path, value in override.set
+            }
+            lines.append("skip = true" if override.skip else f"set = {to_toml(tables)}")
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -172,98 +110,99 @@ class StudySpec:
         """Read a spec from a file; a `SpecError` names the file."""
         try:
             return StudySpec.from_toml(path.read_text(encoding="utf-8"))
-        except SpecError as error:
+        except (SpecError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: {error}") from error
+
+    @cached_property
+    def _runs(self) -> tuple[RunSettings, ...]:
+        runs = (overridden(run, self.overrides) for run in _combinations(self))
+        return tuple(dict.fromkeys(run for run in runs if run is not None))
+
+    @cached_property
+    def _varying(self) -> tuple[str, ...]:
+        seen: dict[tuple[str, str], set[Any]] = {}
+        for run in self._runs:
+            for path, value in run.flat().items():
+                of_one = run.method.name if path.startswith("method.") and path != "method.name" else ""
+                seen.setdefault((path, of_one), set()).add(value)
+        varying = (path for (path, _), values in seen.items() if len(values) > 1 and path != "seed")
+        return tuple(dict.fromkeys(varying))
+
+
+def _combinations(spec: StudySpec) -> Iterator[RunSettings]:
+    """Every seed with every recipe and every method, before overrides."""
+    for seed in spec.seeds:
+        for recipe in recipes(spec.recipe, spec.axes):
+            for method in spec.methods:
+                yield RunSettings(method, seed, recipe)
 
 
 def _study_from(table: Mapping[str, Any]) -> StudySpec:
     faults: list[str] = []
-    values = _read_values(StudySpec, table, "", faults)
+    values = read_values(StudySpec, table, "", faults, skipped=("methods", "axes", "overrides"))
     values["methods"] = _read_methods(table.get("methods"), faults)
-    recipe = values.get("recipe")
+    values["axes"] = tuple(_read_tables(Axis, table, "axes", faults))
+    values["overrides"] = tuple(_read_tables(Override, table, "overrides", faults))
     if not faults:
         return StudySpec(**values)
+    recipe = values.get("recipe")
     if isinstance(recipe, Recipe):
-        faults += _recipe_faults(recipe)
-    raise SpecError(_fault_text(faults))
+        faults += [f"recipe.{fault}" for fault in recipe.faults()]
+    raise SpecError(_fault_text(faults + axis_faults(values["axes"]) + override_faults(values["overrides"])))
+
+
+def _read_tables(
+    cls: type[Axis | Override], table: Mapping[str, Any], name: str, faults: list[str]
+) -> Iterator[Any]:
+    """The entries of ``[[axes]]`` or ``[[overrides]]``; what their values must be is asked of the spec as a whole."""
+    tables = table.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
+        faults.append(f"{name}: expected [[{name}]] tables, got {tables!r}")
+        return
+    known = {entry.name: entry for entry in dataclasses.fields(cls)}
+    for index, entry in enumerate(tables):
+        unknown = [key for key in entry if key not in known]
+        faults += [f"{name}[{index}].{key}: no such key; known keys: {', '.join(known)}" for key in unknown]
+        missing = [
+            key for key, one in known.items() if one.default is dataclasses.MISSING and key not in entry
+        ]
+        faults += [f"{name}[{index}].{key}: missing" for key in missing]
+        if not missing and not unknown:
+            yield cls(**{key: frozen(value) for key, value in entry.items()})
 
 
 def _read_methods(tables: object, faults: list[str]) -> tuple[Method, ...]:
     if not isinstance(tables, list) or not tables:
         faults.append("methods: expected at least one [[methods]] table")
         return ()
-    methods = []
+    methods: list[Method] = []
     for index, table in enumerate(tables):
         where = f"methods[{index}]."
         name = table.get("name") if isinstance(table, dict) else None
         if name not in METHODS:
             faults.append(f"{where}name: expected one of {', '.join(METHODS)}; got {name!r}")
             continue
-        n_faults = len(faults)
-        options = {key: value for key, value in table.items() if key != "name"}
-        values = _read_values(METHODS[name], options, where, faults)
-        if len(faults) == n_faults:
-            methods.append(METHODS[name](**values))
-            faults += [f"{where}{fault}" for fault in methods[-1].faults()]
+        for options in _each(table):
+            n_faults = len(faults)
+            values = read_values(METHODS[name], options, where, faults)
+            if len(faults) == n_faults:
+                methods.append(METHODS[name](**values))
+                faults += [f"{where}{fault}" for fault in methods[-1].faults()]
     return tuple(methods)
 
 
-def _read_values(cls: type, table: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
-    """The arguments for ``cls`` out of a TOML table; whatever is wrong is appended to ``faults``."""
-    hints = typing.get_type_hints(cls)
-    fields = {entry.name: entry for entry in dataclasses.fields(cls)}
-    known = ", ".join(fields) or "none"
-    faults += [f"{where}{key}: no such key; known keys: {known}" for key in table if key not in fields]
-    values = {}
-    for name, entry in fields.items():
-        if name == "methods":
-            continue  # tables of different kinds, which _read_methods reads
-        if name in table:
-            values[name] = _read_value(hints[name], table[name], f"{where}{name}", faults)
-        elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
-            faults.append(f"{where}{name}: missing")
-    return values
+def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The settings of one method or, where a value is a list, of one method for each of its values."""
+    options = {key: value for key, value in table.items() if key != "name"}
+    lists = [value if isinstance(value, list) else [value] for value in options.values()]
+    for values in itertools.product(*lists):
+        yield dict(zip(options, values, strict=True))
 
 
-def _read_value(hint: Any, value: object, where: str, faults: list[str]) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            faults.append(f"{where}: expected a table, got {value!r}")
-            return None
-        n_faults = len(faults)
-        values = _read_values(hint, value, f"{where}.", faults)
-        return hint(**values) if len(faults) == n_faults else None
-    if typing.get_origin(hint) is types.UnionType:
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            faults.append(f"{where}: expected one of {', '.join(map(str, choices))}; got {value!r}")
-        return value
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            faults.append(f"{where}: expected a list of whole numbers, got {value!r}")
-            return ()
-        return tuple(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        faults.append(f"{where}: expected {_KINDS[hint]}, got {value!r}")
-    return value
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def _range_faults(spec: StudySpec) -> list[str]:
-    faults = _recipe_faults(spec.recipe)
-    for index, method in enumerate(spec.methods):
-        faults += [f"methods[{index}].{fault}" for fault in method.faults()]
-        if method.replays is not None and method.replays not in spec.methods:
-            faults.append(
-                f"methods[{index}]: {method.label} replays the runs of {method.replays.label}, "
-                "which is not among the methods"
-            )
+def _own_faults(spec: StudySpec) -> list[str]:
+    faults = [
+        f"methods[{index}].{fault}" for index, method in enumerate(spec.methods) for fault in method.faults()
+    ]
     if not spec.methods:
         faults.append("methods: expected at least one")
     if len(set(spec.methods)) < len(spec.methods):
@@ -277,57 +216,49 @@ def _range_faults(spec: StudySpec) -> list[str]:
     return faults
 
 
-def _recipe_faults(recipe: Recipe) -> list[str]:
-    data, model = recipe.data, recipe.model
-    at_least_1 = {
-        "recipe.n_epochs": recipe.n_epochs,
-        "recipe.batch_size": recipe.batch_size,
-        "recipe.data.n_train": data.n_train,
-        "recipe.data.n_test": data.n_test,
-        "recipe.model.width": model.width,
-        "recipe.model.n_stages": model.n_stages,
-    }
-    faults = [f"{key}: expected at least 1, got {value}" for key, value in at_least_1.items() if value < 1]
-    if recipe.n_samples < 2:
-        faults.append(f"recipe.n_samples: expected at least 2 (start and end), got {recipe.n_samples}")
-    if not 0 < recipe.learning_rate < float("inf"):
-        faults.append(f"recipe.learning_rate: expected a finite number above 0, got {recipe.learning_rate}")
-    if not 0 <= recipe.rest_weight_decay < float("inf"):
-        faults.append(
-            f"recipe.rest_weight_decay: expected a finite number from 0, got {recipe.rest_weight_decay}"
+def _run_faults(spec: StudySpec) -> list[str]:
+    """What is wrong with the runs as axes and overrides make them; each fault once, with the number of runs that have it."""
+    n_runs = len(spec.seeds) * len(spec.methods) * math.prod(len(axis.values) for axis in spec.axes)
+    if n_runs == 0:
+        return [f"recipe.{fault}" for fault in spec.recipe.faults()]  # that there are none is told already
+    if n_runs > MAX_RUNS:
+        return [f"axes: they multiply to {n_runs:,} runs, expected at most {MAX_RUNS:,}"]
+    faults = list(unused_faults(tuple(_combinations(spec)), spec.overrides))
+    if faults:
+        return faults
+    runs = spec.runs()
+    if not runs:
+        return ["overrides: they leave no run"]
+    counted = Counter(fault for run in runs for fault in _faults_of(run, spec.methods))
+    faults += [
+        fault if n == len(runs) else f"{fault} (in {n} of {len(runs)} runs)" for fault, n in counted.items()
+    ]
+    return faults + list(dict.fromkeys(_missing_runs(runs)))
+
+
+def _faults_of(run: RunSettings, told: tuple[Method, ...]) -> Iterator[str]:
+    """What is wrong with one run, but for the faults of methods that are ``told`` already."""
+    recipe = run.recipe
+    yield from (f"recipe.{fault}" for fault in recipe.faults())
+    yield from (f"recipe.model.{fault}" for fault in model_faults(recipe.model))
+    yield from (f"recipe.optimizer.{fault}" for fault in optimizer_faults(recipe.optimizer, run.method))
+    if run.method not in told:
+        yield from (
+            f"methods: {run.method.name}, as an override sets it: {fault}" for fault in run.method.faults()
         )
-    if not 0 <= data.label_noise <= 1:
-        faults.append(f"recipe.data.label_noise: expected a share from 0 to 1, got {data.label_noise}")
-    if not 0 <= recipe.optimizer.momentum < 1:
-        faults.append(
-            f"recipe.optimizer.momentum: expected at least 0 and below 1, got {recipe.optimizer.momentum}"
-        )
-    if recipe.optimizer.nesterov and recipe.optimizer.momentum == 0:
-        faults.append("recipe.optimizer.nesterov: needs a momentum above 0")
-    if recipe.batch_size > data.n_train >= 1:
-        faults.append(
-            f"recipe.batch_size: expected at most the {data.n_train} training images, got {recipe.batch_size}"
-        )
-    return faults
+
+
+def _missing_runs(runs: tuple[RunSettings, ...]) -> Iterator[str]:
+    """Runs whose norms are replayed must be there."""
+    there = set(runs)
+    for run in runs:
+        replayed = run.replayed_run
+        if replayed is not None and replayed not in there:
+            yield (
+                f"methods: {run.label} replays the runs of {replayed.label}, "
+                "which is not among the methods with otherwise equal settings"
+            )
 
 
 def _fault_text(faults: list[str]) -> str:
     return f"{len(faults)} fault{'s' * (len(faults) != 1)} in the study's spec:\n  " + "\n  ".join(faults)
-
-
-def _to_dict(settings: Any) -> dict[str, Any]:
-    return dataclasses.asdict(settings)
-
-
-def _toml_tables(name: str, table: Mapping[str, Any]) -> list[str]:
-    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    lines = ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            lines += _toml_tables(f"{name}.{key}", value)
-    return lines
-
-
-def _toml(value: object) -> str:
-    """A TOML value; JSON writes text, booleans, whole numbers and lists the same way, and repr the floats."""
-    return repr(value) if isinstance(value, float) else json.dumps(value)
