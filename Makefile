@@ -3,6 +3,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 OUT ?= demo
+# Of `make results`.
+STUDIES ?= figure1 optimizers architectures sensitivity baselines
 # Libraries to preload for the tests only, in the form of LD_PRELOAD; empty nearly everywhere.
 TEST_PRELOAD ?=
 
@@ -18,11 +20,12 @@ PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo why test test-slow lint format bench clean
+.PHONY: help demo why results test test-slow lint format bench clean
 
 help:
 	@echo "make demo       train the five methods on real digits, about two minutes, and write $(OUT)/report.html"
 	@echo "make why        the same, and write docs/why.md with its pictures out of it"
+	@echo "make results    run the built-in studies, an hour or two on two cores, and keep them in results/"
 	@echo "make test       run all tests but the slow ones"
 	@echo "make test-slow  run the slow ones"
 	@echo "make lint       check format, style and types"
@@ -36,6 +39,11 @@ demo: $(VENV)/installed-study
 why: $(VENV)/installed-develop
 	$(BIN)/decayfree demo --out $(OUT)
 	$(BIN)/python docs/why.py $(OUT)
+
+# What is killed goes on where it was.
+results: $(VENV)/installed-study
+	for study in $(STUDIES); do $(BIN)/decayfree study run $$study --jobs $(WORKERS) --out runs/$$study || exit 1; done
+	$(BIN)/python results/keep.py $(addprefix runs/,$(STUDIES))
 
 test: $(VENV)/installed-develop
 	$(PYTEST) -m "not slow"
@@ -57,6 +65,7 @@ bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/rescale.py
 	$(BIN)/python benchmarks/recorder.py
 	$(BIN)/python benchmarks/span.py
+	$(BIN)/python benchmarks/study.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -78,7 +78,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"theory"}),
     frozenset({"study"}),
     frozenset({"report"}),
-    frozenset({"cli", "inspecting", "converting", "verifying"}),
+    frozenset({"cli", "study_cli", "study_tables", "watching", "inspecting", "converting", "verifying"}),
     frozenset({"integrations"}),
 )
 # Narrower than their floor.
@@ -102,9 +102,13 @@ ONLY = {
 }
 # What a unit may import besides torch and the standard library; the rest needs torch alone.
 EXTRAS = {
-    "study": {"sklearn", "scipy"},
+    "methods": {"adamp"},
+    "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray"},
     "report": {"jinja2", "markupsafe", "plotly"},
     "cli": {"typer", "rich"},
+    "study_cli": {"typer", "rich"},
+    "study_tables": {"typer", "rich"},
+    "watching": {"typer", "rich"},
     "verifying": {"rich"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

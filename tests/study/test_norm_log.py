@@ -8,7 +8,8 @@ from torch import nn
 
 from decayfree import find_invariant
 from decayfree.errors import MismatchError
-from decayfree.study.norm_log import NormLog, has_rows, read_norms
+from decayfree.study.integrity import GrowingFile, Seal
+from decayfree.study.norm_log import NormLog, read_norms
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def found(model):
 
 
 def write_rows(path, model, found, n_rows, *, after=0):
-    log = NormLog(path, found, n_rows=after)
+    log = NormLog(GrowingFile(path, Seal.of(path, n_bytes=after * 5 * 4)), found)
     for scale in range(after + 1, after + n_rows + 1):
         with torch.no_grad():
             model[0].weight.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]) * scale)
@@ -50,20 +51,12 @@ def test_rows_after_a_checkpoint_are_cut_off_and_written_again(tmp_path, model, 
 
 
 def test_nothing_is_written_before_it_is_flushed(tmp_path, found):
-    log = NormLog(tmp_path / "log", found, n_rows=0)
+    log = NormLog(GrowingFile(tmp_path / "log"), found)
     log.record()
     assert (tmp_path / "log").stat().st_size == 0
     log.flush()
     log.flush()
     assert (tmp_path / "log").stat().st_size == 5 * 4
-
-
-def test_a_log_knows_whether_it_has_the_rows(tmp_path, model, found):
-    assert has_rows(tmp_path / "log", found, n_rows=0)
-    assert not has_rows(tmp_path / "log", found, n_rows=1)
-    write_rows(tmp_path / "log", model, found, 2)
-    assert has_rows(tmp_path / "log", found, n_rows=2)
-    assert not has_rows(tmp_path / "log", found, n_rows=3)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])

@@ -11,25 +11,23 @@ from torch import Tensor
 from decayfree.blocks import block_norms
 from decayfree.errors import MismatchError
 from decayfree.invariance import Invariance
+from decayfree.study.integrity import GrowingFile
+from decayfree.study.results import NORMS_FILE
 
-FILE_NAME = "norms.f32"
+FILE_NAME = NORMS_FILE
 
 
 class NormLog:
     """Collects rows while a run trains; `flush` before a checkpoint, so that the file never lags behind it."""
 
-    def __init__(self, path: Path, found: Invariance, *, n_rows: int) -> None:
-        """Begin, or go on after ``n_rows`` rows; what a killed run wrote after its checkpoint is cut off."""
-        self._found = found
+    def __init__(self, file: GrowingFile, found: Invariance) -> None:
+        self._found, self._file = found, file
         self._parameters = dict(found.model.named_parameters())
         self._rows: list[Tensor] = []
-        self._path = path
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(n_rows * _n_columns(found) * 4)
 
     @torch.no_grad()
     def record(self) -> None:
+        """Take the norms of all blocks as they are now."""
         norms = [
             block_norms(
                 self._parameters[weight.name],
@@ -42,15 +40,9 @@ class NormLog:
             self._rows.append(torch.cat(norms).float())
 
     def flush(self) -> None:
-        with self._path.open("ab") as file:
-            for row in self._rows:
-                file.write(row.numpy().tobytes())
+        """Write what was taken since the last time."""
+        self._file.append(b"".join(row.cpu().numpy().tobytes() for row in self._rows))
         self._rows.clear()
-
-
-def has_rows(path: Path, found: Invariance, *, n_rows: int) -> bool:
-    """Whether the log holds at least ``n_rows`` rows."""
-    return n_rows == 0 or (path.is_file() and path.stat().st_size >= n_rows * _n_columns(found) * 4)
 
 
 def read_norms(path: Path, found: Invariance, *, n_steps: int) -> dict[str, Tensor]:

@@ -6,23 +6,23 @@ Does not judge or summarize; a damaged file is an error that names the file and 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from decayfree.errors import DecayFreeError
+from decayfree.study.archive import ARCHIVE_FILE, folder_of_runs
+from decayfree.study.integrity import ResultError, Seal, sealed_json, unsealed_json
 from decayfree.study.spec import StudySpec
 
 MAIN_VARIANCE = 0.99
 """What `Spectrum.n_main` directions hold of the input variance."""
-SPECTRA_FILE = "spectra.json"
+RECORD_FILE, ROWS_FILE, SPECTRA_FILE = "run.json", "metrics.jsonl", "spectra.json"
+CHECKPOINT_FILE, NORMS_FILE, ERROR_FILE = "last.pt", "norms.f32", "error.txt"
 RunState = Literal["running", "done", "failed", "diverged"]
 STATES: tuple[RunState, ...] = ("running", "done", "failed", "diverged")
-
-
-class ResultError(DecayFreeError, ValueError):
-    """Result files are missing or damaged; the message lists all of them."""
+ENDED: tuple[RunState, ...] = ("done", "diverged")
+"""States of runs that have a result."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Row:
     """Mean over the first layer's rows of ‖Qw‖/‖w‖."""
     off_span_law: float
     """What ``off_span_share`` must be: the norms as measured, with ‖Qw‖ from its first value and the optimizer's settings alone."""
+    test_loss: float = math.nan
+    validation_loss: float = math.nan
+    """NaN where no images are kept for validation."""
+    validation_accuracy: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,15 @@ class Run:
     hardware: Mapping[str, Any]
     rows: tuple[Row, ...]
     spectra: Spectra
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """What the training took, by name with its unit: seconds of an epoch, bytes of memory; empty where it was not measured."""
+    set_aside: tuple[str, ...] = ()
+    """Why files of this run were found damaged and set aside, and the run begun anew; once for each time."""
 
     @property
     def method(self) -> str:
-        return str(self.settings["method"])
+        """The name of the method."""
+        return str(self.settings["method"]["name"])
 
     @property
     def seed(self) -> int:
@@ -107,6 +116,8 @@ class Study:
 
     spec: StudySpec
     runs: tuple[Run, ...]
+    archive: str | None = field(default=None, compare=False)
+    """Name of the file beside the spec that the runs were read from, where they have no folders."""
 
     @property
     def n_planned(self) -> int:
@@ -114,7 +125,7 @@ class Study:
 
 
 def read_study(out: Path) -> Study:
-    """Read what a study has left under ``out``.
+    """Read what a study has left under ``out``, or what is kept of it there in ``runs.tar.xz``.
 
     Raises:
         ResultError: If there is no study, or run files are damaged; lists all of them. The last line of a
@@ -125,22 +136,55 @@ def read_study(out: Path) -> Study:
         raise ResultError(f"no study in {out}: there is no study.toml")
     spec = StudySpec.load(spec_path)
     runs, faults = [], []
-    for settings in spec.runs():
-        directory = run_directory(out, settings.key)
-        if not (directory / "run.json").is_file():
-            continue
-        try:
-            runs.append(_read_run(directory))
-        except ResultError as error:
-            faults.append(str(error))
+    with folder_of_runs(out) as folder:
+        for settings in spec.runs():
+            directory = run_directory(folder, settings.key)
+            if not (directory / RECORD_FILE).is_file():
+                continue
+            try:
+                runs.append(_read_run(directory))
+            except ResultError as error:
+                faults.append(str(error))
     if faults:
         raise ResultError("\n".join(faults))
-    return Study(spec=spec, runs=tuple(runs))
+    return Study(spec=spec, runs=tuple(runs), archive=None if folder == out else ARCHIVE_FILE)
 
 
 def run_directory(out: Path, key: str) -> Path:
     """Where the files of a run are."""
     return out / "runs" / key
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises:
+        ResultError: If it is not there, or damaged.
+    """
+    path = directory / RECORD_FILE
+    try:
+        record = unsealed_json(path.read_text(encoding="utf-8"))
+        if not _IN_RECORD <= set(record) <= _IN_RECORD | set(_LATER_IN_RECORD):
+            raise ValueError(f"expected the keys {sorted(_IN_RECORD)}, got {sorted(record)}")
+        if record["state"] not in STATES:
+            raise ValueError(f"state {record['state']!r} is none of {', '.join(STATES)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(f"{path}: not the record of a run ({error!r})") from error
+    return {**_LATER_IN_RECORD, **record}
+
+
+def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Which of these files of a run are not what was there when it ended, one sentence each; those it does not know are not looked at."""
+    seals = {name: Seal.from_dict(record["files"][name]) for name in names if name in record["files"]}
+    faults = (seal.fault_of_all(directory / name) for name, seal in seals.items())
+    return [fault for fault in faults if fault]
+
+
+def set_aside_reasons(directory: Path) -> tuple[str, ...]:
+    """Why files of a run were set aside, the first time first."""
+    folders = sorted(directory.glob("set-aside-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    paths = (folder / "reason.txt" for folder in folders)
+    return tuple(path.read_text(encoding="utf-8").strip() for path in paths if path.is_file())
 
 
 def read_rows(path: Path, *, may_be_cut: bool) -> tuple[Row, ...]:
@@ -180,7 +224,7 @@ def read_spectra(directory: Path) -> Spectra:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = unsealed_json(path.read_text(encoding="utf-8"))
         return {
             int(step): {name: _spectrum_from(values) for name, values in weights.items()}
             for step, weights in record.items()
@@ -192,10 +236,10 @@ def read_spectra(directory: Path) -> Spectra:
 def spectra_to(spectra: Spectra) -> str:
     """The text of ``spectra.json``, with null for what is not finite."""
     record = {
-        step: {name: _without_nan(asdict(spectrum)) for name, spectrum in weights.items()}
+        str(step): {name: without_nan(asdict(spectrum)) for name, spectrum in weights.items()}
         for step, weights in spectra.items()
     }
-    return json.dumps(record, allow_nan=False) + "\n"
+    return sealed_json(record)
 
 
 def row_from(record: Mapping[str, Any]) -> Row:
@@ -203,7 +247,8 @@ def row_from(record: Mapping[str, Any]) -> Row:
     expected = {entry.name for entry in fields(Row)}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
-    record = {"off_span_law": None, "angular_updates": dict.fromkeys(record["norms"]), **record}
+    later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
+    record = {**later, **record}
     values = {name: _number(record[name]) for name in expected if _is_number(name)}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     return Row(step=int(record["step"]), **values, **tables)  # type: ignore[arg-type]
@@ -212,11 +257,20 @@ def row_from(record: Mapping[str, Any]) -> Row:
 def row_to(row: Row) -> str:
     """The line of ``metrics.jsonl`` that says ``row``, with null for what is not finite."""
     record = {entry.name: getattr(row, entry.name) for entry in fields(row)}
-    return json.dumps(_without_nan(record), allow_nan=False) + "\n"
+    return json.dumps(without_nan(record), allow_nan=False) + "\n"
+
+
+def without_nan(value: Any) -> Any:
+    """A value for JSON: null for what is not finite, lists for tuples."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _TABLES = ("norms", "effective_learning_rates", "angular_updates")
-_LATER = {"angular_updates", "off_span_law"}
+_LATER = {"angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy"}
 
 
 def _is_number(name: str) -> bool:
@@ -224,22 +278,24 @@ def _is_number(name: str) -> bool:
 
 
 def _read_run(directory: Path) -> Run:
-    path = directory / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        state = record["state"]
-        if state not in STATES:
-            raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
-        values = {
-            entry.name: record[entry.name] for entry in fields(Run) if entry.name not in _IN_OTHER_FILES
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{path}: not the record of a run ({error!r})") from error
-    rows = read_rows(directory / "metrics.jsonl", may_be_cut=state in ("running", "failed"))
-    return Run(key=directory.name, rows=rows, spectra=read_spectra(directory), **values)
+    record = read_record(directory)
+    faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
+    if faults:
+        raise ResultError("\n".join(faults))
+    values = {entry.name: record[entry.name] for entry in fields(Run) if entry.name not in _READ_OTHERWISE}
+    return Run(
+        key=directory.name,
+        rows=read_rows(directory / ROWS_FILE, may_be_cut=record["state"] not in ENDED),
+        spectra=read_spectra(directory),
+        cost={name: _number(value) for name, value in record["cost"].items()},
+        set_aside=tuple(record["set_aside"]),
+        **values,
+    )
 
 
-_IN_OTHER_FILES = ("key", "rows", "spectra")
+_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside")
+_IN_RECORD = {entry.name for entry in fields(Run)} - set(_READ_OTHERWISE)
+_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}}
 
 
 def _spectrum_from(record: Mapping[str, Any]) -> Spectrum:
@@ -261,11 +317,3 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number or null, got {value!r}")
     return float(value)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,22 +1,26 @@
-"""Runs a study: every run of its spec that is not done yet, in a pool of processes, in an order that fits.
+"""Runs a study: every run of its spec that is not done yet, in a pool of processes or on a Ray cluster.
 
 Does not train and does not draw; it tells how far it is through a callback. Running the same spec into the same
-folder again goes on where it was stopped, killed or failed.
+folder again goes on where it was stopped, killed or failed; runs that the spec does not name any more are left alone.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from decayfree.errors import InvalidInputError
-from decayfree.study.checkpoint import read_reason, read_state, write_record
-from decayfree.study.norm_log import FILE_NAME
+from decayfree.study.checkpoint import read_reason, read_state
+from decayfree.study.cores import threads_each
+from decayfree.study.integrity import DiskFullError, is_no_room, replace_text
+from decayfree.study.locking import FolderLock, LockShare
 from decayfree.study.pool import Job, Pool, Report
-from decayfree.study.results import run_directory
-from decayfree.study.spec import RunSettings, StudySpec
-
-_ENDED = ("done", "diverged")
+from decayfree.study.queue import Queue
+from decayfree.study.results import ENDED, run_directory
+from decayfree.study.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,25 @@ class StudyOutcome:
     """Why runs failed, one sentence each, with method and seed."""
     interrupted: bool
     """Whether Ctrl-C stopped it; calling again goes on."""
+    set_aside: tuple[str, ...] = ()
+    """What was found damaged, set aside in the run's folder and done again, one sentence each, with method and seed."""
+
+
+class Workers(Protocol):
+    """What trains the runs: processes here, or tasks on a cluster."""
+
+    n_tries: int
+    """How often a run is begun whose process or node is lost."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job can begin."""
+
+    def begin(self, job: Job) -> None:
+        """Begin a job."""
+
+    def reports(self) -> Iterator[Report]:
+        """Wait for news of the jobs and give them."""
 
 
 def run_study(
@@ -53,15 +76,22 @@ def run_study(
     out: Path,
     *,
     n_jobs: int = 2,
+    ray_address: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_stopping: Callable[[], None] | None = None,
 ) -> StudyOutcome:
     """Train all runs of ``spec`` that are not done yet.
 
+    A run that fails or diverges stops no other; one that failed is tried again at the next call. What is found damaged is set
+    aside and done again. A run goes on with the number of threads it began with, whatever ``n_jobs`` is by then: other numbers of
+    threads round otherwise.
+
     Args:
         spec: What to run.
         out: The study's folder, made where it is not there; see `read_study` for what it holds.
-        n_jobs: Processes, one thread each.
+        n_jobs: Processes; each gets an equal share of the cores as threads, at least one and at most ``OMP_NUM_THREADS``.
+        ray_address: Of a running Ray cluster, in Ray's words: ``auto``, ``HOST:PORT``, ``ray://HOST:PORT``. Runs are tasks there, as
+            many at a time as it has room for, one thread each, and ``n_jobs`` is not looked at.
         on_progress: Called a few times a second from this process.
         on_stopping: Called once at Ctrl-C, before the runs have saved where they are.
 
@@ -69,105 +99,66 @@ def run_study(
         How it ended. Ctrl-C is no exception here: runs save where they are, and ``interrupted`` is set.
 
     Raises:
-        InvalidInputError: If ``n_jobs`` is below 1.
+        InvalidInputError: If ``n_jobs`` is below 1, or there is no cluster at the address.
+        FolderInUseError: If another runner is at work in ``out``.
+        DiskFullError: If the disk takes no more. All checkpoints and rows so far are kept; calling again goes on.
+        MissingExtraError: If Ray is wanted and not installed.
     """
     if n_jobs < 1:
         raise InvalidInputError(f"n_jobs must be at least 1, got {n_jobs}")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "study.toml").write_text(spec.to_toml(), encoding="utf-8")
-    queue = _Queue(spec, out)
     interrupted = False
-    try:
-        with Pool(n_jobs) as pool:
+    with _disk_full_explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with FolderLock(out) as lock:
+            _write_spec(spec, out)
+            queue = Queue(spec, out, n_threads=1 if ray_address else threads_each(n_jobs))
             try:
-                _run_all(queue, pool, on_progress or (lambda progress: None))
+                with _workers(spec, n_jobs, ray_address, lock.share) as workers:
+                    try:
+                        _run_all(queue, workers, on_progress or (lambda progress: None))
+                    except KeyboardInterrupt:
+                        if on_stopping:
+                            on_stopping()
+                        raise
             except KeyboardInterrupt:
-                if on_stopping:
-                    on_stopping()
-                raise
-    except KeyboardInterrupt:
-        interrupted = True
-    return _outcome(spec, out, interrupted=interrupted)
+                interrupted = True
+    return _outcome(spec, out, interrupted=interrupted, set_aside=queue.set_aside)
 
 
-def _run_all(queue: "_Queue", pool: Pool, on_progress: Callable[[Progress], None]) -> None:
+def _workers(
+    spec: StudySpec, n_jobs: int, ray_address: str | None, lock: LockShare
+) -> AbstractContextManager[Workers]:
+    if ray_address is None:
+        return Pool(n_jobs, n_threads=threads_each(n_jobs), lock=lock)
+    from decayfree.study.on_ray import RayPool
+
+    return RayPool(ray_address)
+
+
+def _run_all(queue: Queue, workers: Workers, on_progress: Callable[[Progress], None]) -> None:
     clock = _Clock(queue.fraction())
     while True:
-        while pool.has_room and (job := queue.next_job()):
-            pool.begin(job)
+        while workers.has_room and (job := queue.next_job()):
+            workers.begin(job)
         if queue.is_over:
             break
-        on_progress(queue.progress(clock))
-        for report in pool.reports():
-            queue.note(report)
-    on_progress(queue.progress(clock))
+        on_progress(_progress(queue, clock))
+        for report in workers.reports():
+            if report.disk_is_full is not None:
+                raise DiskFullError(report.disk_is_full)
+            queue.note(report, n_tries=workers.n_tries)
+    on_progress(_progress(queue, clock))
 
 
-class _Queue:
-    """Which runs wait, which run, which have ended, and how many steps each has done."""
-
-    def __init__(self, spec: StudySpec, out: Path) -> None:
-        self._out, self._data_dir = out, spec.data_dir
-        self._runs = {run.key: run for run in spec.runs()}
-        self._replayed = {run.replayed_run.key for run in spec.runs() if run.replayed_run is not None}
-        self._ended = {key for key in self._runs if self._is_done(key)}
-        self._waiting = [key for key in self._runs if key not in self._ended]
-        self._running: list[str] = []
-        self._n_steps = {key: run.recipe.n_steps * (key in self._ended) for key, run in self._runs.items()}
-
-    @property
-    def is_over(self) -> bool:
-        return not self._waiting and not self._running
-
-    def next_job(self) -> Job | None:
-        """The first waiting run that can begin; those that never can are marked failed."""
-        for key in list(self._waiting):
-            run = self._runs[key]
-            needed = run.replayed_run
-            if needed is not None and needed.key not in self._ended:
-                continue
-            self._waiting.remove(key)
-            if needed is not None and read_state(run_directory(self._out, needed.key)) != "done":
-                self._fail(run, f"it replays the norms of {needed.label}, seed {needed.seed}, which has none")
-                continue
-            self._running.append(key)
-            return Job(run, self._out, self._data_dir, record_norms=key in self._replayed)
-        return None
-
-    def note(self, report: Report) -> None:
-        if report.is_over:
-            self._running.remove(report.key)
-            self._ended.add(report.key)
-            self._n_steps[report.key] = self._runs[report.key].recipe.n_steps
-        else:
-            self._n_steps[report.key] = report.n_steps
-
-    def fraction(self) -> float:
-        return sum(self._n_steps.values()) / sum(run.recipe.n_steps for run in self._runs.values())
-
-    def progress(self, clock: "_Clock") -> Progress:
-        fraction = self.fraction()
-        running = [f"{self._runs[key].label}, seed {self._runs[key].seed}" for key in self._running]
-        return Progress(
-            n_done=len(self._ended),
-            n_total=len(self._runs),
-            fraction=fraction,
-            label="; ".join(running),
-            seconds_left=clock.seconds_left(fraction),
-        )
-
-    def _is_done(self, key: str) -> bool:
-        """Whether a run has ended with all that is asked of it: a result, and its norms if another replays them."""
-        directory = run_directory(self._out, key)
-        state = read_state(directory)
-        return state == "diverged" or (
-            state == "done" and (key not in self._replayed or (directory / FILE_NAME).is_file())
-        )
-
-    def _fail(self, run: RunSettings, reason: str) -> None:
-        write_record(run_directory(self._out, run.key), run, state="failed", reason=reason)
-        self._ended.add(run.key)
-        self._n_steps[run.key] = run.recipe.n_steps
+def _progress(queue: Queue, clock: "_Clock") -> Progress:
+    fraction = queue.fraction()
+    return Progress(
+        n_done=queue.n_ended,
+        n_total=queue.n_total,
+        fraction=fraction,
+        label="; ".join(f"{run.label}, seed {run.seed}" for run in queue.running()),
+        seconds_left=clock.seconds_left(fraction),
+    )
 
 
 class _Clock:
@@ -183,17 +174,38 @@ class _Clock:
         return (time.monotonic() - self._began_s) / gained * (1 - fraction)
 
 
-def _outcome(spec: StudySpec, out: Path, *, interrupted: bool) -> StudyOutcome:
+def _write_spec(spec: StudySpec, out: Path) -> None:
+    path, text = out / "study.toml", spec.to_toml()
+    if not path.is_file() or path.read_bytes() != text.encode():
+        replace_text(path, text)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(out: Path) -> Iterator[None]:
+    """Whatever says within that a disk takes no more becomes one error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        raise DiskFullError(
+            f"no room left while writing to {out} ({error}): the study was stopped. "
+            "Checkpoints and metrics so far are kept; make room and run the same again, and it goes on"
+        ) from error
+
+
+def _outcome(spec: StudySpec, out: Path, *, interrupted: bool, set_aside: tuple[str, ...]) -> StudyOutcome:
     """As the files tell it, whatever happened in between."""
     runs = spec.runs()
     states = {run: read_state(run_directory(out, run.key)) for run in runs}
     failed = [run for run in runs if states[run] == "failed"]
     return StudyOutcome(
-        n_done=sum(state in _ENDED for state in states.values()),
+        n_done=sum(state in ENDED for state in states.values()),
         n_total=len(runs),
         n_failed=len(failed),
         reasons=tuple(
             f"{run.label}, seed {run.seed}: {read_reason(run_directory(out, run.key))}" for run in failed
         ),
         interrupted=interrupted,
+        set_aside=set_aside,
     )

@@ -1,0 +1,139 @@
+"""One runner in a folder at a time: a lock that ends with the processes that hold it, however they end.
+
+Readers need none. The lock is the kernel's (flock) on ``OUT/.lock``; what is written in the file only says who holds it, so a file
+that a killed runner has left is no obstacle. On NFS it holds between machines where the server keeps locks (Linux from 2.6.12 on,
+without the mount options ``nolock`` and ``local_lock``), else only between processes of one machine. Windows has no flock, so
+nothing is locked there.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import reduction
+from pathlib import Path
+from typing import IO, Any
+
+from decayfree.errors import DecayFreeError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_FILE = ".lock"
+_TRY_FOR_S = 1.0
+_TRY_AGAIN_AFTER_S = 0.05
+
+
+class FolderInUseError(DecayFreeError, BlockingIOError):
+    """Another runner is at work in the study's folder; the message says which."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock of a folder."""
+
+    pid: int
+    host: str
+    since: str
+    """Time of its beginning, as ISO 8601 in UTC."""
+
+
+class FolderLock:
+    """Held within its context, and by the processes that are started in it with its `share`, until the last of them has ended."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / LOCK_FILE
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "FolderLock":
+        """Take the lock.
+
+        Raises:
+            FolderInUseError: If another runner holds it.
+        """
+        file = self._path.open("a+", encoding="utf-8")
+        # For a moment, since one that looks whether it is held takes a share in it, and so do the last breaths of a killed runner.
+        give_up_s = time.monotonic() + _TRY_FOR_S
+        while not _take(file, exclusive=True):
+            if time.monotonic() > give_up_s:
+                file.close()
+                raise FolderInUseError(_refusal(self._path))
+            time.sleep(_TRY_AGAIN_AFTER_S)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = Holder(pid=os.getpid(), host=socket.gethostname(), since=now)
+        file.truncate(0)
+        file.write(json.dumps(holder.__dict__) + "\n")
+        file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of it; processes that hold a share in it may hold it a little longer."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def share(self) -> "LockShare":
+        """What a process that is started gets as an argument, so that the lock is held until it has ended as well."""
+        assert self._file is not None
+        return LockShare(self._file.fileno())
+
+
+class LockShare:
+    """An open file that a spawned process inherits; nothing need be done with it there."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _inherited, (reduction.DupFd(self.descriptor),)
+
+
+def holder_of(out: Path) -> Holder | None:
+    """Who is running the study in a folder now; None where nobody is."""
+    try:
+        file = (out / LOCK_FILE).open(encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        if _take(file, exclusive=False):
+            return None
+        return _holder_in(file)
+
+
+def _take(file: IO[str], *, exclusive: bool) -> bool:
+    """Take the lock until the file is closed, or a share in it; False where another has it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder_in(file: IO[str]) -> Holder:
+    """As the file says; it is written right after the lock is taken, so for a moment it may say nothing."""
+    file.seek(0)
+    try:
+        record: Mapping[str, Any] = json.loads(file.read())
+        return Holder(**record)
+    except (ValueError, TypeError):
+        return Holder(pid=0, host="an unknown host", since="just now")
+
+
+def _refusal(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        holder = _holder_in(file)
+    return (
+        f"a study is being run in {path.parent} by process {holder.pid} on {holder.host} since {holder.since}: "
+        "wait until it has ended, end it, or choose another folder"
+    )
+
+
+def _inherited(descriptor: Any) -> LockShare:
+    return LockShare(descriptor.detach())
