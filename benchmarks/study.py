@@ -104,7 +104,9 @@ def loop(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
     for name, elapsed in step_ms.items():
         yield Line(f"a step, {name}, ms", quartiles(elapsed).format(2))
     of_bare = ratios(step_ms["bare"], step_ms["ours"])
-    yield at_least("throughput, ours over bare", of_bare.median, of_bare.format(3), LEAST_OF_BARE)
+    yield at_least(
+        "throughput between samples, ours over bare", of_bare.median, of_bare.format(3), LEAST_OF_BARE
+    )
     tensors, usual = "Lightning, tensors", "Lightning, torchvision's transforms"
     if (
         tensors in step_ms
@@ -163,6 +165,7 @@ def page(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
     axes = (optimizers, Axis("learning_rate", (0.03, 0.1)), Axis("model.name", ("vgg11-bn", "resnet18")))
     methods = (NoTreatment(), *map(WeightDecay, (1e-4, 1e-3, 1e-2)), WRS())
     spec = axes_spec(n_seeds=5, methods=methods, axes=axes)
+    assert len(spec.runs()) >= 500, "the target is for 500 runs"
     weights = tuple(f"features.{index}.weight" for index in range(20))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

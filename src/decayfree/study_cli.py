@@ -272,10 +272,27 @@ def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
     there = {folder.name for folder in (out / "runs").glob("*") if folder.is_dir()}
     wanted = {run.key for run in spec.runs()}
     n_done = sum(read_state(run_directory(out, key)) in ("done", "diverged") for key in wanted & there)
+    elsewhere = _other_images(path, spec)
+    if elsewhere and n_done:
+        typer.echo(
+            f"The {n_done} runs that are done saw the images in {elsewhere}, and those to come see those in {spec.data_dir}: "
+            "unless they are the same images, use another folder."
+        )
     typer.echo(
         f"{out} holds another spec, which this one replaces: {n_done} of its {len(wanted)} runs are done already. "
         f"{len(there - wanted)} runs of the spec before are no part of it; they stay where they are, and the page leaves them out."
     )
+
+
+def _other_images(path: Path, spec: "StudySpec") -> str | None:
+    """The folder of images that the spec in a file names, where it is another one."""
+    from decayfree.study.spec import SpecError, StudySpec
+
+    try:
+        before = StudySpec.load(path).data_dir
+    except SpecError:
+        return None
+    return before if before != spec.data_dir else None
 
 
 def _elsewhere(ray: str | None) -> dict[str, Any]:

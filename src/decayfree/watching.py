@@ -179,7 +179,8 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
         texts: list[str] = []
         for index in kept:
             cell = row.cells[index]
-            texts += [cell.text, cell.note] if index in with_interval else [cell.text]
+            noted = f"{cell.text} ({cell.note})" if cell.note else cell.text
+            texts += [cell.text, cell.note] if index in with_interval else [noted]
         table.add_row(*map(escape, texts))
     return table
 

@@ -1,6 +1,8 @@
 """A finished study in one file: the same study when it is read, the same bytes when it is written."""
 
 import dataclasses
+import shutil
+import tarfile
 
 import pytest
 
@@ -46,3 +48,15 @@ def test_a_damaged_archive_is_named(finished, tmp_path):
 def test_a_folder_without_a_study_cannot_be_kept(tmp_path):
     with pytest.raises(ResultError, match=r"no study in .*: there is no study.toml"):
         keep(tmp_path, tmp_path / "kept")
+
+
+def test_runs_that_the_spec_does_not_name_are_not_kept(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    spec = StudySpec.load(out / "study.toml")
+    (out / "study.toml").write_text(dataclasses.replace(spec, seeds=(1,)).to_toml())
+    keep(out, tmp_path / "kept")
+    with tarfile.open(tmp_path / "kept" / ARCHIVE_FILE) as archive:
+        assert {name.split("/")[1] for name in archive.getnames()} == {
+            run.key for run in spec.runs() if run.seed == 1
+        }

@@ -16,7 +16,7 @@ from decayfree.study.recipe import RunSettings
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studies.md"
 N_RUNS_AND_STEPS = {
     ("figure1", "small"): (30, 2_028),
-    ("optimizers", "small"): (216, 624),
+    ("optimizers", "small"): (288, 624),
     ("architectures", "small"): (84, 624),
     ("sensitivity", "small"): (72, 1_092),
     ("baselines", "small"): (100, 1_092),

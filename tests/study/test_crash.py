@@ -219,7 +219,7 @@ def check_kills(tmp_path, spec, *, n_kills, n_jobs, seed):
     moments = random.Random(seed)
     n_killed = 0
     for _ in range(n_kills):
-        lines = kill_group_after(begin(out, n_jobs=n_jobs), moments.randint(2, 6))
+        lines = kill_group_after(begin(out, n_jobs=n_jobs), moments.randint(1, 4))
         n_killed += not lines[-1].startswith("over")
     process = begin(out, n_jobs=n_jobs)
     printed, _ = process.communicate()
@@ -238,7 +238,7 @@ def test_kill_9_to_all_processes_and_running_again_changes_no_bit(tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_twenty_random_moments_changes_no_bit(tmp_path):
-    spec = StudySpec(methods=METHODS, seeds=(0, 1), recipe=recipe(n_epochs=400, n_samples=800))
+    spec = StudySpec(methods=METHODS, seeds=(0, 1), recipe=recipe(n_epochs=300, n_samples=60))
     assert check_kills(tmp_path, spec, n_kills=20, n_jobs=2, seed=20210206) == 20
 
 

@@ -61,5 +61,7 @@ def test_other_data_is_an_error():
 def test_numbers_out_of_range_are_an_error():
     with pytest.raises(SpecError, match="seeds: expected at least one"):
         demo_spec(seeds=0)
-    with pytest.raises(SpecError, match=r"recipe\.model\.width_factor: expected a finite number above 0, got 0"):
+    with pytest.raises(
+        SpecError, match=r"recipe\.model\.width_factor: expected a finite number above 0, got 0"
+    ):
         demo_spec(width=0)

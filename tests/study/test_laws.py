@@ -164,3 +164,9 @@ def test_decay_that_is_decoupled_has_a_balance_of_its_own():
 def test_the_balance_of_other_optimizers_is_not_told():
     assert equilibrium_at(WeightDecay(0.01), recipe(optimizer=OptimizerSpec("adamw")), 0) is None
     assert equilibrium_at(WeightDecay(0.0), recipe(), 0) is None
+
+
+def test_decay_that_would_turn_a_weight_around_in_a_step_has_no_balance():
+    spec = recipe(schedule="constant", learning_rate=0.5)
+    assert equilibrium_at(WeightDecay(2.0), spec, 0) is None
+    assert equilibrium_at(WeightDecay(1.9), spec, 0) is not None

@@ -276,3 +276,40 @@ def test_warm_up_rises_linearly_to_the_schedule():
 )
 def test_an_optimizer_is_called_by_what_it_does(optimizer, label):
     assert optimizer.label == label
+
+
+def test_a_number_that_is_written_as_a_whole_one_is_the_same_number():
+    whole = StudySpec(methods=(WRS(radius=1),), seeds=(0,), recipe=recipe(learning_rate=1))
+    decimal = StudySpec(methods=(WRS(radius=1.0),), seeds=(0,), recipe=recipe(learning_rate=1.0))
+    assert [run.key for run in whole.runs()] == [run.key for run in decimal.runs()]
+    assert [run.key for run in StudySpec.from_toml(whole.to_toml()).runs()] == [
+        run.key for run in whole.runs()
+    ]
+
+
+def test_a_title_may_hold_any_character():
+    odd = dataclasses.replace(STUDY, title="".join(map(chr, range(1, 256))))
+    assert StudySpec.from_toml(odd.to_toml()) == odd
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[methods]]\nname = ["wrs"]', "methods[0].name: expected one of none, "),
+        (
+            '[[methods]]\nname = "weight_decay"\nweight_decay = []',
+            "methods[0].weight_decay: expected a value or a list of at least one, got []",
+        ),
+        (
+            'seeds = [9223372036854775808]\n[[methods]]\nname = "none"',
+            "seeds: expected whole numbers below 2^63, got [9223372036854775808]",
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_named(text, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        StudySpec.from_toml(text)
+
+
+def test_settings_that_an_optimizer_does_not_have_are_not_looked_at():
+    assert OptimizerSpec("adam", momentum=0.0, nesterov=True).faults() == []

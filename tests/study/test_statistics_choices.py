@@ -82,3 +82,11 @@ def test_without_validation_results_nothing_is_chosen(validation: dict[str, dict
 def test_the_spread_of_a_sweep_is_its_worst_median_and_best() -> None:
     assert spread_of([0.9, 0.1, NAN, 0.8, 0.85]) == Spread(0.1, pytest.approx(0.825), 0.9, 4)
     assert spread_of([NAN]) is None
+
+
+def test_a_setting_that_lacks_a_seed_of_another_is_not_chosen() -> None:
+    """Means over different seeds would be compared."""
+    found = best_of_sweep(
+        {"a": {0: 0.9, 1: 0.9, 2: 0.9}, "b": {1: 0.95, 2: 0.95}, "c": {0: 0.91, 1: 0.91, 2: 0.9}}
+    )
+    assert (found.chosen, found.left_out) == ("c", ("b",))

@@ -40,8 +40,10 @@ def test_the_p_value_of_two_pairs_has_a_closed_form() -> None:
     assert comparison_of([0.0, 2.0]).p_value == pytest.approx(0.5, rel=1e-12)
 
 
-def test_pairs_without_scatter_have_a_p_value_of_zero_or_one() -> None:
-    assert comparison_of([0.01, 0.01, 0.01]).p_value == 0.0
+def test_pairs_without_scatter_say_as_much_as_their_signs() -> None:
+    assert (
+        comparison_of([0.01, 0.01, 0.01]).p_value == 0.25
+    )  # eight ways to sign three pairs, two of them as extreme
     assert comparison_of([0.0, 0.0, 0.0]).p_value == 1.0
     assert comparison_of([0.01]).p_value is None
 

@@ -388,7 +388,7 @@ def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_best_spec_keeps_overrides_that_do_not_speak_of_what_was_searched() -> None:
     kept = Override(when=(("method.name", "wrs"),), set=(("batch_size", 32),))
-    dropped = Override(when=(("learning_rate", 0.1),), set=(("batch_size", 8),))
+    dropped = Override(when=(("learning_rate", RECIPE.learning_rate),), set=(("learning_rate", 0.2),))
     spec = study(WRS(), overrides=(kept, dropped))
     starts, _ = searched_for(spec, None)
     from decayfree.study.searches import Search, Trial
@@ -406,3 +406,22 @@ def test_a_real_search_on_digits_trains_and_its_best_spec_runs(tmp_path: Path) -
     assert all(0 < accuracy < 1 for accuracy in accuracies)
     assert outcome.best_file is not None
     assert run_study(StudySpec.load(outcome.best_file), tmp_path, n_jobs=1).n_done == 1
+
+
+def test_overrides_of_methods_that_are_not_searched_are_left_behind() -> None:
+    other = Override(when=(("method.name", "none"),), set=(("batch_size", 8),))
+    spec = study(WRS(), NoTreatment(), overrides=(other,))
+    starts, _ = searched_for(spec, ["wrs"])
+    from decayfree.study.searches import Search, Trial
+
+    best = best_spec(spec, [Search("wrs", starts[0], (Trial(0, 0.5, None, 0.9, ()),))], n_seeds=1)
+    assert [run.recipe.learning_rate for run in best.runs()] == [0.5]
+
+
+def test_what_cannot_be_written_down_is_not_searched_for(tmp_path: Path) -> None:
+    override = Override(when=(("learning_rate", RECIPE.learning_rate),), set=(("batch_size", 8),))
+    with pytest.raises(
+        InvalidInputError, match="the search cannot be written as a spec: overrides of this one ask for"
+    ):
+        tune(study(WRS(), overrides=(override,)), tmp_path, n_trials=1)
+    assert not (tmp_path / "tuning").exists()

@@ -111,6 +111,8 @@ class _ScaledSteps:
             scale_blocks_(updates[0], self._factors[weight.name], weight.blocks, *updates[1:])
             for name, update in zip(names, updates, strict=True):
                 self._parameters[name].copy_(self._before[name]).add_(update)
+        self._before.clear()  # nothing but norms is kept between steps
+        self._factors.clear()
         self._n_steps += 1
 
     def _tensors(self, weight: ScaleInvariantWeight) -> tuple[Tensor, Tensor | None]:

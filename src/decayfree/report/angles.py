@@ -48,7 +48,10 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     }
     if not constants:
         return notes
-    formula = "√(2ηλ/(1+μ))"
+    forms = {getattr(method.settings.method, "form", "own") for method in numbers.shown if predicted(method)}
+    is_plain = "decoupled" not in forms and not recipe.optimizer.nesterov
+    formula = " by √(2ηλ/(1+μ))" if is_plain else " by an angle"
+    constant = " of (1−μ)/(4ηλ) steps" if is_plain else ""
     waits = [
         f"{first:,.0f} at the first learning rate and {half:,.0f} halfway ({name})"
         for name, (first, half) in constants.items()
@@ -60,10 +63,10 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     )
     return [
         *notes,
-        f"Where decay and random gradients are in balance, a step of SGD with momentum turns a block by {formula}: it does not depend "
+        f"Where decay and random gradients are in balance, a step of SGD turns a block{formula} that does not depend "
         "on the layer, on the norm or on the gradients. The thin dashed lines are this angle at the scheduled learning rate η.",
-        "The balance is not there at once: with momentum the fourth power of the norm comes to it with a time constant of "
-        f"(1−μ)/(4ηλ) steps: {listing(waits, '; ')}, of {recipe.n_steps:,} steps in all.{cosine}",
+        f"The balance is not there at once: the fourth power of the norm comes to it with a time constant{constant}: "
+        f"{listing(waits, '; ')}, of {recipe.n_steps:,} steps in all.{cosine}",
         "A fixed norm has no such delay: its angle follows η, that of weight decay in balance √η.",
     ]
 

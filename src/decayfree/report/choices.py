@@ -24,7 +24,8 @@ def choices_text(numbers: StudyGroups) -> str:
     left_out = sum(len(sweep.choice.left_out) for _, sweep in sweeps)
     return sentences(
         f"In {count(len(sweeps), 'sweep')} of {n_runs} settings in all, the setting with the highest mean validation accuracy over the "
-        "seeds was chosen; test images had no part in it.",
+        "seeds was chosen; test images had no part in it. The runs that were chosen are those that are tested, so that a method with more "
+        "settings has a little more of the luck of its runs in its test accuracy.",
         f"{count(left_out, 'setting')} with fewer finished seeds than others of the same sweep could not be chosen: a mean over the runs "
         "that did not diverge is flattering."
         if left_out

@@ -5,6 +5,7 @@ It decides nothing by test results: what stands for a method was chosen by valid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from decayfree.errors import DecayFreeError
 from decayfree.report.groups import Cell, Group, StudyGroups, Sweep
@@ -84,7 +85,14 @@ def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entrie
     for group in numbers.groups:
         base = reference_of(group, reference)
         against = base.chosen if base else None
-        pairs += [(group, sweep, sweep.chosen, against) for sweep in group.sweeps if sweep.chosen]
+        for sweep in group.sweeps:
+            cell = sweep.chosen
+            if cell is None and numbers.has_validation and not any(cell.n for cell in sweep.cells):
+                cell = sweep.cells[
+                    0
+                ]  # a method of which no run ended stays in the table, with what became of it
+            if cell is not None:
+                pairs.append((group, sweep, cell, against))
     return _judged(pairs)
 
 
@@ -138,11 +146,9 @@ def ranks_of(numbers: StudyGroups, chosen: Entries) -> MeanRanks | None:
     """Mean ranks of the methods over the groups in which all of them have a result; None where there are too few of either."""
     scores: dict[str, list[float]] = {method: [] for method in numbers.methods}
     for group in numbers.groups:
-        means = {
-            entry.sweep.label: entry.cell.series.final_test.mean
-            for entry in chosen.entries
-            if entry.group is group and entry.cell.series.final_test
-        }
+        results = {entry.sweep.label: entry.cell.test for entry in chosen.entries if entry.group is group}
+        common = set.intersection(*map(set, results.values())) if results else set()
+        means = {label: fmean(test[seed] for seed in common) for label, test in results.items() if common}
         if means.keys() == scores.keys():
             for method, mean in means.items():
                 scores[method].append(mean)

@@ -59,7 +59,7 @@ def decimals(entries: Sequence[Entry]) -> int:
 def verdict(entry: Entry) -> str:
     """What a comparison shows, in the words of the page."""
     if not entry.cell.n:
-        return "no finished run"
+        return "every run diverged" if entry.cell.n_diverged == entry.cell.n_planned else "no finished run"
     if entry.is_reference:
         return "the one compared with"
     if entry.reference is None:

@@ -158,6 +158,7 @@ class StudyGroups:
         return (
             len(self.groups) <= 1
             and len({cell.learning_rate for cell in cells}) <= 1
+            and all(name.startswith("method.") for name in self.study.spec.varying())
             and len(cells) <= MAX_DETAILED_CELLS
             and max(sizes, default=0) <= MAX_DETAILED_SWEEP
         )

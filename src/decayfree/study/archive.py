@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from decayfree.study.integrity import ResultError
+from decayfree.study.spec import StudySpec
 
 ARCHIVE_FILE = "runs.tar.xz"
 _KEPT = ("run.json", "metrics.jsonl", "spectra.json")
@@ -28,10 +29,12 @@ def keep(out: Path, target: Path) -> Path:
     """
     if not (out / "study.toml").is_file():
         raise ResultError(f"no study in {out}: there is no study.toml")
+    keys = {run.key for run in StudySpec.load(out / "study.toml").runs()}
+    paths = (path for name in _KEPT for path in (out / "runs").glob(f"*/{name}"))
     target.mkdir(parents=True, exist_ok=True)
     unfinished = target / f"{ARCHIVE_FILE}.partial"
     with lzma.open(unfinished, "wb", preset=9) as file, tarfile.open(fileobj=file, mode="w") as archive:
-        for path in sorted(path for name in _KEPT for path in (out / "runs").glob(f"*/{name}")):
+        for path in sorted(path for path in paths if path.parent.name in keys):
             content = path.read_bytes()
             entry = tarfile.TarInfo(path.relative_to(out).as_posix())
             entry.size = len(content)

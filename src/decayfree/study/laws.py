@@ -107,7 +107,8 @@ def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | N
 
     Returns:
         The angle of a step at that balance, √(2ηλ/(1+μ)) to first order in ηλ, and how many steps it takes to come there; None under a
-        method without decay, which has no such balance, and for optimizers other than SGD.
+        method without decay, which has no such balance, for optimizers other
+        than SGD, and where decay alone would turn a weight around in one step.
 
     References:
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419.
@@ -116,8 +117,11 @@ def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | N
     optimizer = recipe.optimizer
     if not isinstance(method, WeightDecay) or method.weight_decay == 0 or optimizer.name != "sgd":
         return None
+    learning_rate = recipe.learning_rate_at(step)
+    if learning_rate * method.weight_decay >= 1:
+        return None
     return sgd(
-        recipe.learning_rate_at(step),
+        learning_rate,
         method.weight_decay,
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,

@@ -7,9 +7,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from decayfree.methods import Method
@@ -115,7 +116,7 @@ class OptimizerSpec:
             for name in ("momentum", "beta1", "beta2")
             if not 0 <= getattr(self, name) < 1
         ]
-        if self.nesterov and self.momentum == 0:
+        if self.name in ("sgd", "muon") and self.nesterov and self.momentum == 0:
             faults.append("nesterov: needs a momentum above 0")
         if not 0 <= self.eps < math.inf:
             faults.append(f"eps: expected a finite number from 0, got {self.eps}")
@@ -241,8 +242,11 @@ class RunSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON: ``method`` with its name and settings, ``seed``, and all of the recipe."""
-        method = {"name": self.method.name, **dataclasses.asdict(self.method)}  # type: ignore[call-overload]
-        return {"method": method, "seed": self.seed, **dataclasses.asdict(self.recipe)}
+        return {
+            "method": {"name": self.method.name, **plain(self.method)},
+            "seed": self.seed,
+            **plain(self.recipe),
+        }
 
     def flat(self) -> dict[str, Any]:
         """The settings by dotted name: ``method.name``, ``method.radius``, ``seed``, ``learning_rate``, ``optimizer.name``."""
@@ -251,6 +255,25 @@ class RunSettings:
     @cached_property
     def _flat(self) -> dict[str, Any]:
         return flattened(self.to_dict())
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as nested tables; numbers are floats even where they were written 1, so that equal settings are the same text."""
+    table: dict[str, Any] = {}
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if dataclasses.is_dataclass(value):
+            value = plain(value)
+        elif type(value) is int and entry.name in _numbers(type(settings)):
+            value = float(value)
+        table[entry.name] = value
+    return table
+
+
+@lru_cache
+def _numbers(cls: type) -> frozenset[str]:
+    hints = typing.get_type_hints(cls)
+    return frozenset(name for name, hint in hints.items() if float in (hint, *typing.get_args(hint)))
 
 
 def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

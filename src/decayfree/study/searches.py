@@ -10,7 +10,7 @@ from typing import Any
 
 from decayfree.errors import InvalidInputError
 from decayfree.methods import Method
-from decayfree.study.axes import Override
+from decayfree.study.axes import Override, overridden
 from decayfree.study.recipe import RunSettings
 from decayfree.study.spec import StudySpec
 
@@ -80,22 +80,49 @@ def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[R
 def best_spec(spec: StudySpec, searches: Sequence[Search], *, n_seeds: int) -> StudySpec:
     """A study of the best trial of each search, with seeds that ``spec`` does not have."""
     first = max(spec.seeds) + 1
-    # What is chosen comes last, and so wins over what the spec sets.
-    kept = [override for override in spec.overrides if not _SEARCHED & {path for path, _ in override.when}]
-    chosen = [
-        Override(when=when, set=_settings_of(search.best))
-        for when, search in zip(_conditions([search.start for search in searches]), searches, strict=True)
-    ]
-    return StudySpec(
+    plain = StudySpec(
         methods=tuple(dict.fromkeys(_method_of(spec, search.start) for search in searches)),
         seeds=tuple(range(first, first + n_seeds)),
         recipe=spec.recipe,
         axes=tuple(axis for axis in spec.axes if axis.path != "learning_rate"),
-        overrides=(*kept, *chosen),
         title=f"{spec.title}, at settings chosen by validation",
         question=spec.question,
         data_dir=spec.data_dir,
     )
+    # What is chosen comes last, and so wins over what the spec sets.
+    chosen = tuple(
+        Override(when=when, set=_settings_of(search.best))
+        for when, search in zip(_conditions([search.start for search in searches]), searches, strict=True)
+    )
+    best = dataclasses.replace(plain, overrides=(*_kept(spec.overrides, plain), *chosen))
+    wanted = {_chosen_settings(search) for search in searches}
+    if {dataclasses.replace(run, seed=0) for run in best.runs()} != wanted:
+        raise InvalidInputError(
+            "the search cannot be written as a spec: overrides of this one ask for a learning rate or a weight decay and set something "
+            "else; write what they set as methods, axes or overrides that ask for other settings"
+        )
+    return best
+
+
+def _kept(overrides: Sequence[Override], plain: StudySpec) -> tuple[Override, ...]:
+    """Those that do not ask for what is searched for, and that fit a run that is left."""
+    left, kept = list(plain.runs()), []
+    for override in overrides:
+        asks_for_searched = _SEARCHED & {path for path, _ in override.when}
+        if not asks_for_searched and any(override.fits(run.flat()) for run in left):
+            kept.append(override)
+            left = [run for one in left if (run := overridden(one, (override,)))]
+    return tuple(kept)
+
+
+def _chosen_settings(search: Search) -> RunSettings:
+    """The run of the best trial, for seed 0."""
+    best, start = search.best, search.start
+    recipe = dataclasses.replace(start.recipe, learning_rate=best.learning_rate)
+    method = start.method
+    if best.weight_decay is not None:
+        method = dataclasses.replace(method, **{DECAY: best.weight_decay})  # type: ignore[type-var]
+    return RunSettings(method, 0, recipe)
 
 
 def _without_searched(run: RunSettings) -> RunSettings:

@@ -27,7 +27,7 @@ from decayfree.study.axes import (
 )
 from decayfree.study.models import model_faults
 from decayfree.study.optimizers import optimizer_faults
-from decayfree.study.recipe import Recipe, RunSettings
+from decayfree.study.recipe import Recipe, RunSettings, plain
 from decayfree.study.spec_reading import frozen, read_values, tables_to_toml, to_toml
 
 MAX_RUNS = 100_000
@@ -77,9 +77,9 @@ class StudySpec:
         lines.append(f"seeds = {to_toml(self.seeds)}")
         if self.data_dir is not None:
             lines.append(f"data_dir = {to_toml(self.data_dir)}")
-        lines += tables_to_toml("recipe", dataclasses.asdict(self.recipe))
+        lines += tables_to_toml("recipe", plain(self.recipe))
         for method in self.methods:
-            settings = {"name": method.name, **dataclasses.asdict(method)}  # type: ignore[call-overload]
+            settings = {"name": method.name, **plain(method)}
             lines += ["", "[[methods]]", *(f"{key} = {to_toml(value)}" for key, value in settings.items())]
         for axis in self.axes:
             values = [dict(value) if isinstance(value, tuple) else value for value in axis.values]
@@ -179,9 +179,11 @@ def _read_methods(tables: object, faults: list[str]) -> tuple[Method, ...]:
     for index, table in enumerate(tables):
         where = f"methods[{index}]."
         name = table.get("name") if isinstance(table, dict) else None
-        if name not in METHODS:
+        if not isinstance(name, str) or name not in METHODS:
             faults.append(f"{where}name: expected one of {', '.join(METHODS)}; got {name!r}")
             continue
+        empty = [key for key, value in table.items() if value == []]
+        faults += [f"{where}{key}: expected a value or a list of at least one, got []" for key in empty]
         for options in _each(table):
             n_faults = len(faults)
             values = read_values(METHODS[name], options, where, faults)
@@ -213,6 +215,8 @@ def _own_faults(spec: StudySpec) -> list[str]:
         faults.append(f"seeds: expected each once, got {list(spec.seeds)}")
     if any(seed < 0 for seed in spec.seeds):
         faults.append(f"seeds: expected whole numbers from 0, got {list(spec.seeds)}")
+    if any(seed >= 2**63 for seed in spec.seeds):
+        faults.append(f"seeds: expected whole numbers below 2^63, got {list(spec.seeds)}")
     return faults
 
 

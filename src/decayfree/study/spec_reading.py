@@ -8,6 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 Table = tuple[tuple[str, Any], ...]
@@ -65,6 +66,7 @@ def read_value(hint: Any, value: object, where: str, faults: list[str]) -> Any:
     return value
 
 
+@lru_cache(maxsize=1024)
 def field_type(cls: type, path: str) -> Any:
     """The type of a field by its dotted name, ``optimizer.momentum``; None where there is no such field."""
     head, _, rest = path.partition(".")
@@ -111,7 +113,12 @@ def to_toml(value: Any) -> str:
         return "{" + ", ".join(f"{_key(name)} = {to_toml(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(to_toml, value)) + "]"
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    # JSON leaves the character 127 as it is, which TOML does not allow.
+    return (
+        repr(value)
+        if isinstance(value, float)
+        else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    )
 
 
 def tables_to_toml(name: str, table: Mapping[str, Any]) -> list[str]:

@@ -56,6 +56,8 @@ def train(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _repeatable(device):
         torch.manual_seed(settings.seed)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         run = _Run(settings, out, data_dir=data_dir, record_norms=record_norms)
         return run.go_on(on_step or (lambda n_done: True))
 

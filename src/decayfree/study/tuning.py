@@ -105,6 +105,8 @@ def tune(
     proposers = [_Proposer(start, ranges or Ranges(), seed) for start in starts]
     watch = _Watch(len(starts) * n_trials, on_progress or (lambda progress: None))
     searches = [Search(label, start) for label, start in zip(labels_of(starts), starts, strict=True)]
+    if starts:  # what cannot be written down at the end is not searched for
+        best_spec(spec, [_untried(search) for search in searches], n_seeds=n_test_seeds)
     for number in range(n_trials):  # every search gets its turn, so that a stopped one has something of each
         for index, proposer in enumerate(proposers):
             proposed = proposer.propose()
@@ -127,6 +129,13 @@ def tune(
     best = best_spec(spec, searches, n_seeds=n_test_seeds)
     _write(out / BEST_FILE, best.to_toml())
     return TuneOutcome(tuple(searches), left_out, out / BEST_FILE)
+
+
+def _untried(search: Search) -> Search:
+    """The search as if its start were all that it has tried."""
+    start = search.start
+    decay = getattr(start.method, DECAY) if has_decay(start.method) else None
+    return dataclasses.replace(search, trials=(Trial(0, start.recipe.learning_rate, decay, 0.0, ()),))
 
 
 class _Proposer:

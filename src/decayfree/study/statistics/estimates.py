@@ -80,13 +80,14 @@ class Comparison:
     def p_value(self) -> float | None:
         """Two-sided p value of the paired t test; None where there are fewer than two pairs.
 
-        Differences that are all equal and not 0 have a p value of 0, as nothing varies: five seeds of a coarse test set can do that.
+        Differences that are all equal say nothing of their scatter, and a coarse test set makes that happen: they have the p value that n
+        equal signs have, 2¹⁻ⁿ.
         """
         error = self.difference.standard_error
         if error is None:
             return None
-        if error == 0:
-            return 0.0 if self.difference.mean else 1.0
+        if error <= 1e-12 * abs(self.difference.mean):
+            return 2.0 ** (1 - self.difference.n) if self.difference.mean else 1.0
         return 2 * _t_tail(self.difference.n - 1, abs(self.difference.mean) / error)
 
 

@@ -53,8 +53,11 @@ def best_of_sweep(validation: Mapping[Setting, Mapping[int, float]]) -> Choice[S
     most = max(map(len, known.values()), default=0)
     if most == 0:
         return Choice(None, ())
-    complete = {setting: seeds for setting, seeds in known.items() if len(seeds) == most}
-    means = {setting: math.fsum(seeds.values()) / most for setting, seeds in complete.items()}
+    every = set().union(*known.values())
+    complete = {setting: seeds for setting, seeds in known.items() if seeds.keys() == every}
+    if not complete:  # no setting has them all: those that lack the fewest
+        complete = {setting: seeds for setting, seeds in known.items() if len(seeds) == most}
+    means = {setting: math.fsum(seeds.values()) / len(seeds) for setting, seeds in complete.items()}
     chosen = max(means, key=lambda setting: means[setting])
     return Choice(chosen, tuple(setting for setting in known if setting not in complete))
 

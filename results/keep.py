@@ -1,0 +1,167 @@
+"""Keeps the built-in studies as they came out: their rows, their pages, and the tables of every README, out of the result files.
+
+    python results/keep.py runs/figure1 runs/optimizers    # keep what these folders hold, each under its own name
+    python results/keep.py                                 # write the tables again from what is kept
+
+Writes results/NAME/study.toml, runs.tar.xz and report.html, and what stands between the marks in results/NAME/README.md and README.md.
+What was claimed and what came of it is written by hand around them. It states no figure of its own.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from decayfree.report import write_report
+from decayfree.report.compared import Entry, compare_all, compare_chosen, mean_over_groups
+from decayfree.report.comparison_table import comparison_table
+from decayfree.report.groups import StudyGroups, study_groups
+from decayfree.report.wording import percent, points, signed_interval, signed_points
+from decayfree.study import Study, read_study
+from decayfree.study.archive import ARCHIVE_FILE, keep
+from decayfree.study.builtin import BUILTIN
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+OURS, THEIRS = "wrs", "weight_decay"
+
+
+def main() -> None:
+    """Keep what is asked for, then write all tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="*", type=Path, metavar="STUDY_FOLDER", help="named like its study")
+    for folder in parser.parse_args().folders:
+        keep_study(folder)
+    for path, text in written().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+def keep_study(folder: Path) -> None:
+    """Keep a finished study under the name of its folder."""
+    study = read_study(folder)
+    unfinished = study.n_planned - sum(run.state in ("done", "diverged") for run in study.runs)
+    if unfinished:
+        sys.exit(
+            f"{folder}: {unfinished} of {study.n_planned} runs have no result; only whole studies are kept"
+        )
+    target = HERE / folder.name
+    keep(folder, target)
+    print(f"kept {len(study.runs)} runs in {(target / ARCHIVE_FILE).relative_to(ROOT)}")
+    print(f"wrote {write_report(target).relative_to(ROOT)}")
+    readme = target / "README.md"
+    if not readme.is_file():
+        readme.write_text(f"# {study.spec.title}\n\n<!-- numbers -->\n<!-- /numbers -->\n", encoding="utf-8")
+
+
+def written() -> dict[Path, str]:
+    """Every README with its marked part as the kept files have it."""
+    studies = {name: read_study(HERE / name) for name in kept()}
+    texts = {HERE / name / "README.md": "\n".join(numbers(study)) for name, study in studies.items()}
+    marked = {path: between(path, "numbers", text) for path, text in texts.items()}
+    overview = "\n".join(overview_table(studies))
+    return {**marked, ROOT / "README.md": between(ROOT / "README.md", "results", overview)}
+
+
+def kept() -> list[str]:
+    """Names of the studies that are kept, in the order of the built-in ones."""
+    return [name for name in BUILTIN if (HERE / name / ARCHIVE_FILE).is_file()]
+
+
+def between(path: Path, mark: str, text: str) -> str:
+    """The file with ``text`` between its marks."""
+    content = path.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    if not pattern.search(content):
+        sys.exit(f"{path}: expected the marks <!-- {mark} --> and <!-- /{mark} -->")
+    return pattern.sub(lambda match: f"{match.group(1)}{text}\n{match.group(2)}", content)
+
+
+def numbers(study: Study) -> Iterator[str]:
+    """What was run on what, and the table of the study's page."""
+    runs = study.runs
+    processors = sorted({str(run.hardware["processor"]) for run in runs})
+    threads = sorted({int(run.hardware["n_threads"]) for run in runs})
+    versions = sorted(
+        {f"decayfree {run.versions['decayfree']}, torch {run.versions['torch']}" for run in runs}
+    )
+    n_diverged = sum(run.state == "diverged" for run in runs)
+    minutes = sum(run.elapsed_s for run in runs) / 60
+    steps = sorted({run.n_steps for run in runs})
+    yield f"- {len(runs)} runs of {' or '.join(f'{n:,}' for n in steps)} steps, {n_diverged} of them diverged"
+    yield f"- {', '.join(processors)}, {' or '.join(map(str, threads))} thread(s) a run; {minutes:,.0f} minutes of runs"
+    yield f"- {'; '.join(versions)}"
+    yield ""
+    groups = study_groups(study)
+    chosen = compare_chosen(groups)
+    entries = chosen if chosen.entries else compare_all(groups)
+    table = comparison_table(groups, entries, "", "")
+    yield "| " + " | ".join(f"{c.title}{f' ({c.note})' if c.note else ''}" for c in table.columns) + " |"
+    yield "|" + "|".join("--:" if column.is_number else "---" for column in table.columns) + "|"
+    for row in table.rows:
+        yield "| " + " | ".join(f"{c.text}{f' ({c.note})' if c.note else ''}" for c in row.cells) + " |"
+
+
+def overview_table(studies: dict[str, Study]) -> Iterator[str]:
+    """A row a study: weight rescaling beside weight decay, each at the setting that validation data chose."""
+    yield "| study | runs | no decay | weight decay | WRS | WRS minus weight decay, points | seen |"
+    yield "|---|--:|--:|--:|--:|--:|---|"
+    for name, study in studies.items():
+        groups = study_groups(study)
+        entries = compare_chosen(groups, THEIRS).entries
+        ours = [entry for entry in entries if entry.sweep.name == OURS]
+        accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
+        cells = [
+            f"[{name}](results/{name})",
+            str(len(study.runs)),
+            *accuracies,
+            difference(ours),
+            seen(groups, ours),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def mean_accuracy(entries: tuple[Entry, ...], method: str) -> str:
+    """Mean test accuracy of a method over the groups in which every method has a result."""
+    whole = [
+        entry.group
+        for entry in entries
+        if all(other.cell.series.final_test for other in entries if other.group is entry.group)
+    ]
+    finals = [
+        entry.cell.series.final_test
+        for entry in entries
+        if entry.sweep.name == method and entry.group in whole
+    ]
+    means = [final.mean for final in finals if final]
+    return percent(sum(means) / len(means), 2) if means else "–"
+
+
+def difference(ours: list[Entry]) -> str:
+    """Mean paired difference; with its interval over seeds in one group, without one over groups, which share images and seeds."""
+    if len(ours) == 1 and ours[0].difference:
+        one = ours[0].difference
+        return signed_points(one.mean, 2) + (
+            f" ({signed_interval(*one.interval, 2)})" if one.interval else ""
+        )
+    mean = mean_over_groups(ours)
+    return f"{signed_points(mean.mean, 2)}, mean of {mean.n}" if mean else "–"
+
+
+def seen(groups: StudyGroups, ours: list[Entry]) -> str:
+    """How many groups show which difference, after correction for their number."""
+    verdicts = [entry.judgement.verdict for entry in ours if entry.judgement]
+    if len(verdicts) == 1:
+        smallest = ours[0].judgement.smallest_visible if ours[0].judgement else None
+        is_hidden = verdicts[0] == "no difference seen" and smallest is not None
+        return verdicts[0] + (f" (smallest visible {points(smallest or 0.0, 2)})" if is_hidden else "")
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+    what = ", ".join(groups.axes) or "setting"
+    return ", ".join(f"{verdict} with {n} of {len(verdicts)}" for verdict, n in counts.items()) + f" ({what})"
+
+
+if __name__ == "__main__":
+    main()
