@@ -96,7 +96,7 @@ def angular_updates(numbers: StudyNumbers) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.6))
     for method in numbers.shown:
         curve(axes, numbers, method, mean_angular_update)
-        points = angles.predicted(numbers, method)
+        points = angles.predicted(method)
         if points:
             axes.plot(*zip(*points, strict=True), color=color(numbers, method), linestyle="--", linewidth=1)
     axes.set_ylabel("angular update, radians")

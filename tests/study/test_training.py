@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from decayfree.errors import MismatchError
 from decayfree.methods import WRS, ExactReplay, LearningRateScaling, NoTreatment, WeightDecay
-from decayfree.study import DataSpec, ModelSpec, OptimizerSpec
+from decayfree.study import DataSpec, OptimizerSpec
 from decayfree.study.checkpoint import load_checkpoint, read_reason, read_state
 from decayfree.study.data import batch_indices, flipped, load, with_label_noise
 from decayfree.study.models import build_model
@@ -334,9 +334,3 @@ def test_a_diverged_run_that_is_run_again_says_the_same(tmp_path):
     before = path.read_bytes()
     assert train(run, tmp_path) == "diverged"
     assert path.read_bytes() == before
-
-
-def test_a_network_too_deep_for_its_images_fails_where_the_settings_can_be_seen(tmp_path):
-    run = settings(NoTreatment(), model=ModelSpec(width=2, n_stages=5))
-    with pytest.raises(ValueError, match=r"do not fit VggBN"):
-        train(run, tmp_path)

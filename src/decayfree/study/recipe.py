@@ -264,7 +264,7 @@ def plain(settings: Any) -> dict[str, Any]:
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):
             value = plain(value)
-        elif type(value) is int and entry.name in _numbers(type(settings)):
+        elif type(value) is int and entry.name in _numbers(settings.__class__):
             value = float(value)
         table[entry.name] = value
     return table

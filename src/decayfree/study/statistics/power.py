@@ -28,7 +28,7 @@ def detectable_difference(
         >>> from decayfree.study.statistics import Estimate, t_quantile
         >>> of_error_1 = Estimate(0.0, t_quantile(4), 5)  # five pairs whose mean has a standard error of 1
         >>> round(detectable_difference(of_error_1), 2)  # t_quantile(4) is 2.78
-        3.74
+        3.76
     """
     error = difference.standard_error
     if error is None:
