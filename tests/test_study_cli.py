@@ -322,7 +322,10 @@ def test_what_the_library_refuses_while_it_runs_is_one_line(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_real_study_and_the_same_command_ends_it(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_real_study_is_stopped_and_the_same_command_ends_it(
+    file: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
     spec = dataclasses.replace(
         SPEC, recipe=dataclasses.replace(SPEC.recipe, n_epochs=60, n_samples=20), seeds=(0,)
     )
@@ -342,7 +345,10 @@ def test_ctrl_c_stops_a_real_study_and_the_same_command_ends_it(file: Path, tmp_
             process.wait(timeout=0.05)
         except subprocess.TimeoutExpired:
             continue
-    os.killpg(process.pid, signal.SIGINT)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # the terminal sends it to all
+    else:
+        process.send_signal(sent)
     text, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
@@ -352,3 +358,18 @@ def test_ctrl_c_stops_a_real_study_and_the_same_command_ends_it(file: Path, tmp_
     assert f"The page: {out / 'report.html'}" in result.stdout
     states = {json.loads(path.read_text(encoding="utf-8"))["state"] for path in out.glob("runs/*/run.json")}
     assert states <= {"done", "diverged"}
+
+
+def test_files_that_were_set_aside_are_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaged(Runner):
+        def __call__(self, *args: Any, **options: Any) -> StudyOutcome:
+            told = ("no decay, seed 0: metrics.jsonl was cut off",)
+            return dataclasses.replace(super().__call__(*args, **options), set_aside=told)
+
+    monkeypatch.setattr("decayfree.study.runner.run_study", Damaged())
+    code, text, _ = call("study", "run", str(file), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "1 run had damaged files, set aside in their folders, and began anew:" in text
+    assert "no decay, seed 0: metrics.jsonl was cut off" in text

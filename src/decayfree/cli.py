@@ -116,7 +116,7 @@ def demo(
         "demo"
     ),
     jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Trainings at a time, one CPU thread each.")
+        int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
     ] = 2,
 ) -> None:
     """Train a small network by five ways to treat norms and write one page, report.html.

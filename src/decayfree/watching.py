@@ -3,9 +3,13 @@
 Trains nothing and knows no command: it is told what to run, and gives back the exit code.
 """
 
+import contextlib
 import importlib.util
 import math
 import shlex
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -69,7 +73,27 @@ def run_watched(
             console.print("Stopping: the runs save where they are.", highlight=False)
 
         elsewhere = {} if ray_address is None else {"ray_address": ray_address}
-        return run_study(spec, out, n_jobs=n_jobs, on_progress=show, on_stopping=say_stopping, **elsewhere)
+        with _stopped_by_termination():
+            return run_study(
+                spec, out, n_jobs=n_jobs, on_progress=show, on_stopping=say_stopping, **elsewhere
+            )
+
+
+@contextlib.contextmanager
+def _stopped_by_termination() -> Iterator[None]:
+    """A scheduler that takes the machine away sends SIGTERM first: the runs save where they are, as at Ctrl-C."""
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress_bar(console: Console) -> Progress:
@@ -92,6 +116,14 @@ def say_how_to_go_on(console: Console, done: str, same_command: str) -> None:
 def show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
     """Write the page, print the main table and, where runs failed, why; the exit code."""
     show_page(out, console)
+    if outcome.set_aside:
+        n = len(outcome.set_aside)
+        console.print(
+            f"{n} run{'s' * (n != 1)} had damaged files, set aside in their folders, and began anew:",
+            highlight=False,
+        )
+        for said in outcome.set_aside[:MAX_REASONS]:
+            console.print(f"  {escape(said)}", highlight=False, soft_wrap=True)
     return tell_failed(outcome)
 
 
