@@ -193,28 +193,31 @@ def fail(error: Exception) -> NoReturn:
 
 
 def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
-    """What stands for each method in each group, as the page's first table has it, but for p; all cells where nothing could be chosen."""
+    """What stands for each method in each group, as the page has it, in fewer words; all cells where nothing could be chosen."""
     from decayfree.report.compared import compare_all, compare_chosen
     from decayfree.report.comparison_table import comparison_table
 
     chosen = compare_chosen(groups, reference)
     shown = comparison_table(groups, chosen if chosen.entries else compare_all(groups, reference), "", "")
     table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
-    kept = [index for index, column in enumerate(shown.columns) if column.title != "p"]
-    with_interval = [index for index in kept if "interval" in shown.columns[index].note]
-    for index in kept:
-        column = shown.columns[index]
-        table.add_column(escape(column.title), justify="right" if column.is_number else "left")
-        if index in with_interval:
-            table.add_column("95 % interval", justify="right")
+    kept = [(index, column) for index, column in enumerate(shown.columns) if column.title != "p"]
+    for _, column in kept:
+        table.add_column(
+            escape(column.title), justify="right" if column.is_number else "left", no_wrap=column.is_number
+        )
     for row in shown.rows:
-        texts: list[str] = []
-        for index in kept:
-            cell = row.cells[index]
-            noted = f"{cell.text} ({cell.note})" if cell.note else cell.text
-            texts += [cell.text, cell.note] if index in with_interval else [noted]
-        table.add_row(*map(escape, texts))
+        cells = [(row.cells[index], column) for index, column in kept]
+        table.add_row(*(escape(_brief(cell.text, cell.note, column.title)) for cell, column in cells))
     return table
+
+
+def _brief(text: str, note: str, title: str) -> str:
+    """A cell within the width of a terminal: intervals of accuracies and what else is noted are on the page."""
+    if title in ("Difference", "n") and note:
+        return f"{text} ({note})"
+    if title == "Setting":
+        return text.replace("learning rate ", "lr ").replace("weight decay ", "wd ")
+    return "reference" if text == "the one compared with" else text
 
 
 def _finals(rows: "list[FinalRow]") -> Table:
