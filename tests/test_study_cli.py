@@ -258,7 +258,7 @@ def test_a_study_with_axes_has_a_row_for_each_method_and_group(
     assert (code, errors) == (0, "")
     rows = [line for line in text.splitlines() if line.startswith(("no decay", "WRS"))]
     assert len(rows) == 4
-    assert ["compared" in row for row in rows] == [True, False, True, False]
+    assert ["reference" in row for row in rows] == [True, False, True, False]
     assert ["87.5" in row for row in rows] == [False, True, False, True]
 
 
