@@ -157,7 +157,7 @@ def report(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     reference: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="Compare the others with this method, by its name or its label."),
+        typer.Option(metavar="METHOD", help="Compare the others with this method, by its name, such as weight_decay."),
     ] = None,
 ) -> None:
     """Write the page of a study, report.html, and print its main table; runs that are not done are left out."""
@@ -251,6 +251,7 @@ def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
     """Raise before anything runs if the images or the device are not there; a cluster looks for its own."""
     from decayfree.study.building import device_of
     from decayfree.study.data import load
+    from decayfree.study.models import build_model
 
     if on_cluster:
         return
@@ -259,6 +260,10 @@ def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
         device_of(recipe)
     for data in {recipe.data for recipe in recipes}:
         load(data, spec.data_dir)
+    for model, data in {(recipe.model, recipe.data) for recipe in recipes if ":" in recipe.model.name}:
+        dataset = load(data, spec.data_dir)  # a library's network may not exist, or not take such images
+        height, width = dataset.train.pixels.shape[-2:]
+        build_model(model, n_classes=dataset.n_classes, image_size=(height, width), seed=0)
 
 
 def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:

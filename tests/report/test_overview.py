@@ -65,8 +65,8 @@ def test_the_summary_counts_what_was_seen(tmp_path: Path) -> None:
         "With which optimizers do the methods differ?",
         "3 methods (no decay, weight decay and WRS) over optimizer (SGD, momentum 0.9, SGD, Adam, AdamW and Lion), with 4 seeds each: "
         "60 of 60 runs are done.",
-        "No decay is lower in 5 of 5 comparisons; −2.00 points in the mean over groups.",
-        "WRS is not seen to differ in 5 of 5 comparisons; 0.00 points in the mean over groups.",
+        "No decay is lower in 5 of 5 comparisons; −2.00 points in the mean over 5 groups.",
+        "WRS is not seen to differ in 5 of 5 comparisons; 0.00 points in the mean over 5 groups.",
         "in this family of 10 comparisons was",
         "for the family of all 10 comparisons",
         "Differences are taken from weight decay of the same group, seed by seed.",
@@ -80,7 +80,7 @@ def test_words_follow_the_numbers_whichever_way_they_come_out(tmp_path: Path) ->
         return 1.8 - stepped(settings)
 
     text = text_of(page_of(tmp_path, axes_spec(), final_of=reversed_))
-    assert "No decay is higher in 5 of 5 comparisons; +2.00 points in the mean over groups." in text
+    assert "No decay is higher in 5 of 5 comparisons; +2.00 points in the mean over 5 groups." in text
 
 
 def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:

@@ -50,3 +50,14 @@ def test_rescaling_holds_a_few_numbers_for_each_block(parts):
     step(model, optimizer)
     held = cost_of(model, optimizer, rescaling, steps_s=1.0, n_epochs=1.0)["method_state_bytes"]
     assert 0 < held <= 200
+
+
+def test_views_of_weights_are_not_counted_again(seed):
+    """What a rescaling holds of many weights are views of them."""
+    model = nn.Sequential(
+        *(layer for _ in range(4) for layer in (nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64)))
+    )
+    found = find_invariant(model, torch.randn(32, 64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    cost = cost_of(model, optimizer, WRS().attach(optimizer, found), steps_s=1.0, n_epochs=1.0)
+    assert cost["method_state_bytes"] < 0.2 * cost["parameter_bytes"]

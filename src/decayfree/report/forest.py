@@ -55,7 +55,7 @@ def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
             f"{signed_interval(*mean.interval, 2)})."
         )
     if not said:
-        return "There are too few groups for a mean over groups."
+        return "There are too few groups for an interval over groups."
     return sentences("Mean difference over groups, each group counted once:", *said)
 
 
@@ -63,7 +63,8 @@ def forest_note() -> str:
     """What the two kinds of interval are about."""
     return (
         "Intervals in the table are over seeds, within a group: what would happen if the same group were run again. Intervals over groups "
-        "are about the groups as a sample of others like them, which groups that were picked by hand hardly are."
+        "are about the groups as a sample of others like them, which groups that were picked by hand hardly are. "
+        "Bars that reach an end of their strip go on beyond it; the numbers beside them say how far."
     )
 
 

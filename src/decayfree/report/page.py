@@ -18,7 +18,7 @@ FILE_NAME = "report.html"
 TEMPLATES = ("page.html", "detailed.html", "overview.html", "parts.html")
 
 
-def write_report(out: Path, *, reference: str | None = None) -> Path:
+def write_report(out: str | Path, *, reference: str | None = None) -> Path:
     """Read the study in ``out`` and write its page there.
 
     Args:
@@ -34,6 +34,7 @@ def write_report(out: Path, *, reference: str | None = None) -> Path:
         UnknownReferenceError: If the study has no such method.
         MissingExtraError: If plotly or jinja2 is not installed.
     """
+    out = Path(out)
     text = render(read_study(out), reference=reference)
     path = out / FILE_NAME
     unfinished = path.with_suffix(".html.tmp")

@@ -67,7 +67,7 @@ def sensitivity_notes() -> list[str]:
     """What is shown, and on which scale."""
     return [
         "The vertical axis is logarithmic in the error, so that both a collapse and a tenth of a point near the top can be seen. Points "
-        f"are means over finished runs with 95{SPACE}% t intervals.",
+        f"are means over finished runs with 95{SPACE}% t intervals, which are drawn from three runs on.",
         "Methods that have no coefficient are drawn as a level with the band of its interval. No decay is drawn at 0, apart from "
         "the logarithmic axis.",
         "A cross at the foot marks a setting of which runs diverged; its mean, where there is one, is over those that did not and is "
@@ -244,6 +244,8 @@ def _range_over(sweep: Sweep, rate: float) -> str:
     if len(means) < 2:
         return ""
     (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
+    if low == high:
+        return f"At learning rate {rate:g} the means of {sweep.label} are the same at all {len(means)} coefficients: {percent(low)}."
     return (
         f"At learning rate {rate:g} the means of {sweep.label} over {len(means)} coefficients lie {points(high - low)} apart, from "
         f"{percent(low)} ({significant(worst.weight_decay or 0, 1)}) to {percent(high)} ({significant(best.weight_decay or 0, 1)})."
@@ -257,6 +259,10 @@ def _over_rates(sweep: Sweep) -> str:
     if len(rates) < 2 or len(means) != len(rates):
         return ""
     (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
+    if low == high:
+        return (
+            f"Over {count(len(rates), 'learning rate')} those of {sweep.label} are the same: {percent(low)}."
+        )
     return (
         f"Over {count(len(rates), 'learning rate')} those of {sweep.label} lie {points(high - low)} apart, from {percent(low)} "
         f"({worst.learning_rate:g}) to {percent(high)} ({best.learning_rate:g})."

@@ -143,7 +143,11 @@ def _of_method(method: str, entries: list[Entry], n_groups: int) -> str:
         named = f" ({listing([_named(entry, n_groups) for entry in having])})" if is_named else ""
         parts += [f"{words} in {len(having)}{named}"] if having else []
     mean = mean_over_groups(entries) if n_groups > 1 and len(entries) <= n_groups else None
-    tail = f"; {signed_points(mean.mean, 2)} points in the mean over groups" if mean else ""
+    tail = (
+        f"; {signed_points(mean.mean, 2)} points in the mean over {mean.n} groups"
+        if mean and mean.n > 1
+        else ""
+    )
     return f"{method} is {listing(parts)} of {len(entries)} comparisons{tail}."
 
 

@@ -31,14 +31,14 @@ def cost_of(
     """
     parameters = list(model.parameters())
     in_optimizer = list(_tensors(optimizer.state, set()))
-    known = {id(tensor) for tensor in (*parameters, *model.buffers(), *in_optimizer)}
-    known |= {id(parameter.grad) for parameter in parameters}
-    seen = {id(optimizer), id(model)}
+    known = {_memory(tensor) for tensor in (*parameters, *model.buffers(), *in_optimizer)}
+    known |= {_memory(parameter.grad) for parameter in parameters if parameter.grad is not None}
+    held = {_memory(tensor): tensor for tensor in _tensors(method, {id(optimizer), id(model)})}
     cost = {
         "seconds_per_epoch": steps_s / n_epochs if n_epochs else 0.0,
         "parameter_bytes": _n_bytes(parameters),
         "optimizer_state_bytes": _n_bytes(in_optimizer),
-        "method_state_bytes": _n_bytes([one for one in _tensors(method, seen) if id(one) not in known]),
+        "method_state_bytes": _n_bytes([tensor for memory, tensor in held.items() if memory not in known]),
     }
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
     if device.type == "cuda":
@@ -61,6 +61,11 @@ def _tensors(holder: Any, seen: set[int]) -> Iterator[Tensor]:
             yield from _tensors(value, seen)
     elif type(holder).__module__.startswith("decayfree.") and not isinstance(holder, nn.Module | Optimizer):
         yield from _tensors(getattr(holder, "__dict__", {}), seen)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where a tensor lies; its views, which are other objects, lie there too."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _n_bytes(tensors: Sequence[Tensor]) -> float:

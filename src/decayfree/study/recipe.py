@@ -70,8 +70,8 @@ class ModelSpec:
 
     name: str = "vgg4-bn"
     """One of the networks of ``decayfree.study.models``, or ``timm:NAME`` or ``torchvision:NAME``."""
-    width_factor: float = 0.25
-    """Channels of every layer, as a multiple of the published network's; 1 for timm and torchvision."""
+    width_factor: float = 1.0
+    """Channels of every layer, as a multiple of the published network's; 1 for timm and torchvision, whose width is their own."""
 
     def faults(self) -> list[str]:
         """What is wrong, one sentence each, beginning with the field's name; whether the name is known is for the spec to ask."""

@@ -124,13 +124,14 @@ class Study:
         return len(self.spec.runs())
 
 
-def read_study(out: Path) -> Study:
+def read_study(out: str | Path) -> Study:
     """Read what a study has left under ``out``, or what is kept of it there in ``runs.tar.xz``.
 
     Raises:
         ResultError: If there is no study, or run files are damaged; lists all of them. The last line of a
             run that has not ended may be cut off, as a killed process leaves it: it is left out.
     """
+    out = Path(out)
     spec_path = out / "study.toml"
     if not spec_path.is_file():
         raise ResultError(f"no study in {out}: there is no study.toml")
@@ -146,6 +147,7 @@ def read_study(out: Path) -> Study:
             except ResultError as error:
                 faults.append(str(error))
     if faults:
+        faults.append("Running the study again sets damaged files aside and makes these runs anew.")
         raise ResultError("\n".join(faults))
     return Study(spec=spec, runs=tuple(runs), archive=None if folder == out else ARCHIVE_FILE)
 

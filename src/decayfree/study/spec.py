@@ -106,10 +106,10 @@ class StudySpec:
         return _study_from(table)
 
     @staticmethod
-    def load(path: Path) -> "StudySpec":
+    def load(path: str | Path) -> "StudySpec":
         """Read a spec from a file; a `SpecError` names the file."""
         try:
-            return StudySpec.from_toml(path.read_text(encoding="utf-8"))
+            return StudySpec.from_toml(Path(path).read_text(encoding="utf-8"))
         except (SpecError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: {error}") from error
 
@@ -245,7 +245,7 @@ def _faults_of(run: RunSettings, told: tuple[Method, ...]) -> Iterator[str]:
     recipe = run.recipe
     yield from (f"recipe.{fault}" for fault in recipe.faults())
     yield from (f"recipe.model.{fault}" for fault in model_faults(recipe.model))
-    yield from (f"recipe.optimizer.{fault}" for fault in optimizer_faults(recipe.optimizer, run.method))
+    yield from (f"recipe.{fault}" for fault in optimizer_faults(recipe.optimizer, run.method))
     if run.method not in told:
         yield from (
             f"methods: {run.method.name}, as an override sets it: {fault}" for fault in run.method.faults()

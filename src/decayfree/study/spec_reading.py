@@ -62,7 +62,8 @@ def read_value(hint: Any, value: object, where: str, faults: list[str]) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        faults.append(f"{where}: expected {_KINDS[hint]}, got {value!r}")
+        several = "; several values make an [[axes]] table with this path" if isinstance(value, list) else ""
+        faults.append(f"{where}: expected {_KINDS[hint]}, got {value!r}{several}")
     return value
 
 

@@ -77,6 +77,12 @@ class Comparison:
         return "lower" if high < 0 else "no difference seen"
 
     @property
+    def is_without_scatter(self) -> bool:
+        """Whether all differences are equal, but for rounding: then no interval says anything."""
+        error = self.difference.standard_error
+        return error is not None and error <= 1e-12 * abs(self.difference.mean)
+
+    @property
     def p_value(self) -> float | None:
         """Two-sided p value of the paired t test; None where there are fewer than two pairs.
 
@@ -86,7 +92,7 @@ class Comparison:
         error = self.difference.standard_error
         if error is None:
             return None
-        if error <= 1e-12 * abs(self.difference.mean):
+        if self.is_without_scatter:
             return 2.0 ** (1 - self.difference.n) if self.difference.mean else 1.0
         return 2 * _t_tail(self.difference.n - 1, abs(self.difference.mean) / error)
 

@@ -73,7 +73,7 @@ def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONF
             comparison,
             known[name],
             adjusted[name],
-            comparison.difference.half_width_at(1 - level) or None,
+            None if comparison.is_without_scatter else comparison.difference.half_width_at(1 - level),
             sign if is_seen else "no difference seen",
         )
     return Family(judgements, len(known), level)
