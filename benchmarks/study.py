@@ -1,6 +1,6 @@
 """What does a study's machinery cost beside training without it: the loop, two runs at a time, the import, the page, memory?
 
-    python benchmarks/study.py [--device cuda] [--rounds 10] [--only loop jobs import page memory]
+    python benchmarks/study.py [--device cuda] [--rounds 16] [--only loop jobs import page memory]
 
 Prints ratios, each with the target it is held to and whether it was met. Needs Fashion-MNIST where `decayfree demo` finds it, and Lightning
 for its part of the loop. Sets nothing on the machine but the number of threads.
@@ -66,7 +66,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=10, help="how often each loop is timed")
+    parser.add_argument("--rounds", type=int, default=16, help="how often each loop is timed")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
     args = parser.parse_args()
     torch.set_num_threads(1)
