@@ -157,7 +157,9 @@ def report(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     reference: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="Compare the others with this method, by its name, such as weight_decay."),
+        typer.Option(
+            metavar="METHOD", help="Compare the others with this method, by its name, such as weight_decay."
+        ),
     ] = None,
 ) -> None:
     """Write the page of a study, report.html, and print its main table; runs that are not done are left out."""
