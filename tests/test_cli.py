@@ -4,10 +4,8 @@ Trainings are replaced by result files that are written at once, but for one tes
 """
 
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from available import import_or_skip
 from decayfree.cli import app
 from decayfree.study import StudySpec
 from decayfree.study.runner import Progress, StudyOutcome
+from stopping import stopped
 from synthetic_study import FINAL_TEST, Writer
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -270,22 +269,8 @@ def test_ctrl_c_stops_a_real_demo_and_the_same_command_ends_it(tmp_path: Path) -
     out = tmp_path / "out"
     words = ["demo", "--seeds", "1", "--epochs", "2", "--width", "2", "--out", str(out), "--jobs", "1"]
     command = [sys.executable, "-m", "decayfree", *words]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are deaf to it
-    )
-    while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
-        try:
-            process.wait(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    os.killpg(process.pid, signal.SIGINT)
-    text, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    code, text, errors = stopped(command, out)
+    assert code == 130, errors
     assert "Stopping: " in text
     assert "Stopped; " in text
     assert text.splitlines()[-1].strip() == shlex.join(["decayfree", *words])

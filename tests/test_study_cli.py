@@ -5,7 +5,6 @@ Trainings are replaced by result files that are written at once, but for two tes
 
 import dataclasses
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from decayfree.study import StudySpec
 from decayfree.study.axes import Axis
 from decayfree.study.builtin import BUILTIN, builtin_spec, builtin_text
 from decayfree.study.runner import StudyOutcome
+from stopping import stopped
 from study_stand_in import FINAL, SPEC, Runner, written
 from test_cli import SNAPSHOTS, call, unboxed
 
@@ -332,25 +332,8 @@ def test_a_real_study_is_stopped_and_the_same_command_ends_it(
     file.write_text(spec.to_toml(), encoding="utf-8")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "decayfree", "study", "run", str(file), "--out", str(out), "--jobs", "1"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are deaf to it
-    )
-    while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
-        try:
-            process.wait(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    if sent == signal.SIGINT:
-        os.killpg(process.pid, sent)  # the terminal sends it to all
-    else:
-        process.send_signal(sent)
-    text, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    code, text, errors = stopped(command, out, sent)
+    assert code == 130, errors
     assert "Traceback" not in errors
     assert text.splitlines()[-1].strip().startswith("decayfree study run ")
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)

@@ -136,7 +136,7 @@ def _workers(
 
 
 def _run_all(queue: Queue, workers: Workers, on_progress: Callable[[Progress], None]) -> None:
-    clock = _Clock(queue.fraction())
+    clock = Clock(queue.fraction())
     while True:
         while workers.has_room and (job := queue.next_job()):
             workers.begin(job)
@@ -150,7 +150,7 @@ def _run_all(queue: Queue, workers: Workers, on_progress: Callable[[Progress], N
     on_progress(_progress(queue, clock))
 
 
-def _progress(queue: Queue, clock: "_Clock") -> Progress:
+def _progress(queue: Queue, clock: "Clock") -> Progress:
     fraction = queue.fraction()
     return Progress(
         n_done=queue.n_ended,
@@ -161,13 +161,14 @@ def _progress(queue: Queue, clock: "_Clock") -> Progress:
     )
 
 
-class _Clock:
+class Clock:
     """How long the rest takes at the pace so far."""
 
     def __init__(self, fraction: float) -> None:
         self._began_s, self._began_at = time.monotonic(), fraction
 
     def seconds_left(self, fraction: float) -> float | None:
+        """At the pace since this object was made; None as long as there is none."""
         gained = fraction - self._began_at
         if gained <= 0:
             return None

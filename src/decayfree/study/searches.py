@@ -119,22 +119,26 @@ def _chosen_settings(search: Search) -> RunSettings:
     """The run of the best trial, for seed 0."""
     best, start = search.best, search.start
     recipe = dataclasses.replace(start.recipe, learning_rate=best.learning_rate)
-    method = start.method
-    if best.weight_decay is not None:
-        method = dataclasses.replace(method, **{DECAY: best.weight_decay})  # type: ignore[type-var]
-    return RunSettings(method, 0, recipe)
+    return RunSettings(_with_decay(start.method, best.weight_decay), 0, recipe)
 
 
 def _without_searched(run: RunSettings) -> RunSettings:
     """Equal for runs that one search covers."""
     recipe = dataclasses.replace(run.recipe, learning_rate=1.0)
-    method = dataclasses.replace(run.method, **{DECAY: 1.0}) if has_decay(run.method) else run.method  # type: ignore[type-var]
-    return RunSettings(method, run.seed, recipe)
+    return RunSettings(_with_decay(run.method, 1.0), run.seed, recipe)
 
 
-def has_decay(method: Method) -> bool:
-    """Whether the method has a weight decay to search for."""
-    return any(entry.name == DECAY for entry in dataclasses.fields(method))  # type: ignore[arg-type]
+def _with_decay(method: Method, decay: float | None) -> Method:
+    """The method with another weight decay, where it has one."""
+    if decay is None or decay_of(method) is None:
+        return method
+    return dataclasses.replace(method, **{DECAY: decay})  # type: ignore[type-var]
+
+
+def decay_of(method: Method) -> float | None:
+    """The weight decay that is searched for; None for a method that has none."""
+    has_one = any(entry.name == DECAY for entry in dataclasses.fields(method))  # type: ignore[arg-type]
+    return getattr(method, DECAY) if has_one else None
 
 
 def _method_of(spec: StudySpec, start: RunSettings) -> Method:

@@ -7,7 +7,6 @@ by their settings, so nothing is trained twice and no state but theirs needs to 
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from decayfree.errors import InvalidInputError, MissingExtraError
 from decayfree.study.checkpoint import read_state
 from decayfree.study.recipe import RunSettings
-from decayfree.study.results import read_rows, run_directory
-from decayfree.study.runner import Progress, StudyOutcome, run_study
-from decayfree.study.searches import DECAY, Search, Trial, best_spec, has_decay, labels_of, searched_for
+from decayfree.study.results import ROWS_FILE, read_rows, run_directory
+from decayfree.study.runner import Clock, Progress, StudyOutcome, run_study
+from decayfree.study.searches import DECAY, Search, Trial, best_spec, decay_of, labels_of, searched_for
 from decayfree.study.spec import StudySpec
 
 TRIALS_FOLDER, TRIALS_FILE, BEST_FILE = "tuning", "tuning.jsonl", "best.toml"
@@ -134,8 +133,8 @@ def tune(
 def _untried(search: Search) -> Search:
     """The search as if its start were all that it has tried."""
     start = search.start
-    decay = getattr(start.method, DECAY) if has_decay(start.method) else None
-    return dataclasses.replace(search, trials=(Trial(0, start.recipe.learning_rate, decay, 0.0, ()),))
+    trial = Trial(0, start.recipe.learning_rate, decay_of(start.method), 0.0, ())
+    return dataclasses.replace(search, trials=(trial,))
 
 
 class _Proposer:
@@ -146,9 +145,10 @@ class _Proposer:
         center = start.recipe.learning_rate
         self._ranges = {"learning_rate": ranges.learning_rate or (center / 10, center * 10)}
         started_at = {"learning_rate": center}
-        if has_decay(start.method):
+        decay = decay_of(start.method)
+        if decay is not None:
             self._ranges[DECAY] = ranges.weight_decay
-            started_at[DECAY] = getattr(start.method, DECAY)
+            started_at[DECAY] = decay
         sampler = self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=_N_RANDOM * len(self._ranges))
         self._study = self._optuna.create_study(direction="maximize", sampler=sampler)
         if all(low <= started_at[name] <= high for name, (low, high) in self._ranges.items()):
@@ -176,17 +176,13 @@ class _Watch:
     def __init__(self, n_total: int, on_progress: Callable[[Progress], None]) -> None:
         self.label = ""
         self._n_done, self._n_total, self._on_progress = 0, n_total, on_progress
-        self._began_s, self._began_at = time.monotonic(), 0.0
-        self._has_trained = False
+        self._clock: Clock | None = None
 
     def look(self, progress: Progress) -> None:
         fraction = (self._n_done + progress.fraction) / self._n_total
-        if not self._has_trained and progress.fraction < 1:  # the trials before this one were there already
-            self._has_trained, self._began_s, self._began_at = True, time.monotonic(), fraction
-        gained = fraction - self._began_at
-        left = None
-        if self._has_trained and gained > 0:
-            left = (time.monotonic() - self._began_s) / gained * (1 - fraction)
+        if self._clock is None and progress.fraction < 1:  # the trials before this one were there already
+            self._clock = Clock(fraction)
+        left = None if self._clock is None else self._clock.seconds_left(fraction)
         self._on_progress(Progress(self._n_done, self._n_total, fraction, self.label, left))
 
     def trial_is_done(self) -> None:
@@ -209,7 +205,7 @@ def _trial(number: int, proposed: RunSettings, seeds: Sequence[int], out: Path) 
     return Trial(
         number=number,
         learning_rate=proposed.recipe.learning_rate,
-        weight_decay=getattr(proposed.method, DECAY) if has_decay(proposed.method) else None,
+        weight_decay=decay_of(proposed.method),
         validation_accuracy=sum(accuracies) / len(accuracies),
         runs=keys,
     )
@@ -219,7 +215,7 @@ def _validation_accuracy(directory: Path) -> float:
     """After the last step; 0 for a run that diverged, since no run is worse."""
     if read_state(directory) != "done":
         return 0.0
-    accuracy = read_rows(directory / "metrics.jsonl", may_be_cut=False)[-1].validation_accuracy
+    accuracy = read_rows(directory / ROWS_FILE, may_be_cut=False)[-1].validation_accuracy
     return accuracy if math.isfinite(accuracy) else 0.0
 
 
