@@ -6,6 +6,7 @@ Prints ratios, each with the target it is held to and whether it was met. Sets n
 """
 
 import argparse
+import importlib.util
 import platform
 import subprocess
 import sys
@@ -85,7 +86,11 @@ def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
     weights = [weight.detach() for weight in convolutions(model)]
     one_tensor = torch.ones(sum(weight.numel() for weight in weights), device=device)
     optimizer = Still(convolutions(model))
-    decayfree.WeightRescaling(optimizer, find(model, device))
+    found = find(model, device)
+    decayfree.WeightRescaling(optimizer, found)
+    fused = Still(convolutions(model)) if device.type == "cpu" and is_installed("numba") else None
+    if fused is not None:
+        decayfree.WeightRescaling(fused, found, fused=True)
     disturb = lambda: multiply(weights, _DISTURBANCE)  # noqa: E731
 
     works = {
@@ -97,12 +102,18 @@ def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
             Still(convolutions(model)).step, disturb
         ),  # what the optimizer's own machinery takes
     }
+    if fused is not None:
+        works["fused step"] = Work(fused.step, disturb)
     elapsed = interleaved(works, n_rounds=n_rounds, device=device)
-    elapsed["rescale"] = [
-        step - bare for step, bare in zip(elapsed["step"], elapsed["bare step"], strict=True)
-    ]
+    for rescale, of in (("rescale", "step"), ("fused", "fused step")):
+        if of in elapsed:
+            elapsed[rescale] = [
+                step - bare for step, bare in zip(elapsed[of], elapsed["bare step"], strict=True)
+            ]
     deviation = max(
-        float((weight.flatten(1).norm(dim=1) - 1).abs().max()) for weight in held_after(optimizer, weights)
+        float((weight.flatten(1).norm(dim=1) - 1).abs().max())
+        for holder in filter(None, (optimizer, fused))
+        for weight in held_after(holder, weights)
     )
     yield Line("one in-place multiply of each weight, ms", quartiles(elapsed["multiply"]).format())
     yield Line(
@@ -117,6 +128,14 @@ def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
         "one tensor",
         target=1.5,
     )
+    if fused is None:
+        yield Line("the rescale, fused=True", "needs the CPU and pip install decayfree[fused]")
+    else:
+        yield Line("the rescale, fused=True, ms", quartiles(elapsed["fused"]).format())
+        for what, below in (("each weight", "multiply"), ("one tensor of as many bytes", "one tensor")):
+            yield ratio_line(
+                f"the rescale, fused=True / one multiply of {what}", elapsed, "fused", below, target=1.5
+            )
     yield ratio_line("a plain loop / one multiply of each weight", elapsed, "loop", "multiply")
     yield ratio_line(
         "a plain loop / one multiply of one tensor of as many bytes", elapsed, "loop", "one tensor"
@@ -236,6 +255,11 @@ def orthogonal_to(weight: Tensor) -> Tensor:
     random = torch.randn_like(rows)
     along = (random * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True)
     return (random - along * rows).view_as(weight)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def find(model: nn.Module, device: torch.device) -> decayfree.Invariance:

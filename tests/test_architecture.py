@@ -43,6 +43,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "radius",
             "holding",
+            "fusing",
             "following",
             "faults",
             "once",
@@ -102,6 +103,7 @@ ONLY = {
 }
 # What a unit may import besides torch and the standard library; the rest needs torch alone.
 EXTRAS = {
+    "fusing": {"numba"},
     "methods": {"adamp"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray"},
     "report": {"jinja2", "markupsafe", "plotly"},

@@ -41,6 +41,7 @@ class Case:
     radius: str
     every: int = 1
     momentum: str = "keep"
+    fused: bool = False
 
 
 CASES = [
@@ -58,6 +59,9 @@ CASES = [
     Case("adam", "as found", every=5),
     Case("adam", "two", momentum="scale"),
     Case("adam", "by name", every=5, momentum="scale"),
+    Case("momentum", "one", fused=True),
+    Case("momentum", "by name", every=5, momentum="scale", fused=True),
+    Case("adam", "as found", every=5, fused=True),
 ]
 
 
@@ -68,7 +72,8 @@ def test_a_run_equals_the_reference(case: Case) -> None:
 
     model = mixed_net()
     optimizer = torch_optimizer(rule, model)
-    decayfree.WeightRescaling(optimizer, find(model), radius=radius, every=case.every, momentum=case.momentum)
+    settings = {"radius": radius, "every": case.every, "momentum": case.momentum, "fused": case.fused}
+    decayfree.WeightRescaling(optimizer, find(model), **settings)
 
     expected = mixed_net()
     targets = {spec.weight: target_norms(spec, radius, expected) for spec in expected.specs}

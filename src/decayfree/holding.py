@@ -20,7 +20,7 @@ _PIECE_BYTES = 3 << 20
 _GROUP_BYTES = 3 << 20
 
 # Norms this close to their target are left alone, bit for bit: it is the rounding of the norm itself.
-_ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
+ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
 
 # Factors further than this from 1 take the careful way, in case a norm is zero, infinite or NaN.
 _SAFE = 0.5
@@ -83,7 +83,7 @@ class Holder:
             one.name: slice(end - one.blocks.n_blocks, end) for one, end in zip(held, ends, strict=True)
         }
         self._is_on_host = held[0].weight.device.type == "cpu"
-        self._rounding = _ROUNDING[self.norms.dtype]
+        self._rounding = ROUNDING[self.norms.dtype]
         self._groups = list(self._grouped())
         # Backwards: the optimizer has just walked forwards, so that the last weights are still in the cache.
         self._plan = [
@@ -197,7 +197,7 @@ class Holder:
         group = _Group(slice(0, 0))
         for one in self.held:
             at, n_bytes = self.slices[one.name], one.weight.numel() * one.weight.element_size()
-            rows = _rows_in_memory(one)
+            rows = rows_in_memory(one)
             n_pieces = 1
             if rows is not None and self._is_on_host:
                 n_pieces = min(len(rows), -(-n_bytes // _PIECE_BYTES))
@@ -248,7 +248,7 @@ def _part(weight: Tensor) -> Tensor:
     return part
 
 
-def _rows_in_memory(held: Held) -> Tensor | None:
+def rows_in_memory(held: Held) -> Tensor | None:
     """A (kernels, fan-in) view, where each kernel is a block and lies in one run of memory, in whatever order inside it."""
     weight = held.weight.detach()
     is_simple = held.bias is None and not held.blocks.axis and held.blocks.rows_are_blocks

@@ -1,7 +1,7 @@
 """When are scale-invariant weights put back onto their norms?
 
 After every optimizer step, by a hook on the user's own optimizer. Finds no weights (invariance.py does) and does no arithmetic on them
-(holding.py and once.py do).
+(holding.py, fusing.py and once.py do).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from decayfree.faults import (
     weights_in,
 )
 from decayfree.following import SUDDEN, follow_moments_, follow_statistics_
+from decayfree.fusing import FusedHolder, fused_holders_of
 from decayfree.holding import Held, holders_of
 from decayfree.invariance import Invariance
 from decayfree.once import held_of, not_finite, put_on_radius_, radii_of, relations_of
@@ -62,6 +63,9 @@ class WeightRescaling:
             then forward passes see weights on their radius anyway.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
             the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
+        fused: Read and write each kernel once after a step, in machine code by numba (``pip install 'decayfree[fused]'``), on one thread.
+            For weights on the CPU in float32 or float64; others are held as without it. Norms are summed in float64, so that the last
+            bits differ. Beside a kernel with NaN or infinity, the others of its weight are rescaled.
 
     Attributes:
         radii: Radius of every block, by parameter name, (n_blocks,): norm a row, in units of the weight.
@@ -73,7 +77,8 @@ class WeightRescaling:
         UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
         NonFiniteWeightError: If a weight holds NaN or infinity, now (then nothing is rescaled) or after a step (then it is left alone, and
             the others are on their radius). On an accelerator it is raised one step later, so that nothing waits for the device.
-        InvalidInputError: If another argument is outside what is allowed. After an error here nothing has changed.
+        InvalidInputError: If another argument is outside what is allowed, or ``fused`` is asked for and no weight can be.
+        ImportError: If ``fused`` is asked for and numba is not installed. After an error here nothing has changed.
 
     References:
         Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497.
@@ -96,10 +101,12 @@ class WeightRescaling:
         radius: Radius = 1.0,
         every: int = 1,
         momentum: Literal["keep", "scale"] = "keep",
+        fused: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.every = every
         self.momentum = momentum
+        self.fused = fused
         self.found = found
         self._weights = weights_in(optimizer, found)
         raise_all(self._faults(radius))
@@ -113,6 +120,11 @@ class WeightRescaling:
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
         self._plan()
+        if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
+            raise InvalidInputError(
+                "fused=True is for weights on the CPU in float32 or float64 whose kernels are each a block in one run of memory: "
+                f"none of the {len(self._weights)} that are held here is one"
+            )
         self._rescale_once(stacklevel=3)
         self._attach()
 
@@ -184,7 +196,7 @@ class WeightRescaling:
             raise MismatchError(
                 f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
             )
-        raise_all(_setting_faults(state["every"], state["momentum"]))
+        raise_all(_setting_faults(state["every"], state["momentum"], self.fused))
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
         self._n_steps, self._n_skipped = state["n_steps"], None
@@ -282,7 +294,7 @@ class WeightRescaling:
             for fault in decay_faults(self.optimizer, self._weights, self._parameters())
         ]
         faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
-        return faults + _setting_faults(self.every, self.momentum)
+        return faults + _setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
         """The parameters whose norm is held, without biases."""
@@ -296,7 +308,7 @@ class WeightRescaling:
 
     def _plan(self) -> None:
         with torch.inference_mode(False):
-            self._holders = holders_of(self._held_now())
+            self._holders = (fused_holders_of if self.fused else holders_of)(self._held_now())
 
     def _applied(self) -> list[tuple[Held, Tensor]]:
         return [
@@ -328,7 +340,8 @@ class WeightRescaling:
         faults = [fault for holder in self._holders for fault in not_finite(holder)]
         if faults:
             raise NonFiniteWeightError(
-                f"after optimizer step {self._n_steps} these weights hold NaN or infinity and were not rescaled: {'; '.join(faults)}"
+                f"after optimizer step {self._n_steps} these weights hold NaN or infinity, and nothing was written over it: "
+                f"{'; '.join(faults)}"
             )
 
 
@@ -369,12 +382,14 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
     return [group for group in groups if group["params"]]
 
 
-def _setting_faults(every: object, momentum: object) -> list[Fault]:
+def _setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
     faults: list[Fault] = []
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         faults.append((InvalidInputError, f"every must be a whole number of at least 1, got {every!r}"))
     if momentum not in ("keep", "scale"):
         faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {momentum!r}'))
+    if not isinstance(fused, bool):
+        faults.append((InvalidInputError, f"fused must be True or False, got {fused!r}"))
     return faults
 
 
