@@ -203,7 +203,10 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title != "p"]
     for _, column in kept:
         table.add_column(
-            escape(column.title), justify="right" if column.is_number else "left", no_wrap=column.is_number
+            "Accuracy" if column.title == "Test accuracy" else escape(column.title),
+            justify="right" if column.is_number else "left",
+            no_wrap=column.is_number,
+            overflow="fold",
         )
     for row in shown.rows:
         cells = [(row.cells[index], column) for index, column in kept]
@@ -217,7 +220,7 @@ def _brief(text: str, note: str, title: str) -> str:
         return f"{text} ({note})"
     if title == "Setting":
         return text.replace("learning rate ", "lr ").replace("weight decay ", "wd ")
-    return "reference" if text == "the one compared with" else text
+    return {"the one compared with": "reference", "no difference seen": "no"}.get(text, text)
 
 
 def _finals(rows: "list[FinalRow]") -> Table:
