@@ -9,6 +9,7 @@ import pytest
 
 from decayfree.study import ResultError, StudySpec
 from decayfree.study.checkpoint import set_aside, write_failure, write_record
+from decayfree.study.integrity import Seal
 from decayfree.study.locking import FolderLock
 from decayfree.study.results import run_directory
 from decayfree.study.status import study_status
@@ -82,6 +83,19 @@ def test_a_damaged_record_waits_and_what_was_set_aside_is_told(out):
     assert study_status(out).runs[0].set_aside == ("a bit had flipped",)
     (run_directory(out, NONE.key) / "run.json").write_text("{")
     assert study_status(out).runs[0].state == "waiting"
+
+
+def test_a_run_that_has_ended_with_damaged_rows_waits_and_says_why(out):
+    directory = run_directory(out, NONE.key)
+    rows = b'{"step": 16}\n'
+    write_record(directory, NONE, state="done", elapsed_s=8.0, seals={"metrics.jsonl": Seal.of_bytes(rows)})
+    (directory / "metrics.jsonl").write_bytes(rows)
+    assert study_status(out).runs[0].state == "done"
+    (directory / "metrics.jsonl").write_bytes(rows[:-3])
+    run = study_status(out).runs[0]
+    assert (run.state, run.n_done, run.elapsed_s) == ("waiting", 0, 0.0)
+    assert run.reason.startswith("damaged, and to be made again when the study is run: ")
+    assert run.reason.endswith("metrics.jsonl: 10 bytes long, expected 13")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "?\n", "[]\n"])

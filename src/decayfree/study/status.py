@@ -1,7 +1,7 @@
 """How far a study is, from its files alone: what waits, what runs, what is done or has failed and why, and how long the rest takes.
 
 Trains nothing and disturbs no runner that is at work in the folder. Whether a run that has begun is still at work is told by the
-runner's lock. Damaged files are for `read_study` and the runner to judge: here their runs wait.
+runner's lock. A run whose rows are damaged waits; checkpoints, which can be large, are for the runner to judge.
 """
 
 import json
@@ -14,7 +14,15 @@ from typing import Any, Literal
 from decayfree.study.integrity import ResultError
 from decayfree.study.locking import Holder, holder_of
 from decayfree.study.recipe import RunSettings
-from decayfree.study.results import ENDED, RECORD_FILE, ROWS_FILE, read_record, run_directory
+from decayfree.study.results import (
+    ENDED,
+    RECORD_FILE,
+    ROWS_FILE,
+    SPECTRA_FILE,
+    file_faults,
+    read_record,
+    run_directory,
+)
 from decayfree.study.spec import StudySpec
 
 RunPhase = Literal["waiting", "running", "done", "diverged", "failed"]
@@ -29,7 +37,7 @@ class RunStatus:
     state: RunPhase
     """``waiting`` is also a run that has begun and was stopped: it goes on when the study is run again."""
     reason: str | None
-    """Why it failed or diverged."""
+    """Why it failed or diverged, or has to be made again."""
     n_done: int
     """Steps done, as of the last row of its metrics."""
     elapsed_s: float
@@ -98,6 +106,11 @@ class _Trace:
             record = read_record(directory)
         except ResultError:
             return _Trace(run, "waiting", {}, 0, 0.0)
+        if record["state"] in ("done", "diverged"):
+            faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
+            if faults:
+                reason = f"damaged, and to be made again when the study is run: {'; '.join(faults)}"
+                return _Trace(run, "waiting", {**record, "reason": reason}, 0, 0.0)
         n_done, elapsed_s, state = _last_step(directory / ROWS_FILE), record["elapsed_s"], record["state"]
         if state == "running" and is_held:
             elapsed_s += max(0.0, now_s - (directory / RECORD_FILE).stat().st_mtime)
