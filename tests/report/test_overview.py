@@ -54,6 +54,16 @@ def data_of(page: Path) -> dict[str, Any]:
     return found
 
 
+def test_the_group_that_draws_the_most_is_shown_first(tmp_path: Path) -> None:
+    # Hyperball alone has the smallest rate, so that the first group would show one method of ten.
+    page = page_of(tmp_path, builtin_spec("baselines", seeds=2))
+    curves = data_of(page)["views"]["curves"]
+    n_traces = [sum(len(chart["figure"]["data"]) for chart in view["charts"]) for view in curves["views"]]
+    assert n_traces[0] < n_traces[1] == max(n_traces)
+    assert curves["first"] == 1
+    assert re.search(r'data-label="curves">learning rate 0\.01<', page.read_text(encoding="utf-8"))
+
+
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     first = page_of(tmp_path, axes_spec(n_seeds=2)).read_bytes()
     assert write_report(tmp_path).read_bytes() == first

@@ -87,7 +87,7 @@
       button.addEventListener("click", () => choose((Number(select.value) + Number(button.dataset.step) + n) % n));
     }
   }
-  for (const id of Object.keys(views)) show(id, 0);
+  for (const id of Object.keys(views)) show(id, views[id].first);
   dark.addEventListener("change", draw);
   addEventListener("beforeprint", () => drawForPaper(true));
   addEventListener("afterprint", () => drawForPaper(false));

@@ -36,9 +36,16 @@ class Viewed:
         return max((len(view.charts) for view in self.views), default=0)
 
     @property
+    def first(self) -> int:
+        """The view that is shown before anybody has chosen: the first of those that draw the most."""
+        n_traces = [sum(len(chart.figure["data"]) for chart in view.charts) for view in self.views]
+        return n_traces.index(max(n_traces))
+
+    @property
     def data(self) -> dict[str, Any]:
         """What the page's script reads."""
         return {
+            "first": self.first,
             "views": [
                 {
                     "text": view.text,
@@ -48,7 +55,7 @@ class Viewed:
                     ],
                 }
                 for view in self.views
-            ]
+            ],
         }
 
 
