@@ -66,6 +66,7 @@ bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/recorder.py
 	$(BIN)/python benchmarks/span.py
 	$(BIN)/python benchmarks/study.py
+	$(BIN)/python benchmarks/methods.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
