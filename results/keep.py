@@ -16,7 +16,7 @@ from pathlib import Path
 from decayfree.report import write_report
 from decayfree.report.compared import Entry, compare_all, compare_chosen, mean_over_groups
 from decayfree.report.comparison_table import comparison_table
-from decayfree.report.groups import StudyGroups, study_groups
+from decayfree.report.groups import Cell, Group, StudyGroups, study_groups
 from decayfree.report.wording import percent, points, signed_interval, signed_points
 from decayfree.study import Study, read_study
 from decayfree.study.archive import ARCHIVE_FILE, keep
@@ -103,6 +103,29 @@ def numbers(study: Study) -> Iterator[str]:
     yield "|" + "|".join("--:" if column.is_number else "---" for column in table.columns) + "|"
     for row in table.rows:
         yield "| " + " | ".join(f"{c.text}{f' ({c.note})' if c.note else ''}" for c in row.cells) + " |"
+    if len(groups.groups) == 1 and len(groups.groups[0].learning_rates) > 1:
+        yield from every_setting(groups.groups[0])
+
+
+def every_setting(group: Group) -> Iterator[str]:
+    """Mean test accuracies of all settings, those that validation data did not choose among them."""
+    rates = group.learning_rates
+    yield f"\nMean test accuracy of every setting, %, chosen or not, over {max(cell.n_planned for cell in group.cells)} seeds:\n"
+    yield "| Method | " + " | ".join(f"learning rate {rate:g}" for rate in rates) + " |"
+    yield "|---|" + "--:|" * len(rates)
+    for sweep in group.sweeps:
+        for decay in dict.fromkeys(cell.weight_decay for cell in sweep.cells):
+            of_rate = {cell.learning_rate: cell for cell in sweep.cells if cell.weight_decay == decay}
+            means = [mean_of(of_rate[rate]) if rate in of_rate else "–" for rate in rates]
+            has_several = len({cell.weight_decay for cell in sweep.cells}) > 1
+            label = f"{sweep.label} {decay:g}" if has_several else sweep.label
+            yield f"| {label} | {' | '.join(means)} |"
+
+
+def mean_of(cell: Cell) -> str:
+    """Mean test accuracy over seeds, in percent without its sign."""
+    final = cell.series.final_test
+    return f"{100 * final.mean:.2f}" if final else "diverged"
 
 
 def overview_table(studies: dict[str, Study]) -> Iterator[str]:

@@ -58,7 +58,7 @@ def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeyp
     }
     assert "runs.tar.xz#runs/" in (root / "results" / "baselines" / "report.html").read_text()
     assert written[root / "README.md"].startswith("Before.\n<!-- results -->\n| study |")
-    assert "| [baselines](results/baselines) | 40 |" in written[root / "README.md"]
+    assert "| [baselines](results/baselines) | 60 |" in written[root / "README.md"]
     assert "| weight normalization |" in written[root / "results" / "baselines" / "README.md"]
 
 
@@ -71,7 +71,7 @@ def test_a_study_that_is_not_whole_is_not_kept(keeping, tmp_path):
         n_intervals=2,
         state_of=lambda run: ("failed", "no memory") if run.method.name == "wrs" else ("done", None),
     ).write()
-    with pytest.raises(SystemExit, match="2 of 20 runs have no result; only whole studies are kept"):
+    with pytest.raises(SystemExit, match="3 of 30 runs have no result; only whole studies are kept"):
         keeping.keep_study(out)
 
 

@@ -168,13 +168,14 @@ class Holder:
         return worst
 
     def careful_factors(self) -> Tensor:
-        """Target over norm; 1 where the norm has no direction (0), no value (NaN, infinity), no target (0), or is right already."""
+        """Target over norm; 1 where there is no direction (0), no value (NaN, infinity), no target (0), nothing to do, or no number."""
         factors = self.targets / self.norms
         is_right = (self.norms - self.targets).abs() <= self._rounding * self.targets
         keep = (
             is_right
             | ~torch.isfinite(self.norms)
             | ~torch.isfinite(factors)
+            | (factors == 0)
             | (self.norms == 0)
             | (self.targets == 0)
         )

@@ -64,8 +64,9 @@ class WeightRescaling:
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
             the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
         fused: Read and write each kernel once after a step, in machine code by numba (``pip install 'decayfree[fused]'``), on one thread.
-            For weights on the CPU in float32 or float64; others are held as without it. Norms are summed in float64, so that the last
-            bits differ. Beside a kernel with NaN or infinity, the others of its weight are rescaled.
+            For weights on the CPU in float32 or float64 whose blocks are single kernels, before BatchNorm for instance; others are held
+            as without it. Norms are summed in float64, so that the last bits differ. Beside a kernel with NaN or infinity, the
+            others of its weight are rescaled. The storage of these weights cannot be resized any more.
 
     Attributes:
         radii: Radius of every block, by parameter name, (n_blocks,): norm a row, in units of the weight.
@@ -122,7 +123,7 @@ class WeightRescaling:
         self._plan()
         if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
             raise InvalidInputError(
-                "fused=True is for weights on the CPU in float32 or float64 whose kernels are each a block in one run of memory: "
+                "fused=True is for weights on the CPU in float32 or float64 whose blocks are single kernels, each in one run of memory: "
                 f"none of the {len(self._weights)} that are held here is one"
             )
         self._rescale_once(stacklevel=3)
@@ -138,7 +139,8 @@ class WeightRescaling:
     @property
     def factors(self) -> dict[str, Tensor]:
         """What every block was multiplied by in the last rescale, the first being the one at attachment: by parameter name, (n_blocks,)."""
-        return {one.name: factors.clone() for one, factors in self._applied()}
+        applied = {one.name: factors for one, factors in self._applied()}
+        return {name: applied[name].clone() for name in self.radii}
 
     @property
     def is_attached(self) -> bool:
@@ -158,6 +160,17 @@ class WeightRescaling:
         hooks = self.optimizer._optimizer_step_post_hooks
         for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
             del hooks[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of the weights' memory would become copies of it; a copy makes its own.
+        return {**vars(self), "_holders": [], "_pending": None, "_factors": self.factors}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        factors = state.pop("_factors")
+        vars(self).update(state)
+        self._plan()
+        for one, applied in self._applied():
+            applied.copy_(factors[one.name])
 
     def __enter__(self) -> WeightRescaling:
         return self

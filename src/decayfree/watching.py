@@ -198,7 +198,8 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     from decayfree.report.comparison_table import comparison_table
 
     chosen = compare_chosen(groups, reference)
-    shown = comparison_table(groups, chosen if chosen.entries else compare_all(groups, reference), "", "")
+    entries = chosen if chosen.entries else compare_all(groups, reference)
+    shown = comparison_table(groups, entries, "", "")
     table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title != "p"]
     for _, column in kept:
@@ -208,6 +209,14 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
             no_wrap=column.is_number,
             overflow="fold",
         )
+    n_judged = sum(
+        entry.judgement is not None and entry.judgement.p_value is not None for entry in entries.entries
+    )
+    if n_judged > 1:
+        table.caption = (
+            f"Seen after Holm's correction for {n_judged} comparisons; the intervals are not corrected."
+        )
+        table.caption_justify = "left"
     for row in shown.rows:
         cells = [(row.cells[index], column) for index, column in kept]
         table.add_row(*(escape(_brief(cell.text, cell.note, column.title)) for cell, column in cells))

@@ -16,10 +16,10 @@ from decayfree.study.recipe import RunSettings
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studies.md"
 N_RUNS_AND_STEPS = {
     ("figure1", "small"): (30, 2_028),
-    ("optimizers", "small"): (288, 624),
-    ("architectures", "small"): (84, 624),
-    ("sensitivity", "small"): (72, 1_092),
-    ("baselines", "small"): (100, 1_092),
+    ("optimizers", "small"): (720, 624),
+    ("architectures", "small"): (160, 624),
+    ("sensitivity", "small"): (160, 1_092),
+    ("baselines", "small"): (150, 1_092),
     ("figure1", "paper"): (30, 70_200),
     ("optimizers", "paper"): (432, 70_200),
     ("architectures", "paper"): (72, 70_200),

@@ -82,20 +82,27 @@ def test_a_damaged_record_waits_and_what_was_set_aside_is_told(out):
     leave(out, NONE, "done", n_done=16)
     assert study_status(out).runs[0].set_aside == ("a bit had flipped",)
     (run_directory(out, NONE.key) / "run.json").write_text("{")
-    assert study_status(out).runs[0].state == "waiting"
+    (run, *_) = study_status(out).runs
+    assert run.state == "waiting"
+    assert run.reason.startswith("damaged, and to be made again when the study is run: ")
+    assert "run.json" in run.reason
 
 
-def test_a_run_that_has_ended_with_damaged_rows_waits_and_says_why(out):
+@pytest.mark.parametrize("state", ["done", "diverged"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "spectra.json"])
+def test_a_run_that_has_ended_with_damaged_files_waits_and_says_why(out, name, state):
     directory = run_directory(out, NONE.key)
     rows = b'{"step": 16}\n'
-    write_record(directory, NONE, state="done", elapsed_s=8.0, seals={"metrics.jsonl": Seal.of_bytes(rows)})
-    (directory / "metrics.jsonl").write_bytes(rows)
-    assert study_status(out).runs[0].state == "done"
-    (directory / "metrics.jsonl").write_bytes(rows[:-3])
+    seals = {"metrics.jsonl": Seal.of_bytes(rows), "spectra.json": Seal.of_bytes(rows)}
+    write_record(directory, NONE, state=state, elapsed_s=8.0, seals=seals)
+    for file in seals:
+        (directory / file).write_bytes(rows)
+    assert study_status(out).runs[0].state == state
+    (directory / name).write_bytes(rows[:-3])
     run = study_status(out).runs[0]
     assert (run.state, run.n_done, run.elapsed_s) == ("waiting", 0, 0.0)
     assert run.reason.startswith("damaged, and to be made again when the study is run: ")
-    assert run.reason.endswith("metrics.jsonl: 10 bytes long, expected 13")
+    assert run.reason.endswith(f"{name}: 10 bytes long, expected 13")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "?\n", "[]\n"])

@@ -37,6 +37,8 @@ from decayfree.study import Row
 MAX_SMALL_MULTIPLES = 8
 _HALO = ", ".join(["0 0 3px var(--card)"] * 4)
 """Text stands out from the lines that it crosses."""
+MIN_POINTS_OF_LINE = 3
+"""With fewer, the points are marked: one makes no line, and two a line of which nobody sees that there is nothing between."""
 MIN_SEEDS_OF_BAND = 3
 """With two seeds the t interval is 12.7 times as long as the distance between them: it would cover the chart."""
 
@@ -85,7 +87,7 @@ class Chart:
     @property
     def has_points(self) -> bool:
         """Whether anything was measured: predictions alone are no curve."""
-        measured = [trace for trace in self.figure["data"] if trace["mode"] == "lines"]
+        measured = [trace for trace in self.figure["data"] if trace["mode"] in ("lines", "lines+markers")]
         return any(y is not None for trace in measured for y in trace["y"])
 
 
@@ -240,6 +242,8 @@ def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
         "line": {"color": look.paint, "width": look.width, "dash": look.dash},
         "hovertemplate": f"%{{y:{number}}}{interval}",
     }
+    if sum(mean is not None for mean in curve.mean) < MIN_POINTS_OF_LINE:
+        trace |= {"mode": "lines+markers", "marker": {"color": look.paint, "size": 7}}
     if has_interval:
         ends = zip(_rounded(curve.low), _rounded(curve.high), strict=True)
         trace["customdata"] = [list(pair) for pair in ends]

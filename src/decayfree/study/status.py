@@ -1,7 +1,7 @@
 """How far a study is, from its files alone: what waits, what runs, what is done or has failed and why, and how long the rest takes.
 
 Trains nothing and disturbs no runner that is at work in the folder. Whether a run that has begun is still at work is told by the
-runner's lock. A run whose rows are damaged waits; checkpoints, which can be large, are for the runner to judge.
+runner's lock. A run whose record, rows or spectra are damaged waits. Norms and checkpoints can be large: the runner judges them.
 """
 
 import json
@@ -35,7 +35,7 @@ class RunStatus:
 
     settings: RunSettings
     state: RunPhase
-    """``waiting`` is also a run that has begun and was stopped: it goes on when the study is run again."""
+    """``waiting`` is also a run that was stopped, which goes on when the study is run again, and one with damaged files: it begins anew."""
     reason: str | None
     """Why it failed or diverged, or has to be made again."""
     n_done: int
@@ -104,8 +104,9 @@ class _Trace:
     def of(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) -> "_Trace":
         try:
             record = read_record(directory)
-        except ResultError:
-            return _Trace(run, "waiting", {}, 0, 0.0)
+        except ResultError as error:
+            damaged = {"reason": f"damaged, and to be made again when the study is run: {error}"}
+            return _Trace(run, "waiting", damaged if (directory / RECORD_FILE).is_file() else {}, 0, 0.0)
         if record["state"] in ("done", "diverged"):
             faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
             if faults:
