@@ -25,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:
 	@echo "make demo       train the five methods on real digits, about two minutes, and write $(OUT)/report.html"
 	@echo "make why        the same, and write docs/why.md with its pictures out of it"
-	@echo "make results    run the built-in studies, an hour or two on two cores, and keep them in results/"
+	@echo "make results    run the built-in studies, two to three hours on two cores, and keep them in results/"
 	@echo "make test       run all tests but the slow ones"
 	@echo "make test-slow  run the slow ones"
 	@echo "make lint       check format, style and types"
