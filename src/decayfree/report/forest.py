@@ -127,7 +127,8 @@ def _apart(ranks: MeanRanks) -> str:
     cd = f"the critical difference of Nemenyi's test, {significant(ranks.critical_difference)}"
     if not ranks.pairs_apart:
         return f"No two lie further apart than {cd}: no difference seen."
-    return f"Further apart than {cd}, lie {listing([f'{a} before {b}' for a, b in ranks.pairs_apart])}."
+    pairs = "; ".join(f"{ahead} and {behind}" for ahead, behind in ranks.pairs_apart)
+    return f"Further apart than {cd}: {pairs} (the one with the better rank first)."
 
 
 def _row(

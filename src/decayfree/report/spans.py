@@ -25,6 +25,8 @@ from decayfree.study.results import MAIN_VARIANCE
 from decayfree.study.statistics import paired_difference
 
 GRAY = ("digits", "fashion-mnist")
+LAW_TOLERANCE = 0.01
+"""Relative; rounding in float32 stays far below, so that shares further from the law do not follow it."""
 
 
 def off_span(numbers: StudyNumbers) -> str:
@@ -126,13 +128,24 @@ def _law(numbers: StudyNumbers) -> str:
     known = {name: distance for name, distance in distances.items() if math.isfinite(distance)}
     if not known:
         return "Its law was not recorded with these runs."
-    worst = max(known, key=lambda name: known[name])
-    if known[worst] == 0:
-        return "The law (circles) says exactly that, at every sample of every method."
-    return (
-        "The law (circles), which knows no gradient, says the same at every sample of every method: they differ by a relative "
-        f"{significant(known[worst], 2)} at most, under {worst}."
+    apart = [name for name in known if known[name] > LAW_TOLERANCE]
+    alike = [name for name in known if known[name] <= LAW_TOLERANCE]
+    of_whom = f"of {listing(alike)}" if apart else "of every method"
+    worst = max(alike, key=lambda name: known[name], default="")
+    if not alike:
+        said = "The law (circles), which knows no gradient, says something else."
+    elif known[worst] == 0:
+        said = f"The law (circles) says exactly that, at every sample {of_whom}."
+    else:
+        said = (
+            f"The law (circles), which knows no gradient, says the same at every sample {of_whom}: they differ by a relative "
+            f"{significant(known[worst], 2)} at most, under {worst}."
+        )
+    by_whom = listing([f"{significant(known[name], 2)} under {name}" for name in apart])
+    departed = (
+        f"Measured shares depart from the law by a relative {by_whom}, at the sample where they do most."
     )
+    return sentences(said, departed if apart else "")
 
 
 def _main_energies(numbers: StudyNumbers, weight: str) -> str:
