@@ -27,9 +27,9 @@ from decayfree.methods import (
     WeightStandardization,
 )
 from decayfree.study import ModelSpec, OptimizerSpec
-from decayfree.study.cost import cost_of
 from decayfree.study.models import build_model
 from decayfree.study.optimizers import build_optimizer
+from decayfree.study.training.cost import cost_of
 from measure import Work, interleaved, quartiles, ratios
 from rescale import hardware
 

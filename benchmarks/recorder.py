@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import decayfree
-from decayfree.recorder import Recorder
+from decayfree.dynamics.recorder import Recorder
 from measure import Work, added, interleaved, quartiles
 from memory import peak_bytes
 from rescale import Line, Still, find, hardware, training_step

@@ -12,7 +12,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from decayfree.span import InputSpan
+from decayfree.span.input_span import InputSpan
 from measure import Work, interleaved, quartiles, ratios
 from memory import peak_bytes
 

@@ -29,7 +29,7 @@ from decayfree.methods import WRS, NoTreatment
 from decayfree.study import DataSpec, ModelSpec, Recipe, RunSettings, StudySpec, run_study
 from decayfree.study.data import load
 from decayfree.study.models import build_model
-from decayfree.study.training import train
+from decayfree.study.training.loop import train
 from measure import quartiles, ratios
 from rescale import hardware
 
@@ -157,7 +157,7 @@ def page(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
     from decayfree.methods import WeightDecay
     from decayfree.report import write_report
     from decayfree.study import Axis
-    from synthetic_study import OPTIMIZERS, Writer, axes_spec, bumpy, hot
+    from support.synthetic_study import OPTIMIZERS, Writer, axes_spec, bumpy, hot
 
     optimizers = Axis(
         "optimizer", tuple((("name", one.name), ("momentum", one.momentum)) for one in OPTIMIZERS)

@@ -19,10 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from decayfree import theory
-from decayfree.report import angles, findings, spans, spectra, study_numbers, verdicts
-from decayfree.report.series import MethodSeries, StudyNumbers, mean_angular_update, norm_of, rate_of
+from decayfree.cli.verify import notes, tinted_digits
+from decayfree.report import study_numbers
+from decayfree.report.numbers import spectra
+from decayfree.report.numbers.series import MethodSeries, StudyNumbers, mean_angular_update, norm_of, rate_of
+from decayfree.report.words import angles, spans, verdicts
+from decayfree.report.words import curves as findings
 from decayfree.study import Row, read_study
-from decayfree.verifying import notes, tinted_digits
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures"

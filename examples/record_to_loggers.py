@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import decayfree
-from decayfree.sinks import JsonLines, Sample, TensorBoard
+from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard
 
 model = nn.Sequential(
     nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 2)

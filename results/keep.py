@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from decayfree.report import write_report
-from decayfree.report.compared import Entry, compare_all, compare_chosen, mean_over_groups
-from decayfree.report.comparison_table import comparison_table
-from decayfree.report.groups import Cell, Group, StudyGroups, study_groups
-from decayfree.report.wording import percent, points, signed_interval, signed_points
+from decayfree.report.numbers.compared import Entry, compare_all, compare_chosen, mean_over_groups
+from decayfree.report.numbers.groups import Cell, Group, StudyGroups, study_groups
+from decayfree.report.tables.comparison import comparison_table
+from decayfree.report.words.wording import percent, points, signed_interval, signed_points
 from decayfree.study import Study, read_study
-from decayfree.study.archive import ARCHIVE_FILE, keep
 from decayfree.study.builtin import BUILTIN
+from decayfree.study.files.archive import ARCHIVE_FILE, keep
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -1,11 +1,13 @@
 """The house rules of the package: who imports whom, what an import loads, what is documented, how long a file may be."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,170 +20,213 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "decayfree"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-# From the ground up. A module imports from its own floor and from those below it, never from above.
+# From the ground up: what lies on one floor does not know each other, and imports from the floors below.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors"}),
-    frozenset({"blocks"}),
-    # Which weights.
-    frozenset(
-        {
-            "exact",
-            "probe",
-            "partition",
-            "running",
-            "cancelling",
-            "evidence",
-            "search",
-            "reasons",
-            "table",
-            "invariance",
-            "unsupported",
-        }
-    ),
-    # When; what happened; where; why.
-    frozenset(
-        {
-            "radius",
-            "holding",
-            "fusing",
-            "following",
-            "faults",
-            "once",
-            "deviation",
-            "rescaling",
-            "families",
-            "comparing",
-            "dynamics",
-            "patches",
-            "watchable",
-            "second_moment",
-            "layer_span",
-            "span",
-            "cleaning",
-            "equilibrium",
-        }
-    ),
-    # Watching while training; recipes.
-    frozenset(
-        {
-            "counting",
-            "readings",
-            "sinks",
-            "recorder",
-            "schedule",
-            "gradient_norms",
-            "derivation",
-            "recipe",
-            "conversion",
-        }
-    ),
+    frozenset({"errors", "columns", "lazy_face"}),
+    frozenset({"forward", "blocks", "equilibrium"}),
+    frozenset({"invariance", "span"}),
+    frozenset({"attachment", "step_counter"}),
+    frozenset({"rescaling", "dynamics"}),
+    frozenset({"conversion"}),
     frozenset({"methods"}),
     frozenset({"theory"}),
     frozenset({"study"}),
     frozenset({"report"}),
-    frozenset({"cli", "study_cli", "study_tables", "watching", "inspecting", "converting", "verifying"}),
     frozenset({"integrations"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
 )
-# Narrower than their floor.
+# The same inside the two largest folders.
+STUDY_FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"run_settings"}),
+    frozenset({"optimizers", "models", "data", "statistics"}),
+    frozenset({"spec"}),
+    frozenset({"builtin", "files", "demo"}),
+    frozenset({"training"}),
+    frozenset({"runner"}),
+    frozenset({"search"}),
+)
+REPORT_FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"numbers"}),
+    frozenset({"words"}),
+    frozenset({"tables", "charts"}),
+    frozenset({"pages"}),
+    frozenset({"page"}),
+)
+# What a reader of files needs of studies.
 ONLY = {
-    "blocks": {"errors"},
-    "dynamics": {"families", "comparing", "blocks", "errors"},
-    "span": {"layer_span", "patches", "second_moment", "watchable", "table", "blocks", "errors"},
-    "equilibrium": {"errors"},
-    "recorder": {
-        "counting",
-        "readings",
-        "sinks",
-        "dynamics",
-        "families",
-        "faults",
-        "invariance",
-        "unsupported",
+    "report": (
+        *("study.files", "study.spec", "study.run_settings", "study.optimizers", "study.statistics"),
         "errors",
-    },
-    "report": {"study", "errors"},
+    )
 }
+LONGEST_CHAIN = 23
+# Statement -> at most so many of our modules are loaded after it.
+LOADED_AT_MOST = {
+    "import decayfree.report; decayfree.report.render": 105,
+    "import decayfree.study.statistics; decayfree.study.statistics.mean_interval": 8,
+}
+MAX_FILES_AT_THE_TOP = 12
 # What a unit may import besides torch and the standard library; the rest needs torch alone.
 EXTRAS = {
-    "fusing": {"numba"},
+    "rescaling.fused_holder": {"numba"},
     "methods": {"adamp"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray"},
     "report": {"jinja2", "markupsafe", "plotly"},
     "cli": {"typer", "rich"},
-    "study_cli": {"typer", "rich"},
-    "study_tables": {"typer", "rich"},
-    "watching": {"typer", "rich"},
-    "verifying": {"rich"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def unit_of(path: Path) -> str:
-    """The module at the top of the package, or the subpackage, that a file belongs to."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def name_of(path: Path) -> str:
+    """The dotted name of a file, without the package's own; empty for its face."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
-    """Dotted names under decayfree that a file imports; ``decayfree`` itself for its public names."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in statements_at_import(tree) if at_import_only else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "decayfree")
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            if node.module == "decayfree":
-                yield from (
-                    f"decayfree.{alias.name}" if is_module(alias.name) else "decayfree"
-                    for alias in node.names
-                )
-            elif (node.module or "").startswith("decayfree."):
-                yield str(node.module)
+FILES = {name_of(path): path for path in MODULES}
+FACES = {name for name, path in FILES.items() if path.name == "__init__.py"}
+ROOMS = sorted(FILES.keys() - FACES)
 
 
-def is_module(name: str) -> bool:
-    return (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
-
-
-def statements_at_import(tree: ast.AST) -> Iterator[ast.AST]:
+def nodes_at_import(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those inside functions and under ``if TYPE_CHECKING``."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        yield node
-        yield from statements_at_import(node)
+        is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not is_typing and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from nodes_at_import(node)
 
 
-def floor_of(unit: str) -> int:
-    for number, units in enumerate(FLOORS):
+@cache
+def imports_of(name: str, *, at_import_only: bool = False) -> frozenset[str]:
+    """The files of the package that one imports, what stands under ``TYPE_CHECKING`` counted."""
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    found = set()
+    for node in nodes_at_import(tree) if at_import_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "decayfree"}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            if str(node.module).split(".")[0] == "decayfree":
+                whole = (f"{node.module}.{alias.name}" for alias in node.names)
+                found |= {
+                    one if one.removeprefix("decayfree.") in FILES else str(node.module) for one in whole
+                }
+    return frozenset(one.removeprefix("decayfree").removeprefix(".") for one in found)
+
+
+def unit_in(folder: str, name: str) -> str:
+    """The file or folder directly in ``folder`` that a file belongs to."""
+    return name.removeprefix(f"{folder}." if folder else "").split(".")[0]
+
+
+def floor_of(unit: str, floors: tuple[frozenset[str], ...]) -> int:
+    for number, units in enumerate(floors):
         if unit in units:
             return number
-    raise AssertionError(f"{unit} has no floor: add it to FLOORS")
+    raise AssertionError(f"{unit} has no floor")
 
 
-def test_every_module_has_one_floor() -> None:
-    units = {unit_of(path) for path in MODULES} - {"__init__", "__main__"}
-    listed = [unit for units_of_floor in FLOORS for unit in units_of_floor]
-    assert len(listed) == len(set(listed))
-    assert not units - set(listed), "new modules need a floor in FLOORS"
+@pytest.mark.parametrize(
+    ("folder", "floors"), [("", FLOORS), ("study", STUDY_FLOORS), ("report", REPORT_FLOORS)]
+)
+def test_a_folder_imports_only_folders_below_it(folder: str, floors: tuple[frozenset[str], ...]) -> None:
+    inside = [name for name in ROOMS if name.startswith(f"{folder}.") or not folder]
+    units = {unit_in(folder, name) for name in inside}
+    assert units | {"integrations"} >= set().union(*floors), "a floor names what is not there"
+    for name in inside:
+        unit = unit_in(folder, name)
+        for other in sorted(imports_of(name)):
+            if (other.startswith(f"{folder}.") or not folder) and unit_in(folder, other) != unit:
+                assert floor_of(unit_in(folder, other), floors) < floor_of(unit, floors), (
+                    f"{name} must not import {other}"
+                )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_one_way(path: Path) -> None:
-    unit = unit_of(path)
-    if unit == "__init__":
-        allowed = set().union(*FLOORS[: floor_of("methods")])
-    elif unit == "__main__":
-        allowed = {"cli"}
-    else:
-        allowed = set().union(*FLOORS[: floor_of(unit) + 1])
-        allowed = ONLY.get(unit, allowed) | {unit}
-    for name in imports_of(path):
-        parts = name.split(".")
-        # The public names are for the users' side of the house: methods and above.
-        target = parts[1] if len(parts) > 1 else "recorder"
-        assert target in allowed, f"{path.name} must not import {name}"
+def test_the_page_knows_only_the_files_of_studies() -> None:
+    for unit, allowed in ONLY.items():
+        for name in ROOMS:
+            if name.split(".")[0] == unit:
+                others = [other for other in imports_of(name) if other.split(".")[0] != unit]
+                assert not [other for other in others if not other.startswith(allowed)], name
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_rooms_are_imported_never_faces(name: str) -> None:
+    assert not imports_of(name) & FACES
+
+
+@pytest.mark.parametrize("name", sorted(FACES))
+def test_a_face_shows_what_type_checkers_see(name: str) -> None:
+    """Names under TYPE_CHECKING, in __all__ and behind __getattr__ are the same, and each is the very thing that its room defines."""
+    face = importlib.import_module(f"decayfree.{name}".rstrip("."))
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    typed = {
+        alias.name: str(node.module)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted(typed) == sorted(getattr(face, "__all__", []))
+    assert len(set(typed)) == len(getattr(face, "__all__", []))
+    for public, room in typed.items():
+        assert getattr(face, public) is getattr(importlib.import_module(room), public)
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        _ = face.nothing_of_this_name
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for other in sorted(imports_of(name)):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in sorted(FILES):
+        visit(name, ())
+
+
+def test_no_chain_of_imports_is_long() -> None:
+    @cache
+    def longest_from(name: str) -> tuple[str, ...]:
+        # A face loads its rooms when somebody asks.
+        others = () if name in FACES else imports_of(name, at_import_only=True)
+        return (name, *max((longest_from(other) for other in others), key=len, default=()))
+
+    longest = max((longest_from(name) for name in ROOMS), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
+
+
+def test_few_files_lie_at_the_top() -> None:
+    files = [path.name for path in PACKAGE.iterdir() if path.is_file()]
+    assert len(files) <= MAX_FILES_AT_THE_TOP, sorted(files)
+
+
+@pytest.mark.parametrize(("statement", "most"), LOADED_AT_MOST.items())
+def test_an_import_loads_few_of_our_modules(statement: str, most: int) -> None:
+    ours = {name for name in loaded_by(statement) if name.split(".")[0] == "decayfree"}
+    assert len(ours) <= most, sorted(ours)
+
+
+def test_the_page_loads_nothing_that_trains() -> None:
+    loaded = loaded_by("import decayfree.report; decayfree.report.render")
+    trains = ("study.training", "study.runner", "study.search", "study.data", "theory", "cli")
+    assert not [name for name in loaded if name.startswith(tuple(f"decayfree.{unit}" for unit in trains))]
+
+
+def test_help_is_told_without_torch() -> None:
+    loaded = loaded_by(
+        "import sys; sys.argv = ['decayfree', '--help']\n"
+        "try:\n    from decayfree.__main__ import main; main()\nexcept SystemExit:\n    pass"
+    )
+    assert "decayfree.cli.app" in loaded
+    assert "torch" not in loaded
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -189,50 +234,33 @@ def test_packages_are_imported_where_they_belong(path: Path) -> None:
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-    allowed = {"torch", "decayfree"} | EXTRAS.get(unit_of(path), set()) | sys.stdlib_module_names
+    name = name_of(path)
+    allowed = {"torch", "decayfree"} | EXTRAS.get(name, set()) | EXTRAS.get(name.split(".")[0], set())
+    allowed |= sys.stdlib_module_names
     assert not {name.partition(".")[0] for name in names} - allowed
-
-
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    files = {"decayfree." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in MODULES}
-    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
-    edges = {
-        name: {other for other in imports_of(path, at_import_only=True) if other in files}
-        for name, path in files.items()
-    }
-    # A package's front door imports its rooms, and they may be asked for through it by others.
-    edges = {name: others for name, others in edges.items() if files[name].name != "__init__.py"}
-
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
-        if name in done:
-            return
-        for other in sorted(edges.get(name, ())):
-            visit(other, (*trail, name))
-        done.add(name)
-
-    for name in sorted(edges):
-        visit(name, ())
 
 
 def loaded_by(statement: str) -> set[str]:
     """Names of the modules that a fresh Python has loaded after a statement."""
-    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {statement}; print(*sys.modules, sep='\\n')"
+    path = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})"
+    code = f"{path}\n{statement}\nprint('MODULES', *sys.modules, sep='\\n')"
     result = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     )
-    return set(result.stdout.split())
+    return set(result.stdout.partition("MODULES\n")[2].split())
 
 
-def test_importing_decayfree_loads_torch_and_nothing_else() -> None:
-    loaded = loaded_by("import decayfree")
+def test_importing_decayfree_loads_nothing_until_a_name_is_asked_for() -> None:
+    assert "torch" not in loaded_by("import decayfree")
+
+
+def test_the_public_names_load_torch_and_nothing_else() -> None:
+    loaded = loaded_by("from decayfree import *")
     top = {name.partition(".")[0] for name in loaded - loaded_by("import torch")}
     assert "decayfree.blocks" in loaded
     assert top - sys.stdlib_module_names <= {"decayfree"}
     forbidden = ("study", "report", "methods", "cli", "integrations")
-    assert not [name for name in loaded if name.startswith(tuple(f"decayfree.{unit}" for unit in forbidden))]
+    assert not [name for name in loaded if name.startswith(tuple(f"decayfree.{unit}." for unit in forbidden))]
 
 
 @pytest.mark.parametrize("name", decayfree.__all__)
@@ -276,6 +304,20 @@ def test_documents_link_to_files_that_are_there(document: Path) -> None:
     assert not [target for target in targets if not (document.parent / target).exists()]
 
 
+def test_no_docstring_or_page_names_a_file_that_is_not_there() -> None:
+    folders = ("src", "tests", "benchmarks", "docs", "results", "examples")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    texts = {path: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
+    texts |= {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    known = {path.name for path in files}
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path, text in texts.items()
+        for name in re.findall(r"\b[a-z_]+\.py\b", text)
+    }
+    assert not {(path, name) for path, name in named if name not in known}
+
+
 def test_readme_shows_the_table_that_is_printed(seed: int) -> None:
     model = nn.Sequential(
         *(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
@@ -294,7 +336,7 @@ def test_readme_shows_the_table_that_is_printed(seed: int) -> None:
 
 
 def tree_in_readme() -> list[str]:
-    """The paths of README's file tree: what stands before the comment on each line, below the folder it is indented under."""
+    """The paths of README's tree: what stands before the comment on each line, below the folder it is indented under."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"## The files\n.*?```text\n(.*?)```", text, re.DOTALL)
     assert block, "README has no file tree under the heading 'The files'"
@@ -307,17 +349,16 @@ def tree_in_readme() -> list[str]:
         while folders and folders[-1][0] >= indent:
             folders.pop()
         path = "".join(name for _, name in folders) + line.split()[0]
-        if path.endswith("/"):
-            folders.append((indent, line.split()[0]))
+        assert path.endswith("/"), f"README lists folders, not files: {path}"
+        folders.append((indent, line.split()[0]))
         paths.append(path)
     return paths
 
 
-def test_readme_shows_files_that_are_there() -> None:
+def test_readme_shows_folders_that_are_there() -> None:
     assert not [path for path in tree_in_readme() if not (ROOT / path).exists()]
 
 
-def test_readme_shows_every_file_of_the_package() -> None:
-    names = [*PACKAGE.glob("*.py"), *(path.parent for path in PACKAGE.glob("*/__init__.py"))]
-    expected = {f"src/decayfree/{path.name}{'/' if path.is_dir() else ''}" for path in names}
+def test_readme_shows_every_folder_of_the_package() -> None:
+    expected = {f"src/decayfree/{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
     assert not expected - set(tree_in_readme())

@@ -1,6 +1,6 @@
 """Norms of blocks, inner products of blocks and scaling of blocks: numbers to check by hand, then a slow reference.
 
-How often and to what norm blocks are rescaled is test_rescaling.py's question.
+How often and to what norm blocks are rescaled is test_weight_rescaling.py's question.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import reference
 from decayfree.blocks import Blocks, block_dots, block_norms, scale_blocks_
 from decayfree.errors import InvalidInputError
-from reference import BlockSpec
+from support import reference
+from support.reference import BlockSpec
 
 
 def blocks_of(spec: BlockSpec) -> Blocks:

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-import equilibrium_simulation as simulation
 from decayfree import equilibrium
 from decayfree.errors import InvalidInputError
+from support import equilibrium_simulation as simulation
 
 G = 3.0
 C = 2048

@@ -1,6 +1,6 @@
 """How far does a weight without scale turn in a step under weight decay, and at what norm, once the two balance?
 
-Closed forms for each optimizer. Measures nothing and knows no models; conversion.py turns the answers into recipes without decay.
+Closed forms for each optimizer. Measures nothing and knows no models; conversion turns the answers into recipes without decay.
 
 A gradient is orthogonal to the weights of its block and as large as 1/‖w‖ allows, so that steps make the norm grow and decay makes it
 shrink. Where both balance, the norm is constant and the weight turns by the same angle in every step. The forms hold for gradients of

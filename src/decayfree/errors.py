@@ -3,6 +3,8 @@
 Each error is a :class:`DecayFreeError` and also the built-in that fits. No message is written here: the file that finds a fault says it.
 """
 
+from collections.abc import Sequence
+
 
 class DecayFreeError(Exception):
     """Any error that decayfree raises on purpose."""
@@ -36,3 +38,12 @@ class MismatchError(DecayFreeError, KeyError, ValueError):
 
 class MissingExtraError(DecayFreeError, ImportError):
     """A package that an extra installs is not there."""
+
+
+Fault = tuple[type[DecayFreeError], str]
+
+
+def raise_all(faults: Sequence[Fault]) -> None:
+    """Raise one error with all faults; its class is that of the first."""
+    if faults:
+        raise faults[0][0]("; ".join(message for _, message in faults))

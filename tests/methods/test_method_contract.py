@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from available import import_or_skip
 from decayfree import Invariance, find_invariant
 from decayfree.blocks import block_norms
 from decayfree.errors import InvalidInputError
@@ -31,7 +30,8 @@ from decayfree.methods import (
     WeightStandardization,
 )
 from decayfree.study.optimizers import build_optimizer, optimizer_faults
-from decayfree.study.recipe import OptimizerName, OptimizerSpec
+from decayfree.study.run_settings import OptimizerName, OptimizerSpec
+from support.available import import_or_skip
 
 OPTIMIZERS = get_args(OptimizerName)
 PROJECTED = {"sgd", "adam", "adamw"}

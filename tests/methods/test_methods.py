@@ -22,7 +22,7 @@ from decayfree.methods import (
     WeightNormalization,
     WeightStandardization,
 )
-from small_study import METHODS as STUDIED
+from support.small_study import METHODS as STUDIED
 
 ONE_OF_EACH = (
     *STUDIED,

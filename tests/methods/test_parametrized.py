@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-import reference
 from decayfree import find_invariant
 from decayfree.blocks import block_norms
 from decayfree.errors import UnsupportedWeightError
 from decayfree.methods import NoTreatment, WeightNormalization, WeightStandardization, plain_name
-from decayfree.study.recipe import OptimizerSpec
-from method_loops import assert_same, by_hand, normed, row_norms, small_batches, small_model, train
+from decayfree.study.run_settings import OptimizerSpec
+from support import reference
+from support.method_loops import assert_same, by_hand, normed, row_norms, small_batches, small_model, train
 
 RULES = {
     "momentum": (OptimizerSpec("sgd"), reference.Rule("sgd", 0.05, momentum=0.9)),

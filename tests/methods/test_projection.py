@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import reference
-from available import import_or_skip
 from decayfree import find_invariant
-from decayfree.dynamics import update_family
+from decayfree.dynamics.families import update_family
 from decayfree.errors import MissingExtraError
 from decayfree.methods import Projection, projection
 from decayfree.study.optimizers import build_optimizer
-from decayfree.study.recipe import OptimizerSpec
-from method_loops import N_STEPS, row_norms, small_batches, small_model, train
+from decayfree.study.run_settings import OptimizerSpec
+from support import reference
+from support.available import import_or_skip
+from support.method_loops import N_STEPS, row_norms, small_batches, small_model, train
 
 
 @pytest.fixture(autouse=True)

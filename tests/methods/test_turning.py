@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-import reference
 from decayfree import Invariance, equilibrium, find_invariant
-from decayfree.dynamics import angular_update_rad
+from decayfree.dynamics.measures import angular_update_rad
 from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.methods import Hyperball, RotationalEquilibrium
-from decayfree.study.recipe import OptimizerSpec
-from method_loops import (
+from decayfree.study.run_settings import OptimizerSpec
+from support import reference
+from support.method_loops import (
     assert_same,
     assert_same_rest,
     by_hand,

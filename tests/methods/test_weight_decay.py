@@ -7,14 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-import reference
 from decayfree import find_invariant
 from decayfree.errors import InvalidInputError
 from decayfree.methods import NoTreatment, WeightDecay
 from decayfree.methods.weight_decay import own_form
 from decayfree.study.optimizers import build_optimizer
-from decayfree.study.recipe import OptimizerSpec
-from method_loops import assert_same, assert_same_rest, by_hand, lion_step, small_batches, small_model, train
+from decayfree.study.run_settings import OptimizerSpec
+from support import reference
+from support.method_loops import (
+    assert_same,
+    assert_same_rest,
+    by_hand,
+    lion_step,
+    small_batches,
+    small_model,
+    train,
+)
 
 SGD, NESTEROV = OptimizerSpec("sgd"), OptimizerSpec("sgd", nesterov=True)
 ADAM, ADAMW, LION = OptimizerSpec("adam"), OptimizerSpec("adamw"), OptimizerSpec("lion", beta2=0.99)

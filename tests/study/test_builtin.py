@@ -11,7 +11,7 @@ import pytest
 from decayfree.errors import InvalidInputError
 from decayfree.study import StudySpec
 from decayfree.study.builtin import BUILTIN, SIZES, adjusted, builtin_spec, builtin_text
-from decayfree.study.recipe import RunSettings
+from decayfree.study.run_settings import RunSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studies.md"
 N_RUNS_AND_STEPS = {

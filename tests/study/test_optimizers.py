@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-import reference
-from available import import_or_skip
 from decayfree import WeightRescaling, find_invariant, split_params
-from decayfree.dynamics import update_family
+from decayfree.dynamics.families import update_family
 from decayfree.errors import MissingExtraError
 from decayfree.methods import WRS, NoTreatment, WeightDecay
 from decayfree.study.optimizers import build_optimizer
-from decayfree.study.recipe import OptimizerSpec
-from method_loops import assert_same, by_hand, lion_step, small_batches, small_model, train
+from decayfree.study.run_settings import OptimizerSpec
+from support import reference
+from support.available import import_or_skip
+from support.method_loops import assert_same, by_hand, lion_step, small_batches, small_model, train
 
 CLASSES = {
     "sgd": ("SGD", "sgd", "coupled"),

@@ -15,7 +15,7 @@ from torch import nn
 from decayfree import equilibrium, theory
 from decayfree.theory import Check, Subject, spans
 from decayfree.theory.equivalences import larger_root
-from wrong_rules import (
+from support.wrong_rules import (
     Drifting,
     Idle,
     Noisy,

@@ -3,34 +3,24 @@
 A method's fields are its settings, so a new method is one file and one entry in ``METHODS``.
 """
 
-from decayfree.methods.exact_replay import ExactReplay
-from decayfree.methods.hyperball import Hyperball
-from decayfree.methods.learning_rate_scaling import LearningRateScaling
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
-from decayfree.methods.none import NoTreatment
-from decayfree.methods.parametrizing import plain_name
-from decayfree.methods.projection import Projection
-from decayfree.methods.rotational_equilibrium import RotationalEquilibrium
-from decayfree.methods.weight_decay import WeightDecay
-from decayfree.methods.weight_normalization import WeightNormalization
-from decayfree.methods.weight_standardization import WeightStandardization
-from decayfree.methods.wrs import WRS
+from typing import TYPE_CHECKING
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        NoTreatment,
-        WeightDecay,
-        LearningRateScaling,
-        ExactReplay,
-        WRS,
-        Projection,
-        WeightStandardization,
-        WeightNormalization,
-        Hyperball,
-        RotationalEquilibrium,
-    )
-}
+from decayfree.lazy_face import lazy_face
+
+if TYPE_CHECKING:
+    from decayfree.methods.exact_replay import ExactReplay
+    from decayfree.methods.hyperball import Hyperball
+    from decayfree.methods.learning_rate_scaling import LearningRateScaling
+    from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups
+    from decayfree.methods.none import NoTreatment
+    from decayfree.methods.parametrizing import plain_name
+    from decayfree.methods.projection import Projection
+    from decayfree.methods.rotational_equilibrium import RotationalEquilibrium
+    from decayfree.methods.table import METHODS
+    from decayfree.methods.weight_decay import WeightDecay
+    from decayfree.methods.weight_normalization import WeightNormalization
+    from decayfree.methods.weight_standardization import WeightStandardization
+    from decayfree.methods.wrs import WRS
 
 __all__ = [
     "METHODS",
@@ -50,3 +40,22 @@ __all__ = [
     "WeightStandardization",
     "plain_name",
 ]
+
+__getattr__ = lazy_face(
+    __name__,
+    {
+        "exact_replay": "ExactReplay",
+        "hyperball": "Hyperball",
+        "learning_rate_scaling": "LearningRateScaling",
+        "method": "AttachedMethod BlockNormsByStep Method ParamGroups",
+        "none": "NoTreatment",
+        "parametrizing": "plain_name",
+        "projection": "Projection",
+        "rotational_equilibrium": "RotationalEquilibrium",
+        "weight_decay": "WeightDecay",
+        "weight_normalization": "WeightNormalization",
+        "weight_standardization": "WeightStandardization",
+        "wrs": "WRS",
+        "table": "METHODS",
+    },
+)

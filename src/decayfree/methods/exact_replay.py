@@ -14,13 +14,14 @@ from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
 from decayfree.errors import InvalidInputError
-from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.stepping import refuse_scaled_gradients
 from decayfree.methods.weight_decay import WeightDecay
-from decayfree.radius import rows_norm
-from decayfree.rescaling import WeightRescaling
+from decayfree.rescaling.radius import rows_norm
+from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from decayfree.invariance import Invariance
+from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
 from decayfree.methods.turning import Turned
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms, scale_blocks_
-from decayfree.families import update_family
-from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.dynamics.families import update_family
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay

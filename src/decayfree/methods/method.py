@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.invariance import Invariance, ScaleInvariantWeight
-from decayfree.rescaling import split_params
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.rescaling.param_groups import split_params
 
 ParamGroups = list[dict[str, Any]]
 BlockNormsByStep = Mapping[str, Tensor]

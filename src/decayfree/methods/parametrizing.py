@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from decayfree.errors import UnsupportedWeightError
-from decayfree.invariance import Invariance, ScaleInvariantWeight, Verdict
-from decayfree.running import NormLayer
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.running_statistics import NormLayer
+from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 
 Parametrize = Callable[[nn.Module, str], tuple[str, str | None]]
 """Parametrizes a parameter of a module; returns what its tensor of directions is called among its originals, and that of lengths if any."""

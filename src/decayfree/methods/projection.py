@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.errors import MissingExtraError
-from decayfree.invariance import Invariance
+from decayfree.invariance.result import Invariance
 from decayfree.methods.method import Method, ParamGroups, number_faults, only_with
 from decayfree.methods.weight_decay import groups_of
 

@@ -8,7 +8,7 @@ import math
 import torch
 
 from decayfree.errors import InvalidInputError, MismatchError
-from decayfree.invariance import Invariance
+from decayfree.invariance.result import Invariance
 from decayfree.methods.method import BlockNormsByStep
 
 

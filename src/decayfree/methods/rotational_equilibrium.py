@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from decayfree import equilibrium
 from decayfree.errors import InvalidInputError
-from decayfree.invariance import Invariance
+from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
 from decayfree.methods.turning import Turned
 

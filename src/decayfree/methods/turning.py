@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import block_dots, block_norms, scale_blocks_
 from decayfree.errors import MismatchError
-from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.stepping import around_steps
 
 Group = Mapping[str, Any]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from decayfree.invariance import Invariance
+from decayfree.invariance.result import Invariance
 from decayfree.methods.method import (
     AttachedMethod,
     BlockNormsByStep,
@@ -21,7 +21,7 @@ from decayfree.methods.method import (
     number_faults,
 )
 from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
-from decayfree.rescaling import split_params
+from decayfree.rescaling.param_groups import split_params
 
 Form = Literal["coupled", "decoupled"]
 

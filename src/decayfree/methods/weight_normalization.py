@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from decayfree.invariance import Invariance
+from decayfree.invariance.result import Invariance
 from decayfree.methods.method import Method
 from decayfree.methods.parametrizing import parametrized
 

@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
+from decayfree.dynamics.families import update_family
 from decayfree.errors import InvalidInputError
-from decayfree.families import update_family
-from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
 from decayfree.methods.parametrizing import parametrized
 

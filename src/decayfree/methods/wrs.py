@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.invariance import Invariance, ScaleInvariantWeight
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
-from decayfree.rescaling import WeightRescaling
+from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 
 @dataclass(frozen=True)

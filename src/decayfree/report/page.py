@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from decayfree.errors import MissingExtraError
-from decayfree.report.detailed import detailed_page
-from decayfree.report.groups import study_groups
-from decayfree.report.overview import overview_page
-from decayfree.study import Study, read_study
+from decayfree.report.numbers.groups import study_groups
+from decayfree.report.pages.detailed import detailed_page
+from decayfree.report.pages.overview import overview_page
+from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
 TEMPLATES = ("page.html", "detailed.html", "overview.html", "parts.html")

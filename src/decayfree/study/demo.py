@@ -10,10 +10,14 @@ import dataclasses
 from pathlib import Path
 
 from decayfree.errors import InvalidInputError
-from decayfree.methods import WRS, LearningRateScaling, Method, NoTreatment, WeightDecay
+from decayfree.methods.learning_rate_scaling import LearningRateScaling
+from decayfree.methods.method import Method
+from decayfree.methods.none import NoTreatment
+from decayfree.methods.weight_decay import WeightDecay
+from decayfree.methods.wrs import WRS
 from decayfree.study.data import fashion_mnist
-from decayfree.study.recipe import DataSpec, ModelSpec, Recipe
-from decayfree.study.spec import StudySpec
+from decayfree.study.run_settings import DataSpec, ModelSpec, Recipe
+from decayfree.study.spec.study_spec import StudySpec
 
 BASE_WIDTH = 64
 """Channels of the published networks' first stage."""

@@ -36,9 +36,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.equilibrium import Equilibrium, sgd
 from decayfree.errors import InvalidInputError, MissingExtraError
-from decayfree.methods import Method
-from decayfree.study.recipe import OptimizerName, OptimizerSpec
+from decayfree.methods.method import Method
+from decayfree.methods.weight_decay import WeightDecay
+from decayfree.study.run_settings import OptimizerName, OptimizerSpec, Recipe
 
 ParamGroups = list[dict[str, Any]]
 
@@ -151,3 +153,35 @@ def _from_package(name: str) -> Callable[..., Optimizer]:
         ) from error
     made: Callable[..., Optimizer] = getattr(pytorch_optimizer, name)
     return made
+
+
+def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | None:
+    """Where decay and gradients would be in balance at the learning rate of step number ``step``.
+
+    Args:
+        method: How scale-invariant weights are treated.
+        recipe: The learning rate, its schedule and the momentum.
+        step: Counted from 0.
+
+    Returns:
+        The angle of a step at that balance, √(2ηλ/(1+μ)) to first order in ηλ, and how many steps it takes to come there; None under a
+        method without decay, which has no such balance, for optimizers other
+        than SGD, and where decay alone would turn a weight around in one step.
+
+    References:
+        Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419.
+        Kosson et al., "Rotational Equilibrium", 2024, arXiv 2305.17212.
+    """
+    optimizer = recipe.optimizer
+    if not isinstance(method, WeightDecay) or method.weight_decay == 0 or optimizer.name != "sgd":
+        return None
+    learning_rate = recipe.learning_rate_at(step)
+    if learning_rate * method.weight_decay >= 1:
+        return None
+    return sgd(
+        learning_rate,
+        method.weight_decay,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        decoupled=method.form == "decoupled",
+    )

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from decayfree import equilibrium
 from decayfree.equilibrium import Equilibrium
-from decayfree.invariance import ScaleInvariantWeight
-from decayfree.rescaling import WeightRescaling
+from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.rescaling.weight_rescaling import WeightRescaling
 from decayfree.theory.check import Check
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import MakeOptimizer, Step, Training, norms, training

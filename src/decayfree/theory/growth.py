@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.rescaling import WeightRescaling
+from decayfree.rescaling.weight_rescaling import WeightRescaling
 from decayfree.theory.check import Check, figure
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import (

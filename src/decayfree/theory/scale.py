@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.blocks import scale_blocks_
-from decayfree.invariance import ScaleInvariantWeight
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.theory.check import Check, figure, not_applicable
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import MakeOptimizer, cosines, dots, largest, norms, training

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from decayfree.blocks import scale_blocks_
-from decayfree.rescaling import WeightRescaling
-from decayfree.span import InputSpan, LayerSpan
+from decayfree.rescaling.weight_rescaling import WeightRescaling
+from decayfree.span.input_span import InputSpan
+from decayfree.span.layer_span import LayerSpan
 from decayfree.theory.check import Check, figure, not_applicable
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import (

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from decayfree.blocks import block_norms
 from decayfree.errors import InvalidInputError
-from decayfree.exact import NEGLIGIBLE_EPS, ExactArithmetic
-from decayfree.invariance import Invariance, find_invariant
-from decayfree.probe import Forward, Probe, call_model, cast, default_dtype, seeded, tensors_in
+from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
+from decayfree.invariance.discovery import find_invariant
+from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic
+from decayfree.invariance.probe import Probe
+from decayfree.invariance.result import Invariance
 
 _BATCH_SIZE = 64
 _ANGLE_RAD = 0.03

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_dots, block_norms, scale_blocks_
-from decayfree.invariance import ScaleInvariantWeight
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.theory.subject import Subject
 
 MakeOptimizer = Callable[..., Optimizer]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.probe import Forward
+from decayfree.forward import Forward
 from decayfree.theory import equilibria, equivalences, flow, growth, scale, spans
 from decayfree.theory.check import Check
 from decayfree.theory.subject import Subject, image_subject, subject_of

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decayfree.study.data.draws import generator_for
-from decayfree.study.recipe import DataSpec
+from decayfree.study.run_settings import DataSpec
 
 
 def augmented(inputs: Tensor, spec: DataSpec, *, seed: int, step: int) -> Tensor:

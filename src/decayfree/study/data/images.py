@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decayfree.study.data.augmentation import cropped_and_cut_out, flipped
-from decayfree.study.recipe import DataSpec
+from decayfree.study.run_settings import DataSpec
 
 N_CHANNELS = 3
 """Of what a network is fed, whether the images are grey or in color."""

@@ -15,7 +15,7 @@ from decayfree.errors import InvalidInputError
 from decayfree.study.data import cifar, decoding, digits, fashion_mnist, image_folder, svhn
 from decayfree.study.data.draws import generator_for
 from decayfree.study.data.images import Dataset, Images
-from decayfree.study.recipe import DataSpec
+from decayfree.study.run_settings import DataSpec
 
 SHARE_OF_GPU = 0.5
 """Pixels are put on a GPU where they take at most this share of its free memory; the rest is for the training."""

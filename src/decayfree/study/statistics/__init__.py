@@ -4,27 +4,32 @@ It reads no files and knows nothing of methods: numbers in, numbers out, in floa
 `significance` (p values, a family of comparisons), `power`, `bootstrap`, `ranks`, `sweeps`.
 """
 
-from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
-from decayfree.study.statistics.estimates import (
-    CONFIDENCE,
-    Comparison,
-    Estimate,
-    Verdict,
-    mean_interval,
-    paired_difference,
-    t_quantile,
-)
-from decayfree.study.statistics.power import POWER, detectable_difference
-from decayfree.study.statistics.ranks import MeanRanks, mean_ranks
-from decayfree.study.statistics.significance import (
-    MAX_SIGN_FLIPS,
-    Family,
-    Judgement,
-    family_of,
-    holm,
-    sign_flip_p,
-)
-from decayfree.study.statistics.sweeps import Choice, Spread, best_of_sweep, spread_of
+from typing import TYPE_CHECKING
+
+from decayfree.lazy_face import lazy_face
+
+if TYPE_CHECKING:
+    from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
+    from decayfree.study.statistics.estimates import (
+        CONFIDENCE,
+        Comparison,
+        Estimate,
+        Verdict,
+        mean_interval,
+        paired_difference,
+        t_quantile,
+    )
+    from decayfree.study.statistics.power import POWER, detectable_difference
+    from decayfree.study.statistics.ranks import MeanRanks, mean_ranks
+    from decayfree.study.statistics.significance import (
+        MAX_SIGN_FLIPS,
+        Family,
+        Judgement,
+        family_of,
+        holm,
+        sign_flip_p,
+    )
+    from decayfree.study.statistics.sweeps import Choice, Spread, best_of_sweep, spread_of
 
 __all__ = [
     "CONFIDENCE",
@@ -51,3 +56,15 @@ __all__ = [
     "spread_of",
     "t_quantile",
 ]
+
+__getattr__ = lazy_face(
+    __name__,
+    {
+        "bootstrap": "MIN_FOR_BOOTSTRAP bootstrap_interval",
+        "estimates": "CONFIDENCE Comparison Estimate Verdict mean_interval paired_difference t_quantile",
+        "power": "POWER detectable_difference",
+        "ranks": "MeanRanks mean_ranks",
+        "significance": "MAX_SIGN_FLIPS Family Judgement family_of holm sign_flip_p",
+        "sweeps": "Choice Spread best_of_sweep spread_of",
+    },
+)

@@ -1,0 +1,384 @@
+"""The command line: ``decayfree demo`` trains and draws, ``decayfree inspect`` shows what is scale-invariant in a model.
+
+It computes nothing itself. Exit code 0 where what was asked was done, 1 where a run failed, 2 where the request cannot
+be met, 130 after Ctrl-C.
+"""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from decayfree.cli.study import app as study_app
+from decayfree.cli.study_progress import FAILED, as_typed, fail, require, run_and_report
+from decayfree.errors import DecayFreeError, InvalidInputError
+
+# torch is there by now: it comes with the package. Everything else that is heavy is imported by the command that needs it.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from decayfree.invariance.result import Invariance
+    from decayfree.theory.check import Check
+
+app = typer.Typer(
+    name="decayfree",
+    help="Train networks with normalization layers without weight decay.",
+    epilog="For a start: decayfree demo, or decayfree inspect torchvision:resnet18 --input 4,3,64,64",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(study_app, name="study")
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="decayfree")
+
+
+class Data(StrEnum):
+    """The images that the demo can train on."""
+
+    DIGITS = "digits"
+    FASHION_MNIST = "fashion-mnist"
+
+
+class Rule(StrEnum):
+    """The optimizers whose weight decay can be converted."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    ADAMW = "adamw"
+    LION = "lion"
+
+
+class Schedule(StrEnum):
+    """Learning-rate schedules by name."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    STEP = "step"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"decayfree {version('decayfree')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    data: Annotated[Data, typer.Option(help="Images to train on.")] = Data.DIGITS,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with Fashion-MNIST's four idx files; found by itself where Debian puts them.",
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", metavar="", help="Fetch Fashion-MNIST if it is not here.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each method.")] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Passes over the training images, instead of the default."),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Channels of the first stage, instead of the default."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results and the page.")] = Path(
+        "demo"
+    ),
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
+    ] = 2,
+) -> None:
+    """Train a small network by five ways to treat norms and write one page, report.html.
+
+    The ways: no decay, two coefficients of weight decay, learning-rate scaling, weight rescaling. The images are real: the 1,797 digits
+    that come with scikit-learn, or Fashion-MNIST. Ctrl-C stops; the same command goes on from there.
+    """
+    try:
+        require("the demo", "scikit-learn", "plotly", "jinja2")
+        from decayfree.study.demo import demo_spec
+
+        spec = demo_spec(
+            data=data.value, data_dir=data_dir, download=download, seeds=seeds, epochs=epochs, width=width
+        )
+        code = run_and_report(spec, out, n_jobs=jobs, same_command=as_typed(context))
+    except DecayFreeError as error:
+        fail(error)
+    except OSError as error:  # the folder cannot be written
+        fail(error)
+    raise typer.Exit(code)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME or package.module:factory.")
+    ],
+    input: Annotated[
+        list[str],
+        typer.Option(
+            "--input", metavar="SHAPE", help="Shape of a random input, as in 4,3,64,64; once for each input."
+        ),
+    ],
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Show only weights that this pattern matches; may be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out weights that this pattern matches; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seeds the weights, the inputs and the probe.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
+    """Show which weights of a model are scale-invariant, and why the others are not.
+
+    The model is built with random weights, in train mode; nothing is downloaded. A module in the current directory can be named.
+    """
+    try:
+        from decayfree.invariance.discovery import find_invariant
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            built, inputs = _named(model, input, tokens=tokens, seed=seed)
+            found = find_invariant(built, inputs, include=include, exclude=exclude or (), seed=seed)
+    except DecayFreeError as error:
+        fail(error)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            typer.echo(f"Warning: {warning.message}", err=True)
+    typer.echo(json.dumps(_json_safe(found.to_dict()), allow_nan=False) if as_json else repr(found))
+
+
+@app.command()
+def convert(
+    optimizer: Annotated[Rule, typer.Option(help="The update rule; adam is the one with L2 regularization.")],
+    lr: Annotated[float, typer.Option(metavar="X", help="Tuned learning rate, where its schedule is 1.")],
+    weight_decay: Annotated[float, typer.Option(metavar="X", help="Tuned weight decay.")],
+    momentum: Annotated[float | None, typer.Option(metavar="X", help="Of SGD.")] = None,
+    nesterov: Annotated[bool, typer.Option("--nesterov", metavar="", help="Of SGD.")] = False,
+    dampening: Annotated[float | None, typer.Option(metavar="X", help="Of SGD.")] = None,
+    decoupled: Annotated[
+        bool, typer.Option("--decoupled", metavar="", help="Of SGD: decay the weight, not the gradient.")
+    ] = False,
+    betas: Annotated[str | None, typer.Option(metavar="X,X", help="Of the others, as in 0.9,0.999.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Length of the training, in optimizer steps.")
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(help="Its learning rate; step is a tenth after 1/2 and again after 3/4 of the steps."),
+    ] = None,
+    fan_in: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Weights in a row, for radii without a model.")
+    ] = None,
+    gradient_norm: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Norm of gradient times norm of weight, for sgd and adam."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="torchvision:NAME, timm:NAME or package.module:factory."),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="SHAPE", help="Shape of a random input for the model."),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Turn a tuned recipe with weight decay into one without: the norms that decay settles at, with their derivation and limits.
+
+    For adamw and lion they follow from the settings. For sgd and adam they depend on how large gradients are, which only your own
+    training tells; then it prints how to measure that, or takes a number.
+    """
+    try:
+        from decayfree.cli.convert import converted, rule_of
+
+        rule = rule_of(
+            optimizer.value,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            dampening=dampening,
+            decoupled=decoupled,
+            betas=betas,
+        )
+        conversion = converted(
+            rule,
+            found=_find_named(model, input or [], tokens),
+            fan_ins=fan_in,
+            gradient_norm=gradient_norm,
+            n_steps=steps,
+            schedule=None if schedule is None else schedule.value,
+        )
+    except DecayFreeError as error:
+        fail(error)
+    typer.echo(
+        json.dumps(_json_safe(conversion.to_dict()), allow_nan=False) if as_json else conversion.text()
+    )
+
+
+def _find_named(model: str | None, shapes: list[str], tokens: int | None) -> "Invariance | None":
+    from decayfree.invariance.discovery import find_invariant
+
+    if (model is None) != (not shapes):
+        raise InvalidInputError(
+            "--model and --input go together: --model torchvision:resnet18 --input 4,3,64,64"
+        )
+    if model is None:
+        return None
+    return find_invariant(*_named(model, shapes, tokens=tokens, seed=0))
+
+
+def _named(
+    model: str, shapes: list[str], *, tokens: int | None, seed: int
+) -> "tuple[nn.Module, tuple[Tensor, ...]]":
+    """The model that is asked for, and random inputs for it."""
+    from decayfree.cli.named_models import build_named, random_input
+
+    inputs = tuple(
+        random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(shapes)
+    )
+    return build_named(model, seed=seed), inputs
+
+
+@app.command()
+def verify(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="torchvision:NAME, timm:NAME or package.module:factory; a small network on scanned digits without it.",
+        ),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="SHAPE", help="Shape of a random input for MODEL, as in 4,3,64,64."),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Length of each short training of MODEL.")
+    ] = 6,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seeds weights, inputs and batches.")] = 0,
+    explain: Annotated[
+        bool, typer.Option("--explain", metavar="", help="Say of each statement what was done.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
+    """Check the statements of theory by measuring them, each with its tolerance; exit code 1 where one fails.
+
+    Without MODEL all of them, on a small network that trains on real digits. With MODEL those that make sense on any model, on random
+    inputs and targets, in float64.
+    """
+    if (model is None) != (not input):
+        fail(
+            InvalidInputError(
+                "MODEL and --input go together: decayfree verify torchvision:resnet18 --input 4,3,64,64"
+            )
+        )
+    checks: list[Check] = []
+    console, began_s = Console(stderr=True), time.perf_counter()
+    try:
+        with console.status("measuring") as status:
+            for check in _checks(model, input or [], tokens=tokens, n_steps=steps, seed=seed):
+                checks.append(check)
+                status.update(f"measuring: {len(checks)} statements done")
+    except DecayFreeError as error:
+        fail(error)
+    _show_checks(checks, time.perf_counter() - began_s, explain=explain, as_json=as_json)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _checks(
+    model: str | None, shapes: list[str], *, tokens: int | None, n_steps: int, seed: int
+) -> "Iterator[Check]":
+    from decayfree.theory.verification import verify, verify_model
+
+    if model is None:
+        from decayfree.cli.verify import tinted_digits
+
+        yield from verify(*tinted_digits(), seed=seed)
+        return
+    yield from verify_model(*_named(model, shapes, tokens=tokens, seed=seed), n_steps=n_steps, seed=seed)
+
+
+def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_json: bool) -> None:
+    from decayfree.cli.verify import SOURCES, notes, summary, table, what_does_not_apply
+
+    if as_json:
+        passed = all(check.passed for check in checks)
+        typer.echo(
+            json.dumps({"passed": passed, "checks": [check.to_dict() for check in checks]}, allow_nan=False)
+        )
+        return
+    console = Console()
+    console.print(table(checks, console.width))
+    for reason in what_does_not_apply(checks):
+        console.print(f"\nDoes not apply. {escape(reason)}", highlight=False)
+    for number, note in enumerate(notes(checks), start=1):
+        console.print(f"\n\\[{number}] {escape(note)}", highlight=False)
+    console.print(f"\n{escape(SOURCES)}", highlight=False)
+    for check in checks:
+        if explain or check.verdict == "fails":
+            console.print(
+                f"\n{escape(check.statement)}\n  {check.verdict}: {escape(check.sentence)}", highlight=False
+            )
+            if check.is_applicable:
+                console.print(
+                    f"  residual {check.residual:.1e}, tolerance {check.tolerance:.0e}", highlight=False
+                )
+    console.print(f"\n{summary(checks, elapsed_s)}", highlight=False)
+
+
+def _json_safe(value: Any) -> Any:
+    """The same with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

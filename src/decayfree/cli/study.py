@@ -1,0 +1,356 @@
+"""The commands ``decayfree study run | list | show | report | tune``: studies from a file or by name, and what became of them.
+
+It computes nothing itself. Exit codes are those of the other commands: 0, 1 where a run failed, 2 where the request cannot be met, 130
+after Ctrl-C.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from decayfree.cli.study_progress import (
+    INTERRUPTED,
+    as_typed,
+    clock,
+    fail,
+    progress_bar,
+    require,
+    run_and_report,
+    say_how_to_go_on,
+    show_page,
+    tell_failed,
+)
+from decayfree.cli.study_tables import list_builtin, list_runs, tuned_table
+from decayfree.errors import DecayFreeError, InvalidInputError
+
+if TYPE_CHECKING:
+    from decayfree.study.runner.run_study import Progress
+    from decayfree.study.search.tuning import TuneOutcome
+    from decayfree.study.spec.study_spec import StudySpec
+
+app = typer.Typer(
+    help="Run studies: methods, optimizers and networks side by side, with seeds; a file says which.",
+    epilog="For a start: decayfree study list, and decayfree study run figure1",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+)
+
+
+class Size(StrEnum):
+    """Sizes of the built-in studies."""
+
+    SMALL = "small"
+    PAPER = "paper"
+
+
+Named = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A built-in study, or a TOML file; see docs/studies.md.")
+]
+SizeOption = Annotated[
+    Size | None,
+    typer.Option(
+        help="Of a built-in study: small is Fashion-MNIST on two cores, paper is CIFAR-10 on a GPU.",
+        show_default="small",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where to train instead: cpu, cuda, cuda:1.")
+]
+SeedsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="So many seeds, from 0, instead of the study's.")
+]
+DataDirOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the images.")]
+JobsOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Train on this Ray cluster instead: auto, or HOST:PORT."),
+]
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    study: Named,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for results and page.", show_default="named after the study"
+        ),
+    ] = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    seeds: SeedsOption = None,
+    data_dir: DataDirOption = None,
+    jobs: JobsOption = 2,
+    ray: RayOption = None,
+) -> None:
+    """Run a study and write its page, report.html; in a folder where it has begun, go on with what is not done.
+
+    Runs are kept by their settings: a changed spec runs only what is new. Ctrl-C, a crash or a power cut loses no more than the steps
+    since a run's last checkpoint.
+    """
+    try:
+        require("a study", "scikit-learn", "scipy", "plotly", "jinja2")
+        spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
+        folder = out or Path(Path(study).stem)
+        _look_for_data(spec, on_cluster=ray is not None)
+        _tell_what_is_there(spec, folder)
+        code = run_and_report(spec, folder, n_jobs=jobs, same_command=as_typed(context), ray_address=ray)
+    except (DecayFreeError, OSError) as error:
+        fail(error)
+    raise typer.Exit(code)
+
+
+@app.command("list")
+def list_(
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR", help="Folder of a study; without it, the built-in studies.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
+    """Show the runs of a study: done, running, failed and why, waiting, and the time left; without DIR, the built-in studies."""
+    try:
+        if out is None:
+            list_builtin(as_json=as_json)
+        else:
+            from decayfree.study.files.status import study_status
+            from decayfree.study.spec.study_spec import StudySpec
+
+            status = study_status(out)
+            list_runs(StudySpec.load(out / "study.toml"), status, as_json=as_json)
+    except (DecayFreeError, OSError) as error:
+        fail(error)
+
+
+@app.command()
+def show(
+    study: Annotated[str, typer.Argument(metavar="NAME", help="A built-in study.")],
+    size: SizeOption = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", metavar="", help="Write every setting out, defaults included.")
+    ] = False,
+) -> None:
+    """Print a built-in study as TOML, with the claims it is held against: a start for a file of your own."""
+    from decayfree.study.builtin.specs import builtin_spec, builtin_text
+
+    chosen = (size or Size.SMALL).value
+    try:
+        text = builtin_spec(study, chosen).to_toml() if resolved else builtin_text(study, chosen)
+    except DecayFreeError as error:
+        fail(error)
+    typer.echo(text, nl=False)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Compare the others with this method, by its name, such as weight_decay."
+        ),
+    ] = None,
+) -> None:
+    """Write the page of a study, report.html, and print its main table; runs that are not done are left out."""
+    try:
+        require("the page", "scipy", "plotly", "jinja2")
+        show_page(out, Console(), reference=reference)
+    except (DecayFreeError, OSError) as error:
+        fail(error)
+
+
+@app.command()
+def tune(
+    context: typer.Context,
+    study: Named,
+    trials: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trials of each method; more go on from there.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the trials and best.toml.", show_default="named after the study"
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Search for this method only; may be repeated."),
+    ] = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,X", help="Search between these.", show_default="a tenth and ten times the study's"
+        ),
+    ] = None,
+    weight_decay: Annotated[str, typer.Option(metavar="X,X", help="Search between these.")] = "1e-5,1e-1",
+    test_seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Seeds in best.toml, none of them searched with.")
+    ] = 5,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    seeds: SeedsOption = None,
+    data_dir: DataDirOption = None,
+    jobs: JobsOption = 2,
+    ray: RayOption = None,
+) -> None:
+    """Search for learning rate and weight decay by validation accuracy, and write best.toml, which tests what was found on new seeds.
+
+    Optuna proposes; a trial is one ordinary run for each seed. Stopped or killed, the same command goes on and trains nothing twice.
+    """
+    try:
+        from decayfree.study.search.tuning import Ranges
+
+        spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
+        folder = out or Path(Path(study).stem)
+        ranges = Ranges(None if lr is None else _range("--lr", lr), _range("--weight-decay", weight_decay))
+        _look_for_data(spec, on_cluster=ray is not None)
+        options: dict[str, Any] = {
+            "methods": method,
+            "n_trials": trials,
+            "n_test_seeds": test_seeds,
+            "n_jobs": jobs,
+        }
+        outcome = _tune_watched(spec, folder, ranges=ranges, **options, **_elsewhere(ray))
+    except (DecayFreeError, OSError) as error:
+        fail(error)
+    raise typer.Exit(_show_tuned(outcome, folder, same_command=as_typed(context)))
+
+
+def _spec(
+    study: str, *, size: Size | None, device: str | None, seeds: int | None, data_dir: Path | None
+) -> "StudySpec":
+    """A built-in study by its name, or the study in a file."""
+    from decayfree.study.builtin.specs import BUILTIN, adjusted, builtin_spec
+    from decayfree.study.spec.study_spec import StudySpec
+
+    folder = None if data_dir is None else str(data_dir.resolve())
+    if study in BUILTIN:
+        return builtin_spec(study, (size or Size.SMALL).value, device=device, seeds=seeds, data_dir=folder)
+    path = Path(study)
+    if not path.is_file():
+        raise InvalidInputError(
+            f"{study} is neither a file nor a built-in study, which are {', '.join(BUILTIN)}"
+        )
+    if size is not None:
+        raise InvalidInputError(
+            f"--size is for built-in studies; {study} is a file, which has a size of its own"
+        )
+    return adjusted(StudySpec.load(path), device=device, seeds=seeds, data_dir=folder)
+
+
+def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
+    """Raise before anything runs if the images or the device are not there; a cluster looks for its own."""
+    from decayfree.study.data.loading import load
+    from decayfree.study.models.networks import build_model
+    from decayfree.study.training.building import device_of
+
+    if on_cluster:
+        return
+    recipes = {run.recipe for run in spec.runs()}
+    for recipe in {recipe.device: recipe for recipe in recipes}.values():
+        device_of(recipe)
+    for data in {recipe.data for recipe in recipes}:
+        load(data, spec.data_dir)
+    for model, data in {(recipe.model, recipe.data) for recipe in recipes if ":" in recipe.model.name}:
+        dataset = load(data, spec.data_dir)  # a library's network may not exist, or not take such images
+        height, width = dataset.train.pixels.shape[-2:]
+        build_model(model, n_classes=dataset.n_classes, image_size=(height, width), seed=0)
+
+
+def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
+    """What becomes of the runs that a folder holds already, where its spec is another one than is asked for now."""
+    from decayfree.study.files.checkpoint import read_state
+    from decayfree.study.files.results import run_directory
+
+    path = out / "study.toml"
+    if not path.is_file() or path.read_text(encoding="utf-8") == spec.to_toml():
+        return
+    there = {folder.name for folder in (out / "runs").glob("*") if folder.is_dir()}
+    wanted = {run.key for run in spec.runs()}
+    n_done = sum(read_state(run_directory(out, key)) in ("done", "diverged") for key in wanted & there)
+    elsewhere = _other_images(path, spec)
+    if elsewhere and n_done:
+        typer.echo(
+            f"The {n_done} runs that are done saw the images in {elsewhere}, and those to come see those in {spec.data_dir}: "
+            "unless they are the same images, use another folder."
+        )
+    typer.echo(
+        f"{out} holds another spec, which this one replaces: {n_done} of its {len(wanted)} runs are done already. "
+        f"{len(there - wanted)} runs of the spec before are no part of it; they stay where they are, and the page leaves them out."
+    )
+
+
+def _other_images(path: Path, spec: "StudySpec") -> str | None:
+    """The folder of images that the spec in a file names, where it is another one."""
+    from decayfree.study.spec.study_spec import SpecError, StudySpec
+
+    try:
+        before = StudySpec.load(path).data_dir
+    except SpecError:
+        return None
+    return before if before != spec.data_dir else None
+
+
+def _elsewhere(ray: str | None) -> dict[str, Any]:
+    return {} if ray is None else {"ray_address": ray}
+
+
+def _range(option: str, text: str) -> tuple[float, float]:
+    """Two numbers with a comma between."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InvalidInputError(f"{option}: expected two numbers such as 0.01,1; got {text!r}") from error
+    return low, high
+
+
+def _tune_watched(spec: "StudySpec", out: Path, **options: Any) -> "TuneOutcome":
+    from decayfree.study.search.tuning import tune as search
+
+    console = Console()
+    with progress_bar(console) as bar:
+        task = bar.add_task("starting", total=1.0, left="")
+
+        def look(progress: "Progress") -> None:
+            left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
+            bar.update(task, completed=progress.fraction, description=progress.label, left=left)
+
+        def say_stopping() -> None:
+            console.print("Stopping: the runs save where they are.", highlight=False)
+
+        return search(spec, out, on_progress=look, on_stopping=say_stopping, **options)
+
+
+def _show_tuned(outcome: "TuneOutcome", out: Path, *, same_command: str) -> int:
+    console = Console()
+    if outcome.stopped_by is not None:
+        if not outcome.stopped_by.interrupted:
+            return tell_failed(outcome.stopped_by)
+        say_how_to_go_on(console, f"{outcome.n_trials} trials are done", same_command)
+        return INTERRUPTED
+    console.print(tuned_table(outcome.searches))
+    if outcome.left_out:
+        names = ", ".join(outcome.left_out)
+        console.print(
+            f"Left out, since it replays another run at that run's settings: {names}", highlight=False
+        )
+    best = out if outcome.best_file is None else outcome.best_file
+    console.print(
+        "These are validation accuracies, and the best of many: too high. To test what was found, on new seeds:",
+        highlight=False,
+    )
+    console.print(
+        f"  decayfree study run {escape(str(best))} --out {escape(str(out))}", highlight=False, soft_wrap=True
+    )
+    return 0

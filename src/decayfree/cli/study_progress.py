@@ -1,0 +1,251 @@
+"""A study under the eyes of a terminal: a bar with the time left, Ctrl-C, the final table, and where the page is.
+
+Trains nothing and knows no command: it is told what to run, and gives back the exit code.
+"""
+
+import contextlib
+import importlib.util
+import math
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from decayfree.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from decayfree.report.numbers.groups import StudyGroups
+    from decayfree.report.tables.final_rows import FinalRow
+    from decayfree.study.runner.run_study import Progress as StudyProgress
+    from decayfree.study.runner.run_study import StudyOutcome
+    from decayfree.study.spec.study_spec import StudySpec
+
+FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
+MAX_REASONS = 5
+
+
+def run_and_report(
+    spec: "StudySpec", out: Path, *, n_jobs: int, same_command: str, ray_address: str | None = None
+) -> int:
+    """Run a study, write its page and print its main table.
+
+    Args:
+        spec: What to run.
+        out: The study's folder.
+        n_jobs: Trainings at a time.
+        same_command: What to type to go on after Ctrl-C.
+        ray_address: Of the cluster to run on, instead of here.
+
+    Returns:
+        The exit code: 0, 1 where a run failed, 130 after Ctrl-C.
+    """
+    console = Console()
+    outcome = run_watched(spec, out, console, n_jobs=n_jobs, ray_address=ray_address)
+    if outcome.interrupted:
+        say_how_to_go_on(console, f"{outcome.n_done} of {outcome.n_total} runs are done", same_command)
+        return INTERRUPTED
+    return show_results(outcome, out, console)
+
+
+def run_watched(
+    spec: "StudySpec", out: Path, console: Console, *, n_jobs: int, ray_address: str | None = None
+) -> "StudyOutcome":
+    """Run a study behind a progress bar."""
+    from decayfree.study.runner.run_study import run_study
+
+    with progress_bar(console) as bar:
+        task = bar.add_task("starting", total=1.0, left="")
+
+        def show(progress: "StudyProgress") -> None:
+            runs = f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
+            left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
+            bar.update(task, completed=progress.fraction, description=runs, left=left)
+
+        def say_stopping() -> None:
+            console.print("Stopping: the runs save where they are.", highlight=False)
+
+        elsewhere = {} if ray_address is None else {"ray_address": ray_address}
+        with _stopped_by_termination():
+            return run_study(
+                spec, out, n_jobs=n_jobs, on_progress=show, on_stopping=say_stopping, **elsewhere
+            )
+
+
+@contextlib.contextmanager
+def _stopped_by_termination() -> Iterator[None]:
+    """A scheduler that takes the machine away sends SIGTERM first: the runs save where they are, as at Ctrl-C."""
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar whose tasks have a description and, in the field ``left``, the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
+
+
+def say_how_to_go_on(console: Console, done: str, same_command: str) -> None:
+    """After Ctrl-C: what is done, and the command that goes on."""
+    console.print(f"\nStopped; {done}. To go on:", highlight=False)
+    console.print(f"  {escape(same_command)}", highlight=False, soft_wrap=True)
+
+
+def show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
+    """Write the page, print the main table and, where runs failed, why; the exit code."""
+    show_page(out, console)
+    if outcome.set_aside:
+        n = len(outcome.set_aside)
+        console.print(
+            f"{n} run{'s' * (n != 1)} had damaged files, set aside in their folders, and began anew:",
+            highlight=False,
+        )
+        for said in outcome.set_aside[:MAX_REASONS]:
+            console.print(f"  {escape(said)}", highlight=False, soft_wrap=True)
+    return tell_failed(outcome)
+
+
+def show_page(out: Path, console: Console, *, reference: str | None = None) -> None:
+    """Write the page of the study in ``out`` and print its main table; ``reference`` is the method that others are compared with."""
+    from decayfree.report.numbers.groups import study_groups
+    from decayfree.report.numbers.series import study_numbers
+    from decayfree.report.page import write_report
+    from decayfree.report.tables.final_rows import final_rows
+    from decayfree.study.files.results import read_study
+
+    page = write_report(out, reference=reference)
+    study = read_study(out)
+    groups = study_groups(study)
+    if groups.are_methods_all:
+        console.print(_finals(final_rows(study_numbers(study, reference))))
+    else:
+        console.print(_comparisons(groups, reference))
+    console.print(f"The page: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def tell_failed(outcome: "StudyOutcome") -> int:
+    """Print which runs failed and why; the exit code."""
+    if not outcome.n_failed:
+        return 0
+    typer.echo(f"Error: {outcome.n_failed} of {outcome.n_total} runs failed:", err=True)
+    for reason in outcome.reasons[:MAX_REASONS]:
+        typer.echo(f"  {reason}", err=True)
+    if len(outcome.reasons) > MAX_REASONS:
+        typer.echo(f"  and {len(outcome.reasons) - MAX_REASONS} more, all of them on the page", err=True)
+    return FAILED
+
+
+def clock(seconds: float) -> str:
+    """A time as a bar shows it: 1:02 for 61.2 seconds, 2:00:00 for two hours."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes_of_hour = divmod(minutes, 60)
+    return f"{hours}:{minutes_of_hour:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def as_typed(context: typer.Context) -> str:
+    """The command with the options that were given, to be typed again."""
+    words = context.command_path.split(" ")
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            text = [] if value is True else [str(one)]
+            words += text if parameter.param_type_name == "argument" else [parameter.opts[0], *text]
+    return shlex.join(words)
+
+
+def require(purpose: str, *distributions: str) -> None:
+    """Raise before any training if what the study or its page needs is not installed."""
+    modules = {"scikit-learn": "sklearn"}
+    missing = [name for name in distributions if importlib.util.find_spec(modules.get(name, name)) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{purpose} needs {', '.join(missing)}, not installed here: pip install 'decayfree[study]'"
+        )
+
+
+def fail(error: Exception) -> NoReturn:
+    """End with the error's message: the request cannot be met."""
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(BAD_REQUEST) from error
+
+
+def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
+    """What stands for each method in each group, as the page has it, in fewer words; all cells where nothing could be chosen."""
+    from decayfree.report.numbers.compared import compare_all, compare_chosen
+    from decayfree.report.tables.comparison import comparison_table
+
+    chosen = compare_chosen(groups, reference)
+    entries = chosen if chosen.entries else compare_all(groups, reference)
+    shown = comparison_table(groups, entries, "", "")
+    table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
+    kept = [(index, column) for index, column in enumerate(shown.columns) if column.title != "p"]
+    for _, column in kept:
+        table.add_column(
+            "Accuracy" if column.title == "Test accuracy" else escape(column.title),
+            justify="right" if column.is_number else "left",
+            no_wrap=column.is_number,
+            overflow="fold",
+        )
+    n_judged = sum(
+        entry.judgement is not None and entry.judgement.p_value is not None for entry in entries.entries
+    )
+    if n_judged > 1:
+        table.caption = (
+            f"Seen after Holm's correction for {n_judged} comparisons; the intervals are not corrected."
+        )
+        table.caption_justify = "left"
+    for row in shown.rows:
+        cells = [(row.cells[index], column) for index, column in kept]
+        table.add_row(*(escape(_brief(cell.text, cell.note, column.title)) for cell, column in cells))
+    return table
+
+
+def _brief(text: str, note: str, title: str) -> str:
+    """A cell within the width of a terminal: intervals of accuracies and what else is noted are on the page."""
+    if title in ("Difference", "n") and note:
+        return f"{text} ({note})"
+    if title == "Setting":
+        return text.replace("learning rate ", "lr ").replace("weight decay ", "wd ")
+    return {"the one compared with": "reference", "no difference seen": "no"}.get(text, text)
+
+
+def _finals(rows: "list[FinalRow]") -> Table:
+    """The final accuracies as the terminal shows them, within 80 columns."""
+    reference = next((row.short for row in rows if row.is_reference), "reference")
+    table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
+    table.add_column("Method", no_wrap=True)
+    table.add_column("Mean", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("n", justify="right")
+    table.add_column(f"Minus {escape(reference)}", justify="right", no_wrap=True)
+    for row in rows:
+        difference = (
+            f"{row.difference} ({row.difference_interval})" if row.difference_interval else row.difference
+        )
+        table.add_row(escape(row.short), row.mean or "–", row.interval, str(row.n), difference or "–")
+    return table

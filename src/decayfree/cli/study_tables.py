@@ -1,0 +1,156 @@
+"""What ``decayfree study`` shows: the built-in studies, the runs of a folder, what a search has found; as tables or JSON.
+
+Computes nothing and knows no command.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from decayfree.cli.study_progress import clock
+
+if TYPE_CHECKING:
+    from decayfree.study.files.status import StudyStatus
+    from decayfree.study.search.searches import Search
+    from decayfree.study.spec.study_spec import StudySpec
+
+_COLUMNS: dict[str, Literal["left", "right"]] = {
+    "State": "left",
+    "Run": "left",
+    "Seed": "right",
+    "Steps": "right",
+    "Time": "right",
+    "Left": "right",
+    "Folder": "left",
+}
+_STATES = ("done", "running", "waiting", "diverged", "failed")
+
+
+def list_builtin(*, as_json: bool) -> None:
+    """Print the built-in studies: names, questions, and the work in each size."""
+    from decayfree.study.builtin.specs import BUILTIN, SIZES, builtin_spec
+
+    specs = {(name, size): builtin_spec(name, size) for name in BUILTIN for size in SIZES}
+    records = [
+        {
+            "name": name,
+            "size": size,
+            "title": spec.title,
+            "question": spec.question,
+            "n_runs": len(spec.runs()),
+            "n_steps": sum(run.recipe.n_steps for run in spec.runs()),
+            "device": spec.recipe.device,
+        }
+        for (name, size), spec in specs.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(records))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Name", no_wrap=True)
+    table.add_column("Question")
+    for size in SIZES:
+        table.add_column(f"Runs × steps, {size}", justify="right")
+    for name in BUILTIN:
+        sizes = [specs[name, size].runs() for size in SIZES]
+        work = [f"{len(runs)} × {runs[0].recipe.n_steps:,}" for runs in sizes]
+        table.add_row(name, escape(specs[name, "small"].question), *work)
+    console = Console()
+    console.print(table)
+    console.print(
+        "\ndecayfree study show NAME prints one, decayfree study run NAME runs it.", highlight=False
+    )
+
+
+def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> None:
+    """Print where every run of a study stands, why runs failed, and the time left."""
+    if as_json:
+        typer.echo(json.dumps(_record(status), allow_nan=False))
+        return
+    console = Console()
+    table = Table(title=escape(spec.title), title_justify="left", box=None, pad_edge=False)
+    for name, justify in _COLUMNS.items():
+        table.add_column(name, justify=justify, no_wrap=name != "Run")
+    names = _names(spec)
+    for run in status.runs:
+        n_steps = f"{run.settings.recipe.n_steps:,}"
+        table.add_row(
+            run.state,
+            escape(names[run.settings.key]),
+            str(run.settings.seed),
+            n_steps if run.fraction == 1 else f"{run.n_done:,} of {n_steps}",
+            clock(run.elapsed_s) if run.elapsed_s else "",
+            "" if run.seconds_left is None else clock(run.seconds_left),
+            run.settings.key,
+        )
+    console.print(table)
+    for run in status.runs:
+        for said, reason in ((run.state, run.reason), *(("set aside", reason) for reason in run.set_aside)):
+            if reason:
+                name = f"{names[run.settings.key]}, seed {run.settings.seed}"
+                console.print(f"\n{escape(name)}, {said}: {escape(reason)}", highlight=False)
+    console.print(f"\n{_summary(status)}", highlight=False)
+
+
+def _names(spec: "StudySpec") -> dict[str, str]:
+    """What each run is called, by its key: its method, and the settings of the recipe in which runs differ."""
+    varying = [path for path in spec.varying() if not path.startswith("method.")]
+    names = {}
+    for run in spec.runs():
+        flat = run.flat()
+        told = [f"{path.removesuffix('.name')} {flat[path]}" for path in varying]
+        names[run.key] = ", ".join([run.label, *told])
+    return names
+
+
+def _summary(status: "StudyStatus") -> str:
+    counts: Counter[str] = Counter(run.state for run in status.runs)
+    told = ", ".join(f"{n} {state}" for state in _STATES if (n := counts[state]))
+    left = "" if status.seconds_left in (None, 0.0) else f"; about {clock(status.seconds_left or 0.0)} left"
+    at_work = "nobody is running it"
+    if status.holder is not None:
+        at_work = f"process {status.holder.pid} on {escape(status.holder.host)} is running it"
+    return f"{len(status.runs)} runs: {told}{left}; {at_work}."
+
+
+def _record(status: "StudyStatus") -> dict[str, Any]:
+    return {
+        "runs": [
+            {
+                "key": run.settings.key,
+                "label": run.settings.label,
+                "settings": run.settings.to_dict(),
+                "state": run.state,
+                "reason": run.reason,
+                "n_done": run.n_done,
+                "n_steps": run.settings.recipe.n_steps,
+                "elapsed_s": run.elapsed_s,
+                "seconds_left": run.seconds_left,
+                "set_aside": run.set_aside,
+            }
+            for run in status.runs
+        ],
+        "seconds_left": status.seconds_left,
+        "holder": None if status.holder is None else dataclasses.asdict(status.holder),
+    }
+
+
+def tuned_table(searches: "tuple[Search, ...]") -> Table:
+    """The best trial of each search."""
+    table = Table(title="Best of each search, by validation", title_justify="left", box=None, pad_edge=False)
+    table.add_column("Method")
+    for name in ("Learning rate", "Weight decay", "Accuracy", "Trial"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for search in searches:
+        best = search.best
+        decay = "–" if best.weight_decay is None else f"{best.weight_decay:g}"
+        accuracy = f"{100 * best.validation_accuracy:.1f}\N{NO-BREAK SPACE}%"
+        place = f"{best.number + 1} of {len(search.trials)}"
+        table.add_row(escape(search.label), f"{best.learning_rate:g}", decay, accuracy, place)
+    return table

@@ -1,0 +1,92 @@
+"""What decides where weight decay leads: the settings of an optimizer with decay, and where they settle.
+
+Works out nothing for a model; fixed_norm.py does, weight by weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from decayfree import equilibrium
+from decayfree.equilibrium import Equilibrium
+from decayfree.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class DecayRule:
+    """An optimizer with weight decay: what decides where norms settle.
+
+    Args:
+        optimizer: The update rule. ``"Adam"`` is the one with L2 regularization.
+        lr: The learning rate where its schedule's multiplier is 1.
+        weight_decay: As the optimizer takes it.
+        momentum: Of SGD.
+        nesterov: Of SGD.
+        dampening: Of SGD.
+        decoupled: Of SGD: whether decay goes to the weight instead of the gradient.
+        betas: Of the others.
+    """
+
+    optimizer: Literal["SGD", "Adam", "AdamW", "Lion"]
+    lr: float
+    weight_decay: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    dampening: float = 0.0
+    decoupled: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    @property
+    def needs_gradient_norm(self) -> bool:
+        """Whether the norm depends on how large gradients are, which only a training tells."""
+        return self.optimizer in ("SGD", "Adam")
+
+    @property
+    def schedule_exponent(self) -> float:
+        """The power of the learning rate that angles follow in equilibrium; with a fixed norm it is 1."""
+        return 2 / 3 if self.optimizer == "Adam" else 1 / 2
+
+    def equilibrium(self, *, fan_in: float | None = None, gradient_norm: float | None = None) -> Equilibrium:
+        """Where this rule settles.
+
+        Args:
+            fan_in: Weights in the block. SGD does not ask for it.
+            gradient_norm: ‖g‖·‖w‖ of the block, in units of the loss. AdamW and Lion do not ask for it.
+
+        Raises:
+            InvalidInputError: If a setting is out of range, or one of the two is missing for Adam with L2, whose angle depends on both.
+        """
+        if self.optimizer == "SGD":
+            # It scales L2 along with the gradient, and decoupled decay not; without momentum torch ignores it.
+            kept = 1 - self.dampening if self.momentum else 1.0
+            return equilibrium.sgd(
+                self.lr * (1 if self.decoupled else kept),
+                self.weight_decay,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                decoupled=self.decoupled,
+                gradient_norm=gradient_norm and gradient_norm * (kept if self.decoupled else 1),
+            )
+        if self.optimizer == "Adam":
+            if fan_in is None or gradient_norm is None:
+                raise InvalidInputError(
+                    "Adam with L2 regularization turns layers by angles that depend on their fan-in and their gradient norm: give both"
+                )
+            return equilibrium.adam_l2(
+                self.lr, self.weight_decay, betas=self.betas, gradient_norm=gradient_norm, fan_in=fan_in
+            )
+        rule = equilibrium.adamw if self.optimizer == "AdamW" else equilibrium.lion
+        return rule(self.lr, self.weight_decay, betas=self.betas, fan_in=fan_in)
+
+    def lr_at_radius_1(self, radius: Tensor) -> Tensor:
+        """The learning rate that turns a block of radius 1 as ``lr`` turns one of ``radius``."""
+        return self.lr / (radius.square() if self.optimizer == "SGD" else radius)
+
+
+def settings_of(rule: DecayRule) -> tuple[str, ...]:
+    """The settings that its optimizer has."""
+    own = ("momentum", "nesterov", "dampening", "decoupled") if rule.optimizer == "SGD" else ("betas",)
+    return ("optimizer", "lr", "weight_decay", *own)

@@ -1,0 +1,168 @@
+"""How is a recipe without decay printed, with the formulas that it comes from and with its limits?
+
+Puts into words what fixed_norm.py has worked out; computes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from decayfree.columns import aligned
+from decayfree.conversion.decay_rule import DecayRule
+from decayfree.conversion.weight_recipe import WeightRecipe
+
+
+def text_of(weights: Sequence[WeightRecipe]) -> str:
+    """The whole recipe: for each rule its formulas and its table, then schedule and limits."""
+    if not weights:
+        return "No weight is held, so there is nothing to convert."
+    lines: list[str] = []
+    rules = tuple(dict.fromkeys(one.rule for one in weights))
+    for rule in rules:
+        alike = [one for one in weights if one.rule == rule]
+        angles = torch.cat([one.angles_rad for one in alike])
+        times = torch.cat([one.time_constants_steps for one in alike])
+        moving = torch.isfinite(times)
+        lines += [*derivation_of(rule, angles[moving], times[moving]), "", _CHOICE, *_table(alike), ""]
+        if not bool(moving.all()):
+            lines += [
+                f"{int((~moving).sum())} blocks had no gradient; they keep the norm that they have.",
+                "",
+            ]
+    return "\n".join([*lines, *schedule_and_limits(rules)])
+
+
+def title_of(rule: DecayRule) -> str:
+    """The settings in one line."""
+    decay = f"lr {rule.lr:g}, weight decay {rule.weight_decay:g}"
+    if rule.optimizer != "SGD":
+        name = "Adam with L2 regularization" if rule.optimizer == "Adam" else rule.optimizer
+        return f"{name}, {decay}, betas {rule.betas[0]:g} and {rule.betas[1]:g}"
+    kind = (
+        f"SGD with {'Nesterov ' if rule.nesterov else ''}momentum {rule.momentum:g}"
+        if rule.momentum
+        else "SGD"
+    )
+    dampening = f", dampening {rule.dampening:g}" if rule.dampening else ""
+    return f"{kind}{dampening}, {decay}{' (decoupled)' if rule.decoupled else ''}"
+
+
+def derivation_of(
+    rule: DecayRule, angles_rad: Tensor | None = None, time_constants_steps: Tensor | None = None
+) -> list[str]:
+    """Formulas, with what they come to where that is known."""
+    kind = _kind(rule)
+    chord, norm, time, rate = _FORMULAS[kind]
+    if angles_rad is not None and len(angles_rad):
+        chord += f", so {_spread(angles_rad)} rad"
+    if time_constants_steps is not None and len(time_constants_steps):
+        time += f" = {_spread(time_constants_steps, whole=True)}"
+    rows = [
+        ("it turns in a step by", chord),
+        ("at a norm of", f"{norm}, {_SYMBOLS[rule.optimizer]}"),
+        ("which it approaches in", f"{time} steps, up to 1/e"),
+        ("the same at radius 1", f"{rate} instead of η"),
+    ]
+    intro = "Where decay and steps of a block balance, to first order in ηλ (the numbers go beyond that):"
+    return [title_of(rule), "", intro, *(f"  {line}" for line in aligned(rows))]
+
+
+def schedule_and_limits(rules: Sequence[DecayRule]) -> list[str]:
+    """What is to be done with the schedule, and where the recipe ends."""
+    powers = " or ".join(sorted({_POWERS[rule.schedule_exponent] for rule in rules}))
+    lines = [
+        "Schedule",
+        "  With a fixed norm angles follow the learning rate. With decay the norm follows it too, in the steps above: a schedule that is",
+        f"  slower turns weights by {powers} of its multiplier, one that is faster (a warm-up, the end of a cosine) by the",
+        "  multiplier itself. LambdaLR(optimizer, wrs.schedules(multiplier)) does as decay would, for the held weights only.",
+        "",
+        "Limits",
+        "  It is the equilibrium that is kept, not the way there: under decay a norm that begins small turns faster at first, and a",
+        "  training shorter than a few times the steps above never gets there. Gradients count as random; real ones remember each",
+        "  other, and on a small network angles were up to a tenth off, or a fifth where nothing was noise (docs/recipes.md). All",
+        "  other parameters keep their decay, their learning rate and their schedule.",
+    ]
+    if any(rule.needs_gradient_norm for rule in rules):
+        lines += [
+            "  G changes in the course of training, and with it what decay would have done: it is that of the steps it was measured in."
+        ]
+    if any(rule.optimizer != "SGD" for rule in rules):
+        lines += [
+            "  One radius of 1 for all would unbalance layers: under Adam and Lion the angle goes with √C. Radii that go with √C do not."
+        ]
+    return lines
+
+
+_CHOICE = "Hold each block at this radius (norm a row) and keep the learning rate; or at radius 1 with the rate in the last column."
+
+_POWERS = {1 / 2: "the square root", 2 / 3: "the power 2/3"}
+
+# chord, norm, time constant, learning rate at radius 1
+_FORMULAS: dict[str, tuple[str, str, str, str]] = {
+    "SGD": (
+        "chord² = 2ηλ/(1+μ)",
+        "r⁴ = ηG²/(2λ(1−μ))",
+        "(1−μ)/(4ηλ)",
+        "η/radius² (a single row: √(2ηλ(1−μ))/G)",
+    ),
+    "Nesterov": (
+        "chord² = 2ηλ(1+2μ−2μ³)/(1+μ)",
+        "r⁴ = ηG²/(2λ(1−μ))",
+        "(1−μ)/(4ηλ)",
+        "η/radius² (a single row: √(2ηλ(1−μ))/G)",
+    ),
+    "SGD decoupled": (
+        "chord² = 2ηλ(1−μ)/(1+μ)",
+        "r⁴ = ηG²/(2λ(1−μ)²)",
+        "1/(4ηλ)",
+        "η/radius² (a single row: (1−μ)√(2ηλ)/G)",
+    ),
+    "Nesterov decoupled": (
+        "chord² = 2ηλ(1−μ)(1+2μ−2μ³)/(1+μ)",
+        "r⁴ = ηG²/(2λ(1−μ)²)",
+        "1/(4ηλ)",
+        "η/radius² (a single row: (1−μ)√(2ηλ)/G)",
+    ),
+    "Adam": ("chord² = η²C(1−β₁)/((1+β₁)r²)", "r³ = η√C·G/(2λ)", "2r²/(3η²C)", "η/radius"),
+    "AdamW": ("chord² = 2ηλ(1−β₁)/(1+β₁)", "r² = ηC/(2λ)", "1/(2ηλ)", "η/radius = √(2ηλ/C a row)"),
+    "Lion": ("chord² = πηλκ", "r² = ηC/(πλκ)", "1/(2ηλ)", "η/radius = √(πηλκ/C a row)"),
+}
+_SYMBOLS = {
+    "SGD": "G = ‖g‖·‖w‖, measured",
+    "Adam": "G = ‖g‖·‖w‖, measured, C weights in the block",
+    "AdamW": "C weights in the block",
+    "Lion": "κ = (1−β₁)² + β₁²(1−β₂)/(1+β₂), C weights in the block",
+}
+
+
+def _kind(rule: DecayRule) -> str:
+    if rule.optimizer != "SGD":
+        return rule.optimizer
+    return ("Nesterov" if rule.nesterov else "SGD") + (" decoupled" if rule.decoupled else "")
+
+
+def _table(weights: Sequence[WeightRecipe]) -> list[str]:
+    needs_g = weights[0].rule.needs_gradient_norm
+    needs_c = weights[0].rule.optimizer != "SGD"
+    needs_angle = weights[0].rule.optimizer == "Adam"
+    head = ["weight", "shape", *["C a row"] * needs_c, *["G"] * needs_g, *["angle, rad"] * needs_angle]
+    rows = [[*head, "radius", "lr at radius 1"]]
+    for one in weights:
+        row = [one.name, str(one.shape)]
+        row += [str(one.fan_in)] if needs_c else []
+        row += [_spread(one.gradient_norms)] if one.gradient_norms is not None else []
+        row += [_spread(one.angles_rad)] if needs_angle else []
+        rows.append([*row, _spread(one.radii), _spread(one.lr_at_radius_1)])
+    return [f"  {line}" for line in aligned(rows)]
+
+
+def _spread(values: Tensor, *, whole: bool = False) -> str:
+    """The median, and from where to where they go if they differ."""
+    least, middle, most = (float(value) for value in (values.min(), values.median(), values.max()))
+    form = ",.0f" if whole else ".3g"
+    one = format(middle, form)
+    ends = (format(least, form), format(most, form))
+    return one if ends == (one, one) else f"{one} ({ends[0]} to {ends[1]})"

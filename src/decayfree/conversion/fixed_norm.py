@@ -1,0 +1,196 @@
+"""What norm, or what learning rate at unit norm, does what weight decay does in equilibrium?
+
+The answer for an optimizer's settings, and weight by weight. Changes no optimizer and no weight; converted_rescaling.py does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decayfree.blocks import block_norms
+from decayfree.conversion.decay_rule import DecayRule, settings_of
+from decayfree.conversion.explained import text_of
+from decayfree.conversion.weight_recipe import WeightRecipe
+from decayfree.equilibrium import Equilibrium
+from decayfree.errors import Fault, InvalidInputError, MismatchError, raise_all
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The fixed-norm recipe of a weight-decay recipe. Printing it shows the derivation, the table and the limits.
+
+    Args:
+        weights: One for each weight that is held.
+    """
+
+    weights: tuple[WeightRecipe, ...]
+
+    @classmethod
+    def of(
+        cls,
+        found: Invariance,
+        rules: Mapping[str, DecayRule],
+        gradient_norms: Mapping[str, Tensor] | None = None,
+    ) -> Recipe:
+        """Work out the recipe for the weights that have a rule.
+
+        Args:
+            found: From :func:`decayfree.find_invariant`.
+            rules: Name of a weight -> the settings it is trained with.
+            gradient_norms: Name of a weight -> (n_blocks,), as :class:`decayfree.GradientNorms` measures it.
+
+        Raises:
+            InvalidInputError: If a rule has no equilibrium, or gradient norms are needed and missing.
+            MismatchError: If gradient norms do not fit the weights. All faults at once.
+        """
+        weights = [weight for weight in found if weight.name in rules]
+        raise_all(_faults(weights, rules, gradient_norms))
+        return cls(tuple(_converted(found, weight, rules[weight.name], gradient_norms) for weight in weights))
+
+    @property
+    def radii(self) -> dict[str, Tensor]:
+        """Radius of every block by weight, as ``WeightRescaling.radii`` has it."""
+        return {one.name: one.radii for one in self.weights}
+
+    @property
+    def rules(self) -> tuple[DecayRule, ...]:
+        """The settings, each once."""
+        return tuple(dict.fromkeys(one.rule for one in self.weights))
+
+    def __repr__(self) -> str:
+        return text_of(self.weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in types that JSON knows."""
+        return {"weights": [_to_dict(one) for one in self.weights]}
+
+
+def _faults(
+    weights: Sequence[ScaleInvariantWeight],
+    rules: Mapping[str, DecayRule],
+    gradient_norms: Any,
+) -> list[Fault]:
+    faults: list[Fault] = []
+    for rule, name in {rules[weight.name]: weight.name for weight in reversed(weights)}.items():
+        try:
+            rule.equilibrium(fan_in=1.0, gradient_norm=1.0)
+        except InvalidInputError as fault:
+            faults.append((InvalidInputError, f"{name}: {fault}"))
+    asking = [weight for weight in weights if rules[weight.name].needs_gradient_norm]
+    if asking and gradient_norms is None:
+        rule = rules[asking[0].name]
+        kind = "SGD" if rule.optimizer == "SGD" else "Adam with L2 regularization"
+        faults.append(
+            (
+                InvalidInputError,
+                f"the norms at which {kind} settles depend on how large gradients are: measure them in a few hundred steps of your own "
+                "training, `with decayfree.GradientNorms(optimizer, found) as measured: ...`, and pass gradient_norms=measured",
+            )
+        )
+    elif gradient_norms is not None and not isinstance(gradient_norms, Mapping):
+        faults.append(
+            (
+                InvalidInputError,
+                f"gradient_norms must map names to tensors (n_blocks,), got {gradient_norms!r}",
+            )
+        )
+    elif gradient_norms is not None:
+        faults += [
+            (MismatchError, fault) for weight in asking for fault in _norm_faults(weight, gradient_norms)
+        ]
+    return faults
+
+
+def _norm_faults(weight: ScaleInvariantWeight, gradient_norms: Mapping[str, Any]) -> list[str]:
+    try:
+        norms = gradient_norms[weight.name]
+    except MismatchError as fault:  # GradientNorms says it itself
+        return [str(fault)]
+    except KeyError:
+        return [f"{weight.name}: gradient_norms has no entry for it"]
+    if not isinstance(norms, Tensor):
+        return [f"{weight.name}: expected a tensor of gradient norms, one for each block, got {norms!r}"]
+    if norms.shape != (weight.blocks.n_blocks,):
+        return [
+            f"{weight.name}: expected gradient norms of shape ({weight.blocks.n_blocks},), one for each block, got {tuple(norms.shape)}"
+        ]
+    if not bool((torch.isfinite(norms) & (norms >= 0)).all()):
+        return [f"{weight.name}: gradient norms must be finite and not negative"]
+    return []
+
+
+@torch.no_grad()
+def _converted(
+    found: Invariance,
+    weight: ScaleInvariantWeight,
+    rule: DecayRule,
+    gradient_norms: Mapping[str, Tensor] | None,
+) -> WeightRecipe:
+    parameters = dict(found.model.named_parameters())
+    tensor, bias = parameters[weight.name], parameters.get(weight.bias or "")
+    n_rows = weight.blocks.n_rows
+    fan_in = (tensor.numel() + (0 if bias is None else bias.numel())) // n_rows
+    norms = gradient_norms[weight.name] if gradient_norms is not None and rule.needs_gradient_norm else None
+    settled = _settled(rule, weight.block_sizes, fan_in, norms)
+    row_norms = block_norms(tensor, weight.blocks, bias).cpu().double() / _sizes(weight).sqrt()
+    columns = torch.tensor(
+        [
+            (math.nan, 0.0, math.inf)
+            if one is None
+            else (one.fixed_norm or math.nan, one.angle_rad, one.time_constant_steps)
+            for one in settled
+        ],
+        dtype=torch.float64,
+    )
+    radii = columns[:, 0] / _sizes(weight).sqrt()
+    kept = torch.where(row_norms > 0, row_norms, 1.0)
+    return WeightRecipe(
+        name=weight.name,
+        shape=tuple(tensor.shape),
+        rule=rule,
+        fan_in=fan_in,
+        gradient_norms=norms,
+        radii=torch.where(torch.isnan(radii), kept, radii),
+        angles_rad=columns[:, 1],
+        time_constants_steps=columns[:, 2],
+    )
+
+
+def _settled(
+    rule: DecayRule, block_sizes: Sequence[int], fan_in: int, norms: Tensor | None
+) -> list[Equilibrium | None]:
+    """The equilibrium of every block; None without gradient. Equal blocks are worked out once."""
+    sizes = [size * fan_in for size in block_sizes]
+    values = [None] * len(sizes) if norms is None else norms.cpu().double().tolist()
+    known = {
+        pair: None if pair[1] == 0 else rule.equilibrium(fan_in=pair[0], gradient_norm=pair[1])
+        for pair in set(zip(sizes, values, strict=True))
+    }
+    return [known[pair] for pair in zip(sizes, values, strict=True)]
+
+
+def _sizes(weight: ScaleInvariantWeight) -> Tensor:
+    return torch.tensor(weight.block_sizes, dtype=torch.float64)
+
+
+def _to_dict(one: WeightRecipe) -> dict[str, Any]:
+    rule = {key: getattr(one.rule, key) for key in settings_of(one.rule)}
+    return {
+        "name": one.name,
+        "shape": list(one.shape),
+        **rule,
+        "fan_in": one.fan_in,
+        "gradient_norms": None if one.gradient_norms is None else one.gradient_norms.tolist(),
+        "radii": one.radii.tolist(),
+        "lr_at_radius_1": one.lr_at_radius_1.tolist(),
+        "angles_rad": one.angles_rad.tolist(),
+        "time_constants_steps": one.time_constants_steps.tolist(),
+    }

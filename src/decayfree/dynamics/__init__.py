@@ -1,0 +1,62 @@
+"""What happened to a weight in a step? Instruments as pure functions, and a recorder that samples them while training.
+
+Changes no weight.
+"""
+
+from typing import TYPE_CHECKING
+
+from decayfree.lazy_face import lazy_face
+
+if TYPE_CHECKING:
+    from decayfree.dynamics.families import Family, update_family
+    from decayfree.dynamics.measures import (
+        Motion,
+        Slope,
+        angular_update_rad,
+        chord,
+        distance_to_equilibrium,
+        effective_learning_rate,
+        gradient_norm_at_unit_radius,
+        motion,
+        norm,
+        radial_share,
+        relative_update,
+        slope,
+    )
+    from decayfree.dynamics.recorder import Recorder
+    from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard, read_jsonl
+
+__all__ = [
+    "Family",
+    "JsonLines",
+    "Motion",
+    "Recorder",
+    "Sample",
+    "Slope",
+    "TensorBoard",
+    "angular_update_rad",
+    "chord",
+    "distance_to_equilibrium",
+    "effective_learning_rate",
+    "gradient_norm_at_unit_radius",
+    "motion",
+    "norm",
+    "radial_share",
+    "read_jsonl",
+    "relative_update",
+    "slope",
+    "update_family",
+]
+
+__getattr__ = lazy_face(
+    __name__,
+    {
+        "measures": (
+            "norm effective_learning_rate Motion motion angular_update_rad chord relative_update Slope slope "
+            "radial_share gradient_norm_at_unit_radius distance_to_equilibrium"
+        ),
+        "families": "Family update_family",
+        "recorder": "Recorder",
+        "sinks": "Sample JsonLines TensorBoard read_jsonl",
+    },
+)

@@ -1,0 +1,334 @@
+"""What did one step do to a weight, block by block, and how large was it for a weight that has no scale?
+
+Pure functions of weights and gradients; zero blocks give NaN. Remembers nothing and knows no model: recorder.py samples while training,
+families.py says how an optimizer's step depends on the gradient.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from decayfree.blocks import Blocks, block_norms
+from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope, spread
+from decayfree.errors import InvalidInputError
+
+__all__ = [
+    "Family",
+    "Motion",
+    "Slope",
+    "angular_update_rad",
+    "chord",
+    "distance_to_equilibrium",
+    "effective_learning_rate",
+    "gradient_norm_at_unit_radius",
+    "motion",
+    "norm",
+    "radial_share",
+    "relative_update",
+    "slope",
+    "update_family",
+]
+
+norm = block_norms
+"""‖w‖ of every block, in units of the weight: :func:`decayfree.blocks.block_norms`."""
+
+
+def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: Family) -> Tensor:
+    """The learning rate that moves the direction of a block as this one does at the block's norm: η/‖w‖² or η/‖w‖.
+
+    Args:
+        norms: (n_blocks,), floating. ‖w‖ before the step, in units of the weight.
+        learning_rate: η, as the optimizer has it.
+        family: ``"sgd"`` for η/‖w‖², ``"adam"`` and ``"sign"`` for η/‖w‖; see :func:`update_family`.
+
+    Returns:
+        (n_blocks,), as ``norms``; learning rate over squared units of the weight (``"sgd"``) or over units of it. NaN for a norm of zero.
+
+    Raises:
+        InvalidInputError: If ``family`` is none of the three.
+
+    References:
+        Hoffer, Banner, Golan, Soudry: Norm matters, 2018, arXiv 1803.01814 (SGD); van Laarhoven: L2 Regularization versus Batch and
+        Weight Normalization, 2017, arXiv 1706.05350 (Adam).
+
+    Example:
+        >>> effective_learning_rate(torch.tensor([2.0, 0.5]), 0.1, "sgd")
+        tensor([0.0250, 0.4000])
+        >>> effective_learning_rate(torch.tensor([2.0, 0.5]), 0.1, "adam")
+        tensor([0.0500, 0.2000])
+    """
+    if family not in get_args(Family):
+        raise InvalidInputError(f'family must be "sgd", "adam" or "sign", got {family!r}')
+    rates = learning_rate / (norms.square() if family == "sgd" else norms)
+    return torch.where(norms > 0, rates, math.nan)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where the blocks of a weight went, seen from where they were. What :func:`motion` returns.
+
+    Args:
+        norms: (n_blocks,), float64. ‖w‖ before, in units of the weight.
+        radial: (n_blocks,), float64. ⟨w, Δw⟩/‖w‖²: by what share of itself a block grew along its own direction.
+        tangential: (n_blocks,), float64. ‖Δw − radial·w‖/‖w‖: how far it went aside, in units of its norm.
+    """
+
+    norms: Tensor
+    radial: Tensor
+    tangential: Tensor
+
+    @property
+    def angle_rad(self) -> Tensor:
+        """(n_blocks,), radians from 0 to π: the angle between a block before and after; NaN where either is zero."""
+        along = 1 + self.radial
+        # What is left of a block that shrank to less than this is rounding of its difference to what it was.
+        is_gone = torch.hypot(along, self.tangential) < 4096 * torch.finfo(along.dtype).eps
+        return torch.where(is_gone, math.nan, torch.atan2(self.tangential, along))
+
+    @property
+    def chord(self) -> Tensor:
+        """(n_blocks,), from 0 to 2: ‖w'/‖w'‖ − w/‖w‖‖, the straight way between the two directions; no unit."""
+        return 2 * torch.sin(self.angle_rad / 2)
+
+    @property
+    def relative(self) -> Tensor:
+        """(n_blocks,): ‖Δw‖/‖w‖; no unit."""
+        return torch.hypot(self.radial, self.tangential)
+
+
+@torch.no_grad()
+def motion(
+    before: Tensor,
+    after: Tensor,
+    blocks: Blocks,
+    bias_before: Tensor | None = None,
+    bias_after: Tensor | None = None,
+) -> Motion:
+    """Split the change of every block into a part along the block and a part aside.
+
+    In float64 inside, and from the difference, so that angles down to 1e-7 are right in float32 weights also where a block grew or shrank
+    a lot in the same step, and angles near π are. (On devices without float64 that holds to 1e-7 times the radial part.)
+
+    Args:
+        before: (*shape), floating. The weight before the step.
+        after: (*shape), floating. The weight after it.
+        blocks: How the rows are divided.
+        bias_before: (n_rows,). The bias, where weight and bias only work together.
+        bias_after: (n_rows,). The bias after the step.
+
+    Returns:
+        The two parts, (n_blocks,) each, NaN for a block that was zero; and the norms before.
+
+    Raises:
+        InvalidInputError: If shapes do not go together.
+
+    Example:
+        From (3, 4) to (2, 11): by once itself along its direction, and by once its norm aside.
+
+        >>> moved = motion(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 11.0]]), Blocks(0, (1,)))
+        >>> moved.norms.item(), moved.radial.item(), moved.tangential.item()
+        (5.0, 1.0, 1.0)
+    """
+    parts = pairs_of(before, after, blocks, bias_before, bias_after)
+    # Sums over rows of squares alone, as one pools variances: nothing cancels, so that a small part aside survives a large one along.
+    rows = [row_motion(old, new, layout) for old, new, layout in parts]
+    squares = pooled([square for square, _, _ in rows], blocks)
+    radial = pooled([square * growth for square, growth, _ in rows], blocks) / squares
+    of_rows = spread(radial, blocks)
+    aside = pooled([off + (growth - of_rows).square() * square for square, growth, off in rows], blocks)
+    return Motion(squares.sqrt(), radial, (aside / squares).sqrt())
+
+
+def angular_update_rad(
+    before: Tensor,
+    after: Tensor,
+    blocks: Blocks,
+    bias_before: Tensor | None = None,
+    bias_after: Tensor | None = None,
+) -> Tensor:
+    """Angle between every block before and after a step; arguments as for :func:`motion`.
+
+    Returns:
+        (n_blocks,), float64, radians from 0 to π. NaN where a block is zero before or after.
+
+    References:
+        Wan, Zhu, Zhang, Sun: Spherical Motion Dynamics, 2021, arXiv 2006.08419.
+
+    Example:
+        >>> before, after = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 3.0], [-5.0, 0.0]])
+        >>> angular_update_rad(before, after, Blocks(0, (1, 1)))  # a right angle, and about face
+        tensor([1.5708, 3.1416], dtype=torch.float64)
+    """
+    return motion(before, after, blocks, bias_before, bias_after).angle_rad
+
+
+def chord(
+    before: Tensor,
+    after: Tensor,
+    blocks: Blocks,
+    bias_before: Tensor | None = None,
+    bias_after: Tensor | None = None,
+) -> Tensor:
+    """Distance between the directions of every block before and after a step, 2·sin(angle/2); arguments as for :func:`motion`.
+
+    Returns:
+        (n_blocks,), float64, from 0 to 2; no unit. NaN where a block is zero before or after.
+
+    Example:
+        >>> chord(torch.tensor([[1.0, 0.0]]), torch.tensor([[-3.0, 0.0]]), Blocks(0, (1,)))
+        tensor([2.], dtype=torch.float64)
+    """
+    return motion(before, after, blocks, bias_before, bias_after).chord
+
+
+def relative_update(
+    before: Tensor,
+    after: Tensor,
+    blocks: Blocks,
+    bias_before: Tensor | None = None,
+    bias_after: Tensor | None = None,
+) -> Tensor:
+    """Length of every block's change as a share of its norm before, ‖Δw‖/‖w‖; arguments as for :func:`motion`.
+
+    Returns:
+        (n_blocks,), float64; no unit. NaN where a block was zero before.
+
+    Example:
+        >>> relative_update(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 5.0]]), Blocks(0, (1,)))
+        tensor([0.2000], dtype=torch.float64)
+    """
+    return motion(before, after, blocks, bias_before, bias_after).relative
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How a gradient lies to the blocks of its weight. What :func:`slope` returns.
+
+    Args:
+        norms: (n_blocks,), float64. ‖w‖.
+        gradient_norms: (n_blocks,), float64. ‖g‖.
+        dots: (n_blocks,), float64. ⟨w, g⟩.
+        n_rows: (n_blocks,), float64. R, the rows in each block.
+    """
+
+    norms: Tensor
+    gradient_norms: Tensor
+    dots: Tensor
+    n_rows: Tensor
+
+    @property
+    def radial_share(self) -> Tensor:
+        """(n_blocks,), from 0 to 1: |⟨w, g⟩|/(‖w‖‖g‖); no unit. NaN where either is zero."""
+        return self.dots.abs() / (self.norms * self.gradient_norms)
+
+    @property
+    def norm_at_unit_radius(self) -> Tensor:
+        """(n_blocks,): ‖g‖·‖w‖/√R, in units of the loss; NaN where the block is zero."""
+        return torch.where(self.norms > 0, self.gradient_norms * self.norms / self.n_rows.sqrt(), math.nan)
+
+    def divided_by(self, scale: float | Tensor) -> "Slope":
+        """The same for a gradient divided by ``scale``, a positive number."""
+        return Slope(self.norms, self.gradient_norms / scale, self.dots / scale, self.n_rows)
+
+
+@torch.no_grad()
+def slope(
+    weight: Tensor,
+    gradient: Tensor,
+    blocks: Blocks,
+    bias: Tensor | None = None,
+    bias_gradient: Tensor | None = None,
+) -> Slope:
+    """Norms and inner products of every block and its gradient, in float64.
+
+    Args:
+        weight: (*shape), floating.
+        gradient: (*shape), floating. The gradient at ``weight``.
+        blocks: How the rows are divided.
+        bias: (n_rows,). The bias, where weight and bias only work together.
+        bias_gradient: (n_rows,). Its gradient.
+
+    Returns:
+        What :func:`radial_share` and :func:`gradient_norm_at_unit_radius` are made of.
+
+    Raises:
+        InvalidInputError: If shapes do not go together.
+
+    Example:
+        >>> slope(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, -3.0]]), Blocks(0, (1,))).dots
+        tensor([0.], dtype=torch.float64)
+    """
+    parts = pairs_of(weight, gradient, blocks, bias, bias_gradient)
+    rows = [row_slope(old, new, layout) for old, new, layout in parts]
+    squares, gradient_squares, dots = (pooled(values, blocks) for values in zip(*rows, strict=True))
+    n_rows = pooled([torch.ones_like(rows[0][0])], blocks)
+    return Slope(squares.sqrt(), gradient_squares.sqrt(), dots, n_rows)
+
+
+def radial_share(
+    weight: Tensor,
+    gradient: Tensor,
+    blocks: Blocks,
+    bias: Tensor | None = None,
+    bias_gradient: Tensor | None = None,
+) -> Tensor:
+    """Share of every block's gradient that lies along the block, |⟨w, g⟩|/(‖w‖‖g‖); arguments as for :func:`slope`.
+
+    For a scale-invariant block it is zero up to the normalization's ε and to rounding (Euler's theorem).
+
+    Returns:
+        (n_blocks,), float64, from 0 to 1; no unit. NaN where block or gradient is zero.
+
+    Example:
+        >>> radial_share(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -2.0]]), Blocks(0, (1,)))
+        tensor([0.8000], dtype=torch.float64)
+    """
+    return slope(weight, gradient, blocks, bias, bias_gradient).radial_share
+
+
+def gradient_norm_at_unit_radius(
+    weight: Tensor,
+    gradient: Tensor,
+    blocks: Blocks,
+    bias: Tensor | None = None,
+    bias_gradient: Tensor | None = None,
+) -> Tensor:
+    """Norm that every block's gradient would have at radius 1, ‖g‖·‖w‖/√R; arguments as for :func:`slope`.
+
+    The gradient of a scale-invariant block shrinks as the block grows, g(cw) = g(w)/c. Radius counts per row, as everywhere here: a block
+    of R rows is at radius 1 when its norm is √R. So this does not depend on the norm that the block has. Times √R it is G in the
+    formulas for equilibrium, which count with the whole block.
+
+    Returns:
+        (n_blocks,), float64, in units of the loss. NaN where the block is zero.
+
+    Example:
+        >>> weight, gradient = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[4.0, -3.0], [0.0, 0.0]])
+        >>> gradient_norm_at_unit_radius(weight, gradient, Blocks(0, (1, 1)))
+        tensor([25., nan], dtype=torch.float64)
+    """
+    return slope(weight, gradient, blocks, bias, bias_gradient).norm_at_unit_radius
+
+
+def distance_to_equilibrium(measured: Tensor, predicted: float | Tensor) -> Tensor:
+    """How far a norm or an angle is from its predicted equilibrium, as a share of it: measured/predicted − 1.
+
+    Args:
+        measured: (n_blocks,). Norms in units of the weight, or angles in radians.
+        predicted: () or (n_blocks,), in the same units.
+
+    Returns:
+        (n_blocks,); no unit. 0 at equilibrium, −0.5 half way up, NaN where nothing is predicted (0).
+
+    Example:
+        >>> distance_to_equilibrium(torch.tensor([0.01, 0.03]), 0.02)
+        tensor([-0.5000,  0.5000])
+    """
+    if isinstance(predicted, Tensor):
+        goal = predicted.to(measured.device, measured.dtype, non_blocking=True)
+        return torch.where(goal > 0, measured / goal - 1, math.nan)
+    return measured / predicted - 1 if predicted > 0 else torch.full_like(measured, math.nan)

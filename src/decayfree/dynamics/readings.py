@@ -1,0 +1,128 @@
+"""What do the instruments read of one weight in one step, and how is that told in a few numbers?
+
+All readings of a weight's blocks, and their statistics, without waiting for the device once. Knows no optimizer; recorder.py does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from decayfree.blocks import Blocks, block_norms
+from decayfree.dynamics.families import Family
+from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
+
+
+@dataclass(frozen=True)
+class Change:
+    """One weight before and after one step.
+
+    Args:
+        blocks: How its rows are divided.
+        before: (*shape). The weight before the step.
+        bias_before: (n_rows,). Its bias before the step, where they only work together.
+        after: (*shape). The weight after it.
+        bias: (n_rows,). The bias after it.
+    """
+
+    blocks: Blocks
+    before: Tensor
+    bias_before: Tensor | None
+    after: Tensor
+    bias: Tensor | None
+
+
+def readings(
+    change: Change,
+    gradient: Slope | None,
+    learning_rate: Tensor,
+    family: Family | Literal["none"],
+    predicted_angle: float | Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Every instrument's reading of every block.
+
+    Args:
+        change: The weight before and after.
+        gradient: How the gradient lay to the weight before the step; None where there was none.
+        learning_rate: (), of the step.
+        family: Of the optimizer; with ``"none"`` there is no effective learning rate.
+        predicted_angle: Angular update at equilibrium, in radians; with None there is no distance to it.
+
+    Returns:
+        By instrument, (n_blocks,), floating. What needs a gradient is missing where there was none.
+    """
+    blocks, after, bias = change.blocks, change.after.detach(), change.bias
+    moved = motion(change.before, after, blocks, change.bias_before, bias)
+    found = {"norm": block_norms(after, blocks, None if bias is None else bias.detach())}
+    if family != "none":
+        found["effective_learning_rate"] = effective_learning_rate(moved.norms, learning_rate, family)
+    found |= {"angular_update_rad": moved.angle_rad, "relative_update": moved.relative}
+    if gradient is not None:
+        found["radial_share"] = gradient.radial_share
+        found["gradient_norm_at_unit_radius"] = gradient.norm_at_unit_radius
+    if predicted_angle is not None:
+        found["distance_to_equilibrium"] = distance_to_equilibrium(
+            found["angular_update_rad"], predicted_angle
+        )
+    return found
+
+
+def summary(values: Iterable[Tensor], quantiles: Sequence[float]) -> Tensor:
+    """The statistics of several readings after each other, (n_readings · n_statistics,); see `statistics`."""
+    parts = [
+        statistics(torch.stack([reading.detach().to(_wide(reading.device)) for reading in alike]), quantiles)
+        for _, alike in groupby(values, key=len)
+    ]
+    return torch.cat(parts).flatten()
+
+
+def statistics(values: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """Mean, min, max, quantiles and the number of NaNs of every row, over what is not NaN in it.
+
+    Args:
+        values: (n_rows, n), floating.
+        quantiles: From 0 to 1; between two values they are interpolated linearly.
+
+    Returns:
+        (n_rows, 4 + n_quantiles), as ``values``. NaN where a row is NaN throughout.
+
+    Example:
+        >>> statistics(torch.tensor([[3.0, 1.0, float("nan"), 2.0]]), [0.75])
+        tensor([[2.0000, 1.0000, 3.0000, 2.5000, 1.0000]])
+    """
+    ordered = values.sort(dim=1).values  # NaN comes last
+    n_defined = (~ordered.isnan()).sum(dim=1, keepdim=True)
+    last = (n_defined - 1).clamp(min=0)
+    columns = [ordered.nanmean(dim=1, keepdim=True), ordered[:, :1], ordered.gather(1, last)]
+    for quantile in quantiles:
+        position = last.to(ordered.dtype) * quantile
+        below = position.floor().long()
+        low, high = ordered.gather(1, below), ordered.gather(1, torch.minimum(below + 1, last))
+        columns.append(torch.lerp(low, high, position - below))
+    columns.append((ordered.shape[1] - n_defined).to(ordered.dtype))
+    return torch.cat(columns, dim=1)
+
+
+def labels(quantiles: Sequence[float]) -> list[str]:
+    """What the columns of `statistics` are called.
+
+    Example:
+        >>> labels([0.05, 0.999])
+        ['mean', 'min', 'max', 'q5', 'q99.9', 'undefined']
+    """
+    return ["mean", "min", "max", *(f"q{100 * quantile:g}" for quantile in quantiles), "undefined"]
+
+
+def as_scalar(value: float | Tensor, device: torch.device) -> Tensor:
+    """A number as (), in the precision of readings, without waiting for the device that it is on."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device, _wide(device), non_blocking=True).reshape(())
+    return torch.full((), value, dtype=_wide(device), device=device)
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64

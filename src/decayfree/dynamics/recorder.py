@@ -1,0 +1,367 @@
+"""What do the scale-invariant weights do while a model trains?
+
+Looks at every n-th step of an optimizer through the instruments of measures.py, by hooks on the user's own optimizer. Changes no weight,
+and keeps nothing between the steps that it looks at.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
+from decayfree.blocks import unsupported_weights
+from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.measures import Slope, slope
+from decayfree.dynamics.readings import Change, as_scalar, readings, summary
+from decayfree.dynamics.readings import labels as labels_of
+from decayfree.dynamics.sinks import JsonLines, Sample
+from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, raise_all
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.step_counter import StepCounter
+
+PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
+Instrument = Callable[[str, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One weight before a step that is looked at."""
+
+    weight: ScaleInvariantWeight
+    before: Tensor
+    bias_before: Tensor | None
+    slope: Slope | None
+
+
+class Recorder:
+    """Record norms, effective learning rates, angular updates and more of every scale-invariant weight while training.
+
+    Works by hooks on the optimizer, with or without a :class:`decayfree.WeightRescaling` on it, attached in either order: it sees weights
+    as they are after the rescale. A step that is looked at is compared with a copy of the weights from just before it, which is freed
+    right after; the device is waited for once. Between those steps it does nothing.
+
+    Args:
+        optimizer: Any :class:`torch.optim.Optimizer`. Parameters that join it later are not recorded.
+        found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
+        every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do not count.
+        sink: A file, to which lines of JSON are appended (`decayfree.sinks.read_jsonl` reads them), or anything that can be called with a
+            :class:`decayfree.sinks.Sample`. The file, by default ``dynamics.jsonl`` in the working directory, is made with the first
+            sample. With ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
+        family: How the optimizer's step depends on the gradient's size, see :func:`decayfree.dynamics.families`; by default told from
+            its class. ``"none"`` leaves the effective learning rate out.
+        quantiles: From 0 to 1; over the blocks of each weight.
+        predicted_angles: Angular update at equilibrium, in radians a step, by parameter name; or a function of a name and the parameter
+            group (with its present learning rate and weight decay) that returns it, or None where there is none. Where one is given,
+            ``distance_to_equilibrium`` is recorded.
+        also: Instruments of your own by name: functions of a parameter name and the weight after the step that return one number a row or
+            block, (n,), or None for a weight that they do not know. They should not wait for the device.
+
+    Attributes:
+        last: The last sample, or None.
+        run: Letters that tell this run from others in the same file.
+
+    Raises:
+        MismatchError: If the optimizer holds none of the weights, or a name in ``predicted_angles`` is none of theirs.
+        UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
+        InvalidInputError: If the optimizer's family is unknown, or another argument is outside what is allowed.
+
+    Example:
+        >>> from decayfree import find_invariant
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> samples = []
+        >>> recorder = Recorder(optimizer, find_invariant(model, torch.randn(16, 4)), every=2, sink=samples.append)
+        >>> for _ in range(5):
+        ...     optimizer.zero_grad()
+        ...     model(torch.randn(16, 4)).square().mean().backward()
+        ...     optimizer.step()
+        >>> [sample.step for sample in samples], list(samples[0].weights)
+        ([2, 4], ['0.weight'])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        every: int = 50,
+        sink: str | os.PathLike[str] | Callable[[Sample], object] = "dynamics.jsonl",
+        family: Family | Literal["none"] | None = None,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+        predicted_angles: PredictedAngles | None = None,
+        also: Mapping[str, Instrument] | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.found = found
+        self.every = every
+        self.quantiles = tuple(quantiles)
+        self.predicted_angles = predicted_angles
+        self.also = dict(also or {})
+        self._weights = weights_in(optimizer, found)
+        faults = self._faults()
+        self.family = _family_of(optimizer, family, faults)
+        self.sink = _sink_of(sink, faults)
+        raise_all(faults)
+        self.last: Sample | None = None
+        self.run = uuid.uuid4().hex[:8]
+        self._steps = StepCounter()
+        self._number = 0  # of the step that is looked at
+        self._kept: dict[str, _Kept] = {}
+        optimizer.register_step_pre_hook(self._before_step)
+        # A WeightRescaling puts its hook before all others, so that this one sees rescaled weights.
+        optimizer.register_step_post_hook(self._after_step)
+
+    # What the user calls
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps that the hooks have seen, without those that a GradScaler skipped."""
+        return self._steps.n_steps
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the optimizer still calls this object; copying or unpickling an optimizer drops its hooks."""
+        return bool(list(self._hooks()))
+
+    def detach(self) -> None:
+        """Stop recording and leave no trace in the optimizer."""
+        for hooks, key in list(self._hooks()):
+            del hooks[key]
+        self._kept = {}
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = f"{self.n_steps} steps" if self.is_attached else "detached"
+        return f"Recorder({len(self._weights)} weights, every={self.every}, {state})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on at the same steps under the same name; loads with ``weights_only=True``."""
+        return {"n_steps": self.n_steps, "run": self.run}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken; settings are those that this object was made with.
+
+        Raises:
+            MismatchError: If entries are missing.
+            InvalidInputError: If they are not what :meth:`state_dict` gives. After an error nothing has changed.
+        """
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise MismatchError(f"this is no state of a Recorder: it has no {', '.join(missing)}")
+        n_steps, run = state["n_steps"], state["run"]
+        if (
+            isinstance(n_steps, bool)
+            or not isinstance(n_steps, int)
+            or n_steps < 0
+            or not isinstance(run, str)
+        ):
+            raise InvalidInputError(
+                f"a Recorder's state has n_steps, a whole number of at least 0, and run, text; got {n_steps!r} and {run!r}"
+            )
+        self._steps, self.run = StepCounter(n_steps), run
+
+    # Around every step
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._kept = {}
+        if not self._steps.next_is_multiple_of(self.every, optimizer):
+            return None
+        self._number = self._steps.n_steps + 1
+        # Gradients are read before the optimizer has them: some write into them. With a closure they are not there yet.
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            self._look()
+            return None
+
+        def watched() -> Any:
+            loss = closure()
+            if not self._kept:
+                self._look()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": watched}
+        return (args[0], watched, *args[2:]), kwargs
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        """Keep the weights as they are before the step, and what their gradients are like."""
+        parameters, groups = self._parameters(), self._groups()
+        gone = [weight.name for weight in self._weights if id(parameters[weight.name]) not in groups]
+        if gone:
+            warnings.warn(
+                f"{len(gone)} weights ({gone[0]}, …) are not among the optimizer's parameters any more and are not recorded: the model's "
+                "parameters were replaced after the optimizer was made",
+                stacklevel=2,
+            )
+        slopes = {}  # of all weights first, so that what this needs for a moment does not come on top of the copies
+        for weight in self._weights:
+            parameter, bias = parameters[weight.name], parameters.get(weight.bias or "")
+            slopes[weight.name] = self._slope_of(weight, parameter, bias)
+        for weight in self._weights:
+            if weight.name not in gone:
+                before, bias = parameters[weight.name].detach().clone(), parameters.get(weight.bias or "")
+                bias_before = None if bias is None else bias.detach().clone()
+                self._kept[weight.name] = _Kept(weight, before, bias_before, slopes[weight.name])
+
+    def _slope_of(self, weight: ScaleInvariantWeight, parameter: Tensor, bias: Tensor | None) -> Slope | None:
+        gradient, bias_gradient = parameter.grad, None if bias is None else bias.grad
+        if gradient is None or (bias is not None and bias_gradient is None):
+            return None
+        seen = slope(
+            parameter,
+            gradient.to_dense() if gradient.is_sparse else gradient,
+            weight.blocks,
+            bias,
+            bias_gradient,
+        )
+        # A fused optimizer gets gradients that are still multiplied by the scale of a GradScaler.
+        scale = getattr(self.optimizer, "grad_scale", None)
+        return seen if scale is None else seen.divided_by(scale)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._steps.count(optimizer) and self._kept:
+            self.last = self._sample()
+            if _is_first_rank():
+                self.sink(self.last)
+
+    @torch.no_grad()
+    def _sample(self) -> Sample:
+        names, values = self._measure()
+        numbers = iter(values.tolist())  # the one time that this waits for the device
+        rates: dict[str, float] = {}
+        weights: dict[str, dict[str, dict[str, float]]] = {}
+        labels = labels_of(self.quantiles)
+        for name, instruments in names.items():
+            rates[name] = next(numbers)
+            weights[name] = {
+                instrument: {label: next(numbers) for label in labels} for instrument in instruments
+            }
+        return Sample(self.run, self._number, rates, weights)
+
+    def _measure(self) -> tuple[dict[str, list[str]], Tensor]:
+        """Names of each weight's instruments, and in one tensor each weight's learning rate and the statistics of its instruments."""
+        names: dict[str, list[str]] = {}
+        values: list[Tensor] = []
+        parameters, groups = self._parameters(), self._groups()
+        for name in list(self._kept):
+            kept = self._kept.pop(name)  # so that it is freed when the next weight has had its turn
+            parameter, bias = parameters[name], parameters.get(kept.weight.bias or "")
+            group = groups[id(parameter)]
+            learning_rate = as_scalar(group["lr"], parameter.device)
+            seen = readings(
+                Change(kept.weight.blocks, kept.before, kept.bias_before, parameter, bias),
+                kept.slope,
+                learning_rate,
+                self.family,
+                self._predicted_angle(name, group),
+            )
+            seen |= {key: value for key, value in self._own_readings(name, parameter) if value is not None}
+            names[name] = list(seen)
+            values += [learning_rate.reshape(1), summary(seen.values(), self.quantiles)]
+        return names, torch.cat([value.to(values[0].device, non_blocking=True) for value in values])
+
+    def _own_readings(self, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor | None]]:
+        return ((key, read(name, parameter.detach())) for key, read in self.also.items())
+
+    # Plumbing
+
+    def _predicted_angle(self, name: str, group: Mapping[str, Any]) -> float | Tensor | None:
+        if callable(self.predicted_angles):
+            return self.predicted_angles(name, group)
+        return None if self.predicted_angles is None else self.predicted_angles.get(name)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.found.model.named_parameters())
+
+    def _groups(self) -> dict[int, Mapping[str, Any]]:
+        return {
+            id(parameter): group for group in self.optimizer.param_groups for parameter in group["params"]
+        }
+
+    def _hooks(self) -> Iterator[tuple[dict[int, Any], int]]:
+        """Where the optimizer holds hooks of this object."""
+        for hooks in (self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks):
+            for key, hook in hooks.items():
+                if getattr(hook, "__self__", None) is self:
+                    yield hooks, key
+
+    def _faults(self) -> list[Fault]:
+        parameters = self._parameters()
+        recorded = {weight.name: parameters[weight.name] for weight in self._weights}
+        faults: list[Fault] = [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
+        if not len(self.found):
+            nothing = "no scale-invariant weight was found in the model, so there is nothing to record; print(found) says why"
+            faults.append((MismatchError, nothing))
+        elif not recorded:
+            faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
+        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights(recorded)]
+        if recorded and isinstance(self.predicted_angles, Mapping):
+            unknown = ", ".join(sorted(self.predicted_angles.keys() - recorded.keys()))
+            if unknown:
+                faults.append(
+                    (MismatchError, f"predicted_angles has weights that are not recorded: {unknown}")
+                )
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            faults.append(
+                (InvalidInputError, f"every must be a whole number of at least 1, got {self.every!r}")
+            )
+        if not all(0 <= quantile <= 1 for quantile in self.quantiles):
+            faults.append((InvalidInputError, f"quantiles must be from 0 to 1, got {self.quantiles}"))
+        return faults
+
+
+def _is_first_rank() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
+
+
+def _family_of(optimizer: Optimizer, family: str | None, faults: list[Fault]) -> Family | Literal["none"]:
+    """What was said, or what the optimizer's class tells; ``"none"`` with a fault where neither will do."""
+    if family is None:
+        try:
+            return update_family(optimizer)
+        except InvalidInputError as error:
+            faults.append((InvalidInputError, f'{error}; family="none" records everything else'))
+    elif family in get_args(Family):
+        return family  # type: ignore[return-value]
+    elif family != "none":
+        faults.append(
+            (InvalidInputError, f'family must be "sgd", "adam", "sign", "none" or None, got {family!r}')
+        )
+    return "none"
+
+
+def _sink_of(sink: Any, faults: list[Fault]) -> Callable[[Sample], object]:
+    if callable(sink):
+        return sink  # type: ignore[no-any-return]
+    if isinstance(sink, str | os.PathLike):
+        try:
+            return JsonLines(sink)
+        except InvalidInputError as error:
+            faults.append((InvalidInputError, str(error)))
+    else:
+        faults.append(
+            (InvalidInputError, f"sink must be a path or something to call with a sample, got {sink!r}")
+        )
+    return print

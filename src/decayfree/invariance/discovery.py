@@ -1,0 +1,216 @@
+"""Which weights of a model have no scale?
+
+Measures it by the Euler probe and gives a verdict with a reason on every parameter. Changes nothing in the model; rescale_once.py does.
+"""
+
+import fnmatch
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decayfree.blocks import unsupported_weights
+from decayfree.errors import InvalidInputError, UnsupportedWeightError
+from decayfree.forward import Forward, tensors_in
+from decayfree.invariance.finding import Finding
+from decayfree.invariance.partition import TOLERANCES
+from decayfree.invariance.probe import ForwardError
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.running_statistics import tracked_modules
+from decayfree.invariance.search import SearchResult, search
+from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict, VerdictName
+from decayfree.invariance.words import reason_of
+
+
+def find_invariant(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    forward: Forward | None = None,
+    probes: int = 3,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    seed: int = 0,
+) -> Invariance:
+    """Find the weights whose positive rescaling leaves the model's outputs unchanged, and prove it.
+
+    By Euler's theorem ⟨θ_B, ∂φ/∂θ_B⟩ = 0 for every function φ of the outputs where, and generically only where, the block θ_B has no
+    scale. The probe takes one forward and one backward pass of a random φ on a float64 copy at a generic point, cuts the rows of every
+    parameter where the running sum of ⟨w_i, ∂φ/∂w_i⟩ returns to zero in every probe, and confirms all blocks at once by really scaling
+    them. It knows no layer types. Parameters, buffers, gradients, modes, hooks and random states stay exactly as they are.
+
+    Args:
+        model: Any module, in the mode (train or eval) in which it will be trained.
+        inputs: A tensor, a tuple or list (``model(*inputs)``) or a mapping (``model(**inputs)``), as for a training step. They must vary:
+            a batch of four or more random images is fine; zeros are not, and of two values BatchNorm keeps only the order.
+        forward: ``forward(model, inputs)`` for anything else; must use the model that it is given.
+        probes: At most so many forward and backward passes; one is enough where every matrix row got a gradient and scaling all blocks
+            confirmed what it found.
+        include: Glob patterns over parameter names; only these are in the result. A gain or bias (a vector) is in it only if a pattern
+            here matches it: its rows are single numbers, without a direction to keep.
+        exclude: Glob patterns over parameter names that are left out.
+        seed: Seeds the probe; equal seeds give equal results.
+
+    Returns:
+        The scale-invariant weights and a verdict on every parameter; empty where the model has no normalization.
+
+    Raises:
+        InvalidInputError: If the inputs do not fit the model or do not vary, a pattern matches nothing, ``probes`` < 1,
+            or ``forward`` calls the original instead of the copy that it is given.
+        UnsupportedWeightError: If the model holds flattened (FSDP1), lazy, sparse, quantized or meta parameters.
+
+    References:
+        Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497. Blocks: van Laarhoven, 2017, arXiv 1706.05350.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> found = find_invariant(model, torch.randn(4, 3, 8, 8))
+        >>> [weight.name for weight in found]
+        ['0.weight']
+        >>> found["0.weight"].norm_layers[0].name
+        '1'
+    """
+    included, excluded = _patterns(include), _patterns(exclude) or []
+    _check_arguments(model, inputs, forward, probes, seed, [*(included or []), *excluded])
+    result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
+    weights, verdicts = [], {}
+    names = _names(model)
+    for name, parameter in model.named_parameters():
+        finding = result.findings[name]
+        left_out = _left_out(names[id(parameter)], parameter, included, excluded)
+        partner = next(
+            (weight for weight, other in result.findings.items() if other.bias == name and other.partition),
+            None,
+        )
+        verdict = (
+            "invariant" if partner and parameter.requires_grad else _verdict_of(finding, parameter, dtype)
+        )
+        reason = (
+            f"goes with {partner}"
+            if partner and parameter.requires_grad
+            else reason_of(finding, verdict, left_out if verdict == "invariant" else None, model, dtype)
+        )
+        residual = finding.partition.residual if finding.partition else finding.moves
+        verdicts[name] = Verdict(name, verdict, reason, residual, tuple(parameter.shape))
+        if verdict == "invariant" and not left_out:
+            weights.append(_weight_of(name, finding))
+    _warn_of_eval_mode(model, weights)
+    return Invariance(model, weights, verdicts, dtype=dtype, confirmed_to=result.confirmed_to)
+
+
+def _search_in_best_precision(
+    model: nn.Module, inputs: Any, forward: Forward | None, probes: int, seed: int
+) -> tuple[SearchResult, torch.dtype]:
+    """In float64; in float32 for models that cannot run in it."""
+    try:
+        return search(model, inputs, forward, torch.float64, probes, seed), torch.float64
+    except ForwardError:
+        pass  # whatever a model raises that meets float64; if it raises in float32 too, it is the inputs
+    try:
+        return search(model, inputs, forward, torch.float32, probes, seed), torch.float32
+    except ForwardError as failure:
+        error = failure.args[0]
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
+        if forward is not None:
+            raise InvalidInputError(
+                f"your forward raised {type(error).__name__}: {error} (inputs: {shapes})"
+            ) from error
+        raise InvalidInputError(
+            f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
+            "A tuple goes in as model(*inputs), a mapping as model(**inputs); for anything else pass forward="
+        ) from error
+
+
+def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> VerdictName:
+    if not parameter.requires_grad:
+        return "frozen"
+    if finding.partition:
+        return "invariant"
+    if finding.is_silent or finding.is_mostly_silent or finding.moves < TOLERANCES[dtype].moved:
+        return "undecided"
+    return "not_invariant"
+
+
+def _weight_of(name: str, finding: Finding) -> ScaleInvariantWeight:
+    assert finding.partition is not None
+    blocks = finding.partition.blocks
+    return ScaleInvariantWeight(
+        name,
+        finding.bias,
+        blocks.axis,
+        blocks.block_sizes,
+        finding.norm_layers,
+        finding.partition.residual,
+        blocks.groups,
+    )
+
+
+def _names(model: nn.Module) -> dict[int, list[str]]:
+    """All names of each parameter: a tied one has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _left_out(
+    names: list[str], parameter: Tensor, included: list[str] | None, excluded: list[str]
+) -> str | None:
+    """Why a scale-invariant parameter of these names is not in the result, or None."""
+    for pattern in excluded:
+        if fnmatch.filter(names, pattern):
+            return f"excluded by {pattern!r}"
+    if included is None:
+        return (
+            "its rows are single numbers, without a direction to keep; include= holds it too"
+            if parameter.ndim < 2
+            else None
+        )
+    is_included = any(fnmatch.filter(names, pattern) for pattern in included)
+    return None if is_included else "matched by no pattern of include="
+
+
+def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
+    if patterns is None:
+        return None
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _check_arguments(
+    model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, patterns: list[str]
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    faults = unsupported_weights(dict(model.named_parameters()))
+    if faults:
+        raise UnsupportedWeightError("these parameters cannot be probed: " + "; ".join(faults))
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    wrong = [
+        f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
+    ]
+    if forward is not None and not callable(forward):
+        wrong.append(f"forward must be a function of a model and its inputs, got {forward!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        wrong.append(f"seed must be a whole number, got {seed!r}")
+    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
+        wrong.append(f"probes must be a whole number of at least 1, got {probes!r}")
+    floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
+    if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
+        wrong.append(
+            "the inputs are constant, so that normalizations see no variance: use random ones, like torch.randn"
+        )
+    if wrong:
+        raise InvalidInputError("; ".join(wrong))
+
+
+def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]) -> None:
+    modules = dict(model.named_modules())
+    tracked = [modules[name] for name in tracked_modules(model)]
+    if tracked and not any(module.training for module in tracked):
+        warnings.warn(
+            f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed numbers, so no weight before "
+            f"them is scale-invariant ({len(weights)} found elsewhere); call model.train() first if you train them",
+            stacklevel=3,
+        )

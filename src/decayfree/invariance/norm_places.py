@@ -1,0 +1,176 @@
+"""Where in the model does the scale of a weight disappear?
+
+Compares what every module takes in and puts out before and after scaling, and follows the autograd graph from a weight to the first modules
+that no longer notice. Only names places for people to read: no verdict depends on it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decayfree.forward import tensors_in
+
+_UNMOVED = 1e-5  # relative; scaling by a random factor moves a sum by far more
+
+
+@dataclass
+class _Call:
+    """One call of a module: fingerprints of what went in and came out."""
+
+    taken: Tensor | None = None
+    given: Tensor | None = None
+    node: Any = None
+
+
+_Calls = dict[tuple[str, int], _Call]
+
+
+class ModuleWatch:
+    """Remembers two runs of a model module by module: the first with its graph, the second to compare."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._first: _Calls = {}
+        self._second: _Calls = {}
+
+    @contextmanager
+    def first_run(self) -> Iterator[None]:
+        """Hook the run before scaling."""
+        self._first = {}
+        with self._hooked(self._first):
+            yield
+
+    @contextmanager
+    def second_run(self) -> Iterator[None]:
+        """Hook the run after scaling."""
+        self._second = {}
+        with self._hooked(self._second):
+            yield
+
+    def places(self, outputs: list[Tensor], weights: dict[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
+        """For each weight the modules in which its scale is lost, nearest first; empty where the graph does not show it."""
+        ends = self._unmoved_calls()
+        consumers, leaves = reversed_graph(outputs)
+        return {
+            name: _first_ends(name, leaves.get(id(weight)), consumers, ends)
+            for name, weight in weights.items()
+        }
+
+    def _unmoved_calls(self) -> dict[Any, tuple[str, bool]]:
+        """Nodes whose values scaling does not change, with the module that put them out, and whether what it took in changed."""
+        nodes: dict[Any, tuple[str, bool]] = {}
+        for key, before in self._first.items():
+            after = self._second.get(key, _Call())
+            if before.node is not None and _is_unmoved(before.given, after.given):
+                nodes.setdefault(before.node, (key[0], not _is_unmoved(before.taken, after.taken)))
+        return nodes
+
+    @contextmanager
+    def _hooked(self, calls: _Calls) -> Iterator[None]:
+        handles = []
+        for name, module in self._model.named_modules():
+            before, after = _hooks(name, calls)
+            handles += [
+                module.register_forward_pre_hook(before, with_kwargs=True),
+                module.register_forward_hook(after),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def reversed_graph(outputs: list[Tensor]) -> tuple[dict[Any, list[Any]], dict[int, Any]]:
+    """The consumers of each autograd node behind ``outputs``, and the leaf node of each parameter by its id."""
+    consumers: dict[Any, list[Any]] = defaultdict(list)
+    leaves: dict[int, Any] = {}
+    stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if hasattr(node, "variable"):
+            leaves[id(node.variable)] = node
+        for parent, _ in node.next_functions:
+            if parent is None:
+                continue
+            consumers[parent].append(node)
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return consumers, leaves
+
+
+def output_rows(leaf: Any, consumers: dict[Any, list[Any]]) -> tuple[int, int]:
+    """Where the operation that uses a weight has its output channels: (axis, groups)."""
+    users = consumers.get(leaf, ())
+    for node in users:
+        if type(node).__name__.startswith("ConvolutionBackward") and getattr(
+            node, "_saved_transposed", False
+        ):
+            return 1, int(node._saved_groups)
+    # Not through a transposition, as F.linear has it.
+    is_multiplied = bool(users) and all(
+        type(node).__name__.startswith(("MmBackward", "AddmmBackward", "BmmBackward")) for node in users
+    )
+    return (1, 1) if is_multiplied else (0, 1)
+
+
+def _hooks(name: str, calls: _Calls) -> tuple[Callable[..., None], Callable[..., None]]:
+    open_calls: list[tuple[int, Tensor | None]] = []
+    n_calls = 0
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal n_calls
+        open_calls.append((n_calls, _fingerprint((args, kwargs))[0]))
+        n_calls += 1
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        index, taken = open_calls.pop()
+        calls[name, index] = _Call(taken, *_fingerprint(output))  # inner modules come first
+
+    return before, after
+
+
+def _fingerprint(values: Any) -> tuple[Tensor | None, Any]:
+    """Sum and norm of all floating tensors together, and the node of the first."""
+    tensors = [tensor for tensor in tensors_in(values) if tensor.is_floating_point()]
+    if not tensors:
+        return None, None
+    sums = torch.stack([tensor.detach().sum() for tensor in tensors])
+    norms = torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors])
+    return torch.stack([sums.sum(), torch.linalg.vector_norm(norms)]), tensors[0].grad_fn
+
+
+def _is_unmoved(before: Tensor | None, after: Tensor | None) -> bool:
+    """Equal but for doublings, which come from the gains and biases of normalizations."""
+    if before is None or after is None or not bool((before[1] > 0) & (after[1] > 0)):
+        return False
+    doublings = (after[1] / before[1]).log2().round().exp2()
+    return bool(((after - doublings * before).abs() <= _UNMOVED * after[1]).all())
+
+
+def _first_ends(
+    name: str, leaf: Any, consumers: dict[Any, list[Any]], ends: dict[Any, tuple[str, bool]]
+) -> tuple[str, ...]:
+    if leaf is None:
+        return ()
+    found: list[str] = []
+    level, seen = [leaf], {leaf}
+    while level:
+        following = []
+        for node in (consumer for child in level for consumer in consumers.get(child, ())):
+            if node in ends:
+                module, took_in_a_change = ends[node]
+                is_inside = not module or name.startswith(f"{module}.")
+                found.append(module if took_in_a_change or is_inside else module.rpartition(".")[0])
+            elif node not in seen:
+                seen.add(node)
+                following.append(node)
+        level = following
+    return tuple(dict.fromkeys(found))

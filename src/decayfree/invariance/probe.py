@@ -1,0 +1,279 @@
+"""What happens to a model's outputs when its weights grow along themselves?
+
+Runs a float64 copy at a generic point and reads the radial derivative of every row of every parameter from one backward pass. Draws no
+conclusion: that is what partition.py and discovery.py do.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from decayfree.errors import DecayFreeError, InvalidInputError
+from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
+from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
+
+_NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
+_NOISE_LENGTH = 1_000_003
+
+
+@dataclass(frozen=True)
+class RadialDerivatives:
+    """How the outputs react to scaling each row of a weight, in one probe.
+
+    Args:
+        radial: (n_rows,), float64. ⟨w_i, ∂φ/∂w_i⟩, the change of φ, in units of the outputs' own norm, per relative growth of row i.
+        sizes: (n_rows,), float64. ‖w_i‖.
+        gradient_sizes: (n_rows,), float64. ‖∂φ/∂w_i‖.
+    """
+
+    radial: Tensor
+    sizes: Tensor
+    gradient_sizes: Tensor
+
+    @property
+    def magnitude(self) -> Tensor:
+        """(n_rows,), float64. ‖w_i‖‖∂φ/∂w_i‖, the largest value that ``radial`` could have."""
+        return self.sizes * self.gradient_sizes
+
+    def joined(self, bias: Tensor, bias_gradient: Tensor) -> "RadialDerivatives":
+        """The same of each row together with its entry of a bias, (n_rows,)."""
+        values, gradients = bias.detach().double().cpu(), bias_gradient.double().cpu()
+        return RadialDerivatives(
+            self.radial + values * gradients, self.sizes.hypot(values), self.gradient_sizes.hypot(gradients)
+        )
+
+
+class ForwardError(Exception):
+    """The model raised; ``args[0]`` is what."""
+
+
+class Probe:
+    """A copy of a model at a generic point, that can be run and scaled without touching the original.
+
+    Args:
+        model: Any module; copied, never changed.
+        inputs: As for :func:`decayfree.find_invariant`.
+        forward: As for :func:`decayfree.find_invariant`.
+        dtype: float64, or float32 for models that cannot run in float64.
+        seed: Seeds the perturbation, the functionals and everything random in the model.
+        eps: The ε of all normalizations.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        forward: Forward | None,
+        dtype: torch.dtype,
+        seed: int,
+        eps: float = NEGLIGIBLE_EPS,
+    ) -> None:
+        self.dtype = dtype
+        self.seed = seed
+        self.eps = eps
+        self.copy = copy_in(model, dtype)
+        self.parameters = dict(self.copy.named_parameters())  # without second names of tied ones
+        self._inputs = tree_map(lambda leaf: cast(leaf, dtype, copy=True), inputs)
+        self._forward = forward or call_model
+        self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
+        self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
+        self._n_perturbed = 0
+        self._n_calls: Counter[int] = Counter()
+        use_eps_(self.copy, eps)
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The copy's buffers by name, as the last run left them."""
+        return dict(self.copy.named_buffers())
+
+    def start_of(self, buffer: str) -> Tensor:
+        """A buffer as it is at the start of every run."""
+        return self._buffers[buffer]
+
+    @torch.no_grad()
+    def perturb_(self) -> None:
+        """Move every parameter a little, so that no zero and no symmetry of the initial point hides anything."""
+        generator = torch.Generator().manual_seed(self.seed + 7919 * self._n_perturbed)
+        noise = _noise(generator, self.dtype)
+        for index, parameter in enumerate(self.parameters.values()):
+            if parameter.is_floating_point() and parameter.numel():
+                _add_noise_(parameter, noise, offset=997 * (index % 500))
+        self._n_perturbed += 1
+
+    def n_updates(self, module: nn.Module) -> int:
+        """How often the last run updated a module's running statistics with momentum ½; 0 if it averages them by itself."""
+        return self._n_calls[id(getattr(module, "running_mean", None))]
+
+    def run(self, *, start: Mapping[str, float] | None = None) -> list[Tensor]:
+        """Run the copy with its buffers and all randomness as at the start.
+
+        Args:
+            start: Buffers that start from a number instead.
+
+        Returns:
+            The floating outputs, flattened to a list, with their graph.
+        """
+        self._restore_buffers()
+        for name, value in (start or {}).items():
+            self.copy.get_buffer(name).fill_(value)
+        with (
+            seeded(self.seed, self.copy),
+            default_dtype(self.dtype),
+            ExactArithmetic(self.dtype, self.eps) as exact,
+        ):
+            try:
+                outputs = self._forward(self.copy, self._inputs)
+            except DecayFreeError:
+                raise
+            except Exception as error:
+                raise ForwardError(error) from error
+        self._n_calls = exact.n_calls
+        return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
+
+    def gradients(self, outputs: list[Tensor]) -> dict[str, Tensor]:
+        """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs; only of parameters on which they depend."""
+        functional = self._functional(outputs)
+        with default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
+            try:
+                found: list[Tensor | None] = list(
+                    torch.autograd.grad(functional, list(self.parameters.values()), allow_unused=True)
+                )
+            except RuntimeError as error:
+                if "checkpoint" not in str(error).lower():
+                    raise ForwardError(error) from error
+                functional.backward()  # reentrant checkpoints know no other way
+                found = [parameter.grad for parameter in self.parameters.values()]
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        return {
+            name: gradient
+            for name, gradient in zip(self.parameters, found, strict=True)
+            if gradient is not None
+        }
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        """As at the start, without those that a run has made, such as caches."""
+        for module, registered in self._registered:
+            module._buffers.clear()
+            module._buffers.update(registered)
+        for name, buffer in self.copy.named_buffers():
+            if buffer.shape == self._buffers[name].shape:
+                buffer.copy_(self._buffers[name])
+            else:
+                buffer.set_(self._buffers[name].clone())  # type: ignore[call-overload]
+
+    def _functional(self, outputs: list[Tensor]) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
+        functional = torch.zeros((), dtype=torch.float64)
+        for output in outputs:
+            values = torch.view_as_real(output) if output.is_complex() else output
+            norm = torch.linalg.vector_norm(values.detach())
+            if values.requires_grad and norm > 0:
+                direction = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values)
+                functional = functional.to(values.device) + (direction * values).sum() / norm
+        if not functional.requires_grad:
+            raise InvalidInputError(
+                "no floating output of the model depends on its parameters, so nothing can be measured: return logits, features or a loss "
+                "(also check that `forward` calls the model that it is given)"
+            )
+        return functional
+
+
+def radial_derivatives(weight: Tensor, gradient: Tensor, axis: int, groups: int) -> RadialDerivatives:
+    """Radial derivative of every row of a weight.
+
+    Args:
+        weight: (*shape), of at least two dimensions.
+        gradient: (*shape), of φ.
+        axis: 0, or 1 where rows run along dimension 1 within ``groups`` parts of dimension 0.
+        groups: 1 for ``axis=0``.
+    """
+    n_rows = len(weight)
+    cut = (
+        (n_rows, 1, weight.numel() // n_rows, 1)
+        if axis == 0
+        else (groups, n_rows // groups, weight.shape[1], -1)
+    )
+    dims = (2,) if axis == 0 else (1, 3)
+    values, gradients = weight.detach().reshape(cut), gradient.reshape(cut)
+    radial = (values * gradients).sum(dims).flatten()
+    sizes, gradient_sizes = (
+        torch.linalg.vector_norm(part, dim=dims).flatten() for part in (values, gradients)
+    )
+    return RadialDerivatives(radial.double().cpu(), sizes.double().cpu(), gradient_sizes.double().cpu())
+
+
+@contextmanager
+def refused_calls(model: nn.Module) -> Iterator[None]:
+    """A ``forward`` that calls the original instead of what it is given is an error, before it can change anything."""
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        raise InvalidInputError(
+            "forward must call the model that it is given, a copy, and not the original: forward=lambda model, x: model(x)"
+        )
+
+    handles = [module.register_forward_pre_hook(refuse) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A deep copy of ``model`` in ``dtype``, with modes and hooks but without gradients; the originals are never doubled in memory."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        values = cast(parameter.detach(), dtype, copy=True)
+        memo[id(parameter)] = nn.Parameter(
+            values, requires_grad=values.is_floating_point() or values.is_complex()
+        )
+    tensors = [
+        *model.buffers(),
+        *(
+            value
+            for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, Tensor)
+        ),
+    ]
+    for tensor in tensors:
+        memo.setdefault(id(tensor), cast(tensor.detach(), dtype, copy=True))
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise DecayFreeError(
+            f"the probe works on a deep copy, and this {type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "
+            "pass the plain module inside it, and look for weights before sharding (fully_shard) or compiling it"
+        ) from error
+
+
+def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Centered uniform noise of unit variance; large parameters use it again and again, which no symmetry survives either."""
+    return torch.rand(_NOISE_LENGTH, generator=generator, dtype=dtype).sub_(0.5).mul_(12**0.5)
+
+
+def _add_noise_(parameter: Tensor, noise: Tensor, offset: int) -> None:
+    typical = (
+        1.0 if parameter.ndim <= 1 else (parameter.shape[0] / parameter.numel()) ** 0.5
+    )  # 1, or 1/√fan-in
+    size = max(float(torch.linalg.vector_norm(parameter)) / parameter.numel() ** 0.5, typical)
+    flat = (
+        parameter.view(-1)
+        if parameter.is_contiguous()
+        else parameter.permute(_memory_order(parameter)).view(-1)
+    )
+    for piece in flat.split(_NOISE_LENGTH - offset):
+        piece.add_(noise[offset : offset + len(piece)].to(piece.device), alpha=_NOISE * size)
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)

@@ -1,0 +1,162 @@
+"""What was found: the scale-invariant weights of a model, their blocks, and a verdict on every parameter.
+
+Prints as a table and goes through JSON. Measures nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from decayfree.blocks import faults_of_shape
+from decayfree.errors import MismatchError
+from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
+from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
+from decayfree.invariance.words import table_of
+
+
+class Invariance(Sequence[ScaleInvariantWeight]):
+    """The scale-invariant weights of a model, in the model's order, with a verdict on every parameter. Printing it shows a table.
+
+    Args:
+        model: The model that was probed.
+        weights: The scale-invariant weights that were not left out.
+        verdicts: One for every parameter.
+        dtype: The precision in which the probe ran.
+        confirmed_to: Relative movement of the outputs when all blocks were scaled at once by random factors.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Iterable[ScaleInvariantWeight],
+        verdicts: Mapping[str, Verdict],
+        *,
+        dtype: torch.dtype,
+        confirmed_to: float,
+    ) -> None:
+        self.model = model
+        self.verdicts = dict(verdicts)
+        self.dtype = dtype
+        self.confirmed_to = confirmed_to
+        self._weights = {weight.name: weight for weight in weights}
+
+    @overload
+    def __getitem__(self, key: int | str) -> ScaleInvariantWeight: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[ScaleInvariantWeight]: ...
+    def __getitem__(self, key: int | str | slice) -> ScaleInvariantWeight | list[ScaleInvariantWeight]:
+        if not isinstance(key, str):
+            return list(self._weights.values())[key]
+        if key in self._weights:
+            return self._weights[key]
+        verdict = self.verdicts.get(key)
+        raise MismatchError(
+            f"{key!r} is {verdict.verdict}: {verdict.reason}"
+            if verdict
+            else f"the model has no parameter {key!r}"
+        )
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __iter__(self) -> Iterator[ScaleInvariantWeight]:
+        return iter(self._weights.values())
+
+    def holds(self, name: str) -> bool:
+        """Whether a weight of this name is among them; ``name in found`` for type checkers."""
+        return name in self._weights
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._weights if isinstance(key, str) else key in self._weights.values()
+
+    def __repr__(self) -> str:
+        return table_of(list(self), self.verdicts, self.model, self.dtype, self.confirmed_to)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the model, in types that JSON knows."""
+        return {
+            "weights": [asdict(weight) for weight in self],
+            "verdicts": [asdict(verdict) for verdict in self.verdicts.values()],
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "confirmed_to": self.confirmed_to,
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], model: nn.Module) -> "Invariance":
+        """Put back what :meth:`to_dict` made, for the same model or a copy of it.
+
+        Raises:
+            MismatchError: If a weight, its shape or a normalization is not in ``model``.
+        """
+        missing = sorted({"weights", "verdicts", "dtype", "confirmed_to"} - d.keys())
+        if missing:
+            raise MismatchError(f"this was not made by Invariance.to_dict: it has no {', '.join(missing)}")
+        weights = [_weight_from(entry) for entry in d["weights"]]
+        verdicts = [Verdict(**{**entry, "shape": tuple(entry["shape"])}) for entry in d["verdicts"]]
+        found = cls(
+            model,
+            weights,
+            {verdict.name: verdict for verdict in verdicts},
+            dtype=getattr(torch, d["dtype"]),
+            confirmed_to=d["confirmed_to"],
+        )
+        found.check_fits(model)
+        return found
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise a :class:`MismatchError` that lists everything here that ``model`` does not have."""
+        parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+        faults = []
+        for weight in self:
+            shape = tuple(parameters[weight.name].shape) if weight.name in parameters else None
+            if (
+                shape is None
+                or shape != self.verdicts[weight.name].shape
+                or faults_of_shape(shape, weight.blocks)
+            ):
+                faults.append(
+                    f"{weight.name} {self.verdicts[weight.name].shape}: the model has {shape or 'no such parameter'}"
+                )
+            faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
+            faults += _layer_faults(weight, parameters, modules)
+        if faults:
+            wrapper = next(
+                (name for name in ("_orig_mod", "module") if f"{name}.{self[0].name}" in parameters), None
+            )
+            cure = f"; pass the model inside the wrapper, model.{wrapper}" if wrapper else ""
+            raise MismatchError(
+                "these scale-invariant weights belong to another model: " + "; ".join(faults[:6]) + cure
+            )
+
+
+def _layer_faults(
+    weight: ScaleInvariantWeight, parameters: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
+) -> Iterator[str]:
+    """Normalizations behind a weight that the model does not have, or that do not keep what must follow it."""
+    for layer in weight.norm_layers:
+        if layer.name not in modules:
+            yield f"{layer.name}: no such module"
+            continue
+        buffers = modules[layer.name]._buffers
+        var = buffers.get("running_var")
+        if layer.blocks and (
+            buffers.get("running_mean") is None or var is None or var.numel() <= max(layer.channels)
+        ):
+            yield f"{layer.name}: {type(modules[layer.name]).__name__} keeps no running statistics of {max(layer.channels) + 1} channels"
+        if layer.shift not in (None, UNKNOWN_SHIFT) and layer.shift not in parameters:
+            yield f"{layer.shift}: no such bias"
+
+
+def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
+    layers = tuple(_norm_layer_from(layer) for layer in entry["norm_layers"])
+    return ScaleInvariantWeight(
+        **{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers}
+    )
+
+
+def _norm_layer_from(entry: Mapping[str, Any]) -> NormLayer:
+    channels, blocks, rows = (tuple(entry[key]) for key in ("channels", "blocks", "shift_rows"))
+    return NormLayer(entry["name"], channels, blocks, entry["shift"], rows)

@@ -1,0 +1,57 @@
+"""What is said of one parameter: a verdict with its reason, and the blocks of those that have no scale."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from decayfree.blocks import Blocks
+from decayfree.invariance.running_statistics import NormLayer
+
+VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the probe says of one parameter.
+
+    Args:
+        name: Of the parameter.
+        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no gradient reached it, or too little to tell) or ``frozen``.
+        reason: Why, in words.
+        measured: For invariant ones the largest radial derivative of a block as a share of what it could have been; for the others the
+            relative change of the outputs per relative growth of the parameter. No unit.
+        shape: Of the parameter.
+    """
+
+    name: str
+    verdict: VerdictName
+    reason: str
+    measured: float
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScaleInvariantWeight:
+    """A parameter whose blocks can be scaled by any positive factors without changing the model's outputs.
+
+    Args:
+        name: Of the parameter.
+        bias: The bias that is scaled along, where weight and bias only work together.
+        axis: The dimension along which the rows (output channels) run: 0, or 1 for transposed convolutions.
+        block_sizes: Rows in each block; 1 everywhere for kernels under BatchNorm, one entry for a whole weight under LayerNorm.
+        norm_layers: The normalizations that cancel its scale, with the channels whose running statistics follow it.
+        residual: Largest |⟨block, gradient⟩| as a share of ‖block‖‖gradient‖ that was measured; no unit.
+        groups: For ``axis=1``: parts of dimension 0 that share no output channel.
+    """
+
+    name: str
+    bias: str | None
+    axis: int
+    block_sizes: tuple[int, ...]
+    norm_layers: tuple[NormLayer, ...]
+    residual: float
+    groups: int = 1
+
+    @property
+    def blocks(self) -> Blocks:
+        """How the rows are divided."""
+        return Blocks(self.axis, self.block_sizes, self.groups)

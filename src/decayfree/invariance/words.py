@@ -1,0 +1,183 @@
+"""What was found, in words: a sentence for each verdict, and the table.
+
+Decides nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from decayfree.blocks import Blocks
+from decayfree.columns import aligned
+from decayfree.invariance.finding import Finding
+from decayfree.invariance.running_statistics import NormLayer, tracked_modules
+from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
+
+
+def reason_of(
+    finding: Finding, verdict: str, left_out: str | None, model: nn.Module, dtype: torch.dtype
+) -> str:
+    """One sentence for a verdict.
+
+    Args:
+        finding: What was measured.
+        verdict: One of the four verdicts.
+        left_out: Why a scale-invariant parameter is not in the result.
+        model: The model, to name module types.
+        dtype: The precision of the probe; float32 is mentioned.
+    """
+    sentence = _frozen(finding, model) if verdict == "frozen" else _measured(finding, model)
+    if verdict == "not_invariant" and len(finding.shape) > 1:
+        fixed = [name for name in tracked_modules(model) if not model.get_submodule(name).training]
+        sentence += (
+            f" (in eval mode, {fixed[0]}{' and others divide' if len(fixed) > 1 else ' divides'} by fixed numbers)"
+            if fixed
+            else ""
+        )
+    if verdict == "invariant" and left_out:
+        sentence += f"; left out: {left_out}"
+    return sentence + ("" if dtype == torch.float64 else " (measured in float32)")
+
+
+def _frozen(finding: Finding, model: nn.Module) -> str:
+    return f"requires_grad is False, so nothing moves it; if it were trained: {_measured(finding, model)}"
+
+
+def _measured(finding: Finding, model: nn.Module) -> str:
+    if finding.partition:
+        together = f" together with {finding.bias}" if finding.bias else ""
+        silent = (
+            f"; {finding.partition.n_silent_rows} rows got no gradient"
+            if finding.partition.n_silent_rows
+            else ""
+        )
+        return f"{describe(finding.partition.blocks, finding.shape)}{together} without a scale: {_cancelled_by(finding, model)}{silent}"
+    if finding.failed_finite:
+        return f"small growth does not show, but scaling it moved the outputs by {finding.moves:.2g}"
+    if not finding.is_real:
+        return "it is complex, integer or empty, and only real numbers are measured"
+    if not finding.has_path:
+        return "no output depends on it in this forward pass"
+    if finding.is_silent:
+        return "its gradient is zero: a normalization takes it away (as it does a bias before it), or these inputs do not activate it"
+    if finding.is_mostly_silent:
+        return "most of its rows got no gradient from these inputs; the others are scale-invariant: try other or more inputs"
+    if finding.leading[0]:
+        rows, blocks = finding.leading
+        return f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: only whole weights are held, so split it"
+    return _moves(finding)
+
+
+def _moves(finding: Finding) -> str:
+    if finding.moves < 1e-5:
+        return (
+            f"scaling it moves the outputs by only {finding.moves:.2g} of its growth: too few values for a normalization, "
+            "or an ε written into its code as a number (as an attribute self.eps it would be set aside)"
+        )
+    return f"scaling it moves the outputs, by {finding.moves:.2g} of its growth: nothing after it takes the scale away"
+
+
+def _cancelled_by(finding: Finding, model: nn.Module) -> str:
+    if not finding.norm_layers:
+        return "some normalization takes it away"
+    names = [name_with_type(layer, model) for layer in finding.norm_layers]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{listed} takes it away" if len(names) == 1 else f"{listed} take it away"
+
+
+def name_with_type(layer: NormLayer, model: nn.Module) -> str:
+    """``features.1 (BatchNorm2d)``."""
+    kind = type(dict(model.named_modules()).get(layer.name)).__name__
+    return f"{layer.name or 'the model'} ({kind})"
+
+
+def describe(blocks: Blocks, shape: tuple[int, ...]) -> str:
+    """``64 kernels``, ``4 blocks of 16 rows`` or ``the whole weight``."""
+    if blocks.n_blocks == 1:
+        return "the whole weight"
+    if blocks.rows_are_blocks:
+        return f"{blocks.n_blocks} {'kernels' if len(shape) > 2 else 'rows'}"
+    if blocks.uniform_size:
+        return f"{blocks.n_blocks} blocks of {blocks.uniform_size} rows"
+    return f"{blocks.n_blocks} blocks of {min(blocks.block_sizes)} to {max(blocks.block_sizes)} rows"
+
+
+_MAX_LISTED = 12
+
+
+def table_of(
+    weights: Sequence[ScaleInvariantWeight],
+    verdicts: Mapping[str, Verdict],
+    model: nn.Module,
+    dtype: torch.dtype,
+    confirmed_to: float,
+) -> str:
+    """The table of scale-invariant weights, then what is not among them and why."""
+    lines = [*_head(weights, verdicts, dtype, confirmed_to), *_rows(weights, verdicts, model)]
+    return "\n".join([*lines, *_others(weights, verdicts)])
+
+
+def _head(
+    weights: Sequence[ScaleInvariantWeight],
+    verdicts: Mapping[str, Verdict],
+    dtype: torch.dtype,
+    confirmed_to: float,
+) -> list[str]:
+    precision = (
+        "" if dtype == torch.float64 else " The probe ran in float32: this model does not run in float64."
+    )
+    if not weights:
+        return [f"No scale-invariant weight among {len(verdicts)} parameters.{precision}"]
+    n_blocks = sum(weight.blocks.n_blocks for weight in weights)
+    held = sum(_numel(verdicts[weight.name].shape) for weight in weights)
+    everything = sum(_numel(verdict.shape) for verdict in verdicts.values())
+    return [
+        f"{len(weights)} scale-invariant weights with {n_blocks:,} blocks: {held:,} of {everything:,} parameters.{precision}",
+        f"Scaled at random all at once, they moved the outputs by {confirmed_to:.0e} (relative).",
+        "",
+    ]
+
+
+def _rows(
+    weights: Sequence[ScaleInvariantWeight], verdicts: Mapping[str, Verdict], model: nn.Module
+) -> list[str]:
+    if not weights:
+        return []
+    rows = [("weight", "shape", "blocks", "normalized by", "residual")]
+    for weight in weights:
+        names = [name_with_type(layer, model) for layer in weight.norm_layers]
+        by = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else "?"
+        shape = verdicts[weight.name].shape
+        blocks = describe(weight.blocks, shape) + (", with bias" if weight.bias else "")
+        rows.append((weight.name, str(shape), blocks, by, f"{weight.residual:.0e}"))
+    return aligned(rows)
+
+
+def _others(weights: Sequence[ScaleInvariantWeight], verdicts: Mapping[str, Verdict]) -> list[str]:
+    held = {name for weight in weights for name in (weight.name, weight.bias)}
+    others = [verdict for verdict in verdicts.values() if verdict.name not in held]
+    lines: list[str] = []
+    for title, chosen in (
+        ("Not scale-invariant", [v for v in others if v.verdict == "not_invariant"]),
+        ("Undecided", [v for v in others if v.verdict == "undecided"]),
+        ("Frozen", [v for v in others if v.verdict == "frozen"]),
+        ("Scale-invariant, but left out", [v for v in others if v.verdict == "invariant"]),
+    ):
+        matrices = [verdict for verdict in chosen if len(verdict.shape) > 1]
+        listed = (matrices or chosen)[:_MAX_LISTED]
+        if not chosen:
+            continue
+        lines += ["", f"{title}: {len(chosen)}"]
+        lines += [f"  {line}" for line in aligned([(v.name, str(v.shape), v.reason) for v in listed])]
+        n_vectors = sum(len(verdict.shape) <= 1 for verdict in chosen if verdict not in listed)
+        n_more = len(chosen) - len(listed) - n_vectors
+        more = [f"{n_more} more"] * bool(n_more) + [f"{n_vectors} vectors (gains and biases)"] * bool(
+            n_vectors
+        )
+        lines += [f"  and {' and '.join(more)}"] if more else []
+    return lines
+
+
+def _numel(shape: Sequence[int]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,216 @@
+"""The axes of a chart: which part of the numbers is shown, on which scale, with which ticks.
+
+It draws no curves. Ranges come from means and not from intervals, which few seeds can make very wide.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from decayfree.report.numbers.series import Curve
+
+N_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the y axis of a chart is drawn, and which numbers do not set its range: they run out of the picture."""
+
+    is_logarithmic: bool = False
+    has_geometric_means: bool = False
+    """Whether means over seeds are geometric."""
+    is_share: bool = True
+    """Whether numbers are shown in percent."""
+    skipped_start: float = 0.0
+    """Share of the training, from its begin."""
+    skipped_end: float = 0.0
+    """Share of the training, before its end."""
+    floor: float = 0.0
+    """A logarithmic axis ends here even where means are below."""
+
+
+# The steep rise of the first steps would flatten all that follows.
+ACCURACY = Scale(skipped_start=0.1)
+# Under decay the share falls exponentially, without end.
+OFF_SPAN = Scale(is_logarithmic=True, floor=1e-4)
+NORM = Scale(is_logarithmic=True, has_geometric_means=True, is_share=False)
+# A cosine schedule ends at zero, which a logarithm never reaches.
+RATE = replace(NORM, skipped_end=0.08)
+ENERGY = Scale(is_logarithmic=True, is_share=False, floor=1e-4)
+
+
+def layout(curves: Sequence[Curve], scale: Scale) -> dict[str, Any]:
+    """The layout of a chart over the steps of the training, in the colors of the style sheet."""
+    last_step = max((step for curve in curves for step in curve.steps), default=1)
+    return _layout(
+        {"title": {"text": "step", "standoff": 6}, "nticks": 8, "range": [0, last_step]},
+        _y_axis(_range(curves, scale), scale),
+    )
+
+
+def rank_layout(values: Sequence[float], scale: Scale) -> dict[str, Any]:
+    """The layout of a chart of these values over ranks from 0 to 1."""
+    shown = [value for value in values if value > scale.floor]
+    ends = _logarithmic_ends(shown) if shown else None
+    x_axis = {
+        "title": {"text": "rank of the direction", "standoff": 6},
+        "dtick": 0.25,
+        "range": [0, 1],
+        "tickformat": ".0%",
+    }
+    return _layout(x_axis, _y_axis(ends, scale))
+
+
+def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "showlegend": False,  # the page has one legend for all charts
+        "hovermode": "x unified",
+        "hoverlabel": {
+            "bgcolor": "var(--card)",
+            "bordercolor": "var(--rule)",
+            "font": {"color": "var(--ink)", "size": 12},
+            "namelength": -1,
+        },
+        "margin": {"l": 8, "r": 20, "t": 10, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {
+            "family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+            "size": 12,
+            "color": "var(--muted)",
+        },
+        "xaxis": {**_AXIS, **x_axis, "showgrid": False},
+        "yaxis": y_axis,
+    }
+
+
+def setting_axis(values: Sequence[float], title: str, *, zero_at: float | None = None) -> dict[str, Any]:
+    """A logarithmic axis of a setting's values, each with its tick; ``zero_at`` is where a 0 stands apart."""
+    ticks = sorted(values)
+    texts = [_setting_tick(value) for value in ticks]
+    if zero_at is not None:
+        ticks, texts = [zero_at, *ticks], ["0", *texts]
+    low, high = (math.log10(value) for value in (ticks[0], ticks[-1]))
+    margin = max(0.06 * (high - low), 0.1)
+    return {
+        "title": {"text": title, "standoff": 6},
+        "type": "log",
+        "range": [round(low - margin, N_DIGITS), round(high + margin, N_DIGITS)],
+        "tickvals": ticks,
+        "ticktext": texts,
+    }
+
+
+def error_axis(errors: Sequence[float], x_axis: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The layout of a chart of errors that is read as accuracies: logarithmic, the smallest error on top.
+
+    Returns:
+        The layout, and an error just above the foot of the chart: plotly draws no point that lies outside, were it by rounding.
+    """
+    known = [math.log10(error) for error in errors] or [-1.0, 0.0]
+    low, high = min(known), max(known)
+    margin = max(0.12 * (high - low), 0.02)
+    ends = [round(min(high + 1.5 * margin, 0.02), N_DIGITS), round(low - margin, N_DIGITS)]
+    ticks = _error_ticks(10 ** ends[1], 10 ** ends[0])
+    y_axis = {
+        **_AXIS,
+        "type": "log",
+        "range": ends,
+        "tickvals": ticks,
+        "ticktext": [f"{100 * (1 - tick):.4g}%" for tick in ticks],
+    }
+    return {**_layout(x_axis, y_axis), "hovermode": "closest"}, float(
+        f"{10 ** (ends[0] - 0.03 * (ends[0] - ends[1])):.4g}"
+    )
+
+
+def share_range(layouts: Sequence[dict[str, Any]], scale: Scale) -> None:
+    """Give charts one y axis, so that they can be compared."""
+    known = [layout["yaxis"]["range"] for layout in layouts if "range" in layout["yaxis"]]
+    if not known:
+        return
+    ends = [min(low for low, _ in known), max(high for _, high in known)]
+    for each in layouts:
+        each["yaxis"] = _y_axis(ends, scale)
+
+
+def logarithmic_ticks(ends: Sequence[float], *, is_share: bool = False) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 times powers of ten, or at the powers alone where there are many.
+
+    Args:
+        ends: Decadic logarithms of both ends of the axis.
+        is_share: Write percentages.
+    """
+    exponents = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
+    steps = (1, 2, 5) if ends[1] - ends[0] < 2.2 else (1,)
+    ticks = [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
+    return {"tickvals": ticks, "ticktext": [_tick_text(tick, is_share) for tick in ticks]}
+
+
+_AXIS = {
+    "gridcolor": "var(--grid)",
+    "linecolor": "var(--rule)",
+    "zeroline": False,
+    "automargin": True,
+    "ticks": "",
+}
+
+
+def _y_axis(ends: Sequence[float] | None, scale: Scale) -> dict[str, Any]:
+    axis: dict[str, Any] = dict(_AXIS)
+    if scale.is_logarithmic:
+        axis |= {"type": "log"}
+    else:
+        axis |= {"tickformat": ".0%", "nticks": 7}
+    if ends is None:
+        return axis
+    ticks = logarithmic_ticks(ends, is_share=scale.is_share) if scale.is_logarithmic else {}
+    return {**axis, "range": list(ends), **ticks}
+
+
+def _setting_tick(value: float) -> str:
+    mantissa, _, exponent = f"{value:g}".partition("e")
+    return f"{mantissa}e\N{MINUS SIGN}{abs(int(exponent))}" if exponent.startswith("-") else f"{value:g}"
+
+
+def _error_ticks(low: float, high: float) -> list[float]:
+    """Errors at which accuracies are round: 1, 2, 5 times powers of ten over a wide range, even steps over a narrow one."""
+    if high / low >= 6:
+        ticks = [float(f"{step}e{exponent}") for exponent in range(-4, 0) for step in (1, 2, 5)]
+        return [tick for tick in (*ticks, 0.9) if low <= tick <= high]
+    raw = (high - low) / 5
+    step = next(s for s in (float(f"{m}e{e}") for e in range(-5, 1) for m in (1, 2, 5)) if s >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 6) for index in range(first, first + 8) if index and index * step <= high]
+
+
+def _range(curves: Sequence[Curve], scale: Scale) -> list[float] | None:
+    """Ends of the y axis, decadic logarithms where it is logarithmic; None where there is nothing to show."""
+    means = [
+        mean
+        for curve in curves
+        for step, mean in curve.points
+        if scale.skipped_start <= step / max(1, *curve.steps) <= 1 - scale.skipped_end
+        and (mean > scale.floor or not scale.is_logarithmic)
+    ]
+    if not means:
+        return None
+    if scale.is_logarithmic:
+        return _logarithmic_ends(means)
+    low, high = min(means), max(means)
+    margin = max(0.06 * (high - low), 0.005)
+    return [round(max(low - margin, -0.005), N_DIGITS), round(min(high + margin, 1.005), N_DIGITS)]
+
+
+def _logarithmic_ends(values: Sequence[float]) -> list[float]:
+    low, high = math.log10(min(values)), math.log10(max(values))
+    margin = max(0.06 * (high - low), 0.05)
+    return [round(low - margin, N_DIGITS), round(high + margin, N_DIGITS)]
+
+
+def _tick_text(tick: float, is_share: bool) -> str:
+    number = 100 * tick if is_share else tick
+    if 1e-4 <= number < 1e5:
+        return f"{number:g}{'%' * is_share}"
+    return f"10<sup>{math.log10(number):.0f}</sup>{'%' * is_share}"

@@ -1,0 +1,354 @@
+"""The charts of the page, as figures that plotly.js draws: curves per method with a band for the interval.
+
+It computes no statistics and writes no findings. Colors are named, as in ``var(--m0)``: the page resolves them in its light
+and its dark scheme, so that a method has one color everywhere.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from decayfree.report.charts.axes import (
+    ACCURACY,
+    ENERGY,
+    N_DIGITS,
+    NORM,
+    OFF_SPAN,
+    RATE,
+    Scale,
+    layout,
+    rank_layout,
+    share_range,
+)
+from decayfree.report.numbers.series import (
+    Curve,
+    MethodSeries,
+    StudyNumbers,
+    mean_angular_update,
+    mean_effective_learning_rate,
+    mean_norm,
+    norm_of,
+    rate_of,
+)
+from decayfree.report.numbers.spectra import first_spectrum, last_spectrum
+from decayfree.report.words.angles import predicted
+from decayfree.study.files.results import Row
+
+MAX_SMALL_MULTIPLES = 8
+_HALO = ", ".join(["0 0 3px var(--card)"] * 4)
+"""Text stands out from the lines that it crosses."""
+MIN_POINTS_OF_LINE = 3
+"""With fewer, the points are marked: one makes no line, and two a line of which nobody sees that there is nothing between."""
+MIN_SEEDS_OF_BAND = 3
+"""With two seeds the t interval is 12.7 times as long as the distance between them: it would cover the chart."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn everywhere: a color of the style sheet, a dash and a width in pixels."""
+
+    color: str
+    dash: str
+    width: float
+    opacity: str = ""
+    """Two hexadecimal digits, or nothing for a full color."""
+
+    @property
+    def paint(self) -> str:
+        """The color as a chart names it, for the page to resolve."""
+        return f"var({self.color}){self.opacity}"
+
+    def shaded(self, index: int, n: int) -> "Look":
+        """The look of one of ``n`` settings of the same method, the first one the faintest."""
+        if n == 1:
+            return self
+        return replace(self, opacity=f"{round(255 * (0.3 + 0.7 * index / (n - 1))):02x}", width=1.6)
+
+    @property
+    def svg_dashes(self) -> str:
+        """The dash as SVG writes it, for the legend."""
+        return {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "8 3 2 3", "longdash": "12 4"}[
+            self.dash
+        ]
+
+
+Looks = Mapping[str, Look]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure: its id in the page, a title, a unit, and what plotly.js gets."""
+
+    id: str
+    title: str
+    unit: str
+    figure: dict[str, Any]
+
+    @property
+    def has_points(self) -> bool:
+        """Whether anything was measured: predictions alone are no curve."""
+        measured = [trace for trace in self.figure["data"] if trace["mode"] in ("lines", "lines+markers")]
+        return any(y is not None for trace in measured for y in trace["y"])
+
+
+def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
+    """A look for each method by label: the same kind of method has the same color in every study."""
+    preferred = {"wrs": 0, "none": 1, "weight_decay": 2, "learning_rate_scaling": 4}
+    dashes = ("solid", "dot", "dash", "dashdot", "longdash")
+    free = list(range(8))
+    chosen: dict[str, Look] = {}
+    for method in methods:
+        wanted = preferred.get(method.name, 5)
+        slot = min(free, key=lambda candidate: (candidate - wanted) % 8) if free else len(chosen) % 8
+        if slot in free:
+            free.remove(slot)
+        chosen[method.label] = Look(f"--m{slot}", dashes[slot % 5], 3.0 if slot == 0 else 2.0)
+    return chosen
+
+
+def accuracy_chart(
+    numbers: StudyNumbers, which: Literal["train", "test"], drawn: Looks | None = None
+) -> Chart:
+    """Accuracy over training, on the training or on the test images; ``drawn``, here and below, where looks are given from outside."""
+
+    def value(row: Row) -> float:
+        return row.train_accuracy if which == "train" else row.test_accuracy
+
+    title = "Training accuracy" if which == "train" else "Test accuracy"
+    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, ACCURACY, drawn)
+
+
+def norm_charts(numbers: StudyNumbers) -> list[Chart]:
+    """Mean block norm over training: one small chart a weight, or their geometric mean where there are many."""
+    weights = _weights(numbers)
+    if len(weights) > MAX_SMALL_MULTIPLES:
+        return [mean_norm_chart(numbers)]
+    return _by_weight(numbers, "norm", norm_of, NORM)
+
+
+def mean_norm_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
+    """Geometric mean over the weights of their mean block norm, over training."""
+    unit = f"geometric mean over {len(_weights(numbers))} weights, log scale"
+    return _chart(numbers, "norm", "Weight norm", unit, mean_norm, NORM, drawn)
+
+
+def effective_learning_rate_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
+    """Effective learning rate over training, geometric mean over the weights."""
+    unit = "geometric mean over the weights, log scale"
+    value = mean_effective_learning_rate
+    return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE, drawn)
+
+
+def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
+    """Effective learning rate over training, one small chart a weight; none where there are many."""
+    if len(_weights(numbers)) > MAX_SMALL_MULTIPLES:
+        return []
+    return _by_weight(numbers, "effective-learning-rate", rate_of, RATE)
+
+
+def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
+    """Angle of a step over training, geometric mean over the weights, with the angle that theory predicts under weight decay."""
+    unit = "radians a step, geometric mean over the weights, log scale"
+    drawn = drawn or looks(numbers.methods)
+    chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE, drawn)
+    for method in numbers.shown:
+        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted(method))
+    return chart
+
+
+def off_span_chart(numbers: StudyNumbers) -> Chart:
+    """Off-span share of the first layer over training, with what it must be."""
+    title, unit = "Off-span share of the first layer", f"{_unit(numbers)}, log scale"
+    chart = _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, OFF_SPAN)
+    drawn = looks(numbers.methods)
+    for method in numbers.shown:
+        law = method.curve(lambda row: row.off_span_law)
+        chart.figure["data"] += _law(method.label, drawn[method.label], law)
+    return chart
+
+
+def spectrum_charts(numbers: StudyNumbers) -> list[Chart]:
+    """Energy of every weight over the spectrum of its inputs after the last step; of the first and last one where there are many."""
+    weights = _weights(numbers)
+    shown = weights if len(weights) <= MAX_SMALL_MULTIPLES else (weights[0], weights[-1])
+    charts = [_spectrum_chart(numbers, f"spectrum-{index}", name) for index, name in enumerate(shown)]
+    return [chart for chart in charts if chart is not None]
+
+
+def plain_text(text: str) -> str:
+    """Text as plotly shows it: it reads names as a small part of HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _weights(numbers: StudyNumbers) -> tuple[str, ...]:
+    return numbers.shown[0].weights if numbers.shown else ()
+
+
+def _by_weight(
+    numbers: StudyNumbers, id: str, value_of: Callable[[str], Callable[[Row], float]], scale: Scale
+) -> list[Chart]:
+    """One small chart a weight; all have one y axis."""
+    charts = [
+        _chart(numbers, f"{id}-{index}", name, "", value_of(name), scale)
+        for index, name in enumerate(_weights(numbers))
+    ]
+    share_range([chart.figure["layout"] for chart in charts], scale)
+    return charts
+
+
+def _unit(numbers: StudyNumbers) -> str:
+    if any(method.n >= MIN_SEEDS_OF_BAND for method in numbers.shown):
+        return "mean over seeds, 95 % interval"
+    return "mean over seeds, no interval drawn for so few"
+
+
+def _chart(
+    numbers: StudyNumbers,
+    id: str,
+    title: str,
+    unit: str,
+    value: Callable[[Row], float],
+    scale: Scale,
+    drawn: Looks | None = None,
+) -> Chart:
+    drawn = drawn or looks(numbers.methods)
+    curves = {
+        method.label: method.curve(value, is_logarithmic=scale.has_geometric_means)
+        for method in numbers.shown
+    }
+    # The reference comes last, on top of the others.
+    methods = [method for method in (*numbers.others, numbers.reference) if method is not None]
+    bands = [
+        _band(method.label, curves[method.label], drawn[method.label], scale)
+        for method in methods
+        if method.n >= MIN_SEEDS_OF_BAND
+    ]
+    lines = [_line(m.label, curves[m.label], drawn[m.label], scale) for m in methods]
+    data = [trace for trace in bands if trace] + lines
+    return Chart(id, title, unit, {"data": data, "layout": layout(list(curves.values()), scale)})
+
+
+def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
+    number = ".3~p" if scale.is_share and scale.is_logarithmic else ".1%" if scale.is_share else ".3~g"
+    has_interval = any(low is not None for low in curve.low)
+    interval = f" (%{{customdata[0]:{number}}} to %{{customdata[1]:{number}}})" if has_interval else ""
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(label),
+        "legendgroup": label,
+        "x": list(curve.steps),
+        "y": _rounded(curve.mean),
+        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
+        "hovertemplate": f"%{{y:{number}}}{interval}",
+    }
+    if sum(mean is not None for mean in curve.mean) < MIN_POINTS_OF_LINE:
+        trace |= {"mode": "lines+markers", "marker": {"color": look.paint, "size": 7}}
+    if has_interval:
+        ends = zip(_rounded(curve.low), _rounded(curve.high), strict=True)
+        trace["customdata"] = [list(pair) for pair in ends]
+    return trace
+
+
+def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] | None:
+    """The interval as a closed area; None where there is none."""
+    ends = zip(curve.steps, _rounded(curve.low), _rounded(curve.high), strict=True)
+    known = [(step, low, high) for step, low, high in ends if low is not None and high is not None]
+    if not known:
+        return None
+    steps = [step for step, _, _ in known]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(label),
+        "legendgroup": label,
+        "x": steps + steps[::-1],
+        "y": [
+            max(end, scale.floor)
+            for end in [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
+        ],
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": f"var({look.color})1f",
+        "hoverinfo": "skip",
+    }
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else float(f"{value:.{N_DIGITS}g}") for value in values]
+
+
+def _prediction(label: str, look: Look, points: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+    """A thin dashed line with a name beside it; none where nothing is predicted."""
+    if not points:
+        return []
+    named = round(0.75 * len(points))
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines+text",
+            "name": plain_text(f"predicted, {label}"),
+            "legendgroup": label,
+            "x": [step for step, _ in points],
+            "y": _rounded([angle for _, angle in points]),
+            "text": ["predicted" if index == named else "" for index in range(len(points))],
+            "textposition": "top right",
+            "textfont": {"color": look.paint, "size": 12, "shadow": _HALO},
+            "line": {"color": look.paint, "width": 1.2, "dash": "dash"},
+            "hovertemplate": "%{y:.3~g}",
+        }
+    ]
+
+
+def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
+    """Circles at what a share must be; none where it was not recorded."""
+    if not law.points:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": plain_text(f"law, {label}"),
+            "legendgroup": label,
+            "x": [step for step, _ in law.points],
+            "y": _rounded([share for _, share in law.points]),
+            "marker": {"color": look.paint, "size": 7, "symbol": "circle-open"},
+            "cliponaxis": False,
+            "hoverinfo": "skip",
+        }
+    ]
+
+
+def _spectrum_chart(numbers: StudyNumbers, id: str, weight: str) -> Chart | None:
+    """Gray what was before the training and what the inputs are, in color what became of it; None where it was not recorded."""
+    drawn = looks(numbers.methods)
+    ordered = [method for method in (*numbers.others, numbers.reference) if method is not None]
+    before, after = first_spectrum(ordered, weight), last_spectrum(ordered, weight)
+    found = {method.label: last_spectrum([method], weight) for method in ordered}
+    if before is None or after is None:
+        return None
+    data = [
+        _rank_line("input variance", after.ranks, after.variance, Look("--muted", "solid", 0.0)) | _AREA,
+        _rank_line("before training", before.ranks, before.energy, Look("--muted", "solid", 1.2)),
+    ]
+    for label, mean in found.items():
+        if mean is not None:
+            data.append(_rank_line(label, mean.ranks, mean.energy, drawn[label]) | {"legendgroup": label})
+    values = [value for mean in (before, *found.values()) if mean is not None for value in mean.energy]
+    figure = {"data": data, "layout": rank_layout([*values, *after.variance], ENERGY)}
+    return Chart(id, weight, f"{after.n_directions} directions", figure)
+
+
+_AREA = {"fill": "tozeroy", "fillcolor": "var(--muted)26"}
+
+
+def _rank_line(name: str, ranks: Sequence[float], values: Sequence[float], look: Look) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(name),
+        "x": _rounded(ranks),
+        "y": _rounded([max(value, ENERGY.floor / 10) for value in values]),
+        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
+        "hovertemplate": "%{y:.3~g}",
+    }

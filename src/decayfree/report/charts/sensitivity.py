@@ -1,0 +1,278 @@
+"""How accuracy depends on what is tuned: test accuracy over the coefficient of weight decay and over the learning rate, group by group.
+
+It chooses no setting. Runs that diverged have no accuracy: they are marked at the foot of a chart and counted in its text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from decayfree.report.charts.axes import error_axis, setting_axis
+from decayfree.report.charts.curves import Chart, Look, plain_text
+from decayfree.report.numbers.groups import Cell, Group, Sweep
+from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences, significant
+
+Point = tuple[float, Cell]
+
+
+def over_weight_decay(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
+    """Test accuracy over the coefficient, one chart a learning rate; none where no method has two coefficients."""
+    swept = [sweep for sweep in group.sweeps if len(_decays(sweep)) > 1]
+    if not swept:
+        return []
+    charts = []
+    for rate in group.learning_rates:
+        if not any(decay > 0 for sweep in swept for decay, _ in _points(sweep, rate)):
+            continue  # a rate of methods without a coefficient alone
+        cells = [
+            (sweep, cell) for sweep in group.sweeps for cell in sweep.cells if cell.learning_rate == rate
+        ]
+        lines = {sweep.label: _points(sweep, rate) for sweep in swept}
+        lines |= {sweep.label: _points(sweep, rate) for sweep in group.sweeps if sweep.name == "none"}
+        levels = {sweep.label: cell for sweep, cell in cells if cell.weight_decay is None}
+        charts.append(_decay_chart(f"learning rate {rate:g}", lines, levels, looks))
+    _share_axes(charts)
+    return charts
+
+
+def over_learning_rate(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
+    """Test accuracy over the learning rate, a line for every method and coefficient; none where there is a single rate."""
+    if not any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps):
+        return []
+    traces: list[dict[str, Any]] = []
+    diverged: list[tuple[float, Cell, Look]] = []
+    for sweep in group.sweeps:
+        by_decay: dict[float | None, list[Point]] = {}
+        for cell in sweep.cells:
+            by_decay.setdefault(cell.weight_decay, []).append((cell.learning_rate, cell))
+        for index, (decay, line) in enumerate(sorted(by_decay.items(), key=lambda item: item[0] or 0.0)):
+            look = looks[sweep.label].shaded(index, len(by_decay))
+            name = sweep.label if len(by_decay) == 1 else f"{sweep.label} {decay:g}"
+            traces.append(_line(name, sweep.label, line, look, has_bars=len(by_decay) == 1))
+            diverged += [(rate, cell, look) for rate, cell in line if cell.n_diverged]
+    rates = list(group.learning_rates)
+    chart = _finished(
+        "over the learning rate, log scale", traces, diverged, setting_axis(rates, "learning rate")
+    )
+    _share_axes([chart])
+    return [chart]
+
+
+def sensitivity_text(group: Group) -> str:
+    """How far the means of each method lie apart over its settings, and how many runs diverged."""
+    said = [_range_over(sweep, rate) for sweep in group.sweeps for rate in group.learning_rates]
+    return sentences(*said, *(_over_rates(sweep) for sweep in group.sweeps), _diverged(group))
+
+
+def sensitivity_notes() -> list[str]:
+    """What is shown, and on which scale."""
+    return [
+        "The vertical axis is logarithmic in the error, so that both a collapse and a tenth of a point near the top can be seen. Points "
+        f"are means over finished runs with 95{SPACE}% t intervals, which are drawn from three runs on.",
+        "Methods that have no coefficient are drawn as a level with the band of its interval. No decay is drawn at 0, apart from "
+        "the logarithmic axis.",
+        "A cross at the foot marks a setting of which runs diverged; its mean, where there is one, is over those that did not and is "
+        "flattering.",
+    ]
+
+
+def _decays(sweep: Sweep) -> set[float]:
+    return {cell.weight_decay for cell in sweep.cells if cell.weight_decay}
+
+
+def _points(sweep: Sweep, rate: float) -> list[Point]:
+    cells = [cell for cell in sweep.cells if cell.learning_rate == rate and cell.weight_decay is not None]
+    return sorted(((cell.weight_decay or 0.0, cell) for cell in cells), key=lambda point: point[0])
+
+
+def _decay_chart(
+    title: str, lines: Mapping[str, Sequence[Point]], levels: Mapping[str, Cell], looks: Mapping[str, Look]
+) -> Chart:
+    decays = sorted({decay for line in lines.values() for decay, _ in line})
+    axis, where = decay_axis(decays)
+    traces = [
+        trace for label, cell in levels.items() for trace in _level(label, cell, looks[label], axis["range"])
+    ]
+    diverged = [(where(decays[-1]), cell, looks[label]) for label, cell in levels.items() if cell.n_diverged]
+    for label, line in lines.items():
+        placed = [(where(decay), cell) for decay, cell in line]
+        traces.append(_line(label, label, placed, looks[label], has_bars=True))
+        diverged += [(x, cell, looks[label]) for x, cell in placed if cell.n_diverged]
+    return _finished(title, traces, diverged, axis)
+
+
+def decay_axis(decays: Sequence[float]) -> tuple[dict[str, Any], Callable[[float], float]]:
+    """A logarithmic axis with 0 apart, and what gives a coefficient its place on it."""
+    positive = [decay for decay in decays if decay > 0]
+    at_zero = min(positive) / 8
+    return setting_axis(positive, "weight decay", zero_at=at_zero if 0.0 in decays else None), (
+        lambda decay: decay or at_zero
+    )
+
+
+def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars: bool) -> dict[str, Any]:
+    known = [(x, cell, cell.series.final_test) for x, cell in line]
+    shown = [(x, cell, final) for x, cell, final in known if final is not None]
+    errors = [_error(final.mean) for _, _, final in shown]
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain_text(name),
+        "legendgroup": group,
+        "x": [float(f"{x:.6g}") for x, _, _ in shown],
+        "y": errors,
+        "text": [plain_text(f"{name}: {_spoken(cell)}") for _, cell, _ in shown],
+        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
+        "marker": {"color": look.paint, "size": 7, "symbol": _symbols([cell for _, cell, _ in shown])},
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    if has_bars:
+        ends = [final.interval if final.n > 2 else None for _, _, final in shown]
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [_error(e[0]) - y if e else 0 for e, y in zip(ends, errors, strict=True)],
+            "arrayminus": [y - _error(e[1]) if e else 0 for e, y in zip(ends, errors, strict=True)],
+            "color": look.paint,
+            "thickness": 1.2,
+            "width": 3,
+        }
+    return trace
+
+
+def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[dict[str, Any]]:
+    """A method without a coefficient, as a line across the chart with the band of its interval."""
+    final = cell.series.final_test
+    if final is None:
+        return []
+    x = [float(f"{10 ** (ends[0] + share * (ends[1] - ends[0])):.6g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    common = {"type": "scatter", "name": plain_text(label), "legendgroup": label}
+    level = {
+        **common,
+        "mode": "lines",
+        "x": x,
+        "y": [_error(final.mean)] * len(x),
+        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
+        "text": [plain_text(f"{label}: {_spoken(cell)}")] * len(x),
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    if final.interval is None or final.n < 3:
+        return [level]
+    low, high = (_error(end) for end in final.interval)
+    band = {
+        **common,
+        "mode": "lines",
+        "x": [x[0], x[-1], x[-1], x[0]],
+        "y": [high, high, low, low],
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": f"var({look.color})1f",
+        "hoverinfo": "skip",
+    }
+    return [band, level]
+
+
+def _finished(
+    title: str,
+    traces: list[dict[str, Any]],
+    diverged: Sequence[tuple[float, Cell, Look]],
+    x_axis: dict[str, Any],
+) -> Chart:
+    crosses = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "diverged",
+            "x": [float(f"{x:.6g}")],
+            "y": [None],  # the foot of the chart, which is known when all charts of the group are
+            "text": [plain_text(f"{cell.series.label}: {cell.n_diverged} of {cell.n_planned} runs diverged")],
+            "marker": {
+                "color": look.paint,
+                "size": 10,
+                "symbol": "x-thin",
+                "line": {"width": 2.5, "color": look.paint},
+            },
+            "cliponaxis": False,
+            "hovertemplate": "%{text}<extra></extra>",
+        }
+        for x, cell, look in diverged
+    ]
+    return Chart("", title, "", {"data": traces + crosses, "layout": {"xaxis": x_axis}})
+
+
+def _share_axes(charts: Sequence[Chart]) -> None:
+    """One vertical axis for all, that ends below the worst mean; crosses are put on its foot."""
+    errors = [
+        y
+        for chart in charts
+        for trace in chart.figure["data"]
+        if "fill" not in trace
+        for y in trace["y"]
+        if y is not None
+    ]
+    for chart in charts:
+        layout, foot = error_axis(errors, chart.figure["layout"]["xaxis"])
+        chart.figure["layout"] = layout
+        for trace in chart.figure["data"]:
+            trace["y"] = [foot if y is None else y for y in trace["y"]]
+
+
+def _error(accuracy: float) -> float:
+    """What is missing to 100 %; a perfect score is drawn as a hundredth of a percent, which a logarithm can show."""
+    return float(f"{max(1 - accuracy, 1e-4):.4g}")
+
+
+def _symbols(cells: Sequence[Cell]) -> list[str]:
+    return ["circle-open" if cell.n_diverged else "circle" for cell in cells]
+
+
+def _spoken(cell: Cell) -> str:
+    final = cell.series.final_test
+    if final is None:
+        return "no finished run"
+    interval = f" ({percent(final.low or 0.0)} to {percent(final.high or 0.0)})" if final.interval else ""
+    lost = f", {cell.n_diverged} diverged" if cell.n_diverged else ""
+    return f"{percent(final.mean, 2)}{interval}, n = {final.n}{lost}"
+
+
+def _means(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
+    return [(cell, cell.series.final_test.mean) for cell in cells if cell.series.final_test]
+
+
+def _range_over(sweep: Sweep, rate: float) -> str:
+    """How far a method's means lie apart over its coefficients at one learning rate."""
+    means = _means([cell for cell in sweep.cells if cell.learning_rate == rate and cell.weight_decay])
+    if len(means) < 2:
+        return ""
+    (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
+    if low == high:
+        return f"At learning rate {rate:g} the means of {sweep.label} are the same at all {len(means)} coefficients: {percent(low)}."
+    return (
+        f"At learning rate {rate:g} the means of {sweep.label} over {len(means)} coefficients lie {points(high - low)} apart, from "
+        f"{percent(low)} ({significant(worst.weight_decay or 0, 1)}) to {percent(high)} ({significant(best.weight_decay or 0, 1)})."
+    )
+
+
+def _over_rates(sweep: Sweep) -> str:
+    """How far the means of a method without a coefficient lie apart over learning rates."""
+    means = _means([cell for cell in sweep.cells if not cell.weight_decay])
+    rates = {cell.learning_rate for cell, _ in means}
+    if len(rates) < 2 or len(means) != len(rates):
+        return ""
+    (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
+    if low == high:
+        return (
+            f"Over {count(len(rates), 'learning rate')} those of {sweep.label} are the same: {percent(low)}."
+        )
+    return (
+        f"Over {count(len(rates), 'learning rate')} those of {sweep.label} lie {points(high - low)} apart, from {percent(low)} "
+        f"({worst.learning_rate:g}) to {percent(high)} ({best.learning_rate:g})."
+    )
+
+
+def _diverged(group: Group) -> str:
+    lost = [(cell.series.label, cell.n_diverged) for cell in group.cells if cell.n_diverged]
+    if not lost:
+        return "No run diverged."
+    n_lost, n_runs = sum(n for _, n in lost), sum(len(cell.runs) for cell in group.cells)
+    named = listing([f"{label} ({n})" for label, n in lost[:6]]) + (", and others" if len(lost) > 6 else "")
+    return f"{n_lost} of {n_runs} runs diverged: {named}."

@@ -1,0 +1,170 @@
+"""Which cells of a study are compared with which, and what the comparisons say together: a family corrected by Holm.
+
+It decides nothing by test results: what stands for a method was chosen by validation data, or there was nothing to choose.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from decayfree.errors import DecayFreeError
+from decayfree.report.numbers.groups import Cell, Group, StudyGroups, Sweep
+from decayfree.study.statistics.estimates import Comparison, Estimate, mean_interval, paired_difference
+from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks, mean_ranks
+from decayfree.study.statistics.significance import Family, Judgement, family_of
+
+REFERENCES = ("weight_decay", "none")
+"""What others are compared with unless something else is asked for: the first of these that a group has."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell, and how it compares with the reference of its group; ``judgement`` is None where there is nothing to compare."""
+
+    group: Group
+    sweep: Sweep
+    cell: Cell
+    reference: Cell | None
+    judgement: Judgement | None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the others are compared with."""
+        return self.reference is self.cell
+
+    @property
+    def difference(self) -> Estimate | None:
+        """Mean paired difference in test accuracy, cell minus reference."""
+        return self.judgement.comparison.difference if self.judgement else None
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Comparisons that were corrected together."""
+
+    entries: tuple[Entry, ...]
+    family: Family[int]
+
+    @property
+    def compared(self) -> tuple[Entry, ...]:
+        """Those with a p value."""
+        return tuple(
+            entry for entry in self.entries if entry.judgement and entry.judgement.p_value is not None
+        )
+
+    def of(self, method: str) -> tuple[Entry, ...]:
+        """Those of one method, group by group."""
+        return tuple(entry for entry in self.entries if entry.sweep.label == method)
+
+
+class UnknownReferenceError(DecayFreeError, ValueError):
+    """Methods were to be compared with one that the study does not have."""
+
+
+def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entries:
+    """One cell a method and group, the chosen one, each against the chosen one of the reference.
+
+    Args:
+        numbers: The study.
+        reference: Name or label of the method to compare with; by default weight decay, where a group has it.
+
+    Raises:
+        UnknownReferenceError: If no method is called so; names those that there are.
+    """
+    check_reference(numbers, reference)
+    pairs = []
+    for group in numbers.groups:
+        base = reference_of(group, reference)
+        against = base.chosen if base else None
+        for sweep in group.sweeps:
+            cell = sweep.chosen
+            if cell is None and numbers.has_validation and not any(cell.n for cell in sweep.cells):
+                cell = sweep.cells[
+                    0
+                ]  # a method of which no run ended stays in the table, with what became of it
+            if cell is not None:
+                pairs.append((group, sweep, cell, against))
+    return _judged(pairs)
+
+
+def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
+    """Every cell against the reference of its group; where that was not chosen, against its first cell with the same learning rate.
+
+    Args:
+        numbers: The study.
+        reference: Name or label of the method to compare with; by default weight decay, where a group has it.
+
+    Raises:
+        UnknownReferenceError: If no method is called so; names those that there are.
+    """
+    check_reference(numbers, reference)
+    pairs = []
+    for group in numbers.groups:
+        base = reference_of(group, reference)
+        for sweep in group.sweeps:
+            pairs += [(group, sweep, cell, _counterpart(cell, base)) for cell in sweep.cells]
+    return _judged(pairs)
+
+
+def reference_of(group: Group, reference: str | None = None) -> Sweep | None:
+    """The method that the others of a group are compared with; None where the group does not have it."""
+    if reference is not None:
+        return next((sweep for sweep in group.sweeps if reference in (sweep.name, sweep.label)), None)
+    for name in REFERENCES:
+        for sweep in group.sweeps:
+            if sweep.name == name:
+                return sweep
+    return group.sweeps[0] if group.sweeps else None
+
+
+def check_reference(numbers: StudyGroups, reference: str | None) -> None:
+    """Raise an `UnknownReferenceError` where no method of the study is called so."""
+    if reference is None or any(reference_of(group, reference) for group in numbers.groups):
+        return
+    names = dict.fromkeys(sweep.name for group in numbers.groups for sweep in group.sweeps)
+    raise UnknownReferenceError(
+        f"expected a method to compare with, one of {', '.join(names)}; got {reference!r}"
+    )
+
+
+def mean_over_groups(entries: Sequence[Entry]) -> Estimate | None:
+    """Mean over groups of the mean paired differences of one method, with a t interval over groups; None where there are none."""
+    differences = [entry.difference.mean for entry in entries if entry.difference and not entry.is_reference]
+    return mean_interval(differences) if differences else None
+
+
+def ranks_of(numbers: StudyGroups, chosen: Entries) -> MeanRanks | None:
+    """Mean ranks of the methods over the groups in which all of them have a result; None where there are too few of either."""
+    scores: dict[str, list[float]] = {method: [] for method in numbers.methods}
+    for group in numbers.groups:
+        results = {entry.sweep.label: entry.cell.test for entry in chosen.entries if entry.group is group}
+        common = set.intersection(*map(set, results.values())) if results else set()
+        means = {label: fmean(test[seed] for seed in common) for label, test in results.items() if common}
+        if means.keys() == scores.keys():
+            for method, mean in means.items():
+                scores[method].append(mean)
+    n_groups = len(next(iter(scores.values()), []))
+    if len(scores) < MIN_METHODS or n_groups < MIN_GROUPS:
+        return None
+    return mean_ranks(scores)
+
+
+def _counterpart(cell: Cell, base: Sweep | None) -> Cell | None:
+    if base is None or base.chosen:
+        return base.chosen if base else None
+    return next((other for other in base.cells if other.learning_rate == cell.learning_rate), base.cells[0])
+
+
+def _judged(pairs: Sequence[tuple[Group, Sweep, Cell, Cell | None]]) -> Entries:
+    comparisons: dict[int, Comparison] = {}
+    for index, (_, _, cell, against) in enumerate(pairs):
+        if against is not None and against is not cell:
+            comparison = paired_difference(cell.test, against.test)
+            if comparison is not None:
+                comparisons[index] = comparison
+    family = family_of(comparisons)
+    entries = tuple(
+        Entry(group, sweep, cell, against, family.judgements.get(index))
+        for index, (group, sweep, cell, against) in enumerate(pairs)
+    )
+    return Entries(entries, family)

@@ -1,0 +1,326 @@
+"""The numbers behind the page of a study with axes: its runs sorted into groups, methods and settings.
+
+A group is all runs that agree in everything that was not treated or tuned: optimizer, network, data. In it, a method's cells differ only
+in what is swept (learning rate, coefficient of decay); a cell's runs differ only in the seed. It judges nothing and draws nothing.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from decayfree.report.numbers.series import SHORT, MethodSeries
+from decayfree.study.files.results import Run, Study
+from decayfree.study.run_settings import RunSettings, flattened
+from decayfree.study.statistics.sweeps import Choice, best_of_sweep
+
+LEARNING_RATE = "learning_rate"
+GENERIC = {**SHORT, "weight_decay": "weight decay"}
+"""What a method is called whatever its settings."""
+MAX_DETAILED_CELLS = 8
+MAX_DETAILED_SWEEP = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All runs with one setting; only the seed differs."""
+
+    settings: RunSettings
+    """Of its first seed."""
+    runs: Mapping[int, Run]
+    """Those that have begun, by seed, whatever became of them."""
+    n_planned: int
+    setting: str
+    """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1; often empty."""
+    series: MethodSeries
+    """Its finished runs."""
+
+    @property
+    def n(self) -> int:
+        """Number of finished runs."""
+        return self.series.n
+
+    @property
+    def n_diverged(self) -> int:
+        """Number of runs that ended in numbers that are not finite."""
+        return sum(run.state == "diverged" for run in self.runs.values())
+
+    @property
+    def learning_rate(self) -> float:
+        """The first one of its schedule."""
+        return self.settings.recipe.learning_rate
+
+    @property
+    def weight_decay(self) -> float | None:
+        """The method's own coefficient, 0 without any treatment; None where a method has no such setting."""
+        if self.settings.method.name == "none":
+            return 0.0
+        value = getattr(self.settings.method, "weight_decay", None)
+        return value if isinstance(value, float) else None
+
+    @property
+    def validation(self) -> dict[int, float]:
+        """Validation accuracy after the last step, by seed; NaN where no images are kept for it."""
+        return {seed: run.rows[-1].validation_accuracy for seed, run in self.series.runs.items()}
+
+    @property
+    def test(self) -> dict[int, float]:
+        """Test accuracy after the last step, by seed."""
+        return self.series.final_test_accuracies
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The cells of one method in one group: they differ in nothing but what is swept."""
+
+    label: str
+    """What the page calls the method, in all groups."""
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """The method's name in the study's file."""
+        return self.cells[0].settings.method.name
+
+    @cached_property
+    def choice(self) -> Choice[int]:
+        """The index of the cell that validation data chooses; a single cell needs no choice."""
+        if len(self.cells) == 1:
+            return Choice(0, ())
+        return best_of_sweep({index: cell.validation for index, cell in enumerate(self.cells)})
+
+    @property
+    def chosen(self) -> Cell | None:
+        """The cell that stands for the method; None where there is a choice and no validation data."""
+        return None if self.choice.chosen is None else self.cells[self.choice.chosen]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What was treated alike: one sweep a method."""
+
+    place: Mapping[str, str]
+    """Name of an axis -> this group's value, both in words."""
+    sweeps: tuple[Sweep, ...]
+
+    @property
+    def label(self) -> str:
+        """The values, in the order of the axes, in the words of the tables; empty where there is one group."""
+        return " · ".join(self.place.values())
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, in the order of the methods."""
+        return tuple(cell for sweep in self.sweeps for cell in sweep.cells)
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """All that occur, rising."""
+        return tuple(sorted({cell.learning_rate for cell in self.cells}))
+
+
+@dataclass(frozen=True)
+class StudyGroups:
+    """A study with axes, sorted."""
+
+    study: Study
+    axes: tuple[str, ...]
+    """In words; those that groups differ in."""
+    groups: tuple[Group, ...]
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """What the methods are called, in the order in which they occur."""
+        return tuple(dict.fromkeys(sweep.label for group in self.groups for sweep in group.sweeps))
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, group by group."""
+        return tuple(cell for group in self.groups for cell in group.cells)
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether any method has several settings in a group."""
+        return any(len(sweep.cells) > 1 for group in self.groups for sweep in group.sweeps)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any finished run has a validation accuracy."""
+        return any(value == value for cell in self.cells for value in cell.validation.values())
+
+    @property
+    def are_methods_all(self) -> bool:
+        """Whether runs differ in nothing but their method and its seed, and in few settings of it: one page shows all curves."""
+        cells = self.cells
+        sizes = [len(sweep.cells) for group in self.groups for sweep in group.sweeps]
+        return (
+            len(self.groups) <= 1
+            and len({cell.learning_rate for cell in cells}) <= 1
+            and all(name.startswith("method.") for name in self.study.spec.varying())
+            and len(cells) <= MAX_DETAILED_CELLS
+            and max(sizes, default=0) <= MAX_DETAILED_SWEEP
+        )
+
+
+def study_groups(study: Study) -> StudyGroups:
+    """Sort the runs of a study, in the order of its spec."""
+    begun = {run.key: run for run in study.runs}
+    planned: dict[RunSettings, list[RunSettings]] = {}
+    for settings in study.spec.runs():
+        planned.setdefault(dataclasses.replace(settings, seed=study.spec.seeds[0]), []).append(settings)
+    cells = list(planned)
+    axes = _axes(study)
+    names = _method_names(cells)
+    swept = tuple(
+        name
+        for name in study.spec.varying()
+        if name != "method.name" and all(name not in axis.names for axis in axes)
+    )
+    grouped: dict[tuple[Any, ...], dict[str, list[RunSettings]]] = {}
+    for settings in cells:
+        place = tuple(axis.value(settings) for axis in axes)
+        grouped.setdefault(place, {}).setdefault(names[_treatment(settings)], []).append(settings)
+    words = _axis_words(axes, cells)
+    groups = tuple(
+        Group(
+            place={axis.title: words[axis.title, value] for axis, value in zip(axes, place, strict=True)},
+            sweeps=tuple(
+                Sweep(label, tuple(_cell(one, label, swept, planned, begun) for one in settings))
+                for label, settings in methods.items()
+            ),
+        )
+        for place, methods in grouped.items()
+    )
+    return StudyGroups(study, tuple(axis.title for axis in axes), groups)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    title: str
+    names: tuple[str, ...]
+    """Dotted names of the settings that make it up."""
+
+    def value(self, settings: RunSettings) -> tuple[Any, ...]:
+        flat = settings.flat()
+        return tuple(flat[name] for name in self.names)
+
+
+def _axes(study: Study) -> list[_Axis]:
+    """The axes that make groups; all settings of the optimizer are one, and so are those of the model."""
+    paths = [axis.path for axis in study.spec.axes]
+    named: dict[str, list[str]] = {}
+    for name in study.spec.varying():
+        if name == LEARNING_RATE or not any(name == path or name.startswith(f"{path}.") for path in paths):
+            continue  # a method's own, tuned, or what an override made of the others
+        table, _, last = name.rpartition(".")
+        title = (
+            table
+            if table in ("optimizer", "model")
+            else "data"
+            if name == "data.name"
+            else last.replace("_", " ")
+        )
+        named.setdefault(title, []).append(name)
+    found = [_Axis(title, tuple(names)) for title, names in named.items()]
+    return sorted(
+        found,
+        key=lambda axis: min(index for index, path in enumerate(paths) if axis.names[0].startswith(path)),
+    )
+
+
+def _axis_words(axes: Sequence[_Axis], cells: Sequence[RunSettings]) -> dict[tuple[str, Any], str]:
+    """(Title of an axis, value) -> words that tell its values apart: a name where that is enough, else all that varies."""
+    words: dict[tuple[str, Any], str] = {}
+    for axis in axes:
+        short = {axis.value(settings): _short_words(axis, settings) for settings in cells}
+        counted = list(short.values())
+        for value, text in short.items():
+            words[axis.title, value] = (
+                text if counted.count(text) == 1 else f"{text}, {_long_words(axis, value)}"
+            )
+    return words
+
+
+def _short_words(axis: _Axis, settings: RunSettings) -> str:
+    if axis.title == "optimizer":
+        return settings.recipe.optimizer.label
+    if axis.title == "model":
+        return settings.recipe.model.name
+    return _long_words(axis, axis.value(settings))
+
+
+def _long_words(axis: _Axis, value: tuple[Any, ...]) -> str:
+    if axis.title not in ("optimizer", "model"):
+        return setting_text(value[0])
+    named = zip(axis.names, value, strict=True)
+    others = [(name.rpartition(".")[2], one) for name, one in named if not name.endswith(".name")]
+    return ", ".join(f"{name.replace('_', ' ')} {setting_text(one)}" for name, one in others)
+
+
+def setting_text(value: object) -> str:
+    """A setting as the page writes it: yes, 0.005, sgd."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _treatment(settings: RunSettings) -> tuple[Any, ...]:
+    """What a method is when its coefficient is left open."""
+    table = settings.to_dict()["method"]
+    return tuple(item for item in flattened(table).items() if not item[0].endswith("weight_decay"))
+
+
+def _method_names(cells: Sequence[RunSettings]) -> dict[tuple[Any, ...], str]:
+    """A name for every treatment: its label where that is the same throughout, else what its labels begin with."""
+    labels: dict[tuple[Any, ...], list[str]] = {}
+    for settings in cells:
+        labels.setdefault(_treatment(settings), []).append(settings.label)
+    names = [dict(treatment)["name"] for treatment in labels]
+    found: dict[tuple[Any, ...], str] = {}
+    for treatment, own in labels.items():
+        name = dict(treatment)["name"]
+        label = own[0] if len(set(own)) == 1 else _common_words(own)
+        if names.count(name) == 1 and name in GENERIC:
+            label = GENERIC[name]
+        if label in found.values():
+            others = {**dict(treatment)}
+            others.pop("name")
+            label = (
+                f"{label} ({', '.join(f'{key} = {setting_text(value)}' for key, value in others.items())})"
+            )
+        found[treatment] = label
+    return found
+
+
+def _common_words(labels: Sequence[str]) -> str:
+    """The words that all labels begin with: weight decay, learning-rate scaling."""
+    columns = zip(*(label.split() for label in labels), strict=False)
+    words = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+    return " ".join(words).rstrip(" ,(").removesuffix(" (as").removesuffix(" (of") or labels[0]
+
+
+def _cell(
+    settings: RunSettings,
+    method: str,
+    swept: Sequence[str],
+    planned: Mapping[RunSettings, Sequence[RunSettings]],
+    begun: Mapping[str, Run],
+) -> Cell:
+    own = planned[settings]
+    runs = {one.seed: begun[one.key] for one in own if one.key in begun}
+    done = {seed: run for seed, run in runs.items() if run.state == "done" and run.rows}
+    setting = ", ".join(_setting_words(settings, swept))
+    label = setting if setting.startswith(method) else f"{method}, {setting}" if setting else method
+    series = MethodSeries(label, label, settings.method.name, done, settings)
+    return Cell(settings, runs, len(own), setting, series)
+
+
+def _setting_words(settings: RunSettings, swept: Sequence[str]) -> Iterator[str]:
+    """What is not told by the method and the group: weight decay 0.005, learning rate 0.1."""
+    flat = settings.flat()
+    for name in sorted(swept, key=lambda name: not name.startswith("method.")):
+        if name in flat:
+            words = name.rpartition(".")[2].replace("_", " ").removeprefix("replayed ")
+            yield f"{words} {setting_text(flat[name])}"

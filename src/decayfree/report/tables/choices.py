@@ -1,0 +1,104 @@
+"""Best of a sweep: which setting validation data chose for each method, its test accuracy, and how much choosing matters.
+
+It draws nothing. Where no images were kept for validation it says so and chooses nothing.
+"""
+
+from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
+from decayfree.report.tables.table import Column, Table, TableCell, TableRow, run_links, table_of
+from decayfree.report.words.wording import SPACE, count, listing, percent, percent_range, points, sentences
+from decayfree.study.statistics.estimates import mean_interval
+from decayfree.study.statistics.sweeps import Spread, spread_of
+
+NAN = float("nan")
+NO_VALIDATION = (
+    "No images were kept for validation, so nothing is chosen here: to choose by test accuracy would flatter whatever has more settings. "
+    "Every setting stands in the table for itself."
+)
+
+
+def choices_text(numbers: StudyGroups) -> str:
+    """How settings were chosen, how many, and for which method the choice matters most."""
+    sweeps = _swept(numbers)
+    if not numbers.has_validation:
+        return NO_VALIDATION
+    n_runs = sum(len(sweep.cells) for _, sweep in sweeps)
+    left_out = sum(len(sweep.choice.left_out) for _, sweep in sweeps)
+    return sentences(
+        f"In {count(len(sweeps), 'sweep')} of {n_runs} settings in all, the setting with the highest mean validation accuracy over the "
+        "seeds was chosen; test images had no part in it. The runs that were chosen are those that are tested, so that a method with more "
+        "settings has a little more of the luck of its runs in its test accuracy.",
+        f"{count(left_out, 'setting')} with fewer finished seeds than others of the same sweep could not be chosen: a mean over the runs "
+        "that did not diverge is flattering."
+        if left_out
+        else "",
+        _spans(numbers),
+    )
+
+
+def choices_table(numbers: StudyGroups) -> Table:
+    """A row a sweep: what was chosen, its validation and test accuracy, and the worst, median and best of the sweep on the test images."""
+    columns = [
+        Column("Method", is_filter=True),
+        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in numbers.axes),
+        Column("Chosen", "of so many settings"),
+        Column("Validation accuracy", "mean", is_number=True),
+        Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
+        Column("n", "runs", is_number=True),
+        Column("Worst", "mean test accuracy", is_number=True),
+        Column("Median", is_number=True),
+        Column("Best", "had the test chosen", is_number=True),
+    ]
+    rows = [_row(numbers, group, sweep) for group, sweep in _swept(numbers)]
+    return table_of("choices-table", "One row for each method with several settings.", columns, rows)
+
+
+def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
+    return [(group, sweep) for group in numbers.groups for sweep in group.sweeps if len(sweep.cells) > 1]
+
+
+def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
+    chosen = sweep.chosen
+    final = chosen.series.final_test if chosen else None
+    spread = _spread(sweep)
+    validation = mean_interval(list(chosen.validation.values())).mean if chosen else NAN
+    return TableRow(
+        (
+            TableCell(sweep.label),
+            *(TableCell(group.place[axis]) for axis in numbers.axes),
+            TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
+            TableCell(percent(validation, 2) if chosen else "–", sort=validation),
+            TableCell(
+                percent(final.mean, 2) if final else "–",
+                percent_range(*final.interval, 2) if final and final.interval else "",
+                final.mean if final else NAN,
+            ),
+            TableCell(
+                str(chosen.n if chosen else 0),
+                sort=float(chosen.n if chosen else 0),
+                runs=run_links(chosen.runs.values()) if chosen else (),
+            ),
+            *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
+        )
+    )
+
+
+def _share(share: float | None) -> TableCell:
+    return TableCell("–", sort=NAN) if share is None else TableCell(percent(share, 2), sort=share)
+
+
+def _spread(sweep: Sweep) -> Spread | None:
+    return spread_of([cell.series.final_test.mean for cell in sweep.cells if cell.series.final_test])
+
+
+def _spans(numbers: StudyGroups) -> str:
+    """Best minus worst of each method's sweeps: how much it is worth to choose."""
+    widest: dict[str, float] = {}
+    for _, sweep in _swept(numbers):
+        spread = _spread(sweep)
+        if spread is not None:
+            widest[sweep.label] = max(widest.get(sweep.label, 0.0), spread.best - spread.worst)
+    if not widest:
+        return ""
+    items = [f"{points(span)} for {label}" for label, span in widest.items()]
+    where = "at most " if len(numbers.groups) > 1 else ""
+    return f"From the worst to the best mean test accuracy of a sweep it is {where}{listing(items)}."

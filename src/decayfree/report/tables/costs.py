@@ -1,0 +1,126 @@
+"""What a method costs beside no treatment: seconds of an epoch and bytes of memory, from what the runs recorded.
+
+It measures nothing. Runs from before costs were kept have none, and a study of such runs has no section.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from decayfree.report.tables.table import Column, Table, TableCell, TableRow, run_links, table_of
+from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
+from decayfree.study.files.results import Run
+
+NAN = float("nan")
+SECONDS, PARAMETERS = "seconds_per_epoch", "parameter_bytes"
+OPTIMIZER, METHOD, PEAK = "optimizer_state_bytes", "method_state_bytes", "peak_memory_bytes"
+NOTE = (
+    "Seconds are those of the training steps alone, without evaluation; runs that trained side by side share the machine, and with "
+    "different hardware they cannot be compared. Memory is what optimizer and method keep between two steps. Ratios are geometric means "
+    "over pairs of runs of the same group and seed."
+)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """The finished runs of one method in one group, and those that have one of the same seed to be compared with."""
+
+    method: str
+    place: Mapping[str, str]
+    runs: Sequence[Run]
+    pairs: Sequence[tuple[Run, Run]]
+    """A run, and the one without treatment."""
+
+
+def costs_table(priced: Sequence[Priced], axes: Sequence[str], base: str) -> Table | None:
+    """A row for every method and group; None where no run has recorded what it cost."""
+    known = [one for one in priced if any(run.cost for run in one.runs)]
+    if not known:
+        return None
+    has_peak = any(PEAK in run.cost for one in known for run in one.runs)
+    columns = [
+        Column("Method", is_filter=True),
+        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes),
+        Column("Time of an epoch", "seconds, mean", is_number=True),
+        Column(f"Over {base}", "ratio of times", is_number=True),
+        Column("Optimizer's state", "of the parameters' bytes", is_number=True),
+        Column("Method's state", "of the parameters' bytes", is_number=True),
+        *([Column("Peak memory", "MiB", is_number=True)] if has_peak else []),
+        Column("n", "runs", is_number=True),
+    ]
+    rows = [_row(one, axes, has_peak) for one in known]
+    return table_of("costs-table", f"Training time and memory; ratios to {base}.", columns, rows)
+
+
+def costs_text(priced: Sequence[Priced], base: str) -> str:
+    """How much longer an epoch takes with each method, over all groups, and which methods keep memory of their own."""
+    ratios: dict[str, list[float]] = {}
+    kept: dict[str, float] = {}
+    for one in priced:
+        ratios.setdefault(one.method, []).extend(_time_ratios(one))
+        share = _share(one, METHOD)
+        if share > 0:
+            kept[one.method] = max(kept.get(one.method, 0.0), share)
+    items = [
+        f"{factor(_geometric(values))} ({method})"
+        for method, values in ratios.items()
+        if values and method != base
+    ]
+    if not items and not kept:
+        return "No run has recorded what it cost beside another of the same seed."
+    memory = [f"{significant(100 * share, 2)}{SPACE}% ({method})" for method, share in kept.items()]
+    return sentences(
+        f"Beside {base}, an epoch takes {listing(items)} of the time." if items else "",
+        f"Of their own, methods keep at most, as a share of the parameters' bytes: {listing(memory)}."
+        if memory
+        else "No method keeps memory of its own.",
+    )
+
+
+def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
+    seconds = _mean(one.runs, SECONDS)
+    ratio = _geometric(_time_ratios(one))
+    peak = _mean(one.runs, PEAK) / 2**20
+    return TableRow(
+        (
+            TableCell(one.method),
+            *(TableCell(one.place[axis]) for axis in axes),
+            _number(seconds, significant),
+            _number(ratio, factor),
+            _number(_share(one, OPTIMIZER), factor),
+            _number(_share(one, METHOD), factor),
+            *([_number(peak, significant)] if has_peak else []),
+            TableCell(str(len(one.runs)), sort=float(len(one.runs)), runs=run_links(one.runs)),
+        )
+    )
+
+
+def _number(value: float, wording: object) -> TableCell:
+    if not math.isfinite(value):
+        return TableCell("–", sort=NAN)
+    assert callable(wording)
+    return TableCell("0" if value == 0 else str(wording(value)), sort=value)
+
+
+def _time_ratios(one: Priced) -> list[float]:
+    times = [(mine.cost.get(SECONDS, 0.0), base.cost.get(SECONDS, 0.0)) for mine, base in one.pairs]
+    return [mine / base for mine, base in times if mine > 0 and base > 0]
+
+
+def _share(one: Priced, name: str) -> float:
+    """Bytes of this kind over those of the parameters; equal in all runs of a row."""
+    shares = [
+        run.cost[name] / run.cost[PARAMETERS]
+        for run in one.runs
+        if name in run.cost and run.cost.get(PARAMETERS)
+    ]
+    return max(shares, default=NAN)
+
+
+def _mean(runs: Sequence[Run], name: str) -> float:
+    values = [run.cost[name] for run in runs if name in run.cost]
+    return math.fsum(values) / len(values) if values else NAN
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else NAN

@@ -1,0 +1,106 @@
+"""The end of every page: runs that did not finish, what runs have in common, methods and seeds, versions and hardware.
+
+It judges nothing. A run that failed or diverged is told with its reason and its folder.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from decayfree.report.numbers.groups import setting_text
+from decayfree.report.tables.table import folder_of
+from decayfree.report.words.wording import SPACE, count
+from decayfree.study.files.results import Run, Study
+
+
+def faults(study: Study, places: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Runs that diverged, failed or are not done, in the order of the study; ``places`` says by key what a run is called."""
+    return [_fault(run, (places or {}).get(run.key, run.label)) for run in study.runs if run.state != "done"]
+
+
+def no_faults(study: Study) -> str:
+    """What is said where no run diverged or failed."""
+    missing = study.n_planned - len(study.runs)
+    if missing:
+        return f"No run has diverged or failed; {count(missing, 'run')} of the study have not begun."
+    return f"None: all {count(len(study.runs), 'run')} finished, none diverged and none failed."
+
+
+def set_aside(study: Study) -> str:
+    """How many runs were begun anew because their files were found damaged; empty where none was."""
+    damaged = [run for run in study.runs if run.set_aside]
+    if not damaged:
+        return ""
+    reasons = "; ".join(dict.fromkeys(reason for run in damaged for reason in run.set_aside))
+    return f"Files of {count(len(damaged), 'run')} were found damaged and set aside, and the runs begun anew: {reasons}."
+
+
+def settings_tables(study: Study) -> list[dict[str, Any]]:
+    """What all runs have in common, what differs, versions and hardware."""
+    spec, runs = study.spec, study.runs
+    varying = set(spec.varying())
+    planned = spec.runs()
+    first = planned[0].flat()
+    shared = [
+        (name, setting_text(value))
+        for name, value in first.items()
+        if not name.startswith("method.") and name != "seed" and name not in varying
+    ]
+    steps = sorted({settings.recipe.n_steps for settings in planned})
+    shared.append(("n_steps", f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"))
+    methods = dict.fromkeys(settings.method for settings in planned)
+    seeds = ("seeds", ", ".join(map(str, spec.seeds)))
+    seconds = sum(run.elapsed_s for run in runs)
+    tables: list[dict[str, Any]] = [
+        {"title": "What all runs have in common", "is_code": True, "rows": shared},
+        {
+            "title": "Methods and seeds",
+            "is_code": False,
+            "rows": [*((method.label, _method_text(method)) for method in methods), seeds],
+        },
+        {"title": "Versions", "is_code": False, "rows": _distinct([run.versions for run in runs])},
+        {
+            "title": "Hardware",
+            "is_code": False,
+            "rows": [
+                *_distinct([run.hardware for run in runs]),
+                ("training time, all runs", f"{seconds:,.0f}{SPACE}s"),
+            ],
+        },
+    ]
+    axes = [(name, _values(study, name)) for name in spec.varying() if not name.startswith("method.")]
+    if axes:
+        tables.insert(1, {"title": "What differs between runs", "is_code": True, "rows": axes})
+    return tables
+
+
+def _fault(run: Run, label: str) -> dict[str, Any]:
+    return {
+        "label": label,
+        "seed": run.seed,
+        "state": run.state,
+        "last_step": f"{run.rows[-1].step:,}" if run.rows else "none",
+        "reason": run.reason or ("not done yet" if run.state == "running" else "no reason was recorded"),
+        "href": folder_of(run),
+    }
+
+
+def _values(study: Study, name: str) -> str:
+    """All values of a setting that occur, in the order of the runs."""
+    return ", ".join(dict.fromkeys(setting_text(settings.flat()[name]) for settings in study.spec.runs()))
+
+
+def _method_text(method: Any) -> str:
+    options = ", ".join(
+        f"{name} = {setting_text(value)}" for name, value in dataclasses.asdict(method).items()
+    )
+    return f"{method.name}: {options}" if options else str(method.name)
+
+
+def _distinct(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Every key with all values that occur, sorted: a study may have been run on several machines."""
+    keys = sorted({key for table in tables for key in table})
+    return [
+        (key, ", ".join(sorted({setting_text(table[key]) for table in tables if key in table})))
+        for key in keys
+    ]

@@ -1,0 +1,184 @@
+"""Paired differences from the reference over all groups of a study, method by method, and the mean ranks of the methods.
+
+It computes no statistics and knows no HTML: a forest is a table whose rows have strips.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups, ranks_of, reference_of
+from decayfree.report.numbers.groups import StudyGroups
+from decayfree.report.tables.table import (
+    Column,
+    Strip,
+    Table,
+    TableCell,
+    TableRow,
+    place,
+    run_links,
+    table_of,
+)
+from decayfree.report.words.wording import (
+    SPACE,
+    count,
+    listing,
+    p_value,
+    sentences,
+    signed_interval,
+    signed_points,
+    significant,
+)
+from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks
+
+NAN = float("nan")
+MIN_GROUPS_OF_MEAN = 3
+"""With two groups the t interval is 12.7 times as long as the distance between them."""
+
+
+def forest_table(
+    numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str], reference: str | None = None
+) -> Table:
+    """A row for every method and group, with the interval of its difference on a common axis."""
+    shown = [entry for entry in chosen.entries if entry.difference is not None]
+    axis = _axis(shown)
+    columns = [
+        Column("Method", is_filter=True),
+        *(Column(name[0].upper() + name[1:], is_filter=True) for name in numbers.axes),
+        Column("Difference", f"95{SPACE}% interval", ends=(signed_points(axis[0]), signed_points(axis[1]))),
+        Column("Points", f"95{SPACE}% interval", is_number=True),
+        Column("Pairs", is_number=True),
+    ]
+    rows = [_row(numbers, entry, axis, colors) for entry in shown]
+    return table_of("forest-table", _caption(numbers, reference), columns, rows)
+
+
+def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
+    """The mean difference of each method over the groups, with an interval over groups."""
+    said = []
+    for method in numbers.methods:
+        mean = mean_over_groups(chosen.of(method))
+        if mean is None or mean.n < MIN_GROUPS_OF_MEAN or mean.interval is None:
+            continue
+        said.append(
+            f"{method}: {signed_points(mean.mean, 2)} points (95{SPACE}% interval over {count(mean.n, 'group')} "
+            f"{signed_interval(*mean.interval, 2)})."
+        )
+    if not said:
+        return "There are too few groups for an interval over groups."
+    return sentences("Mean difference over groups, each group counted once:", *said)
+
+
+def forest_note() -> str:
+    """What the two kinds of interval are about."""
+    return (
+        "Intervals in the table are over seeds, within a group: what would happen if the same group were run again. Intervals over groups "
+        "are about the groups as a sample of others like them, which groups that were picked by hand hardly are. "
+        "Bars that reach an end of their strip go on beyond it; the numbers beside them say how far."
+    )
+
+
+def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
+    """What the ranks show, or why they can show nothing."""
+    ranks = ranks_of(numbers, chosen)
+    n_groups, n_methods = len(numbers.groups), len(numbers.methods)
+    if ranks is None:
+        return (
+            f"Ranks are not tested here: that takes at least {MIN_METHODS} methods with a result in each of at least {MIN_GROUPS} groups, "
+            f"and there are {count(n_methods, 'method')} and {count(n_groups, 'group')}. With so few groups, ranks could not tell methods "
+            "apart that do not agree everywhere."
+        )
+    ordered = sorted(ranks.ranks, key=lambda name: ranks.ranks[name])
+    items = [f"{name} {significant(ranks.ranks[name])}" for name in ordered]
+    return sentences(
+        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result, 1 the highest: {listing(items)}.",
+        f"Friedman's test that all are alike gives p{SPACE}={SPACE}{p_value(ranks.p_value)}.",
+        _apart(ranks),
+        "A rank forgets by how much a method was better.",
+    )
+
+
+def ranks_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table | None:
+    """Mean ranks with bars of half a critical difference to either side: bars that do not meet are apart. None without ranks."""
+    ranks = ranks_of(numbers, chosen)
+    if ranks is None:
+        return None
+    ends = (1.0, float(len(ranks.ranks)))
+    half = ranks.critical_difference / 2
+    rows = [
+        TableRow(
+            (
+                TableCell(name),
+                TableCell(
+                    "",
+                    strip=Strip(
+                        colors[name],
+                        f"{name}: mean rank {significant(rank)}",
+                        place(rank, ends),
+                        (place(rank - half, ends), place(rank + half, ends)),
+                    ),
+                    sort=rank,
+                ),
+                TableCell(significant(rank), sort=rank),
+            )
+        )
+        for name, rank in sorted(ranks.ranks.items(), key=lambda item: item[1])
+    ]
+    columns = [
+        Column("Method"),
+        Column("Mean rank", "bar: critical difference", ends=("1", f"{len(ranks.ranks)}")),
+        Column("Rank", is_number=True),
+    ]
+    caption = f"Mean ranks over {count(ranks.n_groups, 'group')}; methods whose bars do not overlap differ (Nemenyi's test at 5{SPACE}%)."
+    return table_of("ranks-table", caption, columns, rows)
+
+
+def _apart(ranks: MeanRanks) -> str:
+    cd = f"the critical difference of Nemenyi's test, {significant(ranks.critical_difference)}"
+    if not ranks.pairs_apart:
+        return f"No two lie further apart than {cd}: no difference seen."
+    pairs = "; ".join(f"{ahead} and {behind}" for ahead, behind in ranks.pairs_apart)
+    return f"Further apart than {cd}: {pairs} (the one with the better rank first)."
+
+
+def _row(
+    numbers: StudyGroups, entry: Entry, axis: tuple[float, float], colors: Mapping[str, str]
+) -> TableRow:
+    difference = entry.difference
+    assert difference is not None
+    whisker = tuple(place(end, axis) for end in difference.interval) if difference.interval else None
+    text = signed_points(difference.mean, 2)
+    interval = signed_interval(*difference.interval, 2) if difference.interval else ""
+    strip = Strip(
+        color=colors[entry.sweep.label],
+        spoken=f"{entry.sweep.label}, {entry.group.label}: {text} points {f'({interval})' if interval else ''}",
+        middle=place(difference.mean, axis),
+        whisker=(whisker[0], whisker[1]) if whisker else None,
+        zero=place(0.0, axis),
+    )
+    return TableRow(
+        (
+            TableCell(entry.sweep.label),
+            *(TableCell(entry.group.place[name]) for name in numbers.axes),
+            TableCell("", strip=strip, sort=difference.mean),
+            TableCell(text, interval, difference.mean),
+            TableCell(str(difference.n), sort=float(difference.n), runs=run_links(entry.cell.runs.values())),
+        )
+    )
+
+
+def _axis(entries: Sequence[Entry]) -> tuple[float, float]:
+    """Every mean fits, and every interval of three pairs or more, up to three times the largest mean: the rest is cut off."""
+    means = [abs(entry.difference.mean) for entry in entries if entry.difference]
+    ends = [
+        abs(end)
+        for entry in entries
+        if entry.difference and entry.difference.interval and entry.difference.n > 2
+        for end in entry.difference.interval
+    ]
+    largest = max(means, default=0.0)
+    size = 1.05 * max(largest, min(max(ends, default=0.0), 3 * largest), 0.001)
+    return (-size, size)
+
+
+def _caption(numbers: StudyGroups, reference: str | None) -> str:
+    bases = dict.fromkeys(base.label for group in numbers.groups if (base := reference_of(group, reference)))
+    return f"Test accuracy minus that of {listing(list(bases))} in the same group, paired by seed; the line is at no difference."

@@ -1,0 +1,125 @@
+"""A table of the page as data: columns, cells with what they are sorted by, runs with links to their folders, and small strips.
+
+It knows no HTML and computes no statistics. The same table is plain without JavaScript, and sorted, searched and filtered with it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from decayfree.report.words.wording import percent
+from decayfree.study.files.results import Run
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, a second line below it, and what its cells are."""
+
+    title: str
+    note: str = ""
+    is_number: bool = False
+    is_filter: bool = False
+    """Whether rows can be chosen by the values in it."""
+    ends: tuple[str, str] = ("", "")
+    """Of a column of strips: what stands at both ends of its axis."""
+
+
+@dataclass(frozen=True)
+class RunLink:
+    """A run, what it is called where its cell is known, and where its files are."""
+
+    text: str
+    href: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A small picture in a cell; places are in percent of its width."""
+
+    color: str
+    spoken: str
+    middle: float | None
+    whisker: tuple[float, float] | None
+    dots: tuple[float, ...] = ()
+    zero: float | None = None
+    """Where a line is drawn to compare with."""
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A text, a smaller second line, and what the cell is sorted by: its text if nothing else is given, last where it is NaN."""
+
+    text: str
+    note: str = ""
+    sort: float | str | None = None
+    strip: Strip | None = None
+    runs: tuple[RunLink, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """More, unfolded on demand: names and values."""
+
+    @property
+    def key(self) -> str:
+        """What a script sorts by; empty goes last."""
+        if isinstance(self.sort, float):
+            return "" if math.isnan(self.sort) else repr(self.sort)
+        return self.text if self.sort is None else self.sort
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """Cells in the order of the columns; the first one names the row."""
+
+    cells: tuple[TableCell, ...]
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; one that is long gets a search field."""
+
+    id: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...]
+    label: str = ""
+    filters: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Index of a column -> the values that rows can be chosen by."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is worth searching."""
+        return len(self.rows) > 8
+
+
+def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[TableRow]) -> Table:
+    """A table with its filters: the columns marked for it that have several values."""
+    filters = {}
+    for index, column in enumerate(columns):
+        values = tuple(dict.fromkeys(row.cells[index].text for row in rows))
+        if column.is_filter and len(values) > 1:
+            filters[index] = values
+    return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
+
+
+def run_links(runs: Iterable[Run], decimals: int = 2) -> tuple[RunLink, ...]:
+    """Every run with its final test accuracy or what became of it, and its folder beside the page, seed by seed."""
+    ordered = sorted(runs, key=lambda run: run.seed)
+    return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run, decimals)) for run in ordered)
+
+
+def folder_of(run: Run) -> str:
+    """Where a run's files are, seen from the page."""
+    return f"runs/{run.key}/"
+
+
+def place(value: float, axis: tuple[float, float]) -> float:
+    """Where a value lies on an axis, in percent of its length; what lies beyond is put on the nearer end."""
+    share = (value - axis[0]) / (axis[1] - axis[0])
+    return round(100 * min(max(share, 0.0), 1.0), 2)
+
+
+def _result(run: Run, decimals: int) -> str:
+    if run.state == "done" and run.rows:
+        return percent(run.rows[-1].test_accuracy, decimals)
+    return run.state

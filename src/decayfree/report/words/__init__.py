@@ -1,0 +1,1 @@
+"""What do the numbers say, in sentences that are computed from them?"""

@@ -1,0 +1,173 @@
+"""How far the steps turn the weights, beside the balance of decay and gradients that theory predicts: numbers and one paragraph.
+
+It draws nothing. The prediction is the study's, from the recipe alone; nothing is fitted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from decayfree.report.numbers.series import MethodSeries, StudyNumbers, geometric_mean, mean_angular_update
+from decayfree.report.words.wording import (
+    NOTHING,
+    by_method,
+    factor,
+    listing,
+    percent,
+    sentences,
+    significant,
+)
+from decayfree.study.optimizers import equilibrium_at
+
+CLOSE = 0.1
+"""Within this relative distance an angle is said to be what is predicted."""
+EARLY, LATE = (0.25, 0.5), (0.75, 1.0)
+"""Shares of the training between which measured and predicted angles are compared."""
+NOTHING_RECORDED = "No angular update was recorded."
+
+
+def angular_updates(numbers: StudyNumbers) -> str:
+    """How far measured angles are from predicted ones halfway and late, and whether angles follow the learning rate."""
+    if numbers.reference is None:
+        return NOTHING
+    curves = {method.short: _measured(method) for method in numbers.shown}
+    if not any(curves.values()):
+        return NOTHING_RECORDED
+    decays = {
+        method.short: ratios for method in numbers.shown if (ratios := _measured_over_predicted(method))
+    }
+    return sentences(
+        _halfway(numbers, curves),
+        _against_prediction(numbers, decays) if decays else "",
+        *(_following(numbers, method) for method in numbers.shown if method.name == "wrs"),
+    )
+
+
+def angular_update_notes(numbers: StudyNumbers) -> list[str]:
+    """What is shown, what the prediction rests on, and when it can hold at all."""
+    recipe = numbers.recipe
+    notes = [
+        "The angle is the one between a block before and after a single step, the last one before a sample: mean over the "
+        "blocks of a weight, geometric mean over the weights and the seeds. A block without a gradient does not turn.",
+    ]
+    constants = {
+        method.short: [_time_constant(method, step) for step in (0, recipe.n_steps // 2)]
+        for method in numbers.shown
+        if predicted(method)
+    }
+    if not constants:
+        return notes
+    forms = {getattr(method.settings.method, "form", "own") for method in numbers.shown if predicted(method)}
+    is_plain = "decoupled" not in forms and not recipe.optimizer.nesterov
+    formula = " by √(2ηλ/(1+μ))" if is_plain else " by an angle"
+    constant = " of (1−μ)/(4ηλ) steps" if is_plain else ""
+    waits = [
+        f"{first:,.0f} at the first learning rate and {half:,.0f} halfway ({name})"
+        for name, (first, half) in constants.items()
+    ]
+    cosine = (
+        " At the end of a cosine schedule η goes to zero, the time grows without end, and the norm stays behind."
+        if recipe.schedule == "cosine"
+        else ""
+    )
+    return [
+        *notes,
+        f"Where decay and random gradients are in balance, a step of SGD turns a block{formula} that does not depend "
+        "on the layer, on the norm or on the gradients. The thin dashed lines are this angle at the scheduled learning rate η.",
+        f"The balance is not there at once: the fourth power of the norm comes to it with a time constant{constant}: "
+        f"{listing(waits, '; ')}, of {recipe.n_steps:,} steps in all.{cosine}",
+        "A fixed norm has no such delay: its angle follows η, that of weight decay in balance √η.",
+    ]
+
+
+def predicted(method: MethodSeries) -> list[tuple[int, float]]:
+    """(Steps done, angle of the last of them at the balance of decay and gradients), at every sample after the first."""
+    settings, points = method.settings, []
+    for step in method.curve(mean_angular_update, is_logarithmic=True).steps:
+        balance = equilibrium_at(settings.method, settings.recipe, step - 1) if step else None
+        if balance is not None:
+            points.append((step, balance.angle_rad))
+    return points
+
+
+def _measured(method: MethodSeries) -> dict[int, float]:
+    return dict(method.curve(mean_angular_update, is_logarithmic=True).points)
+
+
+def _measured_over_predicted(method: MethodSeries) -> dict[int, float]:
+    measured = _measured(method)
+    return {step: measured[step] / angle for step, angle in predicted(method) if step in measured}
+
+
+def _halfway(numbers: StudyNumbers, curves: Mapping[str, Mapping[int, float]]) -> str:
+    step = _middle(numbers, [step for curve in curves.values() for step in curve])
+    angles = {name: curve[step] for name, curve in curves.items() if step in curve}
+    return f"Halfway, at step {step:,}, one step turns a block by {by_method(angles, _radians)}."
+
+
+def _against_prediction(numbers: StudyNumbers, decays: Mapping[str, Mapping[int, float]]) -> str:
+    recipe = numbers.recipe
+    early, late = (_mean_between(decays, recipe.n_steps, *ends) for ends in (EARLY, LATE))
+    last = {name: ratios[max(ratios)] for name, ratios in decays.items()}
+    rates = [recipe.learning_rate_at(round(share * recipe.n_steps)) / recipe.learning_rate for share in EARLY]
+    return sentences(
+        f"In the second quarter of the steps, while the learning rate is {percent(rates[0], 0)} to {percent(rates[1], 0)} of its first, "
+        f"the angle is {by_method(early, factor)} of the predicted one, in the geometric mean over samples."
+        if early
+        else "",
+        f"In the last quarter it is {by_method(late, factor)}, and after the last step {by_method(last, factor)}.",
+        _whether_it_holds(late),
+    )
+
+
+def _mean_between(
+    decays: Mapping[str, Mapping[int, float]], n_steps: int, low: float, high: float
+) -> dict[str, float]:
+    """Geometric mean of each method's ratios between two shares of the training, where there are any."""
+    means = {
+        name: geometric_mean([ratios[step] for step in ratios if low < step / n_steps <= high])
+        for name, ratios in decays.items()
+    }
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+
+
+def _whether_it_holds(late: Mapping[str, float]) -> str:
+    holding = [name for name, ratio in late.items() if abs(ratio - 1) <= CLOSE]
+    failing = [name for name in late if name not in holding]
+    if not failing:
+        return f"So it is what is predicted within {percent(CLOSE, 0)} also in the last quarter."
+    because = (
+        ": as the learning rate and the gradients fall, the norms stay behind, larger than in balance"
+        if all(late[name] < 1 for name in failing)
+        else ""
+    )
+    return f"So in the last quarter the prediction does not hold for {listing(failing)}{because}."
+
+
+def _following(numbers: StudyNumbers, method: MethodSeries) -> str:
+    """Whether angles under a held norm are proportional to the learning rate; what is left is the change of the gradients."""
+    recipe, curve = numbers.recipe, _measured(method)
+    middle = _middle(numbers, list(curve))
+    later = [step for step in curve if step >= middle]
+    if len(later) < 2:
+        return ""
+    rates = {step: recipe.learning_rate_at(step - 1) for step in later}
+    changes = [curve[step] / rates[step] / (curve[middle] / rates[middle]) for step in later]
+    return (
+        f"Under {method.short} the norm is held, so that the angle follows the learning rate: from halfway on that changes by "
+        f"{factor(rates[later[-1]] / rates[middle])}, and the angle over it is {factor(min(changes))} to {factor(max(changes))} of what "
+        "it was, as the gradients change."
+    )
+
+
+def _middle(numbers: StudyNumbers, steps: Sequence[int]) -> int:
+    """The sampled step nearest to half of the training."""
+    return min(steps, key=lambda step: abs(2 * step - numbers.recipe.n_steps))
+
+
+def _time_constant(method: MethodSeries, step: int) -> float:
+    balance = equilibrium_at(method.settings.method, method.settings.recipe, step)
+    return math.nan if balance is None or balance.time_constant_steps is None else balance.time_constant_steps
+
+
+def _radians(angle: float) -> str:
+    return f"{significant(angle)}\N{NO-BREAK SPACE}rad"

@@ -1,0 +1,246 @@
+"""What the curves show, one paragraph a chart, computed from the numbers.
+
+It judges no final accuracy (`verdicts` does) and draws nothing. It returns plain text that the page escapes.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from decayfree.report.numbers.series import (
+    MethodSeries,
+    StudyNumbers,
+    finals,
+    mean_effective_learning_rate,
+    mean_norm,
+    norm_of,
+)
+from decayfree.report.words.wording import (
+    NOTHING,
+    by_method,
+    count,
+    factor,
+    listing,
+    percent,
+    points,
+    sentences,
+    signed_points,
+    significant,
+)
+from decayfree.study.files.results import Row
+
+FALL = 0.05
+"""How far the mean test accuracy must fall below what it has reached to be worth a sentence."""
+
+
+def test_accuracy(numbers: StudyNumbers) -> str:
+    """Who reaches a level that all reach first, and who falls in mid-training."""
+    reference = numbers.reference
+    if reference is None:
+        return NOTHING
+    curves = {method.short: method.curve(lambda row: row.test_accuracy).points for method in numbers.shown}
+    level = math.floor(95 * min(curve[-1][1] for curve in curves.values())) / 100
+    first = {name: next(step for step, mean in curve if mean >= level) for name, curve in curves.items()}
+    reached = [
+        f"at step {step:,} by {listing([name for name in first if first[name] == step])}"
+        for step in sorted(set(first.values()))
+    ]
+    return sentences(
+        f"The means of all methods end above {percent(level, 0)}; that level is first reached {listing(reached, '; ')}.",
+        _rank(reference.short, first),
+        f"Samples are {_spacing(curves[reference.short])} apart.",
+        _falls(curves),
+    )
+
+
+def train_accuracy(numbers: StudyNumbers) -> str:
+    """Where training accuracy ends and how far test accuracy stays below it."""
+    if numbers.reference is None:
+        return NOTHING
+    ends = finals(numbers.shown, lambda row: row.train_accuracy)
+    gaps = finals(numbers.shown, lambda row: row.train_accuracy - row.test_accuracy)
+    least, most = min(gaps, key=lambda name: gaps[name]), max(gaps, key=lambda name: gaps[name])
+    noise = numbers.recipe.data.label_noise
+    return sentences(
+        f"Training accuracy ends at {by_method(ends, percent)}.",
+        f"Training minus test accuracy is lowest for {least} ({signed_points(gaps[least])} points) and highest for {most} "
+        f"({signed_points(gaps[most])} points).",
+        f"As {percent(noise, 0)} of the training labels are random, to fit them all is to learn wrong ones."
+        if noise
+        else "",
+    )
+
+
+def norms(numbers: StudyNumbers) -> str:
+    """How the norms change from the first sample to the last, and how still rescaling holds them."""
+    if numbers.reference is None:
+        return NOTHING
+    changes = _changes(numbers.shown, mean_norm)
+    n_weights = count(len(numbers.reference.weights), "weight")
+    return sentences(
+        f"From the first sample to the last the norms change by {by_method(changes, factor)}: geometric means over "
+        f"{n_weights} and all seeds.",
+        *(_largest_change(method) for method in numbers.shown if method.name == "none"),
+        *(_second_half(method) for method in numbers.shown if method.name == "weight_decay"),
+        *(_held(method) for method in numbers.shown if method.name in ("wrs", "exact_replay")),
+    )
+
+
+def effective_learning_rates(numbers: StudyNumbers) -> str:
+    """Effective learning rates in mid-training, what norms alone did to them, and how well a replay follows."""
+    if numbers.reference is None:
+        return NOTHING
+    changes = _changes(numbers.shown, _per_learning_rate)
+    relative = (
+        "Divided by the scheduled learning rate, so that the schedule cancels, it changes over the training by "
+        f"{by_method(changes, factor)}."
+    )
+    replays = [method for method in numbers.shown if method.name in ("learning_rate_scaling", "exact_replay")]
+    if not any(method.curve(mean_effective_learning_rate).points for method in numbers.shown):
+        return "No effective learning rate was recorded: with this optimizer none is known."
+    return sentences(
+        _half_way(numbers, numbers.reference),
+        relative if changes else "",
+        *(_tracking(method, numbers) for method in replays),
+    )
+
+
+def effective_learning_rate_notes(numbers: StudyNumbers) -> list[str]:
+    """What is shown, and what dominates it."""
+    formula = "η/‖w‖²" if numbers.recipe.optimizer.name == "sgd" else "η/‖w‖"
+    return [
+        f"The effective learning rate of a block is {formula}: the size of the steps that its direction takes.",
+        "It is averaged over the blocks of a weight, so that blocks whose norm has decayed almost to nothing, as those "
+        "of dead channels do under strong decay, dominate it.",
+    ]
+
+
+def _rank(name: str, first: Mapping[str, int]) -> str:
+    others = [step for other, step in first.items() if other != name]
+    if not others:
+        return ""
+    if first[name] == min(others):
+        return f"{name} is among the first."
+    return f"{name} is {'the first' if first[name] < min(others) else 'not the first'}."
+
+
+def _spacing(curve: Sequence[tuple[int, float]]) -> str:
+    steps = [step for step, _ in curve]
+    gaps = sorted({after - before for before, after in pairwise(steps)})
+    if len(gaps) <= 1:
+        return count(gaps[0] if gaps else 0, "step")
+    return f"{gaps[0]} to {count(gaps[-1], 'step')}"
+
+
+def _falls(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    falls = [_fall(name, curve) for name, curve in curves.items()]
+    known = [fall for fall in falls if fall]
+    if not known:
+        return f"No mean falls by more than {points(FALL, 0)} on the way."
+    return f"On the way means fall: {listing(known, '; ')}."
+
+
+def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
+    """The deepest fall of the mean below a level that it had reached before; empty where it is a small one."""
+    depth, before, after, at_step, highest = 0.0, 0.0, 0.0, 0, 0.0
+    for step, mean in curve:
+        highest = max(highest, mean)
+        if highest - mean > depth:
+            depth, before, after, at_step = highest - mean, highest, mean, step
+    if depth <= FALL:
+        return ""
+    return f"{name} by {points(depth)}, from {percent(before)} to {percent(after)} at step {at_step:,}"
+
+
+def _changes(
+    methods: Sequence[MethodSeries], value: Callable[[Row], float], *, from_half: bool = False
+) -> dict[str, float]:
+    """Last over first value of the geometric mean over seeds, by method; the first after half-time where asked."""
+    changes = {}
+    for method in methods:
+        known = method.curve(value, is_logarithmic=True).points
+        if from_half and known:
+            known = [(step, mean) for step, mean in known if 2 * step >= known[-1][0]]
+        if len(known) > 1:
+            changes[method.short] = known[-1][1] / known[0][1]
+    return changes
+
+
+def _held(method: MethodSeries) -> str:
+    """How far rescaling lets the norms depart from what they are at the first sample."""
+    deviation = max(
+        abs(norm / run.rows[0].norms[name] - 1)
+        for run in method.runs.values()
+        for row in run.rows
+        for name, norm in row.norms.items()
+    )
+    held = "at all" if deviation == 0 else f"by more than {significant(deviation, 2)} of it"
+    return (
+        f"Under {method.short} the mean norm of no weight departs from its first value {held}, in any sample."
+    )
+
+
+def _largest_change(method: MethodSeries) -> str:
+    changes = {name: _changes([method], norm_of(name)) for name in method.weights}
+    growth = {name: change[method.short] for name, change in changes.items() if change}
+    if len(growth) < 2:
+        return ""
+    least, most = min(growth, key=lambda name: growth[name]), max(growth, key=lambda name: growth[name])
+    return (
+        f"Under {method.short} the change is largest for {most} ({factor(growth[most])}) and smallest for "
+        f"{least} ({factor(growth[least])})."
+    )
+
+
+def _second_half(method: MethodSeries) -> str:
+    """Whether decay has come to its equilibrium: what it still changes late."""
+    change = _changes([method], mean_norm, from_half=True).get(method.short)
+    return f"{method.short} changes them by {factor(change)} in the second half alone." if change else ""
+
+
+def _half_way(numbers: StudyNumbers, reference: MethodSeries) -> str:
+    """The effective learning rates at the sampled step nearest to half-time, relative to the reference."""
+    curves = {
+        method.short: dict(method.curve(mean_effective_learning_rate, is_logarithmic=True).points)
+        for method in numbers.shown
+    }
+    if not curves[reference.short]:
+        return ""
+    last_step = numbers.recipe.n_steps
+    step = min(curves[reference.short], key=lambda candidate: abs(2 * candidate - last_step))
+    rate = curves[reference.short][step]
+    ratios = {m.short: curves[m.short][step] / rate for m in numbers.others if step in curves[m.short]}
+    relative = f"; the others have {by_method(ratios, factor)} of that" if ratios else ""
+    return f"Halfway, at step {step:,}, the effective learning rate of {reference.short} is {significant(rate)}{relative}."
+
+
+def _per_learning_rate(row: Row) -> float:
+    return mean_effective_learning_rate(row) / row.learning_rate if row.learning_rate > 0 else math.nan
+
+
+def _tracking(method: MethodSeries, numbers: StudyNumbers) -> str:
+    """How closely a run that replays weight decay follows it, seed by seed and sample by sample."""
+    replayed = _setting(method, "replayed_weight_decay")
+    followed = [
+        m for m in numbers.shown if m.name == "weight_decay" and _setting(m, "weight_decay") == replayed
+    ]
+    if not followed:
+        return ""
+    decay = followed[0]
+    pairs = [
+        (mean_effective_learning_rate(mine), mean_effective_learning_rate(theirs))
+        for seed in sorted(method.runs.keys() & decay.runs.keys())
+        for mine, theirs in zip(method.runs[seed].rows, decay.runs[seed].rows, strict=False)
+        if mine.step == theirs.step
+    ]
+    distances = [abs(mine / theirs - 1) for mine, theirs in pairs if math.isfinite(mine) and theirs > 0]
+    if not distances:
+        return ""
+    within = f"within a relative {significant(max(distances), 2)}" if max(distances) else "exactly"
+    return (
+        f"{method.short} follows {decay.short} of the same seed, as it is meant to, {within} at every sample."
+    )
+
+
+def _setting(method: MethodSeries, name: str) -> object:
+    return getattr(method.settings.method, name, None)

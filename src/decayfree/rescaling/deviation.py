@@ -1,0 +1,200 @@
+"""Are the weights where they are held, and does anybody still hold them?
+
+The answer of WeightRescaling.check(), in figures and in words. Changes nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from decayfree.blocks import is_sharded
+from decayfree.invariance.result import Invariance
+from decayfree.rescaling.faults import decay_faults
+
+# How far a norm may be from its radius after a rescale, by rounding of the weights themselves.
+_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """What :meth:`decayfree.WeightRescaling.check` saw.
+
+    Args:
+        largest: Largest relative deviation of a block's norm from what it is held at; no unit. Blocks of norm zero are not counted.
+        where: The weight with it.
+        n_steps: Optimizer steps that the hook saw.
+        n_optimizer_steps: Steps that the optimizer itself counts in the same time, or None where it counts none (SGD).
+        is_attached: Whether the optimizer still calls the hook.
+        unwatched: Weights of the optimizer that nobody looked at, that were frozen then and are trained now, or that joined it later.
+        zero_blocks: Number of blocks of norm zero, by weight.
+        problems: Everything that is not as it should be, a sentence each; empty if all is well.
+    """
+
+    largest: float
+    where: str | None
+    n_steps: int
+    n_optimizer_steps: int | None
+    is_attached: bool
+    unwatched: tuple[str, ...]
+    zero_blocks: dict[str, int]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who looks after weights of an optimizer.
+
+    Args:
+        found: Where it knows them from.
+        held: ``id`` of each parameter that it holds.
+    """
+
+    found: Invariance
+    held: frozenset[int]
+
+
+def deviation_of(
+    norms: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    found: Invariance,
+    optimizer: Optimizer,
+    watchers: Sequence[Watcher],
+    *,
+    n_steps: int,
+    n_optimizer_steps: int | None,
+    is_attached: bool,
+    is_due: bool,
+) -> Deviation:
+    """Compare norms with targets, and the optimizer with what its watchers look after.
+
+    Args:
+        norms: Name of a weight -> (n_blocks,), as they are.
+        targets: Name of a weight -> (n_blocks,), as they should be.
+        found: The weights that are held.
+        optimizer: Whose hook rescales them.
+        watchers: All that look after weights of this optimizer, the one that asks last.
+        n_steps: Steps that the hook saw.
+        n_optimizer_steps: Steps that the optimizer counts in the same time, None where it counts none.
+        is_attached: Whether the optimizer still calls the hook.
+        is_due: Whether the last step ended with a rescale, so that norms should be on their targets.
+    """
+    parameters = dict(found.model.named_parameters())
+    deviations = {name: _relative(norms[name], targets[name]) for name in norms}
+    where = max(
+        deviations,
+        key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name],
+        default=None,
+    )
+    largest = deviations[where] if where else 0.0
+    unwatched = tuple(_unwatched(optimizer, watchers))
+    problems = [
+        *_hook_problems(optimizer, n_steps, n_optimizer_steps, is_attached=is_attached),
+        *_mode_problems(found),
+        *([_off_radius(largest, where)] if where and is_due and _is_off(largest, parameters[where]) else []),
+        *(
+            [f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"]
+            if unwatched
+            else []
+        ),
+        *decay_faults(optimizer, list(found), parameters),
+    ]
+    zero_blocks = {name: count for name, values in norms.items() if (count := int((values == 0).sum()))}
+    return Deviation(
+        largest, where, n_steps, n_optimizer_steps, is_attached, unwatched, zero_blocks, tuple(problems)
+    )
+
+
+def steps_since(optimizer: Optimizer, n_before: int | None, n_steps: int) -> int | None:
+    """Steps that the optimizer has counted since ``n_before``, None where it counts none.
+
+    ``n_steps`` are those that a hook saw.
+    """
+    if not optimizer.state and n_steps:
+        return None  # plain SGD remembers nothing, its steps neither
+    counted = steps_of(optimizer)
+    return None if counted is None else counted - (n_before or 0)
+
+
+def steps_of(optimizer: Optimizer) -> int | None:
+    """Steps that the optimizer counts in its own state; 0 before the first, None where it counts none."""
+    steps = [
+        int(state["step"])
+        for state in optimizer.state.values()
+        if isinstance(state, dict) and "step" in state
+    ]
+    if steps:
+        return max(steps)
+    return None if optimizer.state else 0
+
+
+def _relative(norms: Tensor, targets: Tensor) -> float:
+    counted = (norms != 0) & (targets != 0)
+    return float(torch.where(counted, (norms / targets - 1).abs(), 0.0).max())
+
+
+def _is_off(largest: float, weight: Tensor) -> bool:
+    return not largest <= _ROUNDING.get(weight.dtype, 1e-5)
+
+
+def _off_radius(largest: float, where: str | None) -> str:
+    if not math.isfinite(largest):
+        return f"{where} holds NaN or infinity"
+    return f"{where} is off its radius by {largest:.2g}: something changed it after the rescale (a load, a copy, a hook)"
+
+
+def _hook_problems(
+    optimizer: Optimizer, n_steps: int, n_optimizer_steps: int | None, *, is_attached: bool
+) -> list[str]:
+    problems = []
+    if not is_attached:
+        problems.append(
+            "the optimizer does not call this object: it was detached, or the optimizer was copied or unpickled, which drops hooks; "
+            "make a new WeightRescaling"
+        )
+    if n_optimizer_steps is not None and optimizer.state and n_optimizer_steps != n_steps:
+        problems.append(
+            f"the hook saw {n_steps} steps, the optimizer counts {n_optimizer_steps}; if the optimizer's state was loaded, load that "
+            "of the WeightRescaling as well"
+        )
+    return problems
+
+
+def _mode_problems(found: Invariance) -> list[str]:
+    """Normalizations in eval mode while the model trains: the weights before them have a scale now."""
+    if not found.model.training:
+        return []
+    modules = dict(found.model.named_modules())
+    names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
+    frozen = sorted(name for name in names if not modules[name].training)
+    if not frozen:
+        return []
+    return [
+        f"{', '.join(frozen[:4])}{', …' if len(frozen) > 4 else ''} went into eval mode while the model trains, so that the weights before "
+        "them do have a scale now: find the weights again"
+    ]
+
+
+def _unwatched(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[str]:
+    known = {
+        id(parameter): (one.found, name)
+        for one in watchers
+        for name, parameter in one.found.model.named_parameters()
+    }
+    held = frozenset().union(*(one.held for one in watchers))
+    for index, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            found, name = known.get(id(parameter), (None, ""))
+            verdict = found.verdicts.get(name) if found else None
+            if found is None or verdict is None:
+                if not is_sharded(
+                    parameter
+                ):  # FSDP puts other objects in the model between forward and backward
+                    yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
+            elif verdict.verdict == "frozen" and parameter.requires_grad:
+                yield f"{name} (was frozen)"
+            elif found.holds(name) and id(parameter) not in held:
+                yield f"{name} (joined the optimizer later)"

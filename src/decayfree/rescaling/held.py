@@ -1,0 +1,64 @@
+"""Which weights are held, and at which norms?
+
+Joins what was found with the radii. Scales nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from decayfree.blocks import Blocks
+from decayfree.invariance.running_statistics import NormLayer
+from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.rescaling.radius import Radius, radius_of, rows_norm
+
+
+@dataclass(frozen=True)
+class Held:
+    """One weight and the norms its blocks are held at.
+
+    Args:
+        name: Of the parameter.
+        weight: The parameter.
+        bias: Its bias, where they only work together.
+        blocks: How its rows are divided.
+        targets: (n_blocks,), in :func:`decayfree.blocks.norm_dtype` of the weight. Norm of each block; 0 where it is to be left alone.
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+    blocks: Blocks
+    targets: Tensor
+
+
+def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
+    """Radius of every block of each weight, by name."""
+    parameters = dict(model.named_parameters())
+    return {
+        weight.name: radius_of(
+            radius, weight.name, parameters[weight.name], weight.blocks, parameters.get(weight.bias or "")
+        )
+        for weight in weights
+    }
+
+
+def held_of(
+    model: nn.Module, weights: Sequence[ScaleInvariantWeight], radii: Mapping[str, Tensor]
+) -> list[Held]:
+    """The weights with the norms that they are held at."""
+    parameters = dict(model.named_parameters())
+    held = []
+    for weight in weights:
+        parameter, blocks = parameters[weight.name], weight.blocks
+        targets = radii[weight.name].to(parameter.device) * rows_norm(blocks, parameter)
+        held.append(Held(weight.name, parameter, parameters.get(weight.bias or ""), blocks, targets))
+    return held
+
+
+def relations_of(
+    weights: Sequence[ScaleInvariantWeight], factors: Mapping[str, Tensor]
+) -> list[tuple[NormLayer, Tensor]]:
+    """Every normalization with the factors of the blocks that it follows."""
+    return [(layer, factors[weight.name]) for weight in weights for layer in weight.norm_layers]

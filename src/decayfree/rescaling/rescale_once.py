@@ -1,0 +1,150 @@
+"""How are weights put onto their radius once, so that nothing else notices?
+
+Measures all of them first, changes nothing where one is not finite, and lets running statistics and moments follow.
+weight_rescaling.py says when.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.attachment import nothing_in_common
+from decayfree.blocks import unsupported_weights
+from decayfree.errors import (
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    NonFiniteWeightError,
+    UnsupportedWeightError,
+    raise_all,
+)
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.rescaling.faults import moment_faults
+from decayfree.rescaling.following import (
+    follow_moments_,
+    follow_statistics_,
+    warn_of_eps,
+    warn_of_unknown_shifts,
+)
+from decayfree.rescaling.held import held_of, radii_of, relations_of
+from decayfree.rescaling.holder import Holder, by_name, holders_of, not_finite
+from decayfree.rescaling.radius import radius_faults
+
+
+def rescale_(
+    model: nn.Module,
+    found: Invariance,
+    *,
+    radius: float | Mapping[str, float] = 1.0,
+    optimizer: Optimizer | None = None,
+) -> dict[str, Tensor]:
+    """Put every scale-invariant block onto its radius once, without changing what the model computes.
+
+    Outputs in train and in eval mode stay the same but for the normalizations' ε: running statistics follow, and so do the moments of
+    ``optimizer``. To continue the same run, multiply the learning rate by c² (SGD family) or c (Adam family), c being the factor.
+
+    Args:
+        model: The model that was probed, or a copy of it such as an average of its weights.
+        found: Its scale-invariant weights.
+        radius: As for :class:`WeightRescaling`, but for ``"init"``.
+        optimizer: Whose moments follow.
+
+    Returns:
+        For each weight the factors of its blocks, (n_blocks,), no unit; 1 where a block was on its radius or has norm zero.
+
+    Raises:
+        MismatchError: If ``found`` does not fit ``model``, or ``optimizer`` has none of its weights.
+        UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
+        NonFiniteWeightError: If a weight holds NaN or infinity.
+        InvalidInputError: If ``radius`` is not positive. After an error nothing has changed.
+
+    Example:
+        >>> from decayfree import find_invariant
+        >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
+        >>> found = find_invariant(model, torch.randn(16, 2))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+        >>> rescale_(model, found, radius=10.0)
+        {'0.weight': tensor([2.])}
+    """
+    weights = list(found)
+    faults: list[Fault] = [
+        (InvalidInputError, fault) for fault in radius_faults(radius, [w.name for w in weights])
+    ]
+    if any(
+        isinstance(value, str) for value in (radius.values() if isinstance(radius, Mapping) else [radius])
+    ):
+        faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
+    raise_all(faults)
+    found.check_fits(model)
+    parameters = dict(model.named_parameters())
+    raise_all(
+        [
+            (UnsupportedWeightError, fault)
+            for fault in unsupported_weights({weight.name: parameters[weight.name] for weight in weights})
+        ]
+    )
+    held = held_of(model, weights, radii_of(model, weights, radius))
+    if optimizer is not None:
+        inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if weights and not any(id(parameters[weight.name]) in inside for weight in weights):
+            raise MismatchError(nothing_in_common(optimizer, found))
+        raise_all(
+            [
+                (InvalidInputError, fault)
+                for fault in moment_faults(optimizer, held, "optimizer=None, or a new optimizer")
+            ]
+        )
+    holders = holders_of(held)
+    put_on_radius_(model, weights, holders, optimizer, stacklevel=3)
+    return {name: factors.clone() for holder in holders for name, factors in by_name(holder, of="factors")}
+
+
+@torch.no_grad()
+def put_on_radius_(
+    model: nn.Module,
+    weights: Sequence[ScaleInvariantWeight],
+    holders: Sequence[Holder],
+    optimizer: Optimizer | None,
+    *,
+    stacklevel: int,
+) -> None:
+    """Measure all, and only if all are finite scale all, with statistics and moments."""
+    for holder in holders:
+        holder.measure()
+    faults = [fault for holder in holders for fault in not_finite(holder)]
+    if faults:
+        raise NonFiniteWeightError(
+            f"these weights hold NaN or infinity; nothing was rescaled: {'; '.join(faults)}"
+        )
+    for holder in holders:
+        holder.factors.copy_(holder.careful_factors())
+    factors = {name: values for holder in holders for name, values in by_name(holder, of="factors")}
+    relations = [
+        (layer, values) for layer, values in relations_of(weights, factors) if bool((values != 1).any())
+    ]
+    warn_of_eps(model, relations, stacklevel=stacklevel + 1)
+    warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
+    _warn_of_zeros(holders, stacklevel=stacklevel + 1)
+    follow_statistics_(model, relations, dict(model.named_parameters()))
+    for holder in holders:
+        holder.scale_()
+        if optimizer is not None:
+            follow_moments_(
+                optimizer, [(one, holder.factors[holder.slices[one.name]]) for one in holder.held]
+            )
+
+
+def _warn_of_zeros(holders: Sequence[Holder], *, stacklevel: int) -> None:
+    counts = {
+        name: (int((norms == 0).sum()), len(norms)) for holder in holders for name, norms in by_name(holder)
+    }
+    listed = [f"{name} ({n_zero} of {n_blocks})" for name, (n_zero, n_blocks) in counts.items() if n_zero]
+    if listed:
+        warnings.warn(
+            f"blocks of norm zero have no direction to keep and are left alone until they move: {', '.join(listed)}",
+            stacklevel=stacklevel + 1,
+        )

@@ -1,0 +1,389 @@
+"""When are scale-invariant weights put back onto their norms?
+
+After every optimizer step, by a hook on the user's own optimizer. Finds no weights (discovery.py does) and does no arithmetic on them
+(holder.py, fused_holder.py and rescale_once.py do).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
+from decayfree.blocks import block_norms, unsupported_weights
+from decayfree.errors import (
+    AlreadyAttachedError,
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    NonFiniteWeightError,
+    UnsupportedWeightError,
+    WeightDecayError,
+    raise_all,
+)
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.running_statistics import NormLayer
+from decayfree.rescaling.deviation import Deviation, Watcher, deviation_of, steps_of, steps_since
+from decayfree.rescaling.faults import decay_faults, moment_faults
+from decayfree.rescaling.following import SUDDEN, follow_moments_, follow_statistics_
+from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
+from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
+from decayfree.rescaling.holder import holders_of, not_finite
+from decayfree.rescaling.radius import Radius, radius_faults
+from decayfree.rescaling.rescale_once import put_on_radius_
+
+
+class WeightRescaling:
+    """Hold the norms of scale-invariant weights, whatever the optimizer does to them (weight rescaling, WRS).
+
+    Rescales at once, without changing the function that the model computes in train or in eval mode: running statistics and the
+    optimizer's moments follow, as far as it is known how. Then rescales after every ``every``-th step of the optimizer, by a hook on it,
+    so that the training loop, the scheduler, AMP and checkpoints stay as they are. Weights of ``found`` that are not in this optimizer
+    are left alone.
+
+    Args:
+        optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
+        found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
+        radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm radius·√R. ``"init"`` is the
+            norm that each block has now. A mapping from glob patterns over parameter names to either, or to a tensor (n_blocks,) with one
+            radius for each block; the first match counts, 1 without.
+        every: Rescale after so many optimizer steps. Running statistics follow each rescale; with 1 only one by more than 10 %, because
+            then forward passes see weights on their radius anyway.
+        momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
+            the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
+        fused: Read and write each kernel once after a step, in machine code by numba (``pip install 'decayfree[fused]'``), on one thread.
+            For weights on the CPU in float32 or float64 whose blocks are single kernels, before BatchNorm for instance; others are held
+            as without it. Norms are summed in float64, so that the last bits differ. Beside a kernel with NaN or infinity, the
+            others of its weight are rescaled. The storage of these weights cannot be resized any more.
+
+    Attributes:
+        radii: Radius of every block, by parameter name, (n_blocks,): norm a row, in units of the weight.
+
+    Raises:
+        MismatchError: If the optimizer holds none of the weights, or ``found`` does not fit its model.
+        WeightDecayError: If a group with weight decay holds one of the weights.
+        AlreadyAttachedError: If another object holds one of the weights through this optimizer.
+        UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
+        NonFiniteWeightError: If a weight holds NaN or infinity, now (then nothing is rescaled) or after a step (then it is left alone, and
+            the others are on their radius). On an accelerator it is raised one step later, so that nothing waits for the device.
+        InvalidInputError: If another argument is outside what is allowed, or ``fused`` is asked for and no weight can be.
+        ImportError: If ``fused`` is asked for and numba is not installed. After an error here nothing has changed.
+
+    References:
+        Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497.
+
+    Example:
+        >>> from decayfree import find_invariant
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> wrs = WeightRescaling(optimizer, find_invariant(model, torch.randn(16, 4)))
+        >>> model[0].weight.norm(dim=1)
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000],
+               grad_fn=<LinalgVectorNormBackward0>)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        radius: Radius = 1.0,
+        every: int = 1,
+        momentum: Literal["keep", "scale"] = "keep",
+        fused: bool = False,
+    ) -> None:
+        self.optimizer = optimizer
+        self.every = every
+        self.momentum = momentum
+        self.fused = fused
+        self.found = found
+        self._weights = weights_in(optimizer, found)
+        raise_all(self._faults(radius))
+        with torch.inference_mode(False):
+            self.radii = radii_of(found.model, self._weights, radius)
+        self._n_steps = 0
+        self._n_skipped: Tensor | None = (
+            None  # on the device: steps that a GradScaler skipped inside a fused optimizer
+        )
+        self._optimizer_steps_before = steps_of(optimizer)
+        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._knows_moments = momentum != "scale"
+        self._plan()
+        if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
+            raise InvalidInputError(
+                "fused=True is for weights on the CPU in float32 or float64 whose blocks are single kernels, each in one run of memory: "
+                f"none of the {len(self._weights)} that are held here is one"
+            )
+        self._rescale_once(stacklevel=3)
+        self._attach()
+
+    # What the user calls
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps that the hook has seen, without those that a GradScaler skipped."""
+        return self._n_steps - (0 if self._n_skipped is None else int(self._n_skipped))
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """What every block was multiplied by in the last rescale, the first being the one at attachment: by parameter name, (n_blocks,)."""
+        applied = {one.name: factors for one, factors in self._applied()}
+        return {name: applied[name].clone() for name in self.radii}
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the optimizer still calls this object; copying or unpickling an optimizer drops its hooks."""
+        return any(
+            getattr(hook, "__self__", None) is self
+            for hook in self.optimizer._optimizer_step_post_hooks.values()
+        )
+
+    def __repr__(self) -> str:
+        n_blocks = sum(len(radii) for radii in self.radii.values())
+        state = f"{self.n_steps} steps" if self.is_attached else "detached"
+        return f"WeightRescaling({len(self.radii)} weights, {n_blocks:,} blocks, every={self.every}, {state})"
+
+    def detach(self) -> None:
+        """Stop rescaling and leave no trace in the optimizer; weights stay as they are."""
+        hooks = self.optimizer._optimizer_step_post_hooks
+        for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+            del hooks[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of the weights' memory would become copies of it; a copy makes its own.
+        return {**vars(self), "_holders": [], "_pending": None, "_factors": self.factors}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        factors = state.pop("_factors")
+        vars(self).update(state)
+        self._plan()
+        for one, applied in self._applied():
+            applied.copy_(factors[one.name])
+
+    def __enter__(self) -> WeightRescaling:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, by parameter name; loads with ``weights_only=True``."""
+        return {
+            "radii": {name: radii.detach().clone() for name, radii in self.radii.items()},
+            "every": self.every,
+            "momentum": self.momentum,
+            "n_steps": self.n_steps,
+            "optimizer_steps_before": self._optimizer_steps_before,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken. Rescales nothing: load the model and the optimizer as well.
+
+        Raises:
+            MismatchError: If the weights or the number of their blocks differ, or entries are missing.
+            InvalidInputError: If a setting in it is outside what is allowed. After an error nothing has changed.
+        """
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise MismatchError(f"this is no state of a WeightRescaling: it has no {', '.join(missing)}")
+        mine = {name: tuple(radii.shape) for name, radii in self.radii.items()}
+        theirs = {name: tuple(radii.shape) for name, radii in state["radii"].items()}
+        if mine != theirs:
+            differing = sorted(
+                name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
+            )
+            raise MismatchError(
+                f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
+            )
+        raise_all(_setting_faults(state["every"], state["momentum"], self.fused))
+        self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
+        self.every, self.momentum = state["every"], state["momentum"]
+        self._n_steps, self._n_skipped = state["n_steps"], None
+        self._optimizer_steps_before = state["optimizer_steps_before"]
+        self._plan()
+
+    @torch.no_grad()
+    def check(self) -> Deviation:
+        """Look whether everything is as it should be; waits for the device."""
+        self._report_pending()
+        held = self._held_now()
+        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in held}
+        others = [other for other in rescalings_on(self.optimizer) if other is not self]
+        n_steps = self.n_steps
+        return deviation_of(
+            norms,
+            {one.name: one.targets for one in held},
+            self.found,
+            self.optimizer,
+            [Watcher(one.found, frozenset(map(id, one.held_weights()))) for one in (*others, self)],
+            n_steps=n_steps,
+            n_optimizer_steps=steps_since(self.optimizer, self._optimizer_steps_before, n_steps),
+            is_attached=self.is_attached,
+            is_due=n_steps % self.every == 0,
+        )
+
+    # After every step
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._report_pending(wait=False)
+        if self._was_skipped(optimizer):
+            return
+        self._n_steps += 1
+        if not self._knows_moments:  # the optimizer makes its memory in its first step
+            self._knows_moments = True
+            raise_all(self._moment_faults())
+        if self._n_steps % self.every:
+            return
+        if not all(holder.is_current() for holder in self._holders):
+            self._plan()
+        distances = [holder.hold_() for holder in self._holders]
+        beyond = SUDDEN if self.every == 1 else 0.0
+        if beyond == 0.0 or any(isinstance(distance, float) and distance > beyond for distance in distances):
+            follow_statistics_(self.found.model, self._relations(), self._parameters(), beyond=beyond)
+        if self.momentum == "scale":
+            follow_moments_(self.optimizer, self._applied())
+        self._report(distances)
+
+    def _report(self, distances: list[float | Tensor]) -> None:
+        """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits for it."""
+        if all(isinstance(distance, float) for distance in distances):
+            if not all(math.isfinite(distance) for distance in distances):
+                self._raise_if_not_finite()
+            return
+        device = self._holders[-1].norms.device
+        on_host = torch.stack([torch.as_tensor(distance, device=device) for distance in distances]).to(
+            "cpu", non_blocking=True
+        )
+        event = torch.cuda.Event() if device.type == "cuda" else None
+        if event is not None:
+            event.record()
+        self._pending = (on_host, event)
+
+    def _report_pending(self, *, wait: bool = True) -> None:
+        if self._pending is None:
+            return
+        distances, event = self._pending
+        if event is not None and wait:
+            event.synchronize()
+        if event is None or event.query():
+            self._pending = None
+            if not bool(torch.isfinite(distances).all()):
+                self._raise_if_not_finite()
+            elif self.every == 1 and float(distances.max()) > SUDDEN:
+                warnings.warn(
+                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights were loaded or changed by hand, "
+                    "running statistics did not follow on this device; use decayfree.rescale_ right after such a change",
+                    stacklevel=3,
+                )
+
+    def _was_skipped(self, optimizer: Optimizer) -> bool:
+        """Whether a GradScaler skipped this step inside a fused optimizer, which calls ``step`` all the same."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if not isinstance(found_inf, Tensor):
+            return False
+        if found_inf.device.type == "cpu" or self.every > 1:
+            return bool(found_inf)
+        if self._n_skipped is None:
+            self._n_skipped = torch.zeros((), device=found_inf.device)
+        self._n_skipped += found_inf.detach().reshape(()) > 0
+        return False  # nothing moved, so every block is on its radius and its factor is exactly 1
+
+    # Plumbing
+
+    def _faults(self, radius: Radius) -> list[Fault]:
+        names = [weight.name for weight in self._weights]
+        held = {name: self._parameters()[name] for name in names}
+        faults: list[Fault] = []
+        faults += [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
+        if not names:
+            faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
+        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights(held)]
+        faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, held)]
+        faults += [
+            (WeightDecayError, fault)
+            for fault in decay_faults(self.optimizer, self._weights, self._parameters())
+        ]
+        faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
+        return faults + _setting_faults(self.every, self.momentum, self.fused)
+
+    def held_weights(self) -> list[Tensor]:
+        """The parameters whose norm is held, without biases."""
+        return [one.weight for holder in self._holders for one in holder.held]
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.found.model.named_parameters())
+
+    def _held_now(self) -> list[Held]:
+        return held_of(self.found.model, self._weights, self.radii)
+
+    def _plan(self) -> None:
+        with torch.inference_mode(False):
+            self._holders = (fused_holders_of if self.fused else holders_of)(self._held_now())
+
+    def _applied(self) -> list[tuple[Held, Tensor]]:
+        return [
+            (one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held
+        ]
+
+    def _relations(self) -> list[tuple[NormLayer, Tensor]]:
+        return relations_of(self._weights, {one.name: factors for one, factors in self._applied()})
+
+    def _rescale_once(self, *, stacklevel: int) -> None:
+        if self.momentum == "scale":
+            raise_all(self._moment_faults())
+        put_on_radius_(
+            self.found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
+        )
+
+    def _moment_faults(self) -> list[Fault]:
+        return [
+            (InvalidInputError, fault)
+            for fault in moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
+        ]
+
+    def _attach(self) -> None:
+        handle = self.optimizer.register_step_post_hook(self._after_step)
+        # Before the hooks of others, which may copy the weights (averages, low-precision twins).
+        self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+
+    def _raise_if_not_finite(self) -> None:
+        faults = [fault for holder in self._holders for fault in not_finite(holder)]
+        if faults:
+            raise NonFiniteWeightError(
+                f"after optimizer step {self._n_steps} these weights hold NaN or infinity, and nothing was written over it: "
+                f"{'; '.join(faults)}"
+            )
+
+
+def _setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
+    faults: list[Fault] = []
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        faults.append((InvalidInputError, f"every must be a whole number of at least 1, got {every!r}"))
+    if momentum not in ("keep", "scale"):
+        faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {momentum!r}'))
+    if not isinstance(fused, bool):
+        faults.append((InvalidInputError, f"fused must be True or False, got {fused!r}"))
+    return faults
+
+
+def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    for other in rescalings_on(optimizer):
+        theirs = {id(weight) for weight in other.held_weights()}
+        shared = [name for name, weight in weights.items() if id(weight) in theirs]
+        if shared:
+            yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling here: detach() it first"
+
+
+def rescalings_on(optimizer: Optimizer) -> list[WeightRescaling]:
+    """Those that are attached to an optimizer."""
+    owners = (getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_post_hooks.values())
+    return [owner for owner in owners if isinstance(owner, WeightRescaling)]

@@ -1,0 +1,81 @@
+"""The built-in studies: one TOML file each beside this one, in a size for two cores and in the paper's size for a GPU.
+
+Runs none of them. Every file says in comments what the paper claims, so that results can be held against it.
+"""
+
+import dataclasses
+from functools import lru_cache
+from importlib.resources import files
+
+from decayfree.errors import InvalidInputError
+from decayfree.study.spec.study_spec import StudySpec
+
+BUILTIN = ("figure1", "optimizers", "architectures", "sensitivity", "baselines")
+"""Names of the built-in studies, the headline comparison first."""
+SIZES = ("small", "paper")
+"""``small``: Fashion-MNIST on two cores; ``paper``: CIFAR-10 on a GPU."""
+
+
+def builtin_text(name: str, size: str = "small") -> str:
+    """The file of a built-in study, with its comments; a start for a spec of one's own.
+
+    Args:
+        name: One of `BUILTIN`.
+        size: One of `SIZES`.
+
+    Raises:
+        InvalidInputError: If there is no such study or size.
+    """
+    if name not in BUILTIN:
+        raise InvalidInputError(f"expected a built-in study, one of {', '.join(BUILTIN)}; got {name!r}")
+    if size not in SIZES:
+        raise InvalidInputError(f"size must be one of {', '.join(SIZES)}; got {size!r}")
+    return files(__package__).joinpath(f"{name}-{size}.toml").read_text(encoding="utf-8")
+
+
+def builtin_spec(
+    name: str,
+    size: str = "small",
+    *,
+    device: str | None = None,
+    seeds: int | None = None,
+    data_dir: str | None = None,
+) -> StudySpec:
+    """A built-in study, ready to run.
+
+    Args:
+        name: One of `BUILTIN`.
+        size: One of `SIZES`.
+        device: Where to train, in torch's words, instead of what the file says.
+        seeds: How many seeds, counted from 0, instead of what the file says.
+        data_dir: Where the images lie.
+
+    Raises:
+        InvalidInputError: If there is no such study or size.
+        SpecError: If a number is out of range.
+    """
+    return adjusted(_loaded(name, size), device=device, seeds=seeds, data_dir=data_dir)
+
+
+def adjusted(
+    spec: StudySpec, *, device: str | None = None, seeds: int | None = None, data_dir: str | None = None
+) -> StudySpec:
+    """``spec`` on another device, with as many seeds, with images from elsewhere; None leaves it as it is.
+
+    Raises:
+        SpecError: If a number is out of range.
+    """
+    if device is None and seeds is None and data_dir is None:
+        return spec
+    recipe = spec.recipe if device is None else dataclasses.replace(spec.recipe, device=device)
+    return dataclasses.replace(
+        spec,
+        recipe=recipe,
+        seeds=spec.seeds if seeds is None else tuple(range(seeds)),
+        data_dir=spec.data_dir if data_dir is None else data_dir,
+    )
+
+
+@lru_cache(maxsize=len(BUILTIN) * len(SIZES))
+def _loaded(name: str, size: str) -> StudySpec:
+    return StudySpec.from_toml(builtin_text(name, size))

@@ -1,0 +1,1 @@
+"""What does a study leave on disk, and how is it kept whole?"""

@@ -1,0 +1,281 @@
+"""What a run keeps on disk while it trains: its record, its metrics, and all it needs to go on.
+
+A process killed anywhere leaves a run that can go on: files grow at their end or are replaced at once, and a checkpoint holds the
+length and the checksum of what it goes with. Damage is set aside, never half-read. Power cuts are no different: nothing
+is forced to the disk, so they may leave damage, and the run begins anew. Does not decide when to save.
+"""
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decayfree.study.files.integrity import (
+    GrowingFile,
+    ResultError,
+    Seal,
+    replace_text,
+    replacing,
+    seal_zip,
+    sealed_json,
+    zip_fault,
+)
+from decayfree.study.files.results import (
+    CHECKPOINT_FILE,
+    ERROR_FILE,
+    NORMS_FILE,
+    RECORD_FILE,
+    ROWS_FILE,
+    SPECTRA_FILE,
+    Row,
+    RunState,
+    Spectra,
+    read_record,
+    read_spectra,
+    row_to,
+    set_aside_reasons,
+    spectra_to,
+    without_nan,
+)
+from decayfree.study.run_settings import RunSettings
+
+_OF_A_RUN = (CHECKPOINT_FILE, ROWS_FILE, NORMS_FILE, SPECTRA_FILE)
+"""All but the record; the checkpoint first, since without it nothing else counts."""
+
+
+class RunFiles:
+    """The files of a run that trains; remembers what was written, so that no checkpoint vouches for what it was not."""
+
+    def __init__(self, directory: Path, *, keeps_norms: bool) -> None:
+        """Open the files of a run, whose record is there already; `load` or `begin_anew` comes next.
+
+        Args:
+            directory: Of the run.
+            keeps_norms: Whether the norms of every step are kept, for a run that replays them.
+        """
+        self._directory, self._keeps_norms = directory, keeps_norms
+        self._logs: dict[str, GrowingFile] = {}
+        self._spectra: Seal | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, with the other files as they were then; what was written after it is cut off.
+
+        Returns:
+            The state that was saved; None where there is none to go on from: it has not got that far, did not keep the norms
+            that are asked of it now, or is damaged, in which case all files are set aside.
+        """
+        try:
+            state = load_checkpoint(self._directory)
+            if state is None:
+                return None
+            seals = {name: Seal.from_dict(seal) for name, seal in state.pop("files", {}).items()}
+            if not self._has_all(seals):
+                return None
+            seals = {name: seals[name] for name in self._log_names}
+            faults = [seal.fault(self._directory / name) for name, seal in seals.items()]
+            if any(faults):
+                raise ResultError("\n".join(filter(None, faults)))
+            read_spectra(
+                self._directory
+            )  # it is sealed in itself: a run may have been killed between it and the checkpoint
+        except ResultError as error:
+            set_aside(self._directory, str(error), keep_record=True)
+            return None
+        self._open(seals)
+        spectra = self._directory / SPECTRA_FILE
+        self._spectra = Seal.of(spectra) if spectra.is_file() else None
+        return state
+
+    def begin_anew(self) -> None:
+        """Drop whatever is there, the checkpoint first: without it, a run that is killed in here begins anew as well."""
+        for name in _OF_A_RUN:
+            (self._directory / name).unlink(missing_ok=True)
+        self._spectra = None
+        self._open(dict.fromkeys(self._log_names, Seal()))
+
+    @property
+    def norms(self) -> GrowingFile | None:
+        """Where the norms go; None where they are not kept."""
+        return self._logs.get(NORMS_FILE)
+
+    def append_row(self, row: Row) -> None:
+        """Append to ``metrics.jsonl``."""
+        self._logs[ROWS_FILE].append(row_to(row).encode())
+
+    def write_spectra(self, spectra: Spectra) -> None:
+        """Write ``spectra.json``."""
+        self._spectra = write_spectra(self._directory, spectra)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write ``last.pt``: the state, and the seals of the files that go with it."""
+        seals = {name: dataclasses.asdict(log.seal) for name, log in self._logs.items()}
+        save_checkpoint(self._directory, {**state, "files": seals})
+
+    def seals(self) -> dict[str, Seal]:
+        """The seals of all files but the checkpoint, which is sealed in itself, for the record of a run that has ended.
+
+        Raises:
+            ResultError: If a file is not what was written.
+        """
+        seals = {name: log.seal for name, log in self._logs.items()}
+        if self._spectra is not None:
+            seals[SPECTRA_FILE] = self._spectra
+        faults = [seal.fault_of_all(self._directory / name) for name, seal in seals.items()]
+        if any(faults):
+            raise ResultError("\n".join(filter(None, faults)))
+        return seals
+
+    @property
+    def _log_names(self) -> tuple[str, ...]:
+        return (ROWS_FILE, NORMS_FILE) if self._keeps_norms else (ROWS_FILE,)
+
+    def _has_all(self, seals: Mapping[str, Seal]) -> bool:
+        """Whether the norms that are asked for were kept, and have not been deleted since."""
+        norms_are_there = not self._keeps_norms or (self._directory / NORMS_FILE).is_file()
+        return set(self._log_names) <= set(seals) and norms_are_there
+
+    def _open(self, seals: Mapping[str, Seal]) -> None:
+        self._logs = {name: GrowingFile(self._directory / name, seal) for name, seal in seals.items()}
+        if not self._keeps_norms:  # norms with gaps would pass for whole ones
+            (self._directory / NORMS_FILE).unlink(missing_ok=True)
+
+
+def save_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
+    """Write ``last.pt``; it loads with ``weights_only=True``."""
+    with replacing(directory / CHECKPOINT_FILE) as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # torch says "unexpected pos" of a full disk, and keeps what the file said as the context.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+        seal_zip(file)
+
+
+def load_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """The state in ``last.pt``, on the CPU; None where a run has not got that far.
+
+    Raises:
+        ResultError: If the file is damaged.
+    """
+    path = directory / CHECKPOINT_FILE
+    if not path.is_file():
+        return None
+    fault = zip_fault(path)
+    if fault:
+        raise ResultError(fault)
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch has no error of its own for a file that it cannot read
+        raise ResultError(f"{path}: not a whole checkpoint ({error})") from error
+    if not isinstance(state, dict):
+        raise ResultError(f"{path}: not the checkpoint of a run, but a {type(state).__name__}")
+    return state
+
+
+def write_spectra(directory: Path, spectra: Spectra) -> Seal:
+    """Write ``spectra.json``, and give its seal."""
+    text = spectra_to(spectra)
+    replace_text(directory / SPECTRA_FILE, text)
+    return Seal.of_bytes(text.encode())
+
+
+def write_record(
+    directory: Path,
+    settings: RunSettings,
+    *,
+    state: RunState,
+    reason: str | None = None,
+    elapsed_s: float = 0.0,
+    first_layer: str = "",
+    cost: Mapping[str, Any] | None = None,
+    seals: Mapping[str, Seal] | None = None,
+) -> None:
+    """Write ``run.json``; ``seals`` are those of the other files, once the run has ended."""
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {
+        "settings": settings.to_dict(),
+        "label": settings.label,
+        "versions": _versions(),
+        "hardware": {"processor": _processor(), "n_threads": torch.get_num_threads()},
+        "state": state,
+        "reason": reason,
+        "n_steps": settings.recipe.n_steps,
+        "elapsed_s": round(elapsed_s, 3),
+        "first_layer": first_layer,
+        "cost": without_nan(dict(cost or {})),
+        "set_aside": list(set_aside_reasons(directory)),
+        "files": {name: dataclasses.asdict(seal) for name, seal in (seals or {}).items()},
+    }
+    replace_text(directory / RECORD_FILE, sealed_json(record, indent=1))
+
+
+def write_failure(directory: Path, settings: RunSettings, reason: str, *, details: str | None = None) -> None:
+    """Write that a run has failed: the reason into its record, and details such as a traceback into ``error.txt``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if details is not None:
+        replace_text(directory / ERROR_FILE, details)
+    write_record(directory, settings, state="failed", reason=reason)
+
+
+def set_aside(directory: Path, reason: str, *, keep_record: bool = False) -> None:
+    """Move what a run has left into a folder ``set-aside-1``, ``-2``, … beside a file with the reason.
+
+    A run that is killed in here begins anew: its checkpoint goes first.
+    """
+    n = 1 + sum(1 for _ in directory.glob("set-aside-*"))
+    folder = directory / f"set-aside-{n}"
+    folder.mkdir()
+    replace_text(folder / "reason.txt", reason + "\n")
+    for name in (*_OF_A_RUN, ERROR_FILE, *(() if keep_record else (RECORD_FILE,))):
+        if (directory / name).is_file():
+            (directory / name).replace(folder / name)
+
+
+def read_state(directory: Path) -> RunState | None:
+    """The state in ``run.json``; None where there is no readable record, so that the run begins anew."""
+    state: RunState | None = _record_or_nothing(directory).get("state")
+    return state
+
+
+def read_reason(directory: Path) -> str | None:
+    """Why the run failed or diverged."""
+    reason: str | None = _record_or_nothing(directory).get("reason")
+    return reason
+
+
+def read_n_threads(directory: Path) -> int | None:
+    """How many threads a run that has begun trains with: other numbers round otherwise."""
+    folders = (directory, *sorted(directory.glob("set-aside-*"), reverse=True))
+    numbers = (_record_or_nothing(folder).get("hardware", {}).get("n_threads") for folder in folders)
+    return next((number for number in numbers if number is not None), None)
+
+
+def _record_or_nothing(directory: Path) -> Mapping[str, Any]:
+    try:
+        return read_record(directory)
+    except ResultError:
+        return {}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "decayfree": version("decayfree"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it only in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

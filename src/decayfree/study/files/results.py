@@ -1,0 +1,321 @@
+"""What a study has left on disk, as typed records: `read_study` and the records it gives.
+
+Does not judge or summarize; a damaged file is an error that names the file and the line, never a guess.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
+from decayfree.study.files.integrity import ResultError, Seal, sealed_json, unsealed_json
+from decayfree.study.spec.study_spec import StudySpec
+
+MAIN_VARIANCE = 0.99
+"""What `Spectrum.n_main` directions hold of the input variance."""
+RECORD_FILE, ROWS_FILE, SPECTRA_FILE = "run.json", "metrics.jsonl", "spectra.json"
+CHECKPOINT_FILE, NORMS_FILE, ERROR_FILE = "last.pt", "norms.f32", "error.txt"
+RunState = Literal["running", "done", "failed", "diverged"]
+STATES: tuple[RunState, ...] = ("running", "done", "failed", "diverged")
+ENDED: tuple[RunState, ...] = ("done", "diverged")
+"""States of runs that have a result."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of the metrics; a number that was not finite is NaN. Accuracies are shares from 0 to 1."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: float
+    learning_rate: float
+    norms: Mapping[str, float]
+    """Weight name -> mean over its blocks of the block's norm."""
+    effective_learning_rates: Mapping[str, float]
+    """Weight name -> mean over its blocks of the block's learning rate over its squared norm."""
+    angular_updates: Mapping[str, float]
+    """Weight name -> mean over its blocks of the angle by which the last step turned the block, in radians; NaN before the first step."""
+    off_span_share: float
+    """Mean over the first layer's rows of ‖Qw‖/‖w‖."""
+    off_span_law: float
+    """What ``off_span_share`` must be: the norms as measured, with ‖Qw‖ from its first value and the optimizer's settings alone."""
+    test_loss: float = math.nan
+    validation_loss: float = math.nan
+    """NaN where no images are kept for validation."""
+    validation_accuracy: float = math.nan
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How the energy of one weight lies along the principal directions of its inputs, those of the largest input variance first.
+
+    Directions are ranked and put into bins of neighboring ranks; shares are from 0 to 1 and NaN where there is nothing to divide by.
+    """
+
+    edges: tuple[int, ...]
+    """Ranks at which bins begin and end, from 0 to the number of directions."""
+    energy: tuple[float, ...]
+    """Of each bin: the share of a row's squared norm in its directions, mean over the rows."""
+    variance: tuple[float, ...]
+    """Of each bin: its share of the input variance."""
+    n_main: int
+    """How many directions, the first ones, hold `MAIN_VARIANCE` of the input variance."""
+    main_energy: float
+    """Their share of a row's squared norm, mean over the rows."""
+
+    @property
+    def n_directions(self) -> int:
+        """As many as a row has numbers."""
+        return self.edges[-1]
+
+
+Spectra = Mapping[int, Mapping[str, Spectrum]]
+"""Number of steps done -> weight name -> its spectrum; after no step and after the last one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its settings, how it ended, and its metrics."""
+
+    key: str
+    settings: Mapping[str, Any]
+    label: str
+    state: RunState
+    reason: str | None
+    n_steps: int
+    elapsed_s: float
+    first_layer: str
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    spectra: Spectra
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """What the training took, by name with its unit: seconds of an epoch, bytes of memory; empty where it was not measured."""
+    set_aside: tuple[str, ...] = ()
+    """Why files of this run were found damaged and set aside, and the run begun anew; once for each time."""
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return str(self.settings["method"]["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings["seed"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: its spec and those of its runs that have begun, in the order of the spec."""
+
+    spec: StudySpec
+    runs: tuple[Run, ...]
+    archive: str | None = field(default=None, compare=False)
+    """Name of the file beside the spec that the runs were read from, where they have no folders."""
+
+    @property
+    def n_planned(self) -> int:
+        return len(self.spec.runs())
+
+
+def read_study(out: str | Path) -> Study:
+    """Read what a study has left under ``out``, or what is kept of it there in ``runs.tar.xz``.
+
+    Raises:
+        ResultError: If there is no study, or run files are damaged; lists all of them. The last line of a
+            run that has not ended may be cut off, as a killed process leaves it: it is left out.
+    """
+    out = Path(out)
+    spec_path = out / "study.toml"
+    if not spec_path.is_file():
+        raise ResultError(f"no study in {out}: there is no study.toml")
+    spec = StudySpec.load(spec_path)
+    runs, faults = [], []
+    with folder_of_runs(out) as folder:
+        for settings in spec.runs():
+            directory = run_directory(folder, settings.key)
+            if not (directory / RECORD_FILE).is_file():
+                continue
+            try:
+                runs.append(_read_run(directory))
+            except ResultError as error:
+                faults.append(str(error))
+    if faults:
+        faults.append("Running the study again sets damaged files aside and makes these runs anew.")
+        raise ResultError("\n".join(faults))
+    return Study(spec=spec, runs=tuple(runs), archive=None if folder == out else ARCHIVE_FILE)
+
+
+def run_directory(out: Path, key: str) -> Path:
+    """Where the files of a run are."""
+    return out / "runs" / key
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises:
+        ResultError: If it is not there, or damaged.
+    """
+    path = directory / RECORD_FILE
+    try:
+        record = unsealed_json(path.read_text(encoding="utf-8"))
+        if not _IN_RECORD <= set(record) <= _IN_RECORD | set(_LATER_IN_RECORD):
+            raise ValueError(f"expected the keys {sorted(_IN_RECORD)}, got {sorted(record)}")
+        if record["state"] not in STATES:
+            raise ValueError(f"state {record['state']!r} is none of {', '.join(STATES)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(f"{path}: not the record of a run ({error!r})") from error
+    return {**_LATER_IN_RECORD, **record}
+
+
+def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Which of these files of a run are not what was there when it ended, one sentence each; those it does not know are not looked at."""
+    seals = {name: Seal.from_dict(record["files"][name]) for name in names if name in record["files"]}
+    faults = (seal.fault_of_all(directory / name) for name, seal in seals.items())
+    return [fault for fault in faults if fault]
+
+
+def set_aside_reasons(directory: Path) -> tuple[str, ...]:
+    """Why files of a run were set aside, the first time first."""
+    folders = sorted(directory.glob("set-aside-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    paths = (folder / "reason.txt" for folder in folders)
+    return tuple(path.read_text(encoding="utf-8").strip() for path in paths if path.is_file())
+
+
+def read_rows(path: Path, *, may_be_cut: bool) -> tuple[Row, ...]:
+    """Read ``metrics.jsonl``.
+
+    Args:
+        path: The file; one that is not there has no rows.
+        may_be_cut: Whether a last line without an end may be left out.
+
+    Raises:
+        ResultError: Names the first damaged line.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text.split("\n")
+    cut_line = lines.pop()
+    if cut_line and not may_be_cut:
+        raise ResultError(f"{path}, line {len(lines) + 1}: cut off")
+    rows: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = row_from(json.loads(line))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ResultError(f"{path}, line {number}: not a row of metrics ({error})") from error
+        if rows and row.step <= rows[-1].step:
+            raise ResultError(f"{path}, line {number}: step {row.step} follows step {rows[-1].step}")
+        rows.append(row)
+    return tuple(rows)
+
+
+def read_spectra(directory: Path) -> Spectra:
+    """Read ``spectra.json`` of a run; empty where it is not there.
+
+    Raises:
+        ResultError: If the file is damaged.
+    """
+    path = directory / SPECTRA_FILE
+    if not path.is_file():
+        return {}
+    try:
+        record = unsealed_json(path.read_text(encoding="utf-8"))
+        return {
+            int(step): {name: _spectrum_from(values) for name, values in weights.items()}
+            for step, weights in record.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: not the spectra of a run ({error!r})") from error
+
+
+def spectra_to(spectra: Spectra) -> str:
+    """The text of ``spectra.json``, with null for what is not finite."""
+    record = {
+        str(step): {name: without_nan(asdict(spectrum)) for name, spectrum in weights.items()}
+        for step, weights in spectra.items()
+    }
+    return sealed_json(record)
+
+
+def row_from(record: Mapping[str, Any]) -> Row:
+    """The row that a line of ``metrics.jsonl`` says; rows of runs that were made before a column was there have null in it."""
+    expected = {entry.name for entry in fields(Row)}
+    if not expected - _LATER <= set(record) <= expected:
+        raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
+    later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
+    record = {**later, **record}
+    values = {name: _number(record[name]) for name in expected if _is_number(name)}
+    tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
+    return Row(step=int(record["step"]), **values, **tables)  # type: ignore[arg-type]
+
+
+def row_to(row: Row) -> str:
+    """The line of ``metrics.jsonl`` that says ``row``, with null for what is not finite."""
+    record = {entry.name: getattr(row, entry.name) for entry in fields(row)}
+    return json.dumps(without_nan(record), allow_nan=False) + "\n"
+
+
+def without_nan(value: Any) -> Any:
+    """A value for JSON: null for what is not finite, lists for tuples."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_TABLES = ("norms", "effective_learning_rates", "angular_updates")
+_LATER = {"angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy"}
+
+
+def _is_number(name: str) -> bool:
+    return name != "step" and name not in _TABLES
+
+
+def _read_run(directory: Path) -> Run:
+    record = read_record(directory)
+    faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
+    if faults:
+        raise ResultError("\n".join(faults))
+    values = {entry.name: record[entry.name] for entry in fields(Run) if entry.name not in _READ_OTHERWISE}
+    return Run(
+        key=directory.name,
+        rows=read_rows(directory / ROWS_FILE, may_be_cut=record["state"] not in ENDED),
+        spectra=read_spectra(directory),
+        cost={name: _number(value) for name, value in record["cost"].items()},
+        set_aside=tuple(record["set_aside"]),
+        **values,
+    )
+
+
+_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside")
+_IN_RECORD = {entry.name for entry in fields(Run)} - set(_READ_OTHERWISE)
+_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}}
+
+
+def _spectrum_from(record: Mapping[str, Any]) -> Spectrum:
+    edges = tuple(record["edges"])
+    energy, variance = (tuple(map(_number, record[name])) for name in ("energy", "variance"))
+    n_main = record["n_main"]
+    if not all(type(edge) is int for edge in (*edges, n_main)):
+        raise TypeError(f"expected whole numbers as ranks, got {record['edges']!r} and {n_main!r}")
+    if edges[:1] != (0,) or any(after <= before for before, after in pairwise(edges)):
+        raise ValueError(f"expected ranks that rise from 0, got {edges}")
+    if not len(edges) - 1 == len(energy) == len(variance) > 0:
+        raise ValueError(f"expected {len(edges) - 1} bins, got {len(energy)} and {len(variance)}")
+    return Spectrum(edges, energy, variance, n_main, _number(record["main_energy"]))
+
+
+def _number(value: object) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number or null, got {value!r}")
+    return float(value)

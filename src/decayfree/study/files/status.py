@@ -1,0 +1,171 @@
+"""How far a study is, from its files alone: what waits, what runs, what is done or has failed and why, and how long the rest takes.
+
+Trains nothing and disturbs no runner that is at work in the folder. Whether a run that has begun is still at work is told by the
+runner's lock. A run whose record, rows or spectra are damaged waits. Norms and checkpoints can be large: the runner judges them.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from decayfree.study.files.folder_lock import Holder, holder_of
+from decayfree.study.files.integrity import ResultError
+from decayfree.study.files.results import (
+    ENDED,
+    RECORD_FILE,
+    ROWS_FILE,
+    SPECTRA_FILE,
+    file_faults,
+    read_record,
+    run_directory,
+)
+from decayfree.study.run_settings import RunSettings
+from decayfree.study.spec.study_spec import StudySpec
+
+RunPhase = Literal["waiting", "running", "done", "diverged", "failed"]
+_TAIL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far one run is."""
+
+    settings: RunSettings
+    state: RunPhase
+    """``waiting`` is also a run that was stopped, which goes on when the study is run again, and one with damaged files: it begins anew."""
+    reason: str | None
+    """Why it failed or diverged, or has to be made again."""
+    n_done: int
+    """Steps done, as of the last row of its metrics."""
+    elapsed_s: float
+    """Spent on it so far."""
+    seconds_left: float | None
+    """At its own pace while it runs, at that of runs of the same size while it waits; None as long as there is none."""
+    set_aside: tuple[str, ...]
+    """Why files of it were set aside as damaged."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of its steps that are done, from 0 to 1; of one that has ended, 1."""
+        return 1.0 if self.state in ENDED else self.n_done / self.settings.recipe.n_steps
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """How far a study is."""
+
+    runs: tuple[RunStatus, ...]
+    holder: Holder | None
+    """Who is running it now."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until all runs have ended, if as many run at a time as now (one, where none does); None where no pace is known."""
+        left = [run.seconds_left for run in self.runs if run.state in ("waiting", "running")]
+        known = [seconds for seconds in left if seconds is not None]
+        if len(known) < len(left):
+            return None
+        n_at_a_time = max(1, sum(run.state == "running" for run in self.runs))
+        return max(sum(known) / n_at_a_time, max(known, default=0.0))
+
+
+def study_status(out: Path) -> StudyStatus:
+    """Read how far the study in a folder is.
+
+    Raises:
+        ResultError: If there is no study.
+        SpecError: If its spec cannot be read.
+    """
+    path = out / "study.toml"
+    if not path.is_file():
+        raise ResultError(f"no study in {out}: there is no study.toml")
+    runs = StudySpec.load(path).runs()
+    holder = holder_of(out)
+    now_s = time.time()
+    traces = [_Trace.of(run, run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs]
+    paces = _Paces(traces)
+    return StudyStatus(runs=tuple(trace.status(paces) for trace in traces), holder=holder)
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """What a run has left so far."""
+
+    settings: RunSettings
+    state: RunPhase
+    record: Mapping[str, Any]
+    n_done: int
+    elapsed_s: float
+
+    @staticmethod
+    def of(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) -> "_Trace":
+        try:
+            record = read_record(directory)
+        except ResultError as error:
+            damaged = {"reason": f"damaged, and to be made again when the study is run: {error}"}
+            return _Trace(run, "waiting", damaged if (directory / RECORD_FILE).is_file() else {}, 0, 0.0)
+        if record["state"] in ("done", "diverged"):
+            faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
+            if faults:
+                reason = f"damaged, and to be made again when the study is run: {'; '.join(faults)}"
+                return _Trace(run, "waiting", {**record, "reason": reason}, 0, 0.0)
+        n_done, elapsed_s, state = _last_step(directory / ROWS_FILE), record["elapsed_s"], record["state"]
+        if state == "running" and is_held:
+            elapsed_s += max(0.0, now_s - (directory / RECORD_FILE).stat().st_mtime)
+        elif state == "running":
+            state = "waiting"
+        return _Trace(run, state, record, n_done, elapsed_s)
+
+    @property
+    def size(self) -> tuple[Any, ...]:
+        """Runs that have this in common take about as long a step."""
+        recipe = self.settings.recipe
+        return recipe.model, recipe.data.name, recipe.batch_size, recipe.device, recipe.precision
+
+    def status(self, paces: "_Paces") -> RunStatus:
+        return RunStatus(
+            settings=self.settings,
+            state=self.state,
+            reason=self.record.get("reason"),
+            n_done=self.n_done,
+            elapsed_s=self.elapsed_s,
+            seconds_left=None if self.state not in ("waiting", "running") else paces.seconds_left(self),
+            set_aside=tuple(self.record.get("set_aside", ())),
+        )
+
+
+class _Paces:
+    """Seconds a step takes, by the size of a run."""
+
+    def __init__(self, traces: Sequence[_Trace]) -> None:
+        self._of_size: dict[tuple[Any, ...], tuple[float, int]] = {}
+        for trace in traces:
+            if trace.state in ("done", "running") and trace.n_done > 0:
+                spent_s, n_steps = self._of_size.get(trace.size, (0.0, 0))
+                self._of_size[trace.size] = spent_s + trace.elapsed_s, n_steps + trace.n_done
+
+    def seconds_left(self, trace: _Trace) -> float | None:
+        n_left = trace.settings.recipe.n_steps - trace.n_done
+        spent_s, n_steps = self._of_size.get(trace.size, self._of_all())
+        if trace.state == "running" and trace.n_done > 0:
+            spent_s, n_steps = trace.elapsed_s, trace.n_done
+        return None if n_steps == 0 else spent_s / n_steps * n_left
+
+    def _of_all(self) -> tuple[float, int]:
+        return sum(spent for spent, _ in self._of_size.values()), sum(n for _, n in self._of_size.values())
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last whole row of metrics; 0 where there is none."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    try:
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+    except (ValueError, KeyError, TypeError):
+        return 0

@@ -1,0 +1,1 @@
+"""How do the runs of a study get onto processes or a cluster?"""

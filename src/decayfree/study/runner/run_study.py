@@ -1,0 +1,212 @@
+"""Runs a study: every run of its spec that is not done yet, in a pool of processes or on a Ray cluster.
+
+Does not train and does not draw; it tells how far it is through a callback. Running the same spec into the same
+folder again goes on where it was stopped, killed or failed; runs that the spec does not name any more are left alone.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from decayfree.errors import InvalidInputError
+from decayfree.study.files.checkpoint import read_reason, read_state
+from decayfree.study.files.folder_lock import FolderLock, LockShare
+from decayfree.study.files.integrity import DiskFullError, is_no_room, replace_text
+from decayfree.study.files.results import ENDED, run_directory
+from decayfree.study.runner.cores import threads_each
+from decayfree.study.runner.process_pool import Job, Pool, Report
+from decayfree.study.runner.queue import Queue
+from decayfree.study.spec.study_spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is."""
+
+    n_done: int
+    """Runs that have ended, done, diverged or failed."""
+    n_total: int
+    fraction: float
+    """Share of all steps that are done, from 0 to 1."""
+    label: str
+    """What runs now."""
+    seconds_left: float | None
+    """At the pace since this call began; None as long as there is none."""
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """How a study ended."""
+
+    n_done: int
+    """Runs that have a result; a diverged one counts."""
+    n_total: int
+    n_failed: int
+    reasons: tuple[str, ...]
+    """Why runs failed, one sentence each, with method and seed."""
+    interrupted: bool
+    """Whether Ctrl-C stopped it; calling again goes on."""
+    set_aside: tuple[str, ...] = ()
+    """What was found damaged, set aside in the run's folder and done again, one sentence each, with method and seed."""
+
+
+class Workers(Protocol):
+    """What trains the runs: processes here, or tasks on a cluster."""
+
+    n_tries: int
+    """How often a run is begun whose process or node is lost."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job can begin."""
+
+    def begin(self, job: Job) -> None:
+        """Begin a job."""
+
+    def reports(self) -> Iterator[Report]:
+        """Wait for news of the jobs and give them."""
+
+
+def run_study(
+    spec: StudySpec,
+    out: Path,
+    *,
+    n_jobs: int = 2,
+    ray_address: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_stopping: Callable[[], None] | None = None,
+) -> StudyOutcome:
+    """Train all runs of ``spec`` that are not done yet.
+
+    A run that fails or diverges stops no other; one that failed is tried again at the next call. What is found damaged is set
+    aside and done again. A run goes on with the number of threads it began with, whatever ``n_jobs`` is by then: other numbers of
+    threads round otherwise.
+
+    Args:
+        spec: What to run.
+        out: The study's folder, made where it is not there; see `read_study` for what it holds.
+        n_jobs: Processes; each gets an equal share of the cores as threads, at least one and at most ``OMP_NUM_THREADS``.
+        ray_address: Of a running Ray cluster, in Ray's words: ``auto``, ``HOST:PORT``, ``ray://HOST:PORT``. Runs are tasks there, as
+            many at a time as it has room for, one thread each, and ``n_jobs`` is not looked at.
+        on_progress: Called a few times a second from this process.
+        on_stopping: Called once at Ctrl-C, before the runs have saved where they are.
+
+    Returns:
+        How it ended. Ctrl-C is no exception here: runs save where they are, and ``interrupted`` is set.
+
+    Raises:
+        InvalidInputError: If ``n_jobs`` is below 1, or there is no cluster at the address.
+        FolderInUseError: If another runner is at work in ``out``.
+        DiskFullError: If the disk takes no more. All checkpoints and rows so far are kept; calling again goes on.
+        MissingExtraError: If Ray is wanted and not installed.
+    """
+    if n_jobs < 1:
+        raise InvalidInputError(f"n_jobs must be at least 1, got {n_jobs}")
+    interrupted = False
+    with _disk_full_explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with FolderLock(out) as lock:
+            _write_spec(spec, out)
+            queue = Queue(spec, out, n_threads=1 if ray_address else threads_each(n_jobs))
+            try:
+                with _workers(spec, n_jobs, ray_address, lock.share) as workers:
+                    try:
+                        _run_all(queue, workers, on_progress or (lambda progress: None))
+                    except KeyboardInterrupt:
+                        if on_stopping:
+                            on_stopping()
+                        raise
+            except KeyboardInterrupt:
+                interrupted = True
+    return _outcome(spec, out, interrupted=interrupted, set_aside=queue.set_aside)
+
+
+def _workers(
+    spec: StudySpec, n_jobs: int, ray_address: str | None, lock: LockShare
+) -> AbstractContextManager[Workers]:
+    if ray_address is None:
+        return Pool(n_jobs, n_threads=threads_each(n_jobs), lock=lock)
+    from decayfree.study.runner.ray_pool import RayPool
+
+    return RayPool(ray_address)
+
+
+def _run_all(queue: Queue, workers: Workers, on_progress: Callable[[Progress], None]) -> None:
+    clock = Clock(queue.fraction())
+    while True:
+        while workers.has_room and (job := queue.next_job()):
+            workers.begin(job)
+        if queue.is_over:
+            break
+        on_progress(_progress(queue, clock))
+        for report in workers.reports():
+            if report.disk_is_full is not None:
+                raise DiskFullError(report.disk_is_full)
+            queue.note(report, n_tries=workers.n_tries)
+    on_progress(_progress(queue, clock))
+
+
+def _progress(queue: Queue, clock: "Clock") -> Progress:
+    fraction = queue.fraction()
+    return Progress(
+        n_done=queue.n_ended,
+        n_total=queue.n_total,
+        fraction=fraction,
+        label="; ".join(f"{run.label}, seed {run.seed}" for run in queue.running()),
+        seconds_left=clock.seconds_left(fraction),
+    )
+
+
+class Clock:
+    """How long the rest takes at the pace so far."""
+
+    def __init__(self, fraction: float) -> None:
+        self._began_s, self._began_at = time.monotonic(), fraction
+
+    def seconds_left(self, fraction: float) -> float | None:
+        """At the pace since this object was made; None as long as there is none."""
+        gained = fraction - self._began_at
+        if gained <= 0:
+            return None
+        return (time.monotonic() - self._began_s) / gained * (1 - fraction)
+
+
+def _write_spec(spec: StudySpec, out: Path) -> None:
+    path, text = out / "study.toml", spec.to_toml()
+    if not path.is_file() or path.read_bytes() != text.encode():
+        replace_text(path, text)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(out: Path) -> Iterator[None]:
+    """Whatever says within that a disk takes no more becomes one error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        raise DiskFullError(
+            f"no room left while writing to {out} ({error}): the study was stopped. "
+            "Checkpoints and metrics so far are kept; make room and run the same again, and it goes on"
+        ) from error
+
+
+def _outcome(spec: StudySpec, out: Path, *, interrupted: bool, set_aside: tuple[str, ...]) -> StudyOutcome:
+    """As the files tell it, whatever happened in between."""
+    runs = spec.runs()
+    states = {run: read_state(run_directory(out, run.key)) for run in runs}
+    failed = [run for run in runs if states[run] == "failed"]
+    return StudyOutcome(
+        n_done=sum(state in ENDED for state in states.values()),
+        n_total=len(runs),
+        n_failed=len(failed),
+        reasons=tuple(
+            f"{run.label}, seed {run.seed}: {read_reason(run_directory(out, run.key))}" for run in failed
+        ),
+        interrupted=interrupted,
+        set_aside=set_aside,
+    )

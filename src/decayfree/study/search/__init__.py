@@ -1,0 +1,1 @@
+"""Which learning rate and weight decay do validation images choose?"""

@@ -1,0 +1,1 @@
+"""How is one run trained, from its settings to its last row?"""

@@ -1,0 +1,124 @@
+"""What a run is made of, from its settings: data, network, found weights, optimizer, method, and what samples them.
+
+Takes no step and writes no file. Equal seeds get equal weights, labels and batches, whatever the method.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.errors import InvalidInputError
+from decayfree.invariance.discovery import find_invariant
+from decayfree.invariance.result import Invariance
+from decayfree.methods.method import AttachedMethod
+from decayfree.study.data.draws import generator_for, with_label_noise
+from decayfree.study.data.images import N_CHANNELS, Dataset
+from decayfree.study.data.loading import load
+from decayfree.study.files import norm_log
+from decayfree.study.files.results import run_directory
+from decayfree.study.models.networks import build_model
+from decayfree.study.optimizers import build_optimizer
+from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings
+from decayfree.study.training.first_layer import first_layer
+from decayfree.study.training.sampling import Sampler, family_of
+
+_N_PROBE_IMAGES = 32
+"""With 8, a few kernels of the narrowest layers of deep networks on tiny images stayed undecided."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run before its first step."""
+
+    dataset: Dataset
+    labels: Tensor
+    """(n_train,), int64: the labels that are trained on, noise included."""
+    model: nn.Module
+    found: Invariance
+    optimizer: Optimizer
+    method: AttachedMethod
+    sampler: Sampler
+
+
+def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
+    """Make everything; the method is attached.
+
+    Raises:
+        InvalidInputError: If the data is not there, or this torch does not see the device.
+        MismatchError: If the norms to replay do not fit.
+    """
+    recipe, method = settings.recipe, settings.method
+    device = device_of(recipe)
+    dataset = load(recipe.data, data_dir, device)
+    labels = with_label_noise(
+        dataset.train.labels, share=recipe.data.label_noise, n_classes=dataset.n_classes, seed=settings.seed
+    )
+    model, found = _model_and_found(settings, dataset)
+    groups = method.param_groups(model, found, rest_weight_decay=recipe.rest_weight_decay)
+    optimizer = build_optimizer(recipe.optimizer, groups, learning_rate=recipe.learning_rate, method=method)
+    replayed = _replayed_norms(settings, out, found)
+    attached = method.attach(optimizer, found, replayed=replayed)
+    first = None
+    if recipe.off_span:
+        first = first_layer(
+            model, optimizer, found, method, data=recipe.data, data_dir=data_dir, replayed=replayed
+        )
+    sampler = Sampler(
+        model=model,
+        found=found,
+        method=attached,
+        recipe=recipe,
+        dataset=dataset,
+        train_labels=labels,
+        family=family_of(optimizer),
+        first_layer=first,
+    )
+    return Parts(dataset, labels, model, found, optimizer, attached, sampler)
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The device that the recipe names.
+
+    Raises:
+        InvalidInputError: If torch does not know it, or does not see one here.
+    """
+    try:
+        device = torch.device(recipe.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidInputError(f"device: {recipe.device} cannot be used here: {reason}") from error
+    return device
+
+
+def _model_and_found(settings: RunSettings, dataset: Dataset) -> tuple[nn.Module, Invariance]:
+    """The network on its device as the method wants it, and its scale-invariant weights: found once, since seeds do not change them."""
+    recipe = settings.recipe
+    size = (int(dataset.train.pixels.shape[-2]), int(dataset.train.pixels.shape[-1]))
+    model = build_model(recipe.model, n_classes=dataset.n_classes, image_size=size, seed=settings.seed)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(recipe.device)
+    found = Invariance.from_dict(_found_record(recipe.model, dataset.n_classes, size), model)
+    return model, settings.method.prepare(model, found)
+
+
+@lru_cache(maxsize=16)
+def _found_record(spec: ModelSpec, n_classes: int, size: tuple[int, int]) -> dict[str, Any]:
+    model = build_model(spec, n_classes=n_classes, image_size=size, seed=0)
+    inputs = torch.randn(_N_PROBE_IMAGES, N_CHANNELS, *size, generator=generator_for("probe"))
+    return find_invariant(model, inputs).to_dict()
+
+
+def _replayed_norms(settings: RunSettings, out: Path, found: Invariance) -> Mapping[str, Tensor] | None:
+    replayed = settings.replayed_run
+    if replayed is None:
+        return None
+    path = run_directory(out, replayed.key) / norm_log.FILE_NAME
+    return norm_log.read_norms(path, found, n_steps=replayed.recipe.n_steps)

@@ -1,0 +1,152 @@
+"""One row of metrics from a model in training: scores, norms, effective learning rates, angles, off-span share.
+
+Reads the model and changes nothing. Decides neither when to sample nor where rows go.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decayfree.blocks import block_norms
+from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.measures import angular_update_rad, effective_learning_rate
+from decayfree.errors import InvalidInputError
+from decayfree.invariance.result import Invariance
+from decayfree.methods.method import AttachedMethod
+from decayfree.methods.parametrizing import plain_name
+from decayfree.study.data.images import Dataset, Images
+from decayfree.study.files.results import Row, Spectrum
+from decayfree.study.run_settings import Recipe
+from decayfree.study.training.first_layer import FirstLayer
+from decayfree.study.training.spectra import spectra_of
+from decayfree.study.training.tasks import TASKS, Score
+
+N_SCORED_TRAINING_IMAGES = 2000
+"""At most so many training images are scored in a sample, the first ones."""
+N_SPECTRUM_IMAGES = 256
+"""So many training images at most, the first ones, make the spectra of a sample."""
+_IMAGES_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """All that a sample needs beside the step; weights have the names that they have without a parametrization."""
+
+    model: nn.Module
+    found: Invariance
+    method: AttachedMethod
+    recipe: Recipe
+    dataset: Dataset
+    train_labels: Tensor
+    """(n_train,), int64: the labels that are trained on, noise included."""
+    family: Family | Literal["none"]
+    """What an effective learning rate is; with ``none`` there is none."""
+    first_layer: FirstLayer | None
+
+    def row(self, *, step: int, learning_rate: float, before: Mapping[str, Tensor] | None = None) -> Row:
+        """The metrics after ``step`` steps, at the learning rate of the next one.
+
+        Args:
+            step: How many steps are done.
+            learning_rate: Of the next step.
+            before: The weights before the last step, as `weights` gave them; None where they are not known.
+        """
+        dataset = self.dataset
+        n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
+        train = self._score(Images(dataset.train.pixels[:n_scored], self.train_labels[:n_scored]))
+        validation, test = self._score(dataset.validation), self._score(dataset.test)
+        norms, rates = self._norms_and_rates(learning_rate)
+        first = self.first_layer
+        return Row(
+            step=step,
+            epoch=step / self.recipe.n_steps_per_epoch,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
+            test_loss=test.loss,
+            test_accuracy=test.accuracy,
+            learning_rate=learning_rate,
+            norms=norms,
+            effective_learning_rates=rates,
+            angular_updates=self._angular_updates(before),
+            off_span_share=math.nan if first is None else first.share(),
+            off_span_law=math.nan if first is None else first.predicted_share(),
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the scale-invariant weights, and of biases that work together with one, by parameter name."""
+        names = [name for weight in self.found for name in (weight.name, weight.bias) if name is not None]
+        return {name: self.model.get_parameter(name).detach().clone() for name in names}
+
+    def spectra(self) -> dict[str, Spectrum]:
+        """Where the energy of every weight lies over the spectrum of its inputs, now."""
+        inputs = self.dataset.to_input(self.dataset.train.pixels[:N_SPECTRUM_IMAGES])
+        spectra = spectra_of(self.model, self.found, inputs)
+        return {plain_name(name): spectrum for name, spectrum in spectra.items()}
+
+    def _score(self, images: Images) -> Score:
+        if not len(images):
+            return Score(math.nan, math.nan)
+        return TASKS[self.recipe.task].evaluate(self.model, self._batches(images))
+
+    def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        for part, labels in zip(
+            torch.split(images.pixels, _IMAGES_AT_ONCE),
+            torch.split(images.labels, _IMAGES_AT_ONCE),
+            strict=True,
+        ):
+            yield self.dataset.to_input(part, channels_last=self.recipe.channels_last), labels
+
+    @torch.no_grad()
+    def _angular_updates(self, before: Mapping[str, Tensor] | None) -> dict[str, float]:
+        """Means over blocks, without those of zeros, which have no direction."""
+        if before is None:
+            return dict.fromkeys((plain_name(weight.name) for weight in self.found), math.nan)
+        after: Mapping[str, Tensor] = dict(self.model.named_parameters())
+        return {
+            plain_name(weight.name): float(
+                angular_update_rad(
+                    before[weight.name],
+                    after[weight.name].detach(),
+                    weight.blocks,
+                    *(() if weight.bias is None else (before[weight.bias], after[weight.bias].detach())),
+                ).nanmean()
+            )
+            for weight in self.found
+        }
+
+    @torch.no_grad()
+    def _norms_and_rates(self, learning_rate: float) -> tuple[dict[str, float], dict[str, float]]:
+        """Means over blocks of ‖w‖ and of the effective learning rate: η/‖w‖² in the SGD family, η/‖w‖ in others."""
+        parameters: Mapping[str, Tensor] = dict(self.model.named_parameters())
+        norms, rates = {}, {}
+        for weight in self.found:
+            bias = None if weight.bias is None else parameters[weight.bias]
+            block = block_norms(parameters[weight.name], weight.blocks, bias)
+            name = plain_name(weight.name)
+            norms[name] = float(block.mean())
+            rates[name] = math.nan
+            if self.family != "none":
+                rate = self.method.learning_rates(weight, learning_rate)
+                rates[name] = float(effective_learning_rate(block, rate, self.family).mean())
+        return norms, rates
+
+
+def family_of(optimizer: Optimizer) -> Family | Literal["none"]:
+    """The optimizer's family, or ``none`` where its effective learning rate does not depend on the norm, or nobody knows how."""
+    try:
+        return update_family(optimizer)
+    except InvalidInputError:
+        return "none"
+
+
+def sample_steps(n_steps: int, n_samples: int) -> tuple[int, ...]:
+    """After how many steps to sample: ``n_samples`` times from 0 to ``n_steps``, evenly, or every step."""
+    intervals = min(n_samples - 1, n_steps)
+    return tuple(round(index * n_steps / intervals) for index in range(intervals + 1))

@@ -1,0 +1,88 @@
+"""docs/why.py writes the story from a study's files: every picture, the same bytes for the same study, no figure of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from decayfree.theory import Check
+from support.synthetic_study import Writer
+
+DOCS = Path(__file__).parents[2] / "docs"
+CHECKS = [
+    Check("a = b", "Euclid 1", "|a| ≤ 1e-15", "0", 1e-15, 1e-9, "Measured.", "Only in the plane."),
+    Check("c = d", "Euclid 3", "", "", math.nan, math.nan, "There is no d.", is_applicable=False),
+]
+
+
+@pytest.fixture
+def why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, writing into a folder of the test."""
+    pytest.importorskip("matplotlib", reason="pip install 'decayfree[docs]'")
+    spec = importlib.util.spec_from_file_location("why", DOCS / "why.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "PICTURES", tmp_path / "pictures")
+    monkeypatch.setattr(module.theory, "verify", lambda *_: iter(CHECKS))
+    return module
+
+
+def written(why: ModuleType, study: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    monkeypatch.setattr("sys.argv", ["why.py", str(study)])
+    why.main()
+    return {path.name: path.read_bytes() for path in why.HERE.rglob("*") if path.suffix in (".md", ".svg")}
+
+
+@pytest.fixture
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Writer(tmp_path_factory.mktemp("study")).write()
+
+
+def test_the_page_shows_every_picture(why: ModuleType, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = written(why, study, monkeypatch)
+    page = files["why.md"].decode()
+    shown = set(re.findall(r"\]\(pictures/([\w-]+\.svg)\)", page))
+    assert shown == {name for name in files if name.endswith(".svg")}
+    assert len(shown) == 6
+    assert max(len(line) for line in page.splitlines() if not line.startswith(("|", "!"))) <= why.WIDTH
+    assert r"| a = b | Euclid 1 | \|a\| ≤ 1e-15 | 0 | holds |" in page
+    assert "- **a = b.** Only in the plane." in page
+
+
+def test_the_same_study_gives_the_same_bytes(
+    why: ModuleType, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(why, "draw", why.accuracies)  # one picture says as much as six
+    first = written(why, study, monkeypatch)
+    assert set(first) == {"why.md", "accuracy.svg"}
+    assert written(why, study, monkeypatch) == first
+
+
+def test_a_study_without_a_finished_run_is_refused(
+    why: ModuleType, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from decayfree.study.demo import demo_spec
+
+    folder = tmp_path_factory.mktemp("empty")
+    (folder / "study.toml").write_text(demo_spec().to_toml(), encoding="utf-8")
+    with pytest.raises(SystemExit, match="no run of this study is done"):
+        written(why, folder, monkeypatch)
+
+
+def test_the_page_that_is_kept_has_its_pictures() -> None:
+    page = (DOCS / "why.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\((pictures/[\w-]+\.svg)\)", page)
+    assert len(shown) == 6
+    assert all((DOCS / picture).is_file() for picture in shown)
+    assert "holds" in page
+    assert page.count("| holds |") >= 30
+    assert "| fails |" not in page
+    assert "| does not apply |" not in page

@@ -1,0 +1,79 @@
+"""Do the probe's claims hold on networks that nobody thought of? Random ones, judged by finite scaling alone."""
+
+import warnings
+
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from decayfree import Invariance, ScaleInvariantWeight, find_invariant
+from support.claims import (
+    UNKNOWN,
+    at_random,
+    movement_in_eval_mode,
+    movement_of_found,
+    movements_of_the_others,
+    scale_weight_,
+)
+from support.compositions import NETWORKS, NetworkSpec, pictures
+from support.oracle import Bench, finest_block_sizes, generic_copy, row_view
+
+MOVED = 1e-6
+SMALL = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+def probed(spec: NetworkSpec) -> tuple[Bench, Invariance]:
+    model, inputs = spec.build(), pictures(spec.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a network may happen to have its only norm in eval mode
+        found = find_invariant(model, inputs)
+    return Bench(generic_copy(model, seed=spec.seed), inputs), found
+
+
+@SMALL
+@given(NETWORKS)
+def test_what_is_found_can_be_scaled_and_what_is_not_cannot(spec: NetworkSpec) -> None:
+    bench, found = probed(spec)
+    generator = torch.Generator().manual_seed(spec.seed)
+    assert movement_of_found(bench, found, at_random(generator)) < 1e-9
+    moved = movements_of_the_others(bench, found, 1.7)
+    assert all(value > MOVED for value in moved.values()), moved
+    for name, verdict in found.verdicts.items():
+        bias = name.removesuffix("weight") + "bias"
+        if verdict.verdict == "not_invariant" and name.endswith("weight") and bias in found.verdicts:
+            assert bench.movement_when_scaled(name, 1.7, bias) > MOVED, f"{name} has a scale with its bias"
+        if verdict.verdict == "undecided":
+            shifted = bench.movement_after(lambda model, name=name: model.get_parameter(name).add_(0.3))
+            assert shifted < 1e-9, f"{name} has an effect"
+
+
+@SMALL
+@given(NETWORKS)
+def test_blocks_are_the_finest_and_running_statistics_follow(spec: NetworkSpec) -> None:
+    bench, found = probed(spec)
+    for weight in found:
+        finest = finest_sizes(bench, weight)
+        assert finest == weight.block_sizes or has_dead_rows(bench, weight), (weight.name, finest)
+    followed = [weight for weight in found if all(layer.shift != UNKNOWN for layer in weight.norm_layers)]
+    generator = torch.Generator().manual_seed(spec.seed)
+    assert movement_in_eval_mode(bench, followed, at_random(generator)) < 1e-10
+
+
+def has_dead_rows(bench: Bench, weight: ScaleInvariantWeight) -> bool:
+    """Whether a row has no effect at all on these inputs (behind a ReLU, say), so that finite scaling sees a cut at it."""
+
+    def disturb(model: torch.nn.Module, row: int) -> None:
+        view = row_view(model.get_parameter(weight.name), weight.axis, weight.groups)
+        (view[divmod(row, view.shape[1])] if weight.axis == 1 else view[row]).add_(1e-3)
+
+    n_rows = sum(weight.block_sizes)
+    return any(bench.movement_after(lambda model, row=row: disturb(model, row)) == 0 for row in range(n_rows))
+
+
+def finest_sizes(bench: Bench, weight: ScaleInvariantWeight) -> tuple[int, ...] | None:
+    n_rows = sum(weight.block_sizes)
+    rows = ScaleInvariantWeight(weight.name, weight.bias, weight.axis, (1,) * n_rows, (), 0.0, weight.groups)
+
+    def is_invariant_under(factors: torch.Tensor) -> bool:
+        return bench.movement_after(lambda model: scale_weight_(model, rows, factors)) < 1e-9
+
+    return finest_block_sizes(n_rows, is_invariant_under)

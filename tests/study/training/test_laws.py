@@ -1,0 +1,172 @@
+"""What algebra says of a run: against torch's own optimizer on weights whose off-span part is a column of its own."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from decayfree import find_invariant
+from decayfree.methods import WRS, ExactReplay, LearningRateScaling, NoTreatment, WeightDecay
+from decayfree.study import OptimizerSpec, equilibrium_at
+from decayfree.study.training.laws import OffSpanLaw
+from support.small_study import recipe
+
+N_STEPS = 60
+
+
+def problem():
+    """Three features, the last of them always the same: what a row has there is off the span."""
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(N_STEPS, 32, 3, dtype=torch.float64)
+    inputs[..., 2] = 1.5
+    return model, find_invariant(model, inputs[0]), inputs, torch.randint(2, (N_STEPS, 32))
+
+
+@pytest.mark.parametrize(
+    ("method", "momentum", "nesterov"),
+    [
+        (NoTreatment(), 0.9, False),
+        (WeightDecay(0.02), 0.0, False),
+        (WeightDecay(0.02), 0.9, False),
+        (WeightDecay(0.02), 0.8, True),
+        (WRS(radius=0.7), 0.9, False),
+        (WRS(), 0.9, True),
+    ],
+)
+def test_the_off_span_part_is_as_long_as_its_law_says_after_every_step(seed, method, momentum, nesterov):
+    model, found, inputs, labels = problem()
+    groups = method.param_groups(model, found, rest_weight_decay=0.1)
+    optimizer = torch.optim.SGD(groups, lr=0.3, momentum=momentum, nesterov=nesterov)
+    method.attach(optimizer, found)
+    law = OffSpanLaw(optimizer, found, "0.weight", model[0].weight.detach()[:, 2].abs())
+    lengths = [law.lengths]
+    for step in range(N_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.3 * (1 - step / N_STEPS)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[step]), labels[step]).backward()
+        optimizer.step()
+        law.step()
+        lengths.append(law.lengths)
+        torch.testing.assert_close(law.lengths, model[0].weight.detach()[:, 2].abs(), rtol=1e-11, atol=1e-15)
+    moved = (lengths[-1] / lengths[0] - 1).abs().max()
+    assert moved == 0 if isinstance(method, NoTreatment) else moved > 0.01
+
+
+def test_a_scaled_learning_rate_moves_no_off_span_part(seed):
+    model, found, inputs, labels = problem()
+    method = LearningRateScaling(0.02)
+    optimizer = torch.optim.SGD(
+        method.param_groups(model, found, rest_weight_decay=0.0), lr=0.3, momentum=0.9
+    )
+    method.attach(optimizer, found, replayed={"0.weight": 0.5 + torch.rand(N_STEPS, 4)})
+    before = model[0].weight.detach()[:, 2].abs()
+    law = OffSpanLaw(optimizer, found, "0.weight", before)
+    for step in range(N_STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[step]), labels[step]).backward()
+        optimizer.step()
+        law.step()
+    assert torch.equal(law.lengths, before)
+    torch.testing.assert_close(model[0].weight.detach()[:, 2].abs(), before, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_an_exact_replay_shrinks_the_off_span_part_as_the_decay_that_it_replays(seed, nesterov):
+    model, found, inputs, labels = problem()
+    method = ExactReplay(0.02)
+    optimizer = torch.optim.SGD(
+        method.param_groups(model, found, rest_weight_decay=0.0), lr=0.3, momentum=0.9, nesterov=nesterov
+    )
+    norms = 0.5 + torch.rand(N_STEPS, 4)
+    method.attach(optimizer, found, replayed={"0.weight": norms})
+    before = model[0].weight.detach()[:, 2].abs()
+    law = OffSpanLaw(optimizer, found, "0.weight", before, replayed_weight_decay=0.02, replayed=norms)
+    for step in range(N_STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[step]), labels[step]).backward()
+        optimizer.step()
+        law.step()
+        torch.testing.assert_close(law.lengths, model[0].weight.detach()[:, 2].abs(), rtol=1e-6, atol=1e-12)
+    assert (law.lengths / before).max() < 0.8
+
+
+def test_plain_decay_is_geometric(seed):
+    model, found, _, _ = problem()
+    groups = WeightDecay(0.5).param_groups(model, found, rest_weight_decay=0.0)
+    law = OffSpanLaw(torch.optim.SGD(groups, lr=0.5), found, "0.weight", torch.tensor([1.0, 2.0, 0.0, 4.0]))
+    for _ in range(2):
+        law.step()
+    assert law.lengths.tolist() == [0.5625, 1.125, 0.0, 2.25]  # (1 − 0.25)² of it
+
+
+def test_a_part_that_swings_through_zero_has_a_length(seed):
+    model, found, _, _ = problem()
+    groups = WeightDecay(3.0).param_groups(model, found, rest_weight_decay=0.0)
+    law = OffSpanLaw(torch.optim.SGD(groups, lr=0.5), found, "0.weight", torch.ones(4))
+    law.step()
+    assert law.lengths.tolist() == [0.5] * 4  # 1 − 1.5
+
+
+def test_a_law_goes_on_from_its_state(seed):
+    model, found, _, _ = problem()
+    groups = WeightDecay(0.02).param_groups(model, found, rest_weight_decay=0.0)
+    optimizer = torch.optim.SGD(groups, lr=0.3, momentum=0.9)
+    law, other = (OffSpanLaw(optimizer, found, "0.weight", torch.full((4,), start)) for start in (1.0, 7.0))
+    law.step()
+    other.load_state_dict(law.state_dict())
+    law.step()
+    other.step()
+    assert torch.equal(law.lengths, other.lengths)
+
+
+@pytest.mark.parametrize(
+    ("step", "momentum", "squared_chord", "steps"),
+    [
+        (0, 0.0, 2 * 0.4 * 0.05, 1 / (4 * 0.4 * 0.05)),
+        (0, 0.6, 2 * 0.4 * 0.05 / 1.6, 0.4 / (4 * 0.4 * 0.05)),
+        (8, 0.6, 2 * 0.2 * 0.05 / 1.6, 0.4 / (4 * 0.2 * 0.05)),  # half of the first learning rate
+    ],
+)
+def test_the_balance_under_decay_is_that_of_the_scheduled_learning_rate(step, momentum, squared_chord, steps):
+    settings = recipe(learning_rate=0.4, optimizer=OptimizerSpec(momentum=momentum))
+    balance = equilibrium_at(WeightDecay(0.05), settings, step)
+    assert balance.angle_rad == pytest.approx(2 * math.asin(math.sqrt(squared_chord) / 2))
+    assert balance.time_constant_steps == pytest.approx(steps)
+
+
+def test_nesterov_turns_further(seed):
+    plain, nesterov = (
+        equilibrium_at(WeightDecay(0.01), recipe(optimizer=OptimizerSpec(nesterov=flag)), 0)
+        for flag in (False, True)
+    )
+    assert 1.1 < nesterov.angle_rad / plain.angle_rad < 1.2
+
+
+@pytest.mark.parametrize(
+    "method", [NoTreatment(), LearningRateScaling(0.01), WRS()], ids=lambda method: method.name
+)
+def test_without_decay_there_is_no_balance(method):
+    assert equilibrium_at(method, recipe(), 0) is None
+
+
+def test_decay_that_is_decoupled_has_a_balance_of_its_own():
+    spec = recipe(schedule="constant")
+    coupled = equilibrium_at(WeightDecay(0.01), spec, 0)
+    decoupled = equilibrium_at(WeightDecay(0.01, form="decoupled"), spec, 0)
+    assert decoupled.angle_rad == pytest.approx(
+        coupled.angle_rad * math.sqrt(0.1), rel=0.01
+    )  # √(1 − momentum)
+
+
+def test_the_balance_of_other_optimizers_is_not_told():
+    assert equilibrium_at(WeightDecay(0.01), recipe(optimizer=OptimizerSpec("adamw")), 0) is None
+    assert equilibrium_at(WeightDecay(0.0), recipe(), 0) is None
+
+
+def test_decay_that_would_turn_a_weight_around_in_a_step_has_no_balance():
+    spec = recipe(schedule="constant", learning_rate=0.5)
+    assert equilibrium_at(WeightDecay(2.0), spec, 0) is None
+    assert equilibrium_at(WeightDecay(1.9), spec, 0) is not None

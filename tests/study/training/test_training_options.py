@@ -1,0 +1,175 @@
+"""The options of a recipe: each does to the loop what it says, and a run under it resumes bitwise."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from decayfree.errors import InvalidInputError
+from decayfree.methods import WRS, NoTreatment
+from decayfree.study import DataSpec, ModelSpec, OptimizerSpec
+from decayfree.study.data import load
+from decayfree.study.files.checkpoint import load_checkpoint
+from decayfree.study.files.results import read_rows, run_directory
+from decayfree.study.training.building import build, device_of
+from decayfree.study.training.loop import train
+from support.small_study import recipe, settings
+
+
+def rows_of(out, run):
+    return read_rows(run_directory(out, run.key) / "metrics.jsonl", may_be_cut=False)
+
+
+def weights_of(out, run):
+    return load_checkpoint(run_directory(out, run.key))["model"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_smoothing": 0.1},
+        {"precision": "bfloat16"},
+        {"schedule": "step"},
+        {"n_warmup_epochs": 1.0},
+        {"off_span": False},
+        {"channels_last": False},
+        {"data": DataSpec(n_train=64, n_validation=50, n_test=40, flip=True, crop_padding=1, cutout=2)},
+        {"model": ModelSpec("mlp-bn", width_factor=1 / 16)},
+        {"optimizer": OptimizerSpec("adamw"), "learning_rate": 1e-3},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_a_run_under_every_option_goes_on_bitwise(tmp_path, changes):
+    run = settings(WRS(), **changes)
+    assert train(run, tmp_path / "whole") == "done"
+    assert train(run, tmp_path / "stopped", on_step=lambda n_done: n_done < 6) == "running"
+    assert train(run, tmp_path / "stopped") == "done"
+    whole, stopped = (run_directory(tmp_path / name, run.key) for name in ("whole", "stopped"))
+    assert (whole / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
+    ours, theirs = weights_of(tmp_path / "whole", run), weights_of(tmp_path / "stopped", run)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_smoothing": 0.1},
+        {"precision": "bfloat16"},
+        {"schedule": "step"},
+        {"n_warmup_epochs": 1.0},
+        {"data": DataSpec(n_train=64, n_test=40, label_noise=0.25, flip=True, crop_padding=1)},
+        {"data": DataSpec(n_train=64, n_test=40, label_noise=0.25, flip=True, cutout=2)},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_an_option_changes_what_is_trained(tmp_path, changes):
+    plain, other = settings(NoTreatment()), settings(NoTreatment(), **changes)
+    train(plain, tmp_path)
+    train(other, tmp_path)
+    before, after = weights_of(tmp_path, plain), weights_of(tmp_path, other)
+    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+
+
+def test_label_smoothing_is_that_of_cross_entropy(tmp_path):
+    run = settings(NoTreatment(), label_smoothing=0.3, n_epochs=1)
+    parts = build(run, tmp_path, data_dir=None)
+    train(run, tmp_path, on_step=lambda n_done: False)
+    chosen = first_batch(run)
+    inputs = parts.dataset.batch(chosen, run.recipe.data, seed=0, step=0)
+    F.cross_entropy(parts.model(inputs), parts.labels[chosen], label_smoothing=0.3).backward()
+    for group in parts.optimizer.param_groups:
+        group["lr"] = run.recipe.learning_rate_at(0)
+    parts.optimizer.step()
+    ours = dict(parts.model.state_dict())
+    assert all(torch.equal(value, ours[name]) for name, value in weights_of(tmp_path, run).items())
+
+
+def first_batch(run):
+    from decayfree.study.data import batch_indices
+
+    return batch_indices(n_images=64, batch_size=16, seed=run.seed, step=0)
+
+
+def test_validation_images_are_scored_and_not_trained_on(tmp_path):
+    data = DataSpec(n_train=64, n_validation=50, n_test=40)
+    run = settings(NoTreatment(), data=data)
+    train(run, tmp_path)
+    last = rows_of(tmp_path, run)[-1]
+    assert 0 <= last.validation_accuracy <= 1
+    assert last.validation_accuracy * 50 == pytest.approx(round(last.validation_accuracy * 50))
+    assert last.validation_loss > 0
+    dataset = load(data)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (64, 50, 40)
+
+
+def test_without_off_span_nothing_is_followed(tmp_path):
+    run = settings(NoTreatment(), off_span=False)
+    train(run, tmp_path)
+    assert all(row.off_span_share != row.off_span_share for row in rows_of(tmp_path, run))
+    assert not (run_directory(tmp_path, run.key) / "spectra.json").exists()
+
+
+def test_weights_lie_as_the_memory_format_says(tmp_path):
+    for channels_last in (True, False):
+        run = settings(
+            NoTreatment(), channels_last=channels_last, model=ModelSpec("vgg4-bn", width_factor=1 / 8)
+        )
+        kernel = build(run, tmp_path, data_dir=None).model.get_parameter("features.3.weight")
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_a_compiled_model_is_what_takes_the_steps(tmp_path, monkeypatch):
+    compiled = []
+
+    def as_it_is(model):
+        compiled.append(model)
+        return lambda inputs: model(inputs)
+
+    monkeypatch.setattr(torch, "compile", as_it_is)
+    run = settings(NoTreatment(), compile=True)
+    assert train(run, tmp_path) == "done"
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nowhere"])
+def test_a_device_that_is_not_there_is_an_error(tmp_path, device):
+    with pytest.raises(InvalidInputError, match=f"device: {device} cannot be used here: "):
+        train(settings(NoTreatment(), device=device), tmp_path)
+    with pytest.raises(InvalidInputError, match=f"device: {device} cannot be used here: "):
+        device_of(recipe(device=device))
+
+
+def test_the_record_says_what_the_run_has_cost(tmp_path):
+    import json
+
+    run = settings(WRS())
+    train(run, tmp_path)
+    cost = json.loads((run_directory(tmp_path, run.key) / "run.json").read_text())["cost"]
+    n_parameters = sum(value.numel() for value in build(run, tmp_path, data_dir=None).model.parameters())
+    assert cost["parameter_bytes"] == cost["optimizer_state_bytes"] == 4 * n_parameters
+    assert cost["seconds_per_epoch"] > 0
+
+
+def test_methods_that_change_the_model_start_from_the_same_weights(tmp_path):
+    from decayfree.methods import WeightNormalization
+
+    plain, normalized = (
+        build(settings(method), tmp_path, data_dir=None).model
+        for method in (NoTreatment(), WeightNormalization())
+    )
+    inputs = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(plain(inputs), normalized(inputs), atol=1e-5)
+    assert dataclasses.asdict(settings(NoTreatment()).recipe) == dataclasses.asdict(recipe())
+
+
+@pytest.mark.parametrize("method", ["weight_normalization", "weight_standardization"])
+def test_parametrized_weights_are_called_what_they_were(tmp_path, method):
+    from decayfree.methods import METHODS
+
+    plain, parametrized = settings(NoTreatment()), settings(METHODS[method]())
+    train(plain, tmp_path)
+    train(parametrized, tmp_path)
+    ours, theirs = rows_of(tmp_path, plain)[-1], rows_of(tmp_path, parametrized)[-1]
+    assert ours.norms.keys() == theirs.norms.keys() == theirs.angular_updates.keys()
+    assert ours.effective_learning_rates.keys() == theirs.effective_learning_rates.keys()

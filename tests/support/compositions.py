@@ -1,0 +1,156 @@
+"""Which networks can be composed at random? Convolutions × norms × activations × ways to wire them, as strategies.
+
+What is true of them is checked in test_discovery_properties.py; no known answer is in here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+N = 6  # channels everywhere, so that any two stages can be wired to each other
+
+LAYERS: dict[str, Callable[[bool], nn.Module]] = {
+    "conv": lambda bias: nn.Conv2d(N, N, 3, padding=1, bias=bias),
+    "grouped": lambda bias: nn.Conv2d(N, N, 3, padding=1, groups=2, bias=bias),
+    "depthwise": lambda bias: nn.Conv2d(N, N, 3, padding=1, groups=N, bias=bias),
+    "pointwise": lambda bias: nn.Conv2d(N, N, 1, bias=bias),
+    "transposed": lambda bias: nn.ConvTranspose2d(N, N, 3, padding=1, bias=bias),
+    "grouped transposed": lambda bias: nn.ConvTranspose2d(N, N, 3, padding=1, groups=3, bias=bias),
+    "linear": lambda bias: Channels(nn.Linear(N, N, bias=bias)),
+}
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "batch": lambda: nn.BatchNorm2d(N),
+    "batch without gain": lambda: nn.BatchNorm2d(N, affine=False),
+    "batch in eval mode": lambda: nn.BatchNorm2d(N).eval(),
+    "instance": lambda: nn.InstanceNorm2d(N, affine=True),
+    "groups": lambda: nn.GroupNorm(3, N),
+    "all channels": lambda: nn.GroupNorm(1, N),
+    "layer": lambda: Channels(nn.LayerNorm(N)),
+    "rms": lambda: Channels(nn.RMSNorm(N)),
+    "none": nn.Identity,
+}
+# Homogeneous ones and others; before the norm they decide whether a weight has a scale.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "pool": lambda: nn.AvgPool2d(3, stride=1, padding=1),
+    "dropout": lambda: nn.Dropout(0.2),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+WIRINGS = ("plain", "residual", "sum before the norm", "two branches", "used twice", "concatenated")
+
+
+class Channels(nn.Module):
+    """A layer for channels in the last place, on images."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """How one stage is made: layer → middle → norm → after, wired to the stages before it."""
+
+    layer: str
+    bias: bool
+    middle: str
+    norm: str
+    after: str
+    wiring: str
+
+    def build(self) -> "Stage":
+        return Stage(self)
+
+
+class Stage(nn.Module):
+    """One stage of a random network."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        super().__init__()
+        self.wiring = spec.wiring
+        self.layer = LAYERS[spec.layer](spec.bias)
+        self.middle, self.after = ACTIVATIONS[spec.middle](), ACTIVATIONS[spec.after]()
+        self.norm = NORMS[spec.norm]()
+        if spec.wiring in ("two branches", "used twice"):
+            self.second_norm = NORMS[spec.norm]()
+        if spec.wiring == "two branches":
+            self.second = LAYERS["pointwise"](spec.bias)
+        if spec.wiring == "concatenated":
+            self.mix = nn.Conv2d(2 * N, N, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.middle(self.layer(x))
+        match self.wiring:
+            case "residual":
+                return x + self.after(self.norm(y))
+            case "sum before the norm":
+                return self.after(self.norm(x + y))
+            case "two branches":
+                return self.after(self.norm(y) + self.second_norm(self.second(x)))
+            case "used twice":
+                return self.after(self.norm(y)) - self.after(self.second_norm(self.layer(x.flip(2))))
+            case "concatenated":
+                return self.after(self.mix(torch.cat([x, self.norm(y)], dim=1)))
+        return self.after(self.norm(y))
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Stages one after another, or the first of them repeated, and a linear head that reads every position."""
+
+    stages: tuple[StageSpec, ...]
+    reuse_first: bool
+    seed: int = field(default=0)
+
+    def build(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return Network(self)
+
+
+class Network(nn.Module):
+    """A random network on images of N channels, 5 × 4."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stage.build() for stage in spec.stages)
+        self.reuse_first = spec.reuse_first
+        self.head = nn.Linear(20 * N, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        if self.reuse_first:
+            x = self.stages[0](x)
+        return self.head(x.flatten(1))
+
+
+STAGES = st.builds(
+    StageSpec,
+    layer=st.sampled_from(sorted(LAYERS)),
+    bias=st.booleans(),
+    middle=st.sampled_from(sorted(ACTIVATIONS)),
+    norm=st.sampled_from(sorted(NORMS)),
+    after=st.sampled_from(sorted(ACTIVATIONS)),
+    wiring=st.sampled_from(WIRINGS),
+)
+NETWORKS = st.builds(
+    NetworkSpec,
+    stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple),
+    reuse_first=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+
+
+def pictures(seed: int) -> Tensor:
+    """(6, N, 5, 4), float32."""
+    return torch.randn(6, N, 5, 4, generator=torch.Generator().manual_seed(seed))
