@@ -1,7 +1,8 @@
 """How long do some pieces of work take beside each other on a machine that others use too?
 
-Rounds run every piece once, in random order, so that a busy second meets all of them; medians and quartiles are taken over
-rounds. One thread on the CPU is timed by the processor time that it got, which leaves out what others took. Prints no table.
+Rounds run every piece once, in random order, so that a busy second meets all of them; medians and quartiles
+are taken over rounds. One thread on the CPU is timed by the processor time that it got, which leaves out what
+others took. Prints no table.
 """
 
 import random

@@ -1,9 +1,11 @@
-"""How much memory does one piece of work on ResNet-50 need at its peak? Run as a script, in a process of its own for each piece.
+"""How much memory does one piece of work on ResNet-50 need at its peak?
+
+Run as a script, in a process of its own for each piece.
 
     python benchmarks/memory.py train|find --device cpu --size 64 --batch 4
 
-Prints one number, the bytes that the peak lies above what was there before the model. On the CPU this asks Linux. Compares nothing;
-rescale.py does.
+Prints one number, the bytes that the peak lies above what was there before the model. On the CPU this asks
+Linux. Compares nothing; rescale.py does.
 """
 
 import argparse

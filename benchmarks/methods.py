@@ -2,9 +2,9 @@
 
     python benchmarks/methods.py [--device cuda] [--rounds 40]
 
-VGG11-BN at an eighth of its width, batches of 128 made-up images of 32×32, SGD with momentum, methods taking turns. Prints the whole
-step, the optimizer's part with the hooks of the method, and what the method keeps between two steps. Sets nothing on the machine
-but the number of threads.
+VGG11-BN at an eighth of its width, batches of 128 made-up images of 32×32, SGD with momentum, methods taking
+turns. Prints the whole step, the optimizer's part with the hooks of the method, and what the method keeps
+between two steps. Sets nothing on the machine but the number of threads.
 """
 
 import argparse
@@ -69,14 +69,16 @@ def main() -> None:
     }
     elapsed_ms = interleaved(works, n_rounds=args.rounds, device=device)
     print(
-        f"\n{'':<30} {'whole step, ms':>18} {'over none':>18} {'optimizer and hooks, ms':>24} {'kept, copies':>13}"
+        f"\n{'':<30} {'whole step, ms':>18} {'over none':>18} "
+        f"{'optimizer and hooks, ms':>24} {'kept, copies':>13}"
     )
     for name, training in trainings.items():
         whole, update = elapsed_ms[f"{name}, whole"], elapsed_ms[f"{name}, update"]
         over = ratios(whole, elapsed_ms["none, whole"])
         kept = "the norms" if training.is_replay else f"{training.kept_copies:.3f}"
         print(
-            f"{name:<30} {quartiles(whole).format(1):>18} {over.format(2):>18} {quartiles(update).format(2):>24} {kept:>13}"
+            f"{name:<30} {quartiles(whole).format(1):>18} {over.format(2):>18} "
+            f"{quartiles(update).format(2):>24} {kept:>13}"
         )
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/recorder.py [--device cuda] [--rounds 20] [--batch 16] [--only steps whole memory]
 
-Prints ratios, each with the target it is held to and whether it was met. Training is with and without weight rescaling; samples go to a
-file. Sets nothing on the machine but the number of threads.
+Prints ratios, each with the target it is held to and whether it was met. Training is with and without weight
+rescaling; samples go to a file. Sets nothing on the machine but the number of threads.
 """
 
 import argparse
@@ -85,7 +85,10 @@ class Training:
         self.device, self.batch, self.size, self.folder = device, batch, size, folder
 
     def step(self, kind: str, every: int = 1, found: dict[str, Any] | None = None) -> Callable[[], None]:
-        """One step, as something to call; ``every``: of the recorder, if the kind has one; ``found``: what is known already."""
+        """One step, as something to call.
+
+        ``every``: of the recorder, if the kind has one; ``found``: what is known already.
+        """
         model: nn.Module = ResNet50().to(self.device)
         images = torch.randn(self.batch, 3, self.size, self.size, device=self.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -98,7 +101,10 @@ class Training:
         return training_step(model, images, optimizer)
 
     def peak(self, kind: str, found: dict[str, Any]) -> int:
-        """The most memory that a few steps need above what was there before the model; each of them is sampled."""
+        """The most memory that a few steps need above what was there before the model.
+
+        Each of them is sampled.
+        """
         self._use_everything_once()
         before = peak_bytes(self.device)
         step = self.step(kind, found=found)
@@ -107,7 +113,7 @@ class Training:
         return peak_bytes(self.device) - before
 
     def _use_everything_once(self) -> None:
-        """On a tiny model, so that the code that is loaded with its first use is not taken for memory of the weights."""
+        """On a tiny model, so that code loaded with its first use is not taken for memory of the weights."""
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(1000)).to(
             self.device
         )
@@ -143,7 +149,7 @@ def steps(training: Training, n_rounds: int) -> Iterator[Line]:
 
 
 def hooks_ms(device: torch.device, n_calls: int = 2000) -> float:
-    """What the hooks of a recorder add to a step that is not sampled, on an optimizer whose step does nothing."""
+    """What a recorder's hooks add to a step that is not sampled, on an optimizer that does nothing."""
     model = ResNet50().to(device)
     optimizers = {kind: Still(convolutions(model)) for kind in ("bare", "recorded")}
     Recorder(optimizers["recorded"], find(model, device), every=10**9, sink=print, family="sgd")
@@ -153,7 +159,10 @@ def hooks_ms(device: torch.device, n_calls: int = 2000) -> float:
 
 
 def whole(training: Training, n_rounds: int) -> Iterator[Line]:
-    """All of fifty steps, one of them sampled, beside fifty without; step by step in turns, so that both meet the same disturbance."""
+    """All of fifty steps, one of them sampled, beside fifty without.
+
+    Step by step in turns, so that both meet the same disturbance.
+    """
     n_runs = max(4, n_rounds // 4)
     works = {kind: Work(training.step(kind, every=EVERY)) for kind in ("bare", "recorded")}
     elapsed = interleaved(works, n_rounds=n_runs * EVERY, device=training.device)
@@ -171,7 +180,7 @@ def whole(training: Training, n_rounds: int) -> Iterator[Line]:
 
 
 def memory(training: Training, n_rounds: int) -> Iterator[Line]:
-    """Peak memory of training in processes of their own, each step sampled, in copies of the recorded weights."""
+    """Peak memory of training in own processes, each step sampled, in copies of the recorded weights."""
     model = ResNet50().to(training.device)
     copy_bytes = sum(weight.nbytes for weight in convolutions(model))
     found = training.folder / "found.json"  # so that looking for weights is not part of the peak

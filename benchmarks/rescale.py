@@ -2,7 +2,8 @@
 
     python benchmarks/rescale.py [--device cuda] [--rounds 30] [--only floor peers search training]
 
-Prints ratios, each with the target it is held to and whether it was met. Sets nothing on the machine but the number of threads.
+Prints ratios, each with the target it is held to and whether it was met. Sets nothing on the machine but the
+number of threads.
 """
 
 import argparse
@@ -23,7 +24,8 @@ import decayfree
 from measure import Quartiles, Work, added, interleaved, quartiles, ratios
 from resnet50 import ResNet50, convolutions
 
-# What the disturbance between two rescales multiplies every weight by: about what a step does, and never nothing.
+# What the disturbance between two rescales multiplies every weight by: about what a step does, and never
+# nothing.
 _DISTURBANCE = 1.001
 
 
@@ -67,7 +69,10 @@ def main() -> None:
 def hardware(device: torch.device) -> str:
     """What this runs on, in one line."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return f"{name}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}"
+    return (
+        f"{name}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), Python "
+        f"{platform.python_version()}"
+    )
 
 
 def processor_name() -> str:
@@ -98,9 +103,8 @@ def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
         "one tensor": Work(lambda: one_tensor.mul_(1.0), lambda: one_tensor.mul_(1.0)),
         "loop": Work(lambda: plain_loop(weights), disturb),
         "step": Work(optimizer.step, disturb),
-        "bare step": Work(
-            Still(convolutions(model)).step, disturb
-        ),  # what the optimizer's own machinery takes
+        # What the optimizer's own machinery takes.
+        "bare step": Work(Still(convolutions(model)).step, disturb),
     }
     if fused is not None:
         works["fused step"] = Work(fused.step, disturb)
@@ -185,7 +189,10 @@ def search(device: torch.device, n_rounds: int) -> Iterator[Line]:
 
 
 def training(device: torch.device, n_rounds: int) -> Iterator[Line]:
-    """The share of the rescale in a training step: bfloat16, 224 pixels, batch 256; on the CPU nobody would train like that."""
+    """The share of the rescale in a training step: bfloat16, 224 pixels, batch 256.
+
+    On the CPU nobody would train like that.
+    """
     if device.type != "cuda":
         yield Line("needs --device cuda", "not measured")
         return
@@ -225,7 +232,10 @@ class Still(Optimizer):
 
 
 def contestants(adamp: ModuleType) -> dict[str, Callable[[torch.device], Optimizer]]:
-    """Optimizers over the convolutions, each with weights of its own; a tiny rate keeps kernels orthogonal to their gradients."""
+    """Optimizers over the convolutions, each with weights of its own.
+
+    A tiny rate keeps kernels orthogonal to their gradients.
+    """
     rate = 1e-8
     makers: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
         "SGD": lambda params: torch.optim.SGD(params, lr=rate, momentum=0.9),
@@ -267,7 +277,8 @@ def find(model: nn.Module, device: torch.device) -> decayfree.Invariance:
     found = decayfree.find_invariant(model, torch.randn(4, 3, 64, 64, device=device))
     if len(found) != len(convolutions(model)):
         sys.exit(
-            f"{len(found)} of {len(convolutions(model))} convolutions were found: this benchmark is for all of them"
+            f"{len(found)} of {len(convolutions(model))} convolutions were found: "
+            "this benchmark is for all of them"
         )
     return found
 
@@ -300,7 +311,10 @@ def weights_of(optimizer: Optimizer) -> list[Tensor]:
 def training_step(
     model: nn.Module, images: Tensor, optimizer: Optimizer, *, dtype: torch.dtype = torch.float32
 ) -> Callable[[], None]:
-    """One step of classification on made-up labels, as something to call; forward under autocast if ``dtype`` is not float32."""
+    """One step of classification on made-up labels, as something to call.
+
+    Forward under autocast if ``dtype`` is not float32.
+    """
     labels = torch.randint(1000, (len(images),), device=images.device)
 
     def step() -> None:

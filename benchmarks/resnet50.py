@@ -1,7 +1,7 @@
 """ResNet-50 as in "Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv 1512.03385).
 
-The stride is on the 3x3 convolutions and the parameters are named as in torchvision, as is usual today. No weights are loaded,
-and torchvision is not needed.
+The stride is on the 3x3 convolutions and the parameters are named as in torchvision, as is usual today. No
+weights are loaded, and torchvision is not needed.
 """
 
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """53 convolutions with 23.45 M weights in 26,560 kernels, each before a BatchNorm, and one linear layer."""
+    """53 convolutions, 23.45 M weights in 26,560 kernels, each before a BatchNorm, and a linear layer."""
 
     def __init__(self, n_classes: int = 1000) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
     python benchmarks/span.py [--device cuda] [--size 64] [--batch 32] [--rounds 5]
 
-Prints the ratio of a watched forward pass to a bare one, the memory it needs more at its peak, and how long the spectra take once. Takes
-the peak after everything else, so that run it as a script of its own.
+Prints the ratio of a watched forward pass to a bare one, the memory it needs more at its peak, and how long
+the spectra take once. Takes the peak after everything else, so that run it as a script of its own.
 """
 
 import argparse
@@ -81,7 +81,8 @@ def main() -> None:
     print(f"  a forward pass                 {quartiles(elapsed_ms['bare']).format(0)} ms")
     for name in list(works)[1:]:
         print(
-            f"  watched, {name:<14}        {ratios(elapsed_ms[name], elapsed_ms['bare']).format(1)} forward passes"
+            f"  watched, {name:<14}        {ratios(elapsed_ms[name], elapsed_ms['bare']).format(1)} forward "
+            "passes"
         )
     sums = sum(8 * span.groups * span.n_features**2 for span in (spans[True][name] for name in spans[True]))
     print(f"  more memory at the peak        {extra / 1e6:.0f} MB, of which sums {sums / 1e6:.0f} MB")

@@ -1,9 +1,12 @@
-"""What does a study's machinery cost beside training without it: the loop, two runs at a time, the import, the page, memory?
+"""What does a study's machinery cost beside training without it?
+
+The loop, two runs at a time, the import, the page, memory.
 
     python benchmarks/study.py [--device cuda] [--rounds 16] [--only loop jobs import page memory]
 
-Prints ratios, each with the target it is held to and whether it was met. Needs Fashion-MNIST where `decayfree demo` finds it, and Lightning
-for its part of the loop. Sets nothing on the machine but the number of threads.
+Prints ratios, each with the target it is held to and whether it was met. Needs Fashion-MNIST where
+`decayfree demo` finds it, and Lightning for its part of the loop. Sets nothing on the machine but the number
+of threads.
 """
 
 import argparse
@@ -87,9 +90,8 @@ def loop(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
         "bare": lambda: bare(recipe),
         "ours, augmented": lambda: of_study(flipped),
     }
-    with contextlib.suppress(
-        ImportError, RuntimeError
-    ):  # the latter of a torchvision that does not fit torch
+    # The latter of a torchvision that does not fit torch.
+    with contextlib.suppress(ImportError, RuntimeError):
         import lightning
 
         del lightning
@@ -108,9 +110,8 @@ def loop(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
         "throughput between samples, ours over bare", of_bare.median, of_bare.format(3), LEAST_OF_BARE
     )
     tensors, usual = "Lightning, tensors", "Lightning, torchvision's transforms"
-    if (
-        tensors in step_ms
-    ):  # no target: the same kernels on the same batches, so that only hooks and collation differ
+    # No target: the same kernels on the same batches, so that only hooks and collation differ.
+    if tensors in step_ms:
         yield Line(f"throughput, ours over {tensors}", ratios(step_ms[tensors], step_ms["ours"]).format(3))
         of_usual = ratios(step_ms[usual], step_ms["ours, augmented"])
         what = f"throughput, ours, augmented over {usual}"
@@ -183,7 +184,10 @@ def page(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
 
 
 def memory(recipe: Recipe, n_rounds: int) -> Iterator[Line]:
-    """Resident memory in the second half of a long run; of a small network, so that it has many steps and samples."""
+    """Resident memory in the second half of a long run.
+
+    Of a small network, so that it has many steps and samples.
+    """
     small = dataclasses.replace(
         recipe,
         n_epochs=40,
@@ -218,7 +222,10 @@ def of_study(recipe: Recipe) -> float:
 
 
 def bare(recipe: Recipe) -> float:
-    """Seconds a step of the loop that one writes by hand: standardized tensors on the device, a permutation, no bookkeeping."""
+    """Seconds a step of the loop that one writes by hand.
+
+    Standardized tensors on the device, a permutation, no bookkeeping.
+    """
     clock = Clock(recipe)
     images, labels, model, optimizer = parts(recipe)
     order = torch.randperm(len(images))
@@ -236,7 +243,10 @@ def bare(recipe: Recipe) -> float:
 def with_lightning(
     recipe: Recipe, dataset_of: Callable[[Tensor, Tensor], Dataset[tuple[Tensor, ...]]]
 ) -> float:
-    """Seconds a step with Lightning's Trainer and torch's DataLoader in the same process, nothing logged, nothing saved."""
+    """Seconds a step with Lightning's Trainer and torch's DataLoader.
+
+    In the same process, nothing logged, nothing saved.
+    """
     import lightning
 
     images, labels, model, optimizer = parts(recipe)
@@ -277,7 +287,10 @@ def with_lightning(
 
 
 def transformed(images: Tensor, labels: Tensor) -> Dataset[tuple[Tensor, ...]]:
-    """What torchvision's FashionMNIST gives with the usual transforms: a Pillow image is made and changed when it is asked for."""
+    """What torchvision's FashionMNIST gives with the usual transforms.
+
+    A Pillow image is made and changed when it is asked for.
+    """
     from PIL import Image
     from torchvision import transforms
 
@@ -323,7 +336,7 @@ class Clock:
 
 
 def parts(recipe: Recipe) -> tuple[Tensor, Tensor, nn.Module, torch.optim.Optimizer]:
-    """Standardized grey images (n, 1, 28, 28) and labels, the model and the optimizer that studies would make."""
+    """Standardized grey images (n, 1, 28, 28) and labels, and the model and optimizer of studies."""
     dataset = load(recipe.data, None, recipe.device)
     pixels = dataset.train.pixels.to(recipe.device).float()
     images = pixels.sub(dataset.mean).div(dataset.std).unsqueeze(1)

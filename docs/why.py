@@ -1,8 +1,11 @@
-"""Why train without weight decay: the story of docs/why.md, with its pictures and numbers out of a finished study.
+"""Why train without weight decay.
+
+The story of docs/why.md, with its pictures and numbers out of a finished study.
 
     python docs/why.py demo
 
-Reads the study in the folder, checks the statements of theory, and writes docs/why.md and docs/pictures/. It states no figure of its own.
+Reads the study in the folder, checks the statements of theory, and writes docs/why.md and docs/pictures/. It
+states no figure of its own.
 """
 
 import sys
@@ -204,21 +207,26 @@ def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:
     recipe = numbers.study.spec.recipe
     yield "# Why train without weight decay"
     yield ""
-    yield "<!-- Written by `make why` from a study and from the checks of theory; change docs/why.py instead. -->"
+    yield (
+        "<!-- Written by `make why` from a study and from the checks of theory; "
+        "change docs/why.py instead. -->"
+    )
     yield from paragraph(
-        "This page tells what weight decay does to a weight that feeds a normalization, with the pictures and numbers of one study: "
-        f"{len(numbers.methods)} methods, {len(numbers.study.spec.seeds)} seeds each, {recipe.n_steps:,} steps on real images "
-        f"({recipe.data.name}), a small VGG with BatchNorm, SGD with momentum {recipe.optimizer.momentum:g}, {recipe.schedule} schedule. "
-        "All figures below are of this study and come from its files."
+        "This page tells what weight decay does to a weight that feeds a normalization, with the pictures "
+        f"and numbers of one study: {len(numbers.methods)} methods, {len(numbers.study.spec.seeds)} seeds "
+        f"each, {recipe.n_steps:,} steps on real images ({recipe.data.name}), a small VGG with BatchNorm, "
+        f"SGD with momentum {recipe.optimizer.momentum:g}, {recipe.schedule} schedule. All figures below are "
+        "of this study and come from its files."
     )
     yield from section(
         "A weight without scale",
-        "A BatchNorm subtracts the mean and divides by the standard deviation. Multiply the kernel before it by any positive number, and "
-        "what comes out is the same. So the gradient has no part along the kernel, ⟨w, g⟩ = 0, and shrinks as the kernel grows: "
-        "g(cw) = g(w)/c. Only the direction of the kernel computes anything.",
-        "Each step of SGD adds something orthogonal, so that by Pythagoras the norm can only grow: ‖w'‖² = ‖w‖² + η²‖g‖². A step "
-        "of the same learning rate then turns the longer kernel less. What counts for the direction is the effective learning "
-        "rate η/‖w‖².",
+        "A BatchNorm subtracts the mean and divides by the standard deviation. Multiply the kernel before it "
+        "by any positive number, and what comes out is the same. So the gradient has no part along the "
+        "kernel, ⟨w, g⟩ = 0, and shrinks as the kernel grows: g(cw) = g(w)/c. Only the direction of the "
+        "kernel computes anything.",
+        "Each step of SGD adds something orthogonal, so that by Pythagoras the norm can only grow: ‖w'‖² = "
+        "‖w‖² + η²‖g‖². A step of the same learning rate then turns the longer kernel less. What counts for "
+        "the direction is the effective learning rate η/‖w‖².",
     )
     yield from section(
         "Norms",
@@ -228,24 +236,28 @@ def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:
     )
     yield from section(
         "Decay sets the norm, and the norm sets the step",
-        "Weight decay cannot make such a weight simpler: a smaller one computes the same. It makes it shorter, and thereby turns it "
-        "faster. " + findings.effective_learning_rates(numbers),
+        (
+            "Weight decay cannot make such a weight simpler: a smaller one computes the same. It makes it "
+            "shorter, and thereby turns it faster. "
+        )
+        + findings.effective_learning_rates(numbers),
         picture="rates",
         alt="Effective learning rates of each layer by step and method",
     )
     yield from section(
         "Where decay leads",
-        "Growth and decay balance where a step turns every kernel by the same angle, whatever the layer and the gradients: √(2ηλ/(1+μ)) "
-        "for SGD with momentum. A fixed norm has no such balance to find. Its angles follow the learning rate from the first step.",
+        "Growth and decay balance where a step turns every kernel by the same angle, whatever the layer and "
+        "the gradients: √(2ηλ/(1+μ)) for SGD with momentum. A fixed norm has no such balance to find. Its "
+        "angles follow the learning rate from the first step.",
         angles.angular_updates(numbers),
         picture="angles",
         alt="Angular updates by step and method, with the equilibrium of theory dashed",
     )
     yield from section(
         "Where a weight lives",
-        "SGD moves a kernel only in the span of the patches that it sees. What its initial value has outside that span stays there without "
-        "decay, shrinks under decay as the settings say, and under rescaling by exactly the growth that it takes back. The circles are "
-        "these laws; the lines are measured.",
+        "SGD moves a kernel only in the span of the patches that it sees. What its initial value has outside "
+        "that span stays there without decay, shrinks under decay as the settings say, and under rescaling "
+        "by exactly the growth that it takes back. The circles are these laws; the lines are measured.",
         spans.off_span(numbers),
         picture="off-span",
         alt="Off-span share of the first layer by step and method, with its law",
@@ -253,8 +265,8 @@ def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:
     yield from listed(spans.off_span_notes(numbers))
     yield from section(
         "Deeper layers",
-        "Deeper layers reach every direction, but not equally. This is how the energy of their kernels lies along the principal directions "
-        "of their inputs, beside where it lay before training.",
+        "Deeper layers reach every direction, but not equally. This is how the energy of their kernels lies "
+        "along the principal directions of their inputs, beside where it lay before training.",
         spans.spectrum(numbers),
         picture="energy",
         alt="Weight energy over the input spectrum of each layer",
@@ -268,8 +280,8 @@ def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:
     )
     yield from section(
         "What the algebra says of the paper's story",
-        "What the paper says of norms and of spans holds exactly, and can be run: `decayfree verify`. Where its conclusions meet "
-        "limits, the checks say so:",
+        "What the paper says of norms and of spans holds exactly, and can be run: `decayfree verify`. Where "
+        "its conclusions meet limits, the checks say so:",
     )
     first = {check.caution: check.statement for check in reversed(checks)}
     yield from listed([f"**{first[note]}.** {note}" for note in notes(checks)])

@@ -1,4 +1,7 @@
-"""Send recorded samples to W&B, MLflow, Lightning's logger or TensorBoard: one line each. Stand-ins take the loggers' places here."""
+"""Send recorded samples to W&B, MLflow, Lightning's logger or TensorBoard: one line each.
+
+Stand-ins take the loggers' places here.
+"""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -34,9 +37,8 @@ to_file = JsonLines("for-all-loggers.jsonl")
 
 def to_all(sample: Sample) -> None:
     wandb.log(sample.flat(), step=sample.step)
-    mlflow.log_metrics(
-        sample.flat("mean"), step=sample.step
-    )  # of its 1,000 numbers a call, all statistics take too many
+    # Of its 1,000 numbers a call, all statistics take too many.
+    mlflow.log_metrics(sample.flat("mean"), step=sample.step)
     trainer.logger.log_metrics(sample.flat(), step=sample.step)
     to_tensorboard(sample)
     to_file(sample)

@@ -1,4 +1,7 @@
-"""Record what scale-invariant weights do while a network trains, with and without weight rescaling. Needs scikit-learn; takes seconds."""
+"""Record what scale-invariant weights do while a network trains, with and without weight rescaling.
+
+Needs scikit-learn; takes seconds.
+"""
 
 import torch
 from sklearn.datasets import load_digits
@@ -21,9 +24,8 @@ def train(*, rescaled: bool) -> decayfree.Recorder:
     )  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     found = decayfree.find_invariant(model, images[:8])
-    recorder = decayfree.Recorder(
-        optimizer, found, every=50
-    )  # appends to dynamics.jsonl, a line every 50 steps
+    # Appends to dynamics.jsonl, a line every 50 steps.
+    recorder = decayfree.Recorder(optimizer, found, every=50)
     if rescaled:
         decayfree.WeightRescaling(optimizer, found)
     for _ in range(10):
@@ -36,7 +38,8 @@ def train(*, rescaled: bool) -> decayfree.Recorder:
 
 runs = {train(rescaled=rescaled).run: rescaled for rescaled in (False, True)}
 print(
-    "rescaled  step  norm  effective learning rate  angular update, degrees  (means of the second convolution)"
+    "rescaled  step  norm  effective learning rate  angular update, "
+    "degrees  (means of the second convolution)"
 )
 for sample in read_jsonl("dynamics.jsonl"):
     if sample.run not in runs:  # of a training before this one

@@ -1,4 +1,7 @@
-"""Train a small BatchNorm network on scanned digits without weight decay. Needs scikit-learn for the images; takes seconds."""
+"""Train a small BatchNorm network on scanned digits without weight decay.
+
+Needs scikit-learn for the images; takes seconds.
+"""
 
 import torch
 from sklearn.datasets import load_digits

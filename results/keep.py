@@ -1,10 +1,13 @@
-"""Keeps the built-in studies as they came out: their rows, their pages, and the tables of every README, out of the result files.
+"""Keeps the built-in studies as they came out.
+
+Their rows, their pages, and the tables of every README, out of the result files.
 
     python results/keep.py runs/figure1 runs/optimizers    # keep what these folders hold, each under its own name
     python results/keep.py                                 # write the tables again from what is kept
 
-Writes results/NAME/study.toml, runs.tar.xz and report.html, and what stands between the marks in results/NAME/README.md and README.md.
-What was claimed and what came of it is written by hand around them. It states no figure of its own.
+Writes results/NAME/study.toml, runs.tar.xz and report.html, and what stands between the marks in
+results/NAME/README.md and README.md. What was claimed and what came of it is written by hand around them. It
+states no figure of its own.
 """
 
 import argparse
@@ -92,7 +95,10 @@ def numbers(study: Study) -> Iterator[str]:
     minutes = sum(run.elapsed_s for run in runs) / 60
     steps = sorted({run.n_steps for run in runs})
     yield f"- {len(runs)} runs of {' or '.join(f'{n:,}' for n in steps)} steps, {n_diverged} of them diverged"
-    yield f"- {', '.join(processors)}, {' or '.join(map(str, threads))} thread(s) a run; {minutes:,.0f} minutes of runs"
+    yield (
+        f"- {', '.join(processors)}, {' or '.join(map(str, threads))} thread(s) a run; "
+        f"{minutes:,.0f} minutes of runs"
+    )
     yield f"- {'; '.join(versions)}"
     yield ""
     groups = study_groups(study)
@@ -110,7 +116,10 @@ def numbers(study: Study) -> Iterator[str]:
 def every_setting(group: Group) -> Iterator[str]:
     """Mean test accuracies of all settings, those that validation data did not choose among them."""
     rates = group.learning_rates
-    yield f"\nMean test accuracy of every setting, %, chosen or not, over {max(cell.n_planned for cell in group.cells)} seeds:\n"
+    yield (
+        "\nMean test accuracy of every setting, %, chosen or not, over "
+        f"{max(cell.n_planned for cell in group.cells)} seeds:\n"
+    )
     yield "| Method | " + " | ".join(f"learning rate {rate:g}" for rate in rates) + " |"
     yield "|---|" + "--:|" * len(rates)
     for sweep in group.sweeps:
@@ -164,7 +173,10 @@ def mean_accuracy(entries: tuple[Entry, ...], method: str) -> str:
 
 
 def difference(ours: list[Entry]) -> str:
-    """Mean paired difference; with its interval over seeds in one group, without one over groups, which share images and seeds."""
+    """Mean paired difference.
+
+    With its interval over seeds in one group, without one over groups, which share images and seeds.
+    """
     if len(ours) == 1 and ours[0].difference:
         one = ours[0].difference
         return signed_points(one.mean, 2) + (

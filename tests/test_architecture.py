@@ -1,4 +1,7 @@
-"""The house rules of the package: who imports whom, what an import loads, what is documented, how long a file may be."""
+"""The house rules of the package.
+
+Who imports whom, what an import loads, what is documented, how long a file may be.
+"""
 
 import ast
 import importlib
@@ -275,7 +278,7 @@ def test_every_public_name_is_documented(name: str) -> None:
 
 
 def own_doc(thing: object) -> str:
-    """The docstring that was written for it: not inherited, and not the signature that dataclasses put there."""
+    """The docstring that was written for it: not inherited, and not the signature that dataclasses put."""
     doc = getattr(thing, "__doc__", None) or ""
     return "" if doc.startswith(f"{getattr(thing, '__name__', '')}(") else doc
 
@@ -336,7 +339,10 @@ def test_readme_shows_the_table_that_is_printed(seed: int) -> None:
 
 
 def tree_in_readme() -> list[str]:
-    """The paths of README's tree: what stands before the comment on each line, below the folder it is indented under."""
+    """The paths of README's tree.
+
+    What stands before the comment on each line, below the folder it is indented under.
+    """
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"## The files\n.*?```text\n(.*?)```", text, re.DOTALL)
     assert block, "README has no file tree under the heading 'The files'"

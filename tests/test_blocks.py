@@ -1,4 +1,6 @@
-"""Norms of blocks, inner products of blocks and scaling of blocks: numbers to check by hand, then a slow reference.
+"""Norms of blocks, inner products of blocks and scaling of blocks.
+
+Numbers to check by hand, then a slow reference.
 
 How often and to what norm blocks are rescaled is test_weight_rescaling.py's question.
 """
@@ -203,8 +205,9 @@ def test_a_parameter_is_scaled_without_autograd(seed: int) -> None:
 
 
 def test_a_factor_that_bfloat16_cannot_hold_is_not_lost() -> None:
-    # 1.003 rounds to 1 in bfloat16, so a weight times a bfloat16 factor would not move. In float32 the product moves
-    # every weight for which the next representable number is nearer: mantissas from 1.303 on (0.003 m > 2⁻⁸).
+    # 1.003 rounds to 1 in bfloat16, so a weight times a bfloat16 factor would not move. In float32 the
+    # product moves every weight for which the next representable number is nearer: mantissas from 1.303 on
+    # (0.003 m > 2⁻⁸).
     weight = torch.tensor([[1.0, 1.25, 1.5, 1.75, 1.9921875]], dtype=torch.bfloat16)
     assert torch.tensor(1.003).bfloat16() == 1
     scale_blocks_(weight, torch.tensor([1.003]), Blocks(0, (1,)))

@@ -180,7 +180,10 @@ def test_without_decay_a_fixed_norm_gives_the_same_angle(expected, make, accurac
     ids=["SGD", "SGD with momentum", "SGD decoupled", "AdamW", "Adam with L2", "Lion"],
 )
 def test_norms_that_are_off_come_together_with_the_time_constant(expected, make, power):
-    """Of two runs with equal noise, above and below; ``power`` is the one of the norm that falls exponentially, to first order."""
+    """Of two runs with equal noise, above and below.
+
+    ``power`` is the one of the norm that falls exponentially, to first order.
+    """
     time = int(expected.time_constant_steps)
     above, below = (
         simulation.simulate(
@@ -262,7 +265,10 @@ FULL = {"gradient_norm": 1.0, "fan_in": 1.0}
             equilibrium.sgd,
             (0.0, 0.1),
             {"momentum": -1.0, "gradient_norm": 0.0},
-            f"lr {ABOVE_0} 0.0; momentum must be at least 0 and below 1, got -1.0; gradient_norm {ABOVE_0} 0.0",
+            (
+                f"lr {ABOVE_0} 0.0; momentum must be at least 0 and below 1, got -1.0; "
+                f"gradient_norm {ABOVE_0} 0.0"
+            ),
         ),
         (equilibrium.adamw, (0.1, 20.0), {}, "lr times weight_decay must be below 1"),
         (equilibrium.adamw, (0.1, 0.1), {"fan_in": 0}, f"fan_in {ABOVE_0} 0"),

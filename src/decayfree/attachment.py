@@ -31,12 +31,15 @@ def weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWe
 def nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
     """Why the optimizer holds none of the weights that were found."""
     if not len(found):
-        return "no scale-invariant weight was found in the model, so there is nothing to hold; print(found) says why"
+        return (
+            "no scale-invariant weight was found in the model, "
+            "so there is nothing to hold; print(found) says why"
+        )
     n_parameters = sum(len(group["params"]) for group in optimizer.param_groups)
     return (
-        f"none of the {len(found)} scale-invariant weights ({found[0].name}, …) is among the optimizer's {n_parameters} parameters: "
-        "`found` was made for another model, or the model was copied or replaced after the optimizer was made; for a copy, "
-        "use decayfree.Invariance.from_dict(found.to_dict(), copy)"
+        f"none of the {len(found)} scale-invariant weights ({found[0].name}, …) is among the optimizer's "
+        f"{n_parameters} parameters: `found` was made for another model, or the model was copied or replaced "
+        "after the optimizer was made; for a copy, use decayfree.Invariance.from_dict(found.to_dict(), copy)"
     )
 
 

@@ -1,6 +1,7 @@
 """What is the unit with a scale of its own, how long is it, and how is it scaled?
 
-Norms, inner products and scaling of blocks of rows, with float32 inside. Does not know which weights have such blocks.
+Norms, inner products and scaling of blocks of rows, with float32 inside. Does not know which weights have
+such blocks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,13 @@ class Blocks:
     Args:
         axis: The dimension along which the rows run: 0, or 1 for transposed convolutions.
         block_sizes: Rows in each block, in the order of the rows; no unit, their sum is the number of rows.
-        groups: For ``axis=1``: dimension 0 is cut into so many equal parts that share nothing (a grouped transposed convolution).
-            Row ``group * shape[1] + j`` is ``weight[group * shape[0] // groups : (group + 1) * shape[0] // groups, j]``.
+        groups: For ``axis=1``: dimension 0 is cut into so many equal parts that share nothing (a grouped
+            transposed convolution). Row ``group * shape[1] + j`` is ``weight[group * shape[0] // groups :
+            (group + 1) * shape[0] // groups, j]``.
 
     Raises:
-        InvalidInputError: If ``axis`` is neither 0 nor 1, a block has no row, or ``groups`` does not go with ``axis``.
+        InvalidInputError: If ``axis`` is neither 0 nor 1, a block has no row, or ``groups`` does not go with
+            ``axis``.
 
     Example:
         >>> Blocks(axis=0, block_sizes=(2, 1)).n_rows
@@ -43,8 +46,8 @@ class Blocks:
             or (self.groups > 1 and self.axis == 0)
         ):
             raise InvalidInputError(
-                f"blocks want axis 0 or 1, at least one row a block, and groups only along axis 1; got axis={self.axis}, "
-                f"block_sizes={self.block_sizes[:8]}, groups={self.groups}"
+                "blocks want axis 0 or 1, at least one row a block, and groups only along axis 1; got "
+                f"axis={self.axis}, block_sizes={self.block_sizes[:8]}, groups={self.groups}"
             )
 
     @cached_property
@@ -124,9 +127,8 @@ def block_dots(
     dtype = norm_dtype(a)
     product = _by_row(a, blocks).to(dtype) * _by_row(b, blocks).to(dtype)
     dims = _other_dims(product, blocks)
-    rows = whole(product.sum(dim=dims) if dims else product).reshape(
-        -1
-    )  # sum(dim=()) would sum over everything
+    # sum(dim=()) would sum over everything.
+    rows = whole(product.sum(dim=dims) if dims else product).reshape(-1)
     if bias_a is not None and bias_b is not None:
         rows = rows + whole(_bias_rows(bias_a, blocks)).to(dtype) * whole(_bias_rows(bias_b, blocks)).to(
             dtype
@@ -144,8 +146,8 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
 
     Args:
         weight: (*shape), floating. Changed in place, whatever its memory format.
-        factors: (n_blocks,), float32 or float64; no unit. Not rounded to the weight's precision: in bfloat16 a factor within 0.4 % of 1
-            would become 1.
+        factors: (n_blocks,), float32 or float64; no unit. Not rounded to the weight's precision: in bfloat16
+            a factor within 0.4 % of 1 would become 1.
         blocks: How the rows are divided.
         bias: (n_rows,). Changed in place along with its rows.
 
@@ -195,12 +197,18 @@ def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
 
 
 def norm_dtype(weight: Tensor) -> torch.dtype:
-    """The precision in which norms and factors of ``weight`` are computed: float64 for float64, else float32."""
+    """The precision in which norms and factors of ``weight`` are computed.
+
+    float64 for float64, else float32.
+    """
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor, on every device, of one that is sharded over several (a DTensor); any other as it is."""
+    """The full tensor, on every device, of one that is sharded over several (a DTensor).
+
+    Any other as it is.
+    """
     full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return full
 
@@ -223,7 +231,10 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
 
 
 def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
-    """A view of ``weight`` whose dimension 0 is the group where there are groups; a copy only of a sharded one with groups."""
+    """A view of ``weight`` whose dimension 0 is the group where there are groups.
+
+    A copy only of a sharded one with groups.
+    """
     shape = _shape_by_row(weight, blocks)
     if blocks.groups == 1:
         return weight
@@ -242,7 +253,7 @@ def _shape_by_row(weight: Tensor, blocks: Blocks) -> tuple[int, ...]:
 
 
 def _scale_sharded_(weight: Tensor, factors: Tensor) -> None:
-    """Multiply each device's part of a sharded weight by its part of ``factors``, which all devices have whole."""
+    """Multiply each device's part of a sharded weight by its part of ``factors``, whole on every device."""
     from torch.distributed.tensor import DTensor, Replicate
 
     assert isinstance(weight, DTensor)
@@ -292,7 +303,8 @@ def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
         )
         if is_flat_parameter(parameter):
             faults.append(
-                f"{name}{shape} is a flat parameter of FSDP1: use FSDP2 (fully_shard), or use_orig_params before wrapping"
+                f"{name}{shape} is a flat parameter of FSDP1: use FSDP2 (fully_shard), "
+                "or use_orig_params before wrapping"
             )
         elif isinstance(parameter, nn.parameter.UninitializedParameter):
             faults.append(f"{name} is lazy and has no shape yet: run the model once")
@@ -306,7 +318,8 @@ def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
             stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)
         ):
             faults.append(
-                f"{name}{shape} is expanded: several of its entries are one number in memory; use .contiguous()"
+                f"{name}{shape} is expanded: several of its entries are one number in "
+                "memory; use .contiguous()"
             )
         elif parameter.is_quantized:
             faults.append(f"{name}{shape} is quantized: rescale before quantization")

@@ -1,10 +1,14 @@
-"""How far does a weight without scale turn in a step under weight decay, and at what norm, once the two balance?
+"""How far does a weight without scale turn in a step under weight decay, and at what norm?
 
-Closed forms for each optimizer. Measures nothing and knows no models; conversion turns the answers into recipes without decay.
+Both are what they are once decay and gradients balance.
 
-A gradient is orthogonal to the weights of its block and as large as 1/‖w‖ allows, so that steps make the norm grow and decay makes it
-shrink. Where both balance, the norm is constant and the weight turns by the same angle in every step. The forms hold for gradients of
-constant size at unit norm that do not remember each other, in many dimensions. Held against a simulation of that:
+Closed forms for each optimizer. Measures nothing and knows no models; conversion turns the answers into
+recipes without decay.
+
+A gradient is orthogonal to the weights of its block and as large as 1/‖w‖ allows, so that steps make the norm
+grow and decay makes it shrink. Where both balance, the norm is constant and the weight turns by the same
+angle in every step. The forms hold for gradients of constant size at unit norm that do not remember each
+other, in many dimensions. Held against a simulation of that:
 
 ==============================  =========================================================  =========================================
 optimizer                       chord and angle                                            norm
@@ -12,19 +16,23 @@ optimizer                       chord and angle                                 
 SGD, momentum, Nesterov; with   exact                                                      exact
 L2 or decoupled decay
 AdamW                           exact as β₂ → 1; to 0.1 % at β₂ = 0.99, 0.5 % at 0.95      exact as β₂ → 1; 0.1, 0.5 and 1.1 % too
-                                                                                           large at β₂ = 0.999, 0.99 and 0.95
+                                                                                           large at β₂ =
+                                                                                           0.999, 0.99 and
+                                                                                           0.95
 Adam with L2                    exact as β₂ → 1; 0.4 % too large at β₂ = 0.99, 1.3 % at    exact as β₂ → 1; 0.2 and 0.3 % too large
                                 0.95                                                       at β₂ = 0.99 and 0.95
 Lion                            exact                                                      exact
 ==============================  =========================================================  =========================================
 
-Time constants are first order in ηλ, and exact as β₂ → 1. Adam's ε counts as zero. Real gradients do remember each other: on a small
-network angles were off by up to 7 %, those of Adam with L2 by up to 12 % (docs/recipes.md).
+Time constants are first order in ηλ, and exact as β₂ → 1. Adam's ε counts as zero. Real gradients do remember
+each other: on a small network angles were off by up to 7 %, those of Adam with L2 by up to 12 %
+(docs/recipes.md).
 
 References:
-    van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", 2017, arXiv 1706.05350: equilibrium norms.
-    Wan, Zhu, Zhang, Sun, "Spherical Motion Dynamics", 2021, arXiv 2006.08419: angles, SGD with momentum.
-    Kosson, Messmer, Jaggi, "Rotational Equilibrium", 2024, arXiv 2305.17212: AdamW, Adam with L2, Lion.
+    van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", 2017, arXiv 1706.05350:
+    equilibrium norms. Wan, Zhu, Zhang, Sun, "Spherical Motion Dynamics", 2021, arXiv 2006.08419: angles, SGD
+    with momentum. Kosson, Messmer, Jaggi, "Rotational Equilibrium", 2024, arXiv 2305.17212: AdamW, Adam with
+    L2, Lion.
 """
 
 import math
@@ -40,11 +48,14 @@ class Equilibrium:
     Args:
         chord: ‖u' − u‖ between the directions before and after a step; root mean square, no unit.
         angle_rad: The angle with that chord, in radians: 2·asin(chord/2).
-        norm: Of the block, in units of the weight; None where the gradient norm or the fan-in that it depends on was not given.
-        fixed_norm: The norm at which the same optimizer without decay, at the same learning rate, turns a block by that angle when its norm
-            is put back after every step and momentum is kept. To first order in ηλ it is ``norm``; beyond that, momentum that decay would
-            have kept tangent points a little outwards. Under Lion, and for angles of tens of degrees, it is ``norm``.
-        time_constant_steps: Optimizer steps, at a constant learning rate, in which a small deviation of the norm falls to 1/e.
+        norm: Of the block, in units of the weight; None where the gradient norm or the fan-in that it depends
+            on was not given.
+        fixed_norm: The norm at which the same optimizer without decay, at the same learning rate, turns a
+            block by that angle when its norm is put back after every step and momentum is kept. To first
+            order in ηλ it is ``norm``; beyond that, momentum that decay would have kept tangent points a
+            little outwards. Under Lion, and for angles of tens of degrees, it is ``norm``.
+        time_constant_steps: Optimizer steps, at a constant learning rate, in which a small deviation of the
+            norm falls to 1/e.
     """
 
     chord: float
@@ -65,22 +76,26 @@ def sgd(
 ) -> Equilibrium:
     """SGD as PyTorch writes it: v ← μv + g + λw and w ← w − ηv, or w ← w − η(g + λw + μv) for Nesterov.
 
-    With ε = ηλ: chord² = 2ε/(1+μ) with L2 and 2ε(1−μ)/(1+μ−εμ) with decoupled decay (w ← (1−ε)w, then the step without λ). Nesterov's
-    chord² is about (1+2μ−2μ³) times that. The norm is ηG²/(2λ(1−μ)) to the power of 1/4 with L2, up to a factor 1 + O(ε).
+    With ε = ηλ: chord² = 2ε/(1+μ) with L2 and 2ε(1−μ)/(1+μ−εμ) with decoupled decay (w ← (1−ε)w, then the
+    step without λ). Nesterov's chord² is about (1+2μ−2μ³) times that. The norm is ηG²/(2λ(1−μ)) to the power
+    of 1/4 with L2, up to a factor 1 + O(ε).
 
     Args:
         lr: η, in units of squared weight over loss. With dampening τ, that many times (1−τ).
-        weight_decay: λ, in units of loss over squared weight; decoupled, without the learning rate that it is multiplied with.
+        weight_decay: λ, in units of loss over squared weight; decoupled, without the learning rate that it is
+            multiplied with.
         momentum: μ, no unit.
         nesterov: Whether the step is g + μv.
         decoupled: Whether decay is applied to the weight instead of the gradient.
-        gradient_norm: G = ‖g‖·‖w‖, root mean square over steps: the gradient norm of the block at unit norm, in units of the loss.
+        gradient_norm: G = ‖g‖·‖w‖, root mean square over steps: the gradient norm of the block at unit norm,
+            in units of the loss.
 
     Returns:
         The norm is None without ``gradient_norm``.
 
     Raises:
-        InvalidInputError: If a number is out of range: all faults at once. Without decay there is no equilibrium.
+        InvalidInputError: If a number is out of range: all faults at once. Without decay there is no
+            equilibrium.
 
     Example:
         >>> sgd(0.5, 0.25).chord ** 2  # 2ηλ
@@ -132,7 +147,8 @@ def adamw(
 ) -> Equilibrium:
     """AdamW: w ← (1−ηλ)w, then w ← w − ηm̂/√v̂.
 
-    With α = 1 − ηλ: chord² = 2ηλ(1−β₁)/(1+αβ₁) and r² = η²C(1−β₁)(1+αβ₁)/((1+β₁)(1−αβ₁)(1−α²)), about ηC/(2λ). Gradients have no say.
+    With α = 1 − ηλ: chord² = 2ηλ(1−β₁)/(1+αβ₁) and r² = η²C(1−β₁)(1+αβ₁)/((1+β₁)(1−αβ₁)(1−α²)), about
+    ηC/(2λ). Gradients have no say.
 
     Args:
         lr: η, in units of the weight.
@@ -175,9 +191,10 @@ def adam_l2(
 ) -> Equilibrium:
     """Adam with L2 regularization: λw is added to the gradient before the moments.
 
-    To first order r³ = η√C·G/(2λ) and chord² = (1−β₁)/(1+β₁)·η²C/r²: unlike with any other rule here, the angle depends on the gradient,
-    so that layers do not turn alike. What is returned goes beyond first order: with √v̂ constant, s = √(G²/r² + λ²r²)/√C, the rule is SGD
-    with momentum β₁ at the learning rate η(1−β₁)/s, and that is solved for r.
+    To first order r³ = η√C·G/(2λ) and chord² = (1−β₁)/(1+β₁)·η²C/r²: unlike with any other rule here, the
+    angle depends on the gradient, so that layers do not turn alike. What is returned goes beyond first order:
+    with √v̂ constant, s = √(G²/r² + λ²r²)/√C, the rule is SGD with momentum β₁ at the learning rate
+    η(1−β₁)/s, and that is solved for r.
 
     Args:
         lr: η, in units of the weight.
@@ -203,15 +220,16 @@ def adam_l2(
     _raise(faults + _size_faults(gradient_norm=gradient_norm, fan_in=fan_in))
     b = betas[0]
     per_root = lr * (1 - b) * math.sqrt(weight_decay * fan_in / gradient_norm)
-    # e is λ times the learning rate of that SGD: first to first order, then each round leaves a quarter of its logarithm's error.
+    # e is λ times the learning rate of that SGD: first to first order, then each round leaves a quarter of
+    # its logarithm's error.
     e = min((per_root**4 / (2 * (1 - b))) ** (1 / 3), 1.0)
     for _ in range(40):
         q = math.sqrt(e * (1 + b) / ((1 - b) * (2 * (1 + b) - e)))  # λr²/G
         e = min(per_root * math.sqrt(q / (1 + q * q)), 1.0)
     if e >= 1:
         raise InvalidInputError(
-            f"lr {lr:g} and weight_decay {weight_decay:g} are too large for a gradient norm of {gradient_norm:g}: the decay of one step "
-            "would take away the whole weight"
+            f"lr {lr:g} and weight_decay {weight_decay:g} are too large for a gradient norm of "
+            f"{gradient_norm:g}: the decay of one step would take away the whole weight"
         )
     chord2 = 2 * e / (1 + b)
     norm = math.sqrt(q * gradient_norm / weight_decay)
@@ -229,10 +247,11 @@ def lion(
 ) -> Equilibrium:
     """Lion: w ← (1−ηλ)w − η·sign(β₁m + (1−β₁)g), then m ← β₂m + (1−β₂)g.
 
-    Steps k apart agree in sign as sₖ = (2/π)·asin(ρβ₂^(k−1)) of normal numbers do, with ρ the correlation of what stands in two
-    successive signs. With α = 1 − ηλ and S = Σ α^(k−1)sₖ: chord² = 2ηλ(1 − ηλS)/(1+2αS) and r² = η²C(1+2αS)/(1−α²). As ηλ → 0, and with
-    (2/π)ρ for the arc sine, they become πηλκ and ηC/(πλκ), κ = (1−β₁)² + β₁²(1−β₂)/(1+β₂). At betas 0.9 and 0.99 the chord and the norm
-    of this short form are off by 3 and 4 % with ηλ = 0.001, and by 24 and 39 % with 0.01.
+    Steps k apart agree in sign as sₖ = (2/π)·asin(ρβ₂^(k−1)) of normal numbers do, with ρ the correlation of
+    what stands in two successive signs. With α = 1 − ηλ and S = Σ α^(k−1)sₖ: chord² = 2ηλ(1 − ηλS)/(1+2αS)
+    and r² = η²C(1+2αS)/(1−α²). As ηλ → 0, and with (2/π)ρ for the arc sine, they become πηλκ and ηC/(πλκ),
+    κ = (1−β₁)² + β₁²(1−β₂)/(1+β₂). At betas 0.9 and 0.99 the chord and the norm of this short form are off by
+    3 and 4 % with ηλ = 0.001, and by 24 and 39 % with 0.01.
 
     Args:
         lr: η, in units of the weight.
@@ -279,11 +298,13 @@ def _agreement_of_signs(a: float, betas: tuple[float, float]) -> float:
 
 
 def _growth_at_fixed_norm(chord2: float, momentum: float, along: float, step2: float) -> float | None:
-    """The squared norm (fourth power for SGD), in units of squared steps, at which a norm put back after every step gives this chord.
+    """The squared norm at which a norm put back after every step gives this chord.
 
-    Before it is put back the norm of a block of norm 1 is c, with c² = 1 + 2y + F·z: z the squared gradient part of a step, F that of the
-    whole step with its momentum, and y the part that points outwards, y(c − μ) = q·F·z. The cosine is k = (1 + y)/c. Without z and c
-    that is a quadratic equation in y.
+    For SGD its fourth power; in units of squared steps.
+
+    Before it is put back the norm of a block of norm 1 is c, with c² = 1 + 2y + F·z: z the squared gradient
+    part of a step, F that of the whole step with its momentum, and y the part that points outwards, y(c −
+    μ) = q·F·z. The cosine is k = (1 + y)/c. Without z and c that is a quadratic equation in y.
 
     Args:
         chord2: The squared chord, 2 − 2k.
@@ -323,7 +344,8 @@ def _product_faults(lr: float, weight_decay: float) -> list[str]:
     if not (_is_above_0(lr) and _is_above_0(weight_decay)) or lr * weight_decay < 1:
         return []
     return [
-        f"lr times weight_decay must be below 1, got {lr!r} times {weight_decay!r}: the decay of one step would take away the whole weight"
+        f"lr times weight_decay must be below 1, got {lr!r} times {weight_decay!r}: the decay of one step "
+        "would take away the whole weight"
     ]
 
 

@@ -1,6 +1,7 @@
 """What can go wrong, by name.
 
-Each error is a :class:`DecayFreeError` and also the built-in that fits. No message is written here: the file that finds a fault says it.
+Each error is a :class:`DecayFreeError` and also the built-in that fits. No message is written here: the file
+that finds a fault says it.
 """
 
 from collections.abc import Sequence

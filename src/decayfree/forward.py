@@ -1,6 +1,7 @@
 """How is any model run on any inputs, and left as it was?
 
-Calls it, finds the tensors in what goes in and comes out, and puts precision and random states back. Copies no model.
+Calls it, finds the tensors in what goes in and comes out, and puts precision and random states back. Copies
+no model.
 """
 
 import random
@@ -17,7 +18,11 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """``model(*inputs)`` for a tuple or list, ``model(**inputs)`` for a mapping, ``model(inputs)`` for anything else."""
+    """The model's outputs for one set of inputs.
+
+    ``model(*inputs)`` for a tuple or list, ``model(**inputs)`` for a mapping, ``model(inputs)`` for anything
+    else.
+    """
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
@@ -38,7 +43,7 @@ def movement(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nested structure of lists, tuples, mappings, dataclasses and plain objects, in order."""
+    """All tensors in nested lists, tuples, mappings, dataclasses and plain objects, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -76,7 +81,8 @@ def seeded(seed: int, model: nn.Module) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), numpy_random.get_state() if numpy_random else None
     is_on_host = all(tensor.device.type == "cpu" for tensor in model.parameters())
     with torch.random.fork_rng(devices=devices):
-        # torch.manual_seed also queues the seed for accelerators, with a formatted stack: half a millisecond, in every run.
+        # torch.manual_seed also queues the seed for accelerators, with a formatted stack: half a millisecond,
+        # in every run.
         (torch.default_generator.manual_seed if is_on_host else torch.manual_seed)(seed)
         random.seed(seed)
         if numpy_random:

@@ -1,7 +1,8 @@
 """How does a folder show its public names without loading its rooms?
 
-By the module's `__getattr__` (PEP 562): a room is imported when one of its names is asked for. The names stand a second time under
-``TYPE_CHECKING``, for type checkers and editors; tests/test_architecture.py holds the two together.
+By the module's `__getattr__` (PEP 562): a room is imported when one of its names is asked for. The names
+stand a second time under ``TYPE_CHECKING``, for type checkers and editors; tests/test_architecture.py holds
+the two together.
 """
 
 import sys
@@ -15,8 +16,9 @@ def lazy_face(package: str, rooms: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: Its ``__name__``.
-        rooms: Module -> the public names in it, divided by spaces; where there are none, the module itself is the name. Modules are
-            below the package, or have their whole path where that begins with ``decayfree.``.
+        rooms: Module -> the public names in it, divided by spaces; where there are none, the module itself is
+            the name. Modules are below the package, or have their whole path where that begins with
+            ``decayfree.``.
     """
     room_of = {name: room for room, names in rooms.items() for name in names.split() or [room]}
 

@@ -1,7 +1,7 @@
 """Which number has a step of an optimizer, where steps that a GradScaler skips do not count?
 
-An ordinary optimizer is not called for a skipped step. A fused one is, and on an accelerator only the device knows: it is asked as seldom
-as possible. Says nothing about what happens at which step.
+An ordinary optimizer is not called for a skipped step. A fused one is, and on an accelerator only the device
+knows: it is asked as seldom as possible. Says nothing about what happens at which step.
 """
 
 import torch
@@ -30,7 +30,10 @@ class StepCounter:
         return self._n_steps
 
     def next_is_multiple_of(self, every: int, optimizer: Optimizer) -> bool:
-        """Whether the coming step is real and its number a multiple of ``every``; to be asked by a hook before the step."""
+        """Whether the coming step is real and its number a multiple of ``every``.
+
+        To be asked by a hook before the step.
+        """
         self._next_is_skipped = False
         if (self._n_steps + 1) % every:
             return False  # skipped steps that are still to be subtracted put it off further
@@ -45,7 +48,10 @@ class StepCounter:
         return not is_skipped and (self._n_steps + 1) % every == 0
 
     def count(self, optimizer: Optimizer) -> bool:
-        """Count the step that was taken; whether it was real, as far as that is known here. To be called by a hook after the step."""
+        """Count the step that was taken; whether it was real, as far as that is known here.
+
+        To be called by a hook after the step.
+        """
         found_inf = getattr(optimizer, "found_inf", None)
         if isinstance(found_inf, Tensor):
             if self._next_is_skipped or (_is_on_host(found_inf) and bool(found_inf)):

@@ -1,6 +1,7 @@
 """The command line: help texts, what is printed, exit codes, Ctrl-C.
 
-Trainings are replaced by result files that are written at once, but for one test that really trains and is really stopped.
+Trainings are replaced by result files that are written at once, but for one test that really trains and is
+really stopped.
 """
 
 import json

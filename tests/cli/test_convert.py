@@ -141,15 +141,24 @@ def test_adam_with_l2_needs_both():
     [
         (
             "2500",
-            "2,500 steps are 0.5 times the 5,000 in which norms approach equilibrium: the norms never get there",
+            (
+                "2,500 steps are 0.5 times the 5,000 in which norms approach equilibrium: "
+                "the norms never get there"
+            ),
         ),
         (
             "10000",
-            "10,000 steps are 2 times the 5,000 in which norms approach equilibrium: the norms get there late",
+            (
+                "10,000 steps are 2 times the 5,000 in which norms approach equilibrium: "
+                "the norms get there late"
+            ),
         ),
         (
             "50000",
-            "50,000 steps are 10 times the 5,000 in which norms approach equilibrium: the norms are there for",
+            (
+                "50,000 steps are 10 times the 5,000 in which norms approach "
+                "equilibrium: the norms are there for"
+            ),
         ),
     ],
 )
@@ -210,7 +219,10 @@ def test_what_makes_no_sense_is_refused(words, said):
         (
             SGD,
             "net",
-            "a table for a model under SGD needs gradient norms, which only your training tells: measure them in Python",
+            (
+                "a table for a model under SGD needs gradient norms, which only your training "
+                "tells: measure them in Python"
+            ),
         ),
         ((*ADAMW, "--fan-in", "9"), "net", "--fan-in and --model were both given"),
         (ADAMW, "plain", "no scale-invariant weight was found in the model"),

@@ -1,6 +1,7 @@
 """``decayfree study``: help texts, what is printed, exit codes, Ctrl-C, and what is refused.
 
-Trainings are replaced by result files that are written at once, but for two tests that really train and are really stopped.
+Trainings are replaced by result files that are written at once, but for two tests that really train and are
+really stopped.
 """
 
 import dataclasses

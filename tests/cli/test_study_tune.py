@@ -1,4 +1,7 @@
-"""``decayfree study tune``: what is printed, exit codes, Ctrl-C. Optuna is real, trainings are replaced by a formula."""
+"""``decayfree study tune``.
+
+What is printed, exit codes, Ctrl-C. Optuna is real, trainings are replaced by a formula.
+"""
 
 import dataclasses
 import shlex

@@ -57,8 +57,9 @@ class refused_and_unchanged:
         (
             lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
             InvalidInputError,
-            "the norms at which SGD settles depend on how large gradients are: measure them in a few hundred steps of your own training, "
-            "`with decayfree.GradientNorms(optimizer, found) as measured: ...`, and pass gradient_norms=measured",
+            "the norms at which SGD settles depend on how large gradients are: measure them in a few hundred "
+            "steps of your own training, `with decayfree.GradientNorms(optimizer, found) as measured: ...`, "
+            "and pass gradient_norms=measured",
         ),
         (
             lambda p: torch.optim.Adam(p, weight_decay=0.01),
@@ -68,13 +69,16 @@ class refused_and_unchanged:
         (
             lambda p: torch.optim.AdamW(p, weight_decay=0.0),
             InvalidInputError,
-            "parameter group 0 has weight_decay=0 on conv.weight, grouped.weight, transposed.weight, hidden.weight: without decay there is "
-            "no equilibrium to keep; leave them out of `found`",
+            "parameter group 0 has weight_decay=0 on conv.weight, grouped.weight, transposed.weight, "
+            "hidden.weight: without decay there is no equilibrium to keep; leave them out of `found`",
         ),
         (
             lambda p: torch.optim.RMSprop(p, weight_decay=0.1),
             InvalidInputError,
-            "where weight decay settles under RMSprop is not known; it is for SGD, SGDW, Adam, AdamW, Lion: choose a radius yourself",
+            (
+                "where weight decay settles under RMSprop is not known; it is for SGD, SGDW, Adam, AdamW, "
+                "Lion: choose a radius yourself"
+            ),
         ),
         (
             lambda p: torch.optim.AdamW(p, weight_decay=0.1, amsgrad=True),

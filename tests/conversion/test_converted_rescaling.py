@@ -1,4 +1,7 @@
-"""Dropping the decay of a tuned recipe: radii by hand, groups, schedules, what is refused; and real trainings beside it."""
+"""Dropping the decay of a tuned recipe: radii by hand, groups, schedules, what is refused.
+
+And real trainings beside it.
+"""
 
 import copy
 import doctest
@@ -288,9 +291,8 @@ def test_the_recipe_is_printed_with_its_derivation_and_its_limits(seed):
     assert "  it turns in a step by   chord² = 2ηλ(1−β₁)/(1+β₁), so 0.00324 rad" in lines
     assert "  at a norm of            r² = ηC/(2λ), C weights in the block" in lines
     assert "  which it approaches in  1/(2ηλ) = 5,000 steps, up to 1/e" in lines
-    assert (
-        "  conv.weight        (4, 1, 3, 3)  9        0.212   0.00472" in lines
-    )  # about √0.045, and 0.001 over it
+    # About √0.045, and 0.001 over it.
+    assert "  conv.weight        (4, 1, 3, 3)  9        0.212   0.00472" in lines
     assert {"Schedule", "Limits"} <= set(lines)
     assert max(map(len, lines)) <= 140
 
@@ -380,7 +382,10 @@ def network(pixels, optimizer, settings):
 
 
 def train(model, optimizer, pixels, *, n_steps, batch_size, seed):
-    """Root mean square over blocks and steps of the chord of a step, by weight; 3 of 10 labels are drawn at random."""
+    """Root mean square over blocks and steps of the chord of a step, by weight.
+
+    3 of 10 labels are drawn at random.
+    """
     generator = torch.Generator().manual_seed(seed)
     images, labels = pixels
     squares = {index: [] for index in (0, 3)}

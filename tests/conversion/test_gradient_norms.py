@@ -38,9 +38,8 @@ def test_it_is_the_root_mean_square_over_steps_of_gradient_norm_times_norm(model
         optimizer.step()
         give(model, [[0.0, 1.0], [2.0, 0.0]], [[7.0, 0.0], [0.0, 2.0]])  # 1·7 and 2·2
         optimizer.step()
-    torch.testing.assert_close(
-        measured["0.weight"], torch.tensor([37.0, 10.0]).sqrt()
-    )  # (25 + 49)/2, (4 + 16)/2
+    # (25 + 49)/2, (4 + 16)/2.
+    torch.testing.assert_close(measured["0.weight"], torch.tensor([37.0, 10.0]).sqrt())
     assert dict(measured).keys() == {"0.weight"}
     assert repr(measured) == "GradientNorms(1 weights, 2 steps)"
 

@@ -1,4 +1,7 @@
-"""The schedule of a fixed norm: roots by hand, and against weight decay that follows a schedule step by step."""
+"""The schedule of a fixed norm.
+
+Roots by hand, and against weight decay that follows a schedule step by step.
+"""
 
 import math
 import re
@@ -67,9 +70,8 @@ def angles(update, start_norm, *, is_norm_fixed=False):
         n_measured=N_STEPS,
         is_norm_fixed=is_norm_fixed,
     )
-    return (
-        seen.chords[20:-20].unfold(0, 20, 20).mean(dim=1)
-    )  # steps are smoothed; momentum needs some to begin
+    # Steps are smoothed; momentum needs some to begin.
+    return seen.chords[20:-20].unfold(0, 20, 20).mean(dim=1)
 
 
 RULES = {

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # What each one prints, as a pattern.
 PRINTS = {
-    "record_to_loggers.py": r"wandb got \d+ numbers at step 10\nmlflow got \d+ .*\nlightning got (.*\n)+tensorboard is written",
+    "record_to_loggers.py": (
+        r"wandb got \d+ numbers at step 10\nmlflow got \d+ .*\n"
+        r"lightning got (.*\n)+tensorboard is written"
+    ),
     "record_training.py": r"no +300 .*\n(.*\n)*yes +300 +1\.00 ",
     "train_digits.py": r"test accuracy 9\d\.\d%\n.* after 180 steps",
 }

@@ -98,7 +98,8 @@ def test_no_step_is_no_update() -> None:
 
 
 def test_a_block_turns_as_a_whole() -> None:
-    # Both rows turn by 90 degrees or not at all; the block goes from (1, 0, 1, 0) to (0, 1, 1, 0): 60 degrees.
+    # Both rows turn by 90 degrees or not at all; the block goes from (1, 0, 1, 0) to (0, 1, 1, 0): 60
+    # degrees.
     before, after = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert angular_update_rad(before, after, Blocks(0, (2,))).item() == pytest.approx(math.pi / 3, rel=1e-15)
 
@@ -139,7 +140,8 @@ def test_the_gradient_at_unit_radius_does_not_depend_on_the_norm() -> None:
 
 
 def test_unit_radius_counts_per_row() -> None:
-    # Four rows of norm 3: the block has norm 6, radius 3 per row; at radius 1 the gradient is three times as long.
+    # Four rows of norm 3: the block has norm 6, radius 3 per row; at radius 1 the gradient is three times as
+    # long.
     weight, gradient = torch.full((4, 1), 3.0), torch.full((4, 1), 0.5)
     assert gradient_norm_at_unit_radius(weight, gradient, Blocks(0, (4,))).item() == 3.0
 
@@ -156,7 +158,7 @@ def test_distance_to_equilibrium_is_a_share() -> None:
     assert distance_to_equilibrium(torch.tensor([1.0]), 0.0).isnan().all()
 
 
-# ---------------------------------------------------------------------------------------------- against exact arithmetic
+# ----------------------------------------------------------------------------------- against exact arithmetic
 
 
 @pytest.mark.parametrize("radial", [0.0, -5e-5, 0.1, 1.0, 30.0, -0.99])

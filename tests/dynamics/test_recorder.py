@@ -1,6 +1,9 @@
-"""When a recorder looks, what it keeps, what it costs the device, and how it lives beside other objects on the same optimizer.
+"""When a recorder looks, what it keeps, and what it costs the device.
 
-Whether its numbers are right is test_recorder_contract.py's question, what it saves and refuses test_recorder_state.py's.
+And how it lives beside other objects on the same optimizer.
+
+Whether its numbers are right is test_recorder_contract.py's question, what it saves and refuses
+test_recorder_state.py's.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ def test_gradients_are_those_of_the_step_where_the_optimizer_writes_into_them() 
     assert max(taken[0]) < 1e-3
 
 
-# ---------------------------------------------------------------------------------------------- beside weight rescaling
+# ------------------------------------------------------------------------------------ beside weight rescaling
 
 
 @pytest.mark.parametrize("recorder_first", [False, True])
@@ -116,7 +119,7 @@ def test_the_recorder_stays_when_the_rescaling_goes() -> None:
     assert recorder.is_attached
 
 
-# ---------------------------------------------------------------------------------------------- what it keeps and costs
+# ------------------------------------------------------------------------------------ what it keeps and costs
 
 
 class Calls(TorchDispatchMode):
@@ -219,7 +222,7 @@ def test_readings_on_an_accelerator_wait_for_nothing(monkeypatch: pytest.MonkeyP
         values.tolist()
 
 
-# ---------------------------------------------------------------------------------------------- what is missing
+# -------------------------------------------------------------------------------------------- what is missing
 
 
 def test_weights_without_a_gradient_keep_the_other_readings() -> None:
@@ -316,7 +319,7 @@ def test_weights_that_move_and_change_precision_are_still_recorded() -> None:
 def test_skipped_steps_do_not_count(
     skipped: tuple[int, ...], on_host: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With ``on_host`` false as on an accelerator, where the host does not know yet which steps were skipped."""
+    """With ``on_host`` false as on an accelerator, whose host does not know yet which steps were skipped."""
     monkeypatch.setattr("decayfree.step_counter._is_on_host", lambda tensor: on_host)
     model, plain = small_net(), small_net()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
@@ -333,14 +336,15 @@ def test_skipped_steps_do_not_count(
     train(plain, other, [loss for number, loss in enumerate(LOSSES[:9]) if number not in skipped])
     assert recorder.n_steps == 9 - len(skipped)
     assert [sample.step for sample in samples] == [sample.step for sample in expected] != []
-    # The gradients are those without the scale; batch statistics of skipped forward passes change nothing in train mode.
+    # The gradients are those without the scale; batch statistics of skipped forward passes change nothing in
+    # train mode.
     for sample, wanted in zip(samples, expected, strict=True):
         for name, weight in wanted.weights.items():
             for instrument in ("norm", "gradient_norm_at_unit_radius", "angular_update_rad"):
                 assert sample.weights[name][instrument] == pytest.approx(weight[instrument], rel=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------- learning rates, predictions, own
+# --------------------------------------------------------------------------- learning rates, predictions, own
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])

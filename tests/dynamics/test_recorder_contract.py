@@ -1,7 +1,7 @@
 """What a recorder writes down under every optimizer in torch.optim, with and without weight rescaling.
 
-Recomputed in float64 from weights and gradients that the test itself kept before and after each step. When it looks is
-test_recorder.py's question.
+Recomputed in float64 from weights and gradients that the test itself kept before and after each step. When it
+looks is test_recorder.py's question.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from support.networks import MixedNet, SmallNet, digit_losses, find, mixed_net, 
 from support.optimizer_rows import ROWS, Row
 from support.reference import BlockSpec
 
-# By what the effective learning rate is the learning rate divided: a power of the norm. None where there is no such rate.
+# By what the effective learning rate is the learning rate divided: a power of the norm. None where there is
+# no such rate.
 NORM_POWER: dict[type[optim.Optimizer], int | None] = {
     **dict.fromkeys((optim.SGD, optim.ASGD), 2),
     **dict.fromkeys((optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax), 1),
@@ -156,7 +157,10 @@ def test_what_is_recorded_is_what_happened(row: Row, how: str) -> None:
 @pytest.mark.parametrize("how", ATTACHED)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_every_kind_of_block_is_recorded(dtype: torch.dtype, how: str) -> None:
-    """Kernels, grouped and transposed ones, and a layer with its bias; large steps, so that everything differs."""
+    """Kernels, grouped and transposed ones, and a layer with its bias.
+
+    Large steps, so that everything differs.
+    """
     model = mixed_net(dtype)
     assert isinstance(model, MixedNet)
     optimizer = optim.SGD(model.parameters(), lr=0.5, momentum=0.9)

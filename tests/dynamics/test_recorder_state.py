@@ -20,7 +20,7 @@ from decayfree.errors import InvalidInputError, MismatchError, UnsupportedWeight
 from support.networks import find, small_net
 from support.recording import LOSSES, recorded, train
 
-# ---------------------------------------------------------------------------------------------- saved, copied, detached
+# ------------------------------------------------------------------------------------ saved, copied, detached
 
 
 def test_a_resumed_run_samples_at_the_same_steps_the_same_values() -> None:

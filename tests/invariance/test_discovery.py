@@ -1,7 +1,7 @@
 """Does the probe know the zoo's answers, and do its claims hold when they are carried out?
 
-Known answers, finite scaling of what was found and of what was not, and running statistics that follow. What the search
-leaves untouched, refuses and prints is in test_discovery_contract.py.
+Known answers, finite scaling of what was found and of what was not, and running statistics that follow. What
+the search leaves untouched, refuses and prints is in test_discovery_contract.py.
 """
 
 import functools
@@ -181,7 +181,8 @@ class Applied(nn.Module):
         return F.relu(self.norm(self.function(self, x)))
 
 
-# Running statistics that do not follow as rm ← c(rm − b) + b, rv ← c²rv with one c and one b that is a parameter.
+# Running statistics that do not follow as rm ← c(rm − b) + b, rv ← c²rv with one c and one b that is a
+# parameter.
 class NormUsedAgain(nn.Module):
     """The same norm before and after a convolution: in eval mode its statistics serve both calls."""
 

@@ -1,6 +1,7 @@
 """What does the search leave untouched, and how is its result kept and printed?
 
-The findings themselves are held to account in test_discovery.py; what is refused is in test_discovery_refusals.py.
+The findings themselves are held to account in test_discovery.py; what is refused is in
+test_discovery_refusals.py.
 """
 
 import json
@@ -37,7 +38,10 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
-    """All that a search could leave changed: values and identities of tensors, modes, hooks, random states, switches."""
+    """All that a search could leave changed.
+
+    Values and identities of tensors, modes, hooks, random states, switches.
+    """
     hooks = (
         "_forward_hooks",
         "_forward_pre_hooks",

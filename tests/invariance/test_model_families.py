@@ -1,7 +1,8 @@
 """Does the probe know the weights of real architectures? The families of timm, and torchvision's models.
 
-Which weights are scale-invariant is written down from the architectures; that they are, and that the others are not, is
-shown by finite scaling. Skipped where timm or torchvision do not import. With -s the measured figures are printed.
+Which weights are scale-invariant is written down from the architectures; that they are, and that the others
+are not, is shown by finite scaling. Skipped where timm or torchvision do not import. With -s the measured
+figures are printed.
 """
 
 import sys
@@ -93,7 +94,8 @@ FAMILIES = (
     Family("RegNetY", "regnety_002", but=("head.*", *SE)),
     Family("GhostNet", "ghostnet_050", but=("classifier.*", "conv_head.*", *SE)),
     Family("SE-ResNet", "seresnet18", but=("fc.*", *SE), is_slow=True),
-    # What is added to the stream is not normalized: neither the last convolution of a block, nor shortcut and stem.
+    # What is added to the stream is not normalized: neither the last convolution of a block, nor shortcut and
+    # stem.
     Family("pre-activation ResNet", "resnetv2_18", found=("stages.*.conv1.weight",)),
     # The weights are standardized kernel by kernel; their gains are numbers and have an effect.
     Family("NF-ResNet", "nf_resnet26", found=("*.weight",), but=("head.*",), is_slow=True),
@@ -209,12 +211,18 @@ def test_weights_of_real_models(family: Family, table: list[Row], seed: int) -> 
 
 
 def half_of_them(generator: torch.Generator) -> Callable[[int], Tensor]:
-    """Scales a random half of the blocks by 1.7, so that blocks that are too fine would show; a single one always."""
+    """Scales a random half of the blocks by 1.7, so that blocks that are too fine would show.
+
+    A single one always.
+    """
     return lambda n: 1.0 + 0.7 * (torch.rand(n, generator=generator) < (0.5 if n > 1 else 2.0)).double()
 
 
 def movements_of_weights(bench: Bench, found: Invariance) -> dict[str, float]:
-    """How far the outputs move when each weight (no gains, no biases) that is called not invariant is scaled by 1.7."""
+    """How far outputs move when each weight that is called not invariant is scaled by 1.7.
+
+    No gains and no biases are.
+    """
     return {
         name: bench.movement_when_scaled(name, 1.7)
         for name, verdict in found.verdicts.items()

@@ -1,6 +1,7 @@
 """One table, every method with every optimizer: it trains, it resumes bitwise, or it says why it cannot.
 
-The network has convolutions in channels_last, a GroupNorm block with its bias, and a last layer; steps are few and in float32.
+The network has convolutions in channels_last, a GroupNorm block with its bias, and a last layer; steps are
+few and in float32.
 """
 
 import io
@@ -40,7 +41,10 @@ ROTATED = {*PROJECTED, "lion"}
 
 @dataclass(frozen=True)
 class Row:
-    """A method, the optimizers that it works with, and what it does to the norms of blocks: they stay, grow or do anything."""
+    """A method, the optimizers that it works with, and what it does to the norms of blocks.
+
+    They stay, grow or do anything.
+    """
 
     method: object
     optimizers: frozenset = frozenset(OPTIMIZERS)

@@ -1,4 +1,7 @@
-"""Weight standardization and weight normalization: definitions, trajectories by hand, what a probe then finds, refusals."""
+"""Weight standardization and weight normalization.
+
+Definitions, trajectories by hand, what a probe then finds, refusals.
+"""
 
 import copy
 import re

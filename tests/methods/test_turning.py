@@ -1,4 +1,7 @@
-"""Hyperball and rotational equilibrium: trajectories by hand, norms and angles at every step, small gradients, resuming."""
+"""Hyperball and rotational equilibrium.
+
+Trajectories by hand, norms and angles at every step, small gradients, resuming.
+"""
 
 import copy
 import math
@@ -159,7 +162,8 @@ def test_hyperballs_step_before_it_is_put_back_has_its_learning_rates_length():
     run = train(small_model(1), Hyperball(), small_batches(2), OptimizerSpec("adam"), lr=0.3)
     for before, after in zip(run.weights, run.weights[1:], strict=False):
         torch.testing.assert_close(row_norms(after), row_norms(before), rtol=1e-14, atol=0)
-        # w + x, ‖x‖ = 0.3R, has the direction of w': at most asin(0.3) away, and no less than where x points outwards.
+        # w + x, ‖x‖ = 0.3R, has the direction of w': at most asin(0.3) away, and no less than where x points
+        # outwards.
         angle = (normed(before) * normed(after)).sum(dim=1).clamp(max=1).acos()
         assert (angle <= math.asin(0.3) + 1e-12).all()
         assert (angle > 0).all()

@@ -1,6 +1,7 @@
 """Kernels held in one pass over memory: what is held so, to which numbers, and what is left alone.
 
-Whole training runs against the reference are in test_weight_rescaling.py, which has cases with ``fused=True``.
+Whole training runs against the reference are in test_weight_rescaling.py, which has cases with
+``fused=True``.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def test_several_weights_and_both_precisions_are_held_together() -> None:
         assert (weight.flatten(1).norm(dim=1) - 1).abs().max() < 1e-6
 
 
-# ---------------------------------------------------------------------------------------------- what is left alone
+# ----------------------------------------------------------------------------------------- what is left alone
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e25], ids=str)
@@ -276,7 +277,8 @@ def views_of(holder: Holder) -> list[Tensor]:
 
 
 def test_what_is_sent_to_another_process_can_be_used_further_here() -> None:
-    # Sending moves tensors to shared memory: views of where they were would be read and written after their memory was freed.
+    # Sending moves tensors to shared memory: views of where they were would be read and written after their
+    # memory was freed.
     model = small_net()
     optimizer, wrs = attached(model, fused=True)
     model.share_memory()

@@ -1,6 +1,7 @@
 """Weight rescaling under every optimizer in torch.optim: one table of rows, one test for each promise.
 
-The rows and their exceptions are in optimizer_rows.py. Long runs against the reference are test_weight_rescaling.py's question.
+The rows and their exceptions are in optimizer_rows.py. Long runs against the reference are
+test_weight_rescaling.py's question.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def take_step(
 def assert_a_step_is_a_plain_step_and_a_rescale(
     row: Row, model: SmallNet, optimizer: torch.optim.Optimizer, *losses: Callable[[nn.Module], Tensor]
 ) -> None:
-    """The twin has the same weights and optimizer state and no rescaling; the reference rescales it by hand."""
+    """The twin has the same weights and optimizer state and no rescaling.
+
+    The reference rescales it by hand.
+    """
     twin, twin_optimizer = twin_of(row, model, optimizer)
     value, expected_value = take_step(model, optimizer, *losses), take_step(twin, twin_optimizer, *losses)
     assert torch.equal(value, expected_value)
@@ -85,7 +89,8 @@ def assert_a_step_is_a_plain_step_and_a_rescale(
             continue
         exact = expected[name].detach().double()
         reference.rescale(exact, reference.target_norms(specs[name], 1.0), specs[name])
-        # The product is rounded once, from a factor in float32; a norm that is right to 1e-6 may stay as it is.
+        # The product is rounded once, from a factor in float32; a norm that is right to 1e-6 may stay as it
+        # is.
         limits = torch.finfo(parameter.dtype)
         rounding = {"rtol": limits.eps / 2 + 1e-6, "atol": limits.tiny * limits.eps / 2}
         torch.testing.assert_close(parameter.detach().double(), exact, **rounding, msg=name)
@@ -111,7 +116,7 @@ def deviation_of(row: Row, model: SmallNet) -> float:
     )
 
 
-# ---------------------------------------------------------------------------------------------- the table is complete
+# -------------------------------------------------------------------------------------- the table is complete
 
 
 def test_the_table_covers_every_optimizer_of_torch() -> None:
@@ -247,7 +252,7 @@ def test_a_step_that_the_grad_scaler_skips_does_not_count(row: Row) -> None:
     assert wrs.check().n_steps == 3
 
 
-# ---------------------------------------------------------------------------------------------- saved and resumed
+# ------------------------------------------------------------------------------------------ saved and resumed
 
 
 @every_row

@@ -1,8 +1,9 @@
 """The orbit symmetry of a whole training run: scaled weights with matching settings train to the same bits.
 
-(w, η, λ, ε) → (cw, c²η, λ/c², c²ε) for SGD, momentum and Nesterov with L2; (cw, cη, ε/c for Adam's ε) for Adam, with λ/c for
-AdamW. For c a power of two every product is exact, so nothing less than equality of all bits is asked for. One weight
-that was wrongly called invariant, one block cut wrongly, one forgotten row or one rounding breaks it.
+(w, η, λ, ε) → (cw, c²η, λ/c², c²ε) for SGD, momentum and Nesterov with L2; (cw, cη, ε/c for Adam's ε) for
+Adam, with λ/c for AdamW. For c a power of two every product is exact, so nothing less than equality of all
+bits is asked for. One weight that was wrongly called invariant, one block cut wrongly, one forgotten row or
+one rounding breaks it.
 """
 
 from __future__ import annotations

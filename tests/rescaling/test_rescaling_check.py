@@ -29,7 +29,7 @@ from support.networks import (
 LOSSES = digit_losses(12, torch.float32)
 
 
-# ---------------------------------------------------------------------------------------------- what check() notices
+# --------------------------------------------------------------------------------------- what check() notices
 
 
 def test_a_healthy_run_has_no_problems() -> None:
@@ -97,7 +97,8 @@ def test_a_copy_without_its_hook_is_noticed(make: Callable[..., torch.optim.Opti
 
 @pytest.mark.parametrize("every", [1, 5])
 def test_an_optimizer_that_was_copied_alone_is_noticed(every: int) -> None:
-    # Frameworks copy or rebuild the optimizer; the object still looks at the first one, whose steps stand still.
+    # Frameworks copy or rebuild the optimizer; the object still looks at the first one, whose steps stand
+    # still.
     model = small_net()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     wrs = decayfree.WeightRescaling(optimizer, find(model), every=every)

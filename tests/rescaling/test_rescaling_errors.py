@@ -1,6 +1,7 @@
 """Bad input: one clear error that names what is wrong and what to do, and nothing changed anywhere.
 
-Every test calls ``unchanged``: parameters, buffers, the optimizer's state and its hooks are compared bit by bit.
+Every test calls ``unchanged``: parameters, buffers, the optimizer's state and its hooks are compared bit by
+bit.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def test_all_faults_are_told_at_once() -> None:
         assert word in str(error.value)
 
 
-# ---------------------------------------------------------------------------------------------- twice, or elsewhere
+# ---------------------------------------------------------------------------------------- twice, or elsewhere
 
 
 def test_attaching_twice_is_refused() -> None:
@@ -238,7 +239,7 @@ def test_a_weight_that_was_replaced_since_is_refused() -> None:
         decayfree.rescale_(model, found)
 
 
-# ---------------------------------------------------------------------------------------------- how weights are stored
+# ------------------------------------------------------------------------------------- how weights are stored
 
 
 class FlatParameter(nn.Parameter):
@@ -300,7 +301,7 @@ def test_a_weight_without_data_is_refused() -> None:
     assert torch.equal(model.conv.weight, small_net().conv.weight)
 
 
-# ---------------------------------------------------------------------------------------------- NaN and infinity
+# ------------------------------------------------------------------------------------------- NaN and infinity
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")], ids=str)

@@ -1,6 +1,9 @@
-"""What an optimizer remembers, when weights are rescaled: the orbit action, so that the run goes on to the same bits.
+"""What an optimizer remembers, when weights are rescaled.
 
-Where gradients shrink by c, a memory of gradients shrinks by c, of their squares by c², and a memory of steps grows by c.
+The orbit action, so that the run goes on to the same bits.
+
+Where gradients shrink by c, a memory of gradients shrinks by c, of their squares by c², and a memory of steps
+grows by c.
 """
 
 from __future__ import annotations
@@ -120,7 +123,8 @@ def only(row: Row, model: SmallNet) -> decayfree.Invariance:
     return decayfree.find_invariant(model, images, include=list(row.names))
 
 
-# How many powers of the gradient each memory holds: worked out from the update rules in PyTorch's documentation.
+# How many powers of the gradient each memory holds: worked out from the update rules in PyTorch's
+# documentation.
 DEGREES: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, int]]] = {
     "momentum": (partial(optim.SGD, lr=0.1, momentum=0.9), {"momentum_buffer": 1}),
     "Adam": (partial(optim.Adam, amsgrad=True), {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}),

@@ -55,7 +55,7 @@ class Reused(nn.Module):
 
 
 class Shuffled(nn.Module):
-    """Channels change places, and half of them pass a ReLU and a pool, between the weight and its normalization."""
+    """Channels change places, and half pass a ReLU and a pool, between weight and normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,10 @@ WITHOUT_STATISTICS = {"track_running_stats=False", "group norm", "layer norm"}
 def prepared(
     kind: str, eps: float = TINY_EPS, dtype: torch.dtype = torch.float64
 ) -> tuple[nn.Module, Tensor]:
-    """A network whose running statistics are those of real batches, in train mode, and inputs that it has not seen."""
+    """A network in train mode, and inputs that it has not seen.
+
+    Its running statistics are those of real batches.
+    """
     factory, size = NETWORKS[kind]
     model = factory().to(dtype)
     for module in model.modules():
@@ -269,8 +272,8 @@ def test_statistics_follow_the_rescale_after_many_steps() -> None:
 
 
 def test_after_small_steps_statistics_stay_those_of_the_forward_passes() -> None:
-    # With a rescale after every step, forward passes have seen weights on their radius only. Eval mode moves by the
-    # growth of one step, about 1e-4.
+    # With a rescale after every step, forward passes have seen weights on their radius only. Eval mode moves
+    # by the growth of one step, about 1e-4.
     model, losses = mixed_net(), digit_losses(40)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
     decayfree.WeightRescaling(optimizer, find(model))
@@ -291,7 +294,8 @@ def test_after_small_steps_statistics_stay_those_of_the_forward_passes() -> None
 
 
 def test_statistics_follow_weights_that_were_loaded_between_two_steps() -> None:
-    # Weights and statistics of a network that is three times as large, as from a checkpoint of a run without rescaling.
+    # Weights and statistics of a network that is three times as large, as from a checkpoint of a run without
+    # rescaling.
     model, (loss,) = mixed_net(), digit_losses(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     decayfree.WeightRescaling(optimizer, find(model))
@@ -358,7 +362,10 @@ MODELS = ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]
 
 @pytest.fixture(scope="module")
 def torchvision_model() -> Callable[[str], tuple[nn.Module, dict[str, object], Tensor, Tensor]]:
-    """The model with real running statistics, what was found, an input, and the outputs in eval mode; made once."""
+    """The model with real running statistics, what was found, an input, and the outputs in eval mode.
+
+    Made once.
+    """
     models = import_or_skip("torchvision").models
     made: dict[str, tuple[nn.Module, dict[str, object], Tensor, Tensor]] = {}
 
@@ -410,7 +417,8 @@ def test_large_models_are_warned_of_before_epsilon_moves_their_outputs(
 
 
 def test_statistics_do_not_shrink_step_after_step(seed: int) -> None:
-    # Norms that grow by 5 % a step: forward passes see weights on their radius only, and so must the statistics.
+    # Norms that grow by 5 % a step: forward passes see weights on their radius only, and so must the
+    # statistics.
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16 * 16, 4)
     )

@@ -1,4 +1,6 @@
-"""What a WeightRescaling saves, and how it lives beside other objects on the same optimizer and with weights that move.
+"""What a WeightRescaling saves, and how it lives beside other objects.
+
+On the same optimizer and with weights that move.
 
 Optimizers' memories are test_rescaling_moments.py's question, what check() says test_rescaling_check.py's.
 """
@@ -30,7 +32,7 @@ from support.networks import (
 LOSSES = digit_losses(12, torch.float32)
 
 
-# ---------------------------------------------------------------------------------------------- saved and loaded
+# ------------------------------------------------------------------------------------------- saved and loaded
 
 
 def saved(*states: Any) -> list[Any]:
@@ -41,8 +43,8 @@ def saved(*states: Any) -> list[Any]:
     return torch.load(buffer, weights_only=True)
 
 
-# Attaching rescales at once. In the middle of a cycle of five steps that moves weights, so that they are to be loaded after it;
-# with a rescale after every step it finds them on their radius and moves nothing.
+# Attaching rescales at once. In the middle of a cycle of five steps that moves weights, so that they are to
+# be loaded after it; with a rescale after every step it finds them on their radius and moves nothing.
 ORDERS = [("attach, load", 1), ("attach, load", 5), ("load, attach", 1)]
 
 
@@ -195,7 +197,7 @@ def test_two_optimizers_each_hold_their_own_weights() -> None:
     assert model.hidden.weight.norm(dim=1).allclose(torch.full((6,), 2.0))
 
 
-# ---------------------------------------------------------------------------------------------- weights that move house
+# ------------------------------------------------------------------------------------ weights that move house
 
 
 def test_weights_that_change_their_storage_are_still_held() -> None:
@@ -225,7 +227,6 @@ def test_parameters_that_were_replaced_are_noticed() -> None:
     model = small_net()
     optimizer, wrs = attached(model)
     step_once(model, optimizer, LOSSES[0])
-    model.load_state_dict(
-        small_net(seed=1).state_dict(), assign=True
-    )  # other objects: the optimizer trains the old ones
+    # Other objects: the optimizer trains the old ones.
+    model.load_state_dict(small_net(seed=1).state_dict(), assign=True)
     assert wrs.check().problems

@@ -42,7 +42,10 @@ def nothing_changes(model: nn.Module, optimizer: torch.optim.Optimizer | None = 
 
 
 class OneNumber(torch.optim.SGD):
-    """Remembers one number a weight, under a name that usually holds one for each entry (as layerwise optimizers do)."""
+    """Remembers one number a weight, as layerwise optimizers do.
+
+    Under a name that usually holds one for each entry.
+    """
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -1,4 +1,6 @@
-"""Whole training runs under weight rescaling, against the float64 reference and against the algebra of scale invariance.
+"""Whole training runs under weight rescaling.
+
+Against the float64 reference and against the algebra of scale invariance.
 
 Outputs and running statistics, errors, and what is remembered have files of their own: test_rescaling_*.py.
 """
@@ -115,7 +117,8 @@ def target_norms(
 
 @pytest.mark.parametrize("radius", [1.0, 2.0])
 def test_sgd_with_rescaling_is_sgd_with_a_learning_rate_per_block(radius: float) -> None:
-    # A free weight of norm r that takes steps of η r²/R² computes the same functions as one held at norm R with η.
+    # A free weight of norm r that takes steps of η r²/R² computes the same functions as one held at norm R
+    # with η.
     lr, losses = 0.1 * radius**2, digit_losses(N_STEPS)
     held, free = mixed_net(), mixed_net()
     optimizer = torch.optim.SGD(held.parameters(), lr=lr)
@@ -303,8 +306,8 @@ def test_rescale_returns_the_factors_it_applied(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("how", ["once", "attached", "after a step"])
 def test_a_factor_that_bfloat16_cannot_hold_is_not_lost(how: str, layout: torch.memory_format) -> None:
-    # In bfloat16 1.003 is 1, and a weight times 1 does not move. In float32 the product moves each number whose next
-    # neighbor is nearer to it: those with mantissas from 1.303 on.
+    # In bfloat16 1.003 is 1, and a weight times 1 does not move. In float32 the product moves each number
+    # whose next neighbor is nearer to it: those with mantissas from 1.303 on.
     model = nn.Sequential(nn.Conv2d(2, 1, (1, 2), bias=False), nn.BatchNorm2d(1)).to(torch.bfloat16)
     model.to(memory_format=layout)
     found = decayfree.find_invariant(model, torch.arange(24.0).reshape(3, 2, 1, 4).sin().bfloat16())

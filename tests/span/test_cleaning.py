@@ -17,7 +17,10 @@ F64 = torch.float64
 
 
 class Residual(nn.Module):
-    """Convolutions of several kinds with and without normalization: all of what follows a layer must not notice."""
+    """Convolutions of several kinds with and without normalization.
+
+    All of what follows a layer must not notice.
+    """
 
     def __init__(self):
         super().__init__()
@@ -35,7 +38,10 @@ class Residual(nn.Module):
 
 
 def trained(seed, dtype):
-    """A network after some steps on images of three proportional channels, with one dead channel after its first ReLU."""
+    """A network after some steps on images of three proportional channels.
+
+    One channel after its first ReLU is dead.
+    """
     torch.manual_seed(seed)
     model = Residual().to(dtype)
     with torch.no_grad():
@@ -228,7 +234,10 @@ def test_a_tolerance_that_would_move_outputs_is_refused(seed):
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(
         InvalidInputError,
-        match=r"would move by more than 1e-05 of their spread: 0\.weight \(7e-04\), 1\.weight \(2e-03\); choose",
+        match=(
+            r"would move by more than 1e-05 of their spread: 0\.weight "
+            r"\(7e-04\), 1\.weight \(2e-03\); choose"
+        ),
     ):
         remove_off_span_(model, span, tolerance=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -251,8 +260,9 @@ def test_all_faults_of_the_arguments_are_told_at_once(tolerance):
     with pytest.raises(InvalidInputError) as error:
         remove_off_span_("model", {"weight": 0}, tolerance=tolerance, forward=3)
     assert str(error.value) == (
-        f"model must be a torch.nn.Module, got str; tolerance must be a number from 0 to below 1, got {tolerance!r}; "
-        "forward must be a function of a model and its inputs, got 3; span must be a span.InputSpan, got dict"
+        "model must be a torch.nn.Module, got str; tolerance must be a number from 0 to below 1, got "
+        f"{tolerance!r}; forward must be a function of a model and its inputs, got 3; span must be a "
+        "span.InputSpan, got dict"
     )
 
 
@@ -274,9 +284,9 @@ def test_the_span_of_another_model_is_refused(seed):
     with pytest.raises(MismatchError) as error:
         remove_off_span_(other, span)
     assert (
-        "it has 0.weight (3, 2), the model has (4, 2); the span is that of another model: it has 1.weight (2, 3), the model has no such"
-        in str(error.value)
-    )
+        "it has 0.weight (3, 2), the model has (4, 2); the span is that of another model: it has "
+        "1.weight (2, 3), the model has no such"
+    ) in str(error.value)
 
 
 def test_weights_and_inputs_that_are_not_finite_are_all_named(seed):

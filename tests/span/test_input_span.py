@@ -1,4 +1,7 @@
-"""What InputSpan sees: second moments against vectors cut by hand, position by position, and gradients that must lie in their span."""
+"""What InputSpan sees.
+
+Second moments against vectors cut by hand, position by position, and gradients that must lie in their span.
+"""
 
 import copy
 

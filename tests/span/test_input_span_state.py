@@ -51,7 +51,9 @@ def test_what_is_left_out_is_listed_with_the_reason():
     with span:
         model["fine"](torch.ones(1, 2))
     assert span.left_out == {
-        "long.weight": "a row has 90 features, more than max_features=89: its second moment would take 0.13 MB",
+        "long.weight": (
+            "a row has 90 features, more than max_features=89: its second moment would take 0.13 MB"
+        ),
         "scaled.weight": "Scaled has a forward of its own, which may treat inputs or weight in another way",
         "recurrent.weight_ih_l0": "RNN is no linear layer and no convolution",
         "recurrent.weight_hh_l0": "RNN is no linear layer and no convolution",

@@ -1,6 +1,9 @@
-"""What becomes of the off-span part of a weight under each optimizer, over 300 steps of a small network, against the law of facts.
+"""What becomes of the off-span part of a weight under each optimizer.
 
-Every law speaks of q = Qw, which no gradient touches: it stays, decays, or shrinks with the norm, whatever the loss does.
+Over 300 steps of a small network, against the law of facts.
+
+Every law speaks of q = Qw, which no gradient touches: it stays, decays, or shrinks with the norm, whatever
+the loss does.
 """
 
 import copy
@@ -27,7 +30,10 @@ def features(n, generator, dtype):
 
 
 def images(*factors):
-    """Makes (n, channels, 8, 8): one image and its multiples, channel by channel; None starts another image."""
+    """Makes (n, channels, 8, 8): one image and its multiples, channel by channel.
+
+    None starts another image.
+    """
 
     def make(n, generator, dtype):
         channels = []
@@ -111,7 +117,10 @@ def sgd(**settings):
 
 @dataclass
 class Rule:
-    """How a weight is trained, what its off-span part is multiplied with in so many steps, and how exactly, relative to the start."""
+    """How a weight is trained, and what becomes of its off-span part.
+
+    What it is multiplied with in so many steps, and how exactly, relative to the start.
+    """
 
     optimizer: Callable[..., torch.optim.Optimizer]
     law: Callable[[int], float]
@@ -186,7 +195,10 @@ def test_the_off_span_part_follows_its_law(seed, kind, dtype, rule):
 
 
 def orthogonalize_(weight):
-    """Muon: five steps of Newton and Schulz on the gradient, an odd polynomial of it, whose rows are sums of its rows."""
+    """Muon: five steps of Newton and Schulz on the gradient.
+
+    An odd polynomial of it, whose rows are sums of its rows.
+    """
     rows = weight.grad.flatten(1)
     rows = rows / rows.norm()
     for _ in range(5):
@@ -228,7 +240,8 @@ def test_under_rescaling_the_share_shrinks_by_the_growth_of_the_norm(seed, kind,
         start = expected = span.off_span_share(one.weight)
         before = one.weight.detach().double().flatten(1).clone()
         for _ in train(one, optimizer):
-            # Where the step went before it was rescaled: w − ηv, with v as the optimizer kept it, or the gradient itself.
+            # Where the step went before it was rescaled: w − ηv, with v as the optimizer kept it, or the
+            # gradient itself.
             step = optimizer.state[one.weight]["momentum_buffer"] if momentum else one.weight.grad
             expected = expected * before.norm(dim=1) / (before - lr * step.double().flatten(1)).norm(dim=1)
             assert distance(span.off_span_share(one.weight), expected, start) < accuracy
@@ -272,7 +285,10 @@ def test_elementwise_optimizers_leave_the_span(seed, kind, optimizer):
 
 @pytest.mark.parametrize("optimizer", LEAVERS)
 def test_but_equal_channels_stay_equal_under_them(seed, optimizer):
-    """Grey images in three channels: what lies off their span are differences of channels, which equal gradients do not make."""
+    """Grey images in three channels.
+
+    What lies off their span are differences of channels, which equal gradients do not make.
+    """
     one = setting("convolution", seed)
     grey = [(inputs[:, :1].expand(-1, 3, -1, -1), labels) for inputs, labels in one.batches]
     one = Setting(one.model, grey)
@@ -310,9 +326,8 @@ def test_weight_standardization_and_gradient_centralization_leave_the_span(seed,
     span = one.span()
     one.loss(0).backward()
     gradient = one.weight.grad
-    centralized = gradient - gradient.flatten(1).mean(dim=1).view(
-        -1, *[1] * (gradient.ndim - 1)
-    )  # arXiv 2004.01461
+    # arXiv 2004.01461
+    centralized = gradient - gradient.flatten(1).mean(dim=1).view(-1, *[1] * (gradient.ndim - 1))
     inputs, labels = one.batches[0]
     parameters = {"0.weight": standardized(one.weight)}
     loss = F.cross_entropy(torch.func.functional_call(one.model, parameters, inputs), labels)
@@ -337,7 +352,10 @@ def test_under_rescaling_it_does(seed):
 
 
 def in_span_distance(seed, make_optimizer, *, is_rescaled):
-    """How far the in-span parts of two weights are apart after 100 steps that differed only in a part off the span at the start."""
+    """How far the in-span parts of two weights are apart after 100 steps.
+
+    They differed only in a part off the span at the start.
+    """
     results = []
     for scale in (1.0, 3.0):
         one = setting("groups", seed)

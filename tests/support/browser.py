@@ -1,7 +1,8 @@
 """A page as a real browser shows it: Debian's chromium, headless and offline, at a width of our choice.
 
-It drives no mouse and takes no pictures. Headless chromium has a smallest window, so the page stands in a frame of the
-width that is asked for; a script that is put into a copy of the page measures it there and sends what it saw to the frame's parent.
+It drives no mouse and takes no pictures. Headless chromium has a smallest window, so the page stands in a
+frame of the width that is asked for; a script that is put into a copy of the page measures it there and sends
+what it saw to the frame's parent.
 """
 
 import html
@@ -139,8 +140,9 @@ class Browser:
             page: The file.
             width: Of the frame, in CSS pixels.
             is_dark: Whether the browser prefers dark pages.
-            wanted: What to do before it is printed: the id of a ``table`` with the index of a column to ``sort`` by, words to ``search``
-                and a (column, value) to ``filter`` by; ``views``, a section's id, whose groups are gone through.
+            wanted: What to do before it is printed: the id of a ``table`` with the index of a column to
+                ``sort`` by, words to ``search`` and a (column, value) to ``filter`` by; ``views``, a
+                section's id, whose groups are gone through.
         """
         text = page.read_text(encoding="utf-8")
         assert text.count("<style>") == text.count("</body>") == 1

@@ -1,6 +1,7 @@
 """Does what the probe says about a model hold? Its claims, carried out on a copy.
 
-Reads an Invariance and scales with the oracle; computes nothing by gradient and takes no block from the package.
+Reads an Invariance and scales with the oracle; computes nothing by gradient and takes no block from the
+package.
 """
 
 from collections.abc import Callable, Iterable

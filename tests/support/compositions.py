@@ -1,4 +1,6 @@
-"""Which networks can be composed at random? Convolutions × norms × activations × ways to wire them, as strategies.
+"""Which networks can be composed at random?
+
+Convolutions × norms × activations × ways to wire them, as strategies.
 
 What is true of them is checked in test_discovery_properties.py; no known answer is in here.
 """
@@ -105,7 +107,7 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Stages one after another, or the first of them repeated, and a linear head that reads every position."""
+    """Stages in a row, or the first of them repeated, and a linear head that reads every position."""
 
     stages: tuple[StageSpec, ...]
     reuse_first: bool

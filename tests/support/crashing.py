@@ -1,7 +1,10 @@
-"""Runs of a tiny study that crash, or find the disk full, at one chosen write after the other; a script, since it forks.
+"""Runs of a tiny study that crash, or find the disk full, at one chosen write after the other.
 
-Every write, truncation, opening, closing, renaming and deleting of a file counts as a point. What is half written by then is on the
-disk. After each fault the run is run again, and its files are compared with those of a run without.
+A script, since it forks.
+
+Every write, truncation, opening, closing, renaming and deleting of a file counts as a point. What is half
+written by then is on the disk. After each fault the run is run again, and its files are compared with those
+of a run without.
 
     python crashing.py FOLDER crash|full few|all
 """
@@ -78,7 +81,7 @@ class Faults:
 
 
 class _File:
-    """A file that is written through `Faults`: at a fault within a write, the first half of it is on the disk."""
+    """A file written through `Faults`: at a fault in a write, the first half of it is on the disk."""
 
     def __init__(self, faults: Faults, path: Path, file: Any) -> None:
         self._faults, self._path, self._file = faults, path, file
@@ -129,7 +132,10 @@ def train_with_a_fault(out: Path, kind: str, at: int) -> int:
 
 
 def go_on_and_compare(out: Path, reference: Path) -> int:
-    """In a process of its own: what the fault has left can be read, and going on gives the same files; the exit code."""
+    """In a process of its own: what the fault has left can be read, and going on gives the same files.
+
+    The exit code.
+    """
     directory = run_directory(out, RUN.key)
     try:
         load_checkpoint(directory)
@@ -167,7 +173,10 @@ def chosen(labels: list[str], how_many: str) -> list[int]:
 
 
 def main(folder: Path, kind: str, how_many: str) -> None:
-    """Try the points; print how many there are, how many were tried, and those after which something was wrong."""
+    """Try the points.
+
+    Print how many there are, how many were tried, and those after which something was wrong.
+    """
     reference = folder / "reference"
     reference.mkdir(parents=True)
     # In this process, so that those that are forked find data and scale-invariant weights in its caches.

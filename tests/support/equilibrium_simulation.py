@@ -1,8 +1,11 @@
-"""Weight decay at work on random gradients, step by step in float64: what the closed forms of equilibrium are held against.
+"""Weight decay at work on random gradients, step by step in float64.
 
-Written from the optimizers' update rules and never from decayfree. The gradient of every step is a new normal vector made tangent to the
-weight, of norm G/‖w‖, as the gradient of a scale-invariant weight is. Symbols: w weights, g gradients, v and m momentum buffers, s the
-second moment, η the learning rate, λ the weight decay, μ the momentum coefficient. No test is here.
+What the closed forms of equilibrium are held against.
+
+Written from the optimizers' update rules and never from decayfree. The gradient of every step is a new normal
+vector made tangent to the weight, of norm G/‖w‖, as the gradient of a scale-invariant weight is. Symbols: w
+weights, g gradients, v and m momentum buffers, s the second moment, η the learning rate, λ the weight decay,
+μ the momentum coefficient. No test is here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Small data sets as files in the formats of the large ones, CIFAR's batches as the Python 2 of their authors pickled them.
+"""Small data sets as files in the formats of the large ones.
+
+CIFAR's batches are as the Python 2 of their authors pickled them.
 
 Nothing of the package is used here.
 """
@@ -15,7 +17,10 @@ def color_images(n_images: int, *, height: int = 32, width: int = 32, seed: int 
 
 
 def python2_pickle(images: np.ndarray, labels: list[int], label_key: str) -> bytes:
-    """A batch opcode by opcode: protocol 2, byte strings for keys, and the array under the names of old numpy."""
+    """A batch opcode by opcode.
+
+    Protocol 2, byte strings for keys, and the array under the names of old numpy.
+    """
     n_images = len(images)
     raw = images.tobytes()
     array = (

@@ -1,6 +1,7 @@
 """Small runs in float64 for tests of methods: once as the library trains them, once by hand.
 
-The loop by hand takes its updates from `reference` and from equations that a test writes down; it never imports decayfree's methods.
+The loop by hand takes its updates from `reference` and from equations that a test writes down; it never
+imports decayfree's methods.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ FIRST = "0.weight"
 """The scale-invariant weight of the model, (5, 6), a block a row."""
 Batch = tuple[Tensor, Tensor]
 Treat = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""The first weight after a step, from itself, its gradient, what the optimizer would add, and the number of the step from 0."""
+"""The first weight after a step, from itself, its gradient, what the optimizer would add, and the number of
+the step from 0.
+"""
 
 
 def small_model(seed: int) -> nn.Sequential:

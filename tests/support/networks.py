@@ -17,12 +17,16 @@ import decayfree
 from support import reference
 from support.reference import BlockSpec
 
-# Far below every variance that occurs: with it a normalization is scale-invariant to rounding. Zero is refused by torch.
+# Far below every variance that occurs: with it a normalization is scale-invariant to rounding. Zero is
+# refused by torch.
 TINY_EPS = 1e-30
 
 
 class MixedNet(nn.Module):
-    """One weight of each kind: kernels, grouped kernels, transposed and grouped, and a layer that only works with its bias."""
+    """One weight of each kind.
+
+    Kernels, grouped kernels, transposed and grouped, and a layer that only works with its bias.
+    """
 
     specs = (
         BlockSpec("conv.weight", (1, 1, 1, 1)),
@@ -52,7 +56,10 @@ class MixedNet(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """Two layers with BatchNorm for tables of many cases: a step takes a millisecond. Grey images are three equal channels."""
+    """Two layers with BatchNorm for tables of many cases: a step takes a millisecond.
+
+    Grey images are three equal channels.
+    """
 
     specs: tuple[BlockSpec, ...] = (BlockSpec("conv.weight", (1,) * 4), BlockSpec("hidden.weight", (1,) * 6))
 

@@ -1,4 +1,6 @@
-"""One table of every optimizer in torch.optim, with its variants: what test_optimizer_contract.py goes through.
+"""One table of every optimizer in torch.optim, with its variants.
+
+What test_optimizer_contract.py goes through.
 
 An exception is a field of a row. Rows that torch itself refuses say so in torch's words. No test is here.
 """
@@ -18,8 +20,8 @@ from torch import nn, optim
 class Row:
     """One optimizer with its settings.
 
-    ``names``: the parameters that it is given, None for all. The rest are torch's own words where it does not take this
-    row: at all, in some precision or memory format, behind a GradScaler, after ``copy.deepcopy``.
+    ``names``: the parameters that it is given, None for all. The rest are torch's own words where it does not
+    take this row: at all, in some precision or memory format, behind a GradScaler, after ``copy.deepcopy``.
     """
 
     make: Callable[..., optim.Optimizer]

@@ -1,7 +1,8 @@
 """Does scaling a parameter change what a model computes? Answered by doing it: copy, scale, run, compare.
 
-The slow and obvious check of the discovery of scale-invariant weights. It takes no gradient, knows no layer type and
-imports nothing from the package, so a fault of the Euler probe cannot hide in it. It does not say why.
+The slow and obvious check of the discovery of scale-invariant weights. It takes no gradient, knows no layer
+type and imports nothing from the package, so a fault of the Euler probe cannot hide in it. It does not say
+why.
 """
 
 import copy
@@ -42,10 +43,12 @@ class TinyEps(TorchFunctionMode):
 
 
 def generic_copy(model: nn.Module, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
-    """A deep copy in ``dtype`` with ε at 1e-30, every parameter perturbed and running statistics drawn at random.
+    """A deep copy in ``dtype`` with ε at 1e-30.
 
-    Nothing is zero, one or equal to anything else by initialization in the copy, so a scale that has no effect there
-    has no effect by structure.
+    Every parameter is perturbed, and running statistics are drawn at random.
+
+    Nothing is zero, one or equal to anything else by initialization in the copy, so a scale that has no
+    effect there has no effect by structure.
     """
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model).to(dtype)
@@ -79,8 +82,8 @@ def outputs(
 ) -> list[Tensor]:
     """Every floating tensor in what the model returns, with the same random numbers each time.
 
-    The model is copied first, so that buffers which a forward changes (running statistics, power iterations) start
-    from the same values in every call.
+    The model is copied first, so that buffers which a forward changes (running statistics, power iterations)
+    start from the same values in every call.
     """
     model = copy.deepcopy(model)
     inputs = cast_floating(inputs, dtype)
@@ -188,7 +191,7 @@ def random_factors(n: int, generator: torch.Generator, *, spread: float = 3.0) -
 def finest_block_sizes(
     n_rows: int, is_invariant_under: Callable[[Tensor], bool], *, factor: float = 1.7
 ) -> tuple[int, ...] | None:
-    """The finest contiguous partition of rows into blocks with a scale of their own, found by scaling prefixes.
+    """The finest contiguous partition of rows into blocks of their own scale, by scaling prefixes.
 
     Args:
         n_rows: Number of rows.
@@ -218,7 +221,8 @@ def follow_running_statistics_(
         norm: Any module with ``running_mean`` and ``running_var``, (n_channels,).
         channels: Which of them.
         factors: (len(channels),). c.
-        shift: (len(channels),). b, the bias that is added before the normalization and not scaled; None for 0.
+        shift: (len(channels),). b, the bias that is added before the normalization and not scaled; None
+            for 0.
     """
     shifts = torch.zeros(len(channels)) if shift is None else shift.detach()
     with torch.no_grad():

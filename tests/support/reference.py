@@ -1,8 +1,10 @@
-"""What rescaling and the optimizers must do: textbook formulas in float64, one block at a time, slow on purpose.
+"""What rescaling and the optimizers must do.
 
-It never imports decayfree: every formula here comes from the papers, so that agreement with the library means something.
-Symbols: w a weight, g its gradient, v a momentum buffer, r a norm, c a factor, η the learning rate, λ the weight decay,
-μ the momentum coefficient.
+Textbook formulas in float64, one block at a time, slow on purpose.
+
+It never imports decayfree: every formula here comes from the papers, so that agreement with the library means
+something. Symbols: w a weight, g its gradient, v a momentum buffer, r a norm, c a factor, η the learning
+rate, λ the weight decay, μ the momentum coefficient.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ class BlockSpec:
 
 @dataclass
 class Rescaling:
-    """Weight rescaling as the paper states it: after every ``every``-th step each block gets its target norm."""
+    """Weight rescaling as the paper states it.
+
+    After every ``every``-th step each block gets its target norm.
+    """
 
     specs: Sequence[BlockSpec]
     targets: dict[str, list[float]]  # weight name -> target norm of each block
@@ -74,7 +79,10 @@ def train(
     rule: Rule,
     rescaling: Rescaling | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Take one step for each of ``losses``; return a copy of all parameters after every step. Changes ``model``."""
+    """Take one step for each of ``losses``; return a copy of all parameters after every step.
+
+    Changes ``model``.
+    """
     moments = {
         name: Moments(torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()
     }
@@ -140,7 +148,10 @@ def rescale_one(
 def rescale(
     weight: Tensor, targets: Sequence[float], spec: BlockSpec, bias: Tensor | None = None
 ) -> list[float]:
-    """Give each block its target norm, in place; return the factors. A block of zeros has no direction: factor 1."""
+    """Give each block its target norm, in place; return the factors.
+
+    A block of zeros has no direction: factor 1.
+    """
     norms = norms_of(weight, spec, bias)
     factors = [1.0 if norm == 0 else target / norm for norm, target in zip(norms, targets, strict=True)]
     scale(weight, factors, spec, bias)
@@ -190,7 +201,10 @@ def blocks_of(spec: BlockSpec) -> list[range]:
 
 
 def row_of(weight: Tensor, row: int, spec: BlockSpec) -> Tensor:
-    """A view of one output channel: along dim 0, or for transposed convolutions along dim 1 of its group of dim 0."""
+    """A view of one output channel.
+
+    Along dim 0, or for transposed convolutions along dim 1 of its group of dim 0.
+    """
     if spec.axis == 0:
         return weight[row]
     group, channel = divmod(row, weight.shape[1])
@@ -206,14 +220,17 @@ def target_norms(spec: BlockSpec, radius: float) -> list[float]:
 def running_statistics_after(
     mean: Tensor, variance: Tensor, factor: Tensor, shift: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """BatchNorm's running statistics once its input (minus ``shift``, a bias left alone) was scaled by ``factor``."""
+    """BatchNorm's running statistics once its input was scaled by ``factor``.
+
+    The input minus ``shift``, a bias left alone.
+    """
     return factor * (mean - shift) + shift, factor**2 * variance
 
 
 def predicted_norms(
     history: History, lr: float, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> list[float]:
-    """‖w‖ after each step of SGD(M) with L2, from ‖v‖ (and ‖w‖ in the decay term) alone: no angle is measured.
+    """‖w‖ after each step of SGD(M) with L2, from ‖v‖ (and ‖w‖ in the decay term): no angle is measured.
 
     ‖w'‖² = ‖w‖² − 2ηa + η²‖v‖², a = μ(a₋ − η‖v₋‖²) + λ‖w‖², a = ⟨w, v⟩, which is λ‖w‖² in the first step.
     """

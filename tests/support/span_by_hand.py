@@ -1,4 +1,6 @@
-"""Layers of each kind, and what their rows are multiplied with: cut out by hand, position by position, and averaged in one line.
+"""Layers of each kind, and what their rows are multiplied with.
+
+Cut out by hand, position by position, and averaged in one line.
 
 Takes nothing from the package but the class that is tested.
 """
@@ -10,7 +12,8 @@ from torch import nn
 
 from decayfree.span.input_span import InputSpan
 
-# A layer of each kind, with the shape of one input. Each group has two channels or more, of which the second follows the first.
+# A layer of each kind, with the shape of one input. Each group has two channels or more, of which the second
+# follows the first.
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 3), (5,)),
     "linear with leading dimensions": (lambda: nn.Linear(5, 3), (2, 3, 5)),
@@ -62,7 +65,10 @@ def channels_of(layer, batch):
 
 
 def seen_by_hand(layer, inputs):
-    """(groups, n_samples, d): for every input and output position the numbers that a row is multiplied with, one lookup each."""
+    """(groups, n_samples, d): the numbers that a row is multiplied with.
+
+    For every input and output position, one lookup each.
+    """
     if isinstance(layer, nn.Linear):
         return inputs.reshape(1, -1, inputs.shape[-1])
     n_dims = len(layer.kernel_size)
@@ -80,7 +86,10 @@ def seen_by_hand(layer, inputs):
 
 
 def source(layer, dim, position, tap, size):
-    """The input position that one tap of the kernel reads for an output position; None where it reads a zero."""
+    """The input position that one tap of the kernel reads for an output position.
+
+    None where it reads a zero.
+    """
     stride, dilation = layer.stride[dim], layer.dilation[dim]
     if layer.padding == "same":
         padding = dilation * (layer.kernel_size[dim] - 1) // 2

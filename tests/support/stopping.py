@@ -10,7 +10,10 @@ from pathlib import Path
 
 
 def stopped(command: list[str], out: Path, sent: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-    """Start a command, send it a signal once a run under ``out`` has metrics, and give its exit code, output and errors."""
+    """Start a command, and send it a signal once a run under ``out`` has metrics.
+
+    Gives its exit code, output and errors.
+    """
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

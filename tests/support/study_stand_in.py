@@ -1,4 +1,6 @@
-"""A study of two methods for the command line: its spec, its files without any training, and a stand-in for what runs it.
+"""A study of two methods for the command line.
+
+Its spec, its files without any training, and a stand-in for what runs it.
 
 Tests say what they expect.
 """

@@ -1,6 +1,7 @@
 """A study's files without any training: numbers that a test chooses, in the format that a study leaves.
 
-Nothing here reads the report. Curves are smooth formulas of the step, so that what the page must say can be computed by hand.
+Nothing here reads the report. Curves are smooth formulas of the step, so that what the page must say can be
+computed by hand.
 """
 
 import json
@@ -121,7 +122,10 @@ class Writer:
         (folder / "run.json").write_text(sealed_json(record), encoding="utf-8")
 
     def _cost(self, settings: RunSettings) -> dict[str, float]:
-        """Every second seed is slower, for all methods alike; rescaling takes 4 % longer and keeps a hundredth of the parameters."""
+        """Every second seed is slower, for all methods alike.
+
+        Rescaling takes 4 % longer and keeps a hundredth of the parameters.
+        """
         is_ours = isinstance(settings.method, WRS)
         return {
             "seconds_per_epoch": 10.0 * (1 + settings.seed % 2) * (1.04 if is_ours else 1.0),
@@ -172,7 +176,10 @@ class Writer:
         return self.final_test[settings.label][settings.seed]
 
     def spectra(self, settings: RunSettings, *, is_last: bool) -> dict[str, Any]:
-        """Eight directions in four bins: even before the training, then in the first ones, the more so the later the layer."""
+        """Eight directions in four bins.
+
+        Even before the training, then in the first ones, the more so the later the layer.
+        """
         spectra = {}
         for depth, name in enumerate(self.weights):
             tilt = (0.02 * depth + 0.01 * settings.seed + 0.1 * _is_held(settings.method)) * is_last
@@ -223,7 +230,10 @@ def sweep_spec(*, n_seeds: int = 3, n_validation: int = 100, **changes: Any) -> 
 
 
 def bumpy(settings: RunSettings) -> float:
-    """A final accuracy by formula: best at decay 1e-3 and learning rate 0.1, with what a seed does to all alike and a little of its own."""
+    """A final accuracy by formula.
+
+    Best at decay 1e-3 and learning rate 0.1, with what a seed does to all alike and a little of its own.
+    """
     method, rate = settings.method, settings.recipe.learning_rate
     final = 0.90 - 0.01 * abs(math.log10(rate / 0.1))
     if isinstance(method, WeightDecay):
@@ -274,7 +284,10 @@ def _norm(method: Method, share: float, depth: int, seed: int) -> float:
 
 
 def _angle(settings: RunSettings, step: int, depth: int) -> float:
-    """Under decay that of balance, larger in one half of the layers and as much smaller in the other, half of it late; else as η is."""
+    """Under decay the angle of balance, else as η is.
+
+    It is larger in one half of the layers and as much smaller in the other, half of it late.
+    """
     recipe, method = settings.recipe, settings.method
     learning_rate = recipe.learning_rate_at(step - 1)
     if isinstance(method, WeightDecay):

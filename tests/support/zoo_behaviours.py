@@ -1,7 +1,9 @@
-"""Which weights are found whatever a model takes, returns and draws at random, and in whatever precision it runs?
+"""Which weights are found whatever a model takes, returns and draws at random?
 
-Inputs and outputs of every structure around one small network, randomness, zeros and unused parameters, models without
-float64.
+And in whatever precision it runs.
+
+Inputs and outputs of every structure around one small network, randomness, zeros and unused parameters,
+models without float64.
 The networks with a structure of their own are in zoo_networks.py.
 """
 
@@ -249,7 +251,8 @@ ZEROS = [
     ),
     ZooModel(
         "zero_initialized_weights",
-        "a zero weight times anything is zero, which proves nothing; off zero one is invariant, the other is not",
+        "a zero weight times anything is zero, which proves nothing; "
+        "off zero one is invariant, the other is not",
         zero_weight,
         images,
         {"conv.weight": kernels(6, norm=each(6))} | NORM_AND_HEAD,

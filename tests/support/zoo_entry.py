@@ -1,4 +1,6 @@
-"""What does an entry of the zoo say? A model, its inputs, and the known answer for every parameter, with the reason.
+"""What does an entry of the zoo say?
+
+A model, its inputs, and the known answer for every parameter, with the reason.
 
 The words in which the zoo's files write down known answers; no model and no check is in here.
 """
@@ -17,7 +19,8 @@ FROZEN = "frozen"
 JOINT = "joint"
 # A bias without any effect in training that is scaled along with its weight, so that more can be said of it.
 ALONG = "along"
-# Rows of one number, or none at all (gains, scalars): invariant by measurement but left out, as they have no direction.
+# Rows of one number, or none at all (gains, scalars): invariant by measurement but left out, as they have no
+# direction.
 LEFT_OUT = "left out"
 
 
@@ -112,7 +115,10 @@ def net(**modules: nn.Module) -> nn.Sequential:
 
 
 def tail(n: int, dimensions: int = 2) -> dict[str, nn.Module]:
-    """ReLU, mean over positions and a linear head: makes outputs that see the shape of what the norm puts out."""
+    """ReLU, mean over positions and a linear head.
+
+    Makes outputs that see the shape of what the norm puts out.
+    """
     pool = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[dimensions](1)
     return {"act": nn.ReLU(), "pool": pool, "flat": nn.Flatten(), "head": nn.Linear(n, 3)}
 

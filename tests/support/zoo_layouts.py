@@ -1,7 +1,7 @@
 """Which rows and blocks do unusual layouts have? One small model for each.
 
-Transposed, grouped and depthwise convolutions, shuffles, weights with rows along other dimensions, and several weights
-before one norm. The known answers of usual layers are in zoo_norms.py.
+Transposed, grouped and depthwise convolutions, shuffles, weights with rows along other dimensions, and
+several weights before one norm. The known answers of usual layers are in zoo_norms.py.
 """
 
 import torch
@@ -73,7 +73,8 @@ LAYOUTS = [
     ),
     ZooModel(
         "grouped_transposed_convolution_under_groupnorm",
-        "blocks of output channels along dimension 1, which the norm's groups cut differently from the convolution's",
+        "blocks of output channels along dimension 1, which the norm's groups cut "
+        "differently from the convolution's",
         lambda: net(conv=nn.ConvTranspose2d(4, 12, 3, groups=2), norm=nn.GroupNorm(3, 12), **tail(12)),
         images4,
         {"conv.weight": blocks(4, 4, 4, axis=1, groups=2, bias="conv.bias"), "conv.bias": JOINT}
@@ -131,7 +132,8 @@ LAYOUTS = [
     ),
     ZooModel(
         "embedding_with_a_padding_word_under_layernorm",
-        "autograd withholds the padding word's gradient, but scaling shows that its vector is normalized as well",
+        "autograd withholds the padding word's gradient, but scaling shows that its "
+        "vector is normalized as well",
         lambda: net(
             words=nn.Embedding(7, 6, padding_idx=2), norm=nn.LayerNorm(6), act=nn.ReLU(), head=nn.Linear(6, 3)
         ),
@@ -210,7 +212,8 @@ CHAINS = [
     ),
     ZooModel(
         "two_convolutions_with_biases_in_a_row",
-        "without padding the first bias is a constant to the norm, which only scaled along lets the running mean follow",
+        "without padding the first bias is a constant to the norm, "
+        "which only scaled along lets the running mean follow",
         lambda: net(first=nn.Conv2d(3, 5, 3), conv=nn.Conv2d(5, 6, 3), norm=nn.BatchNorm2d(6), **tail(6)),
         images,
         {
@@ -258,7 +261,8 @@ CHAINS = [
     ),
     ZooModel(
         "linear_bottleneck",
-        "norm, no activation, pointwise convolution, norm: the first norm's bias is removed by the second one",
+        "norm, no activation, pointwise convolution, norm: "
+        "the first norm's bias is removed by the second one",
         lambda: net(
             first=nn.Conv2d(3, 4, 1, bias=False),
             norm1=nn.BatchNorm2d(4),

@@ -1,4 +1,6 @@
-"""What do the zoo's hand-written layers look like? The way people write them: no base class, an ε under any name.
+"""What do the zoo's hand-written layers look like?
+
+The way people write them: no base class, an ε under any name.
 
 Layers only; the models made of them and their known answers are in the zoo's other files.
 """
@@ -26,7 +28,10 @@ class HandLayerNorm(nn.Module):
 
 
 class HandRMSNorm(nn.Module):
-    """RMSNorm as language models have it: ``variance_epsilon``, and the statistics forced to float32 if asked."""
+    """RMSNorm as language models have it.
+
+    ``variance_epsilon``, and the statistics forced to float32 if asked.
+    """
 
     def __init__(self, n_features: int, *, in_float32: bool = False) -> None:
         super().__init__()
@@ -86,7 +91,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution that normalizes its own weight, with ``F.batch_norm`` on the weight as libraries do it."""
+    """A convolution that normalizes its own weight, with ``F.batch_norm`` as libraries do it."""
 
     eps = 1e-8
 

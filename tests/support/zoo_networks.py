@@ -1,7 +1,7 @@
 """Which weights are scale-invariant inside whole networks? Small ones of every usual architecture.
 
-Residual, branched, concatenating, gated, recurrent ones and transformers. What they take and return, and how they
-draw random numbers, is varied in zoo_behaviours.py.
+Residual, branched, concatenating, gated, recurrent ones and transformers. What they take and return, and how
+they draw random numbers, is varied in zoo_behaviours.py.
 """
 
 import torch
@@ -229,7 +229,8 @@ NETWORKS = [
     ),
     ZooModel(
         "concatenated_with_the_input",
-        "beside the input under a norm a kernel keeps its scale; beside it under a convolution it is mixed in",
+        "beside the input under a norm a kernel keeps its scale; "
+        "beside it under a convolution it is mixed in",
         ConcatenatedWithInput,
         images,
         {
@@ -290,7 +291,8 @@ VALUE_NORM = {"v_norm.weight": NOT, "v_norm.bias": NOT}
 ATTENTION = [
     ZooModel(
         "fused_qkv_with_norms_on_heads_and_on_the_value",
-        "query and key are normalized head by head, the value as a whole; a bias on all keys alike cancels in the softmax",
+        "query and key are normalized head by head, the value as a whole; "
+        "a bias on all keys alike cancels in the softmax",
         lambda: FusedAttention(8, 2, bias=False, norms="qkv"),
         tokens,
         {"qkv.weight": blocks(4, 4, 4, 4, 8), "k_norm.bias": UNDECIDED} | ATTENTION_PARTS | VALUE_NORM,

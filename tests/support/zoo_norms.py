@@ -1,7 +1,7 @@
 """Which weights do the usual normalizations and activations make scale-invariant? One small model for each.
 
-The rows of the granularity table: kernels, groups, heads, whole weights; and what may stand between a weight and its
-norm. Layouts, tricks and whole networks are in the zoo's other files.
+The rows of the granularity table: kernels, groups, heads, whole weights; and what may stand between a weight
+and its norm. Layouts, tricks and whole networks are in the zoo's other files.
 """
 
 import torch
@@ -137,7 +137,8 @@ OTHER_NORMS = [
     ),
     ZooModel(
         "conv_under_groupnorm",
-        "three channels share mean and deviation, so they share a scale; their biases differ, so they take part in it",
+        "three channels share mean and deviation, so they share a scale; "
+        "their biases differ, so they take part in it",
         lambda: under(nn.GroupNorm(2, 6), bias=True),
         images,
         {"conv.weight": blocks(3, 3, bias="conv.bias"), "conv.bias": JOINT} | NORM_AND_HEAD,
@@ -297,7 +298,8 @@ ACTIVATIONS = [
     ),
     with_bias(
         "bias_and_relu_before_the_norm",
-        "the weight alone has no scale, as the bias decides where ReLU bends; weight and bias together have one a kernel",
+        "the weight alone has no scale, as the bias decides where ReLU bends; "
+        "weight and bias together have one a kernel",
         kernels(6, bias="conv.bias", norm=each(6)),
         JOINT,
         nn.ReLU(),
@@ -340,7 +342,8 @@ ACTIVATIONS = [
     ),
     ZooModel(
         "two_linears_with_relu_under_batchnorm",
-        "the second weight's rows are kernels; the first's are mixed by it and have one scale, with their bias",
+        "the second weight's rows are kernels; the first's are mixed by it and have "
+        "one scale, with their bias",
         lambda: net(
             fc=nn.Linear(5, 7),
             act=nn.ReLU(),

@@ -1,7 +1,7 @@
 """Where does matching names, layer types or dimensions go wrong? One small model for each such trap.
 
-Statistics that are not the batch's, second consumers, shared weights, weights that are normalized themselves, zeros,
-and gradients that do not tell the truth. Unusual layouts are in zoo_layouts.py.
+Statistics that are not the batch's, second consumers, shared weights, weights that are normalized themselves,
+zeros, and gradients that do not tell the truth. Unusual layouts are in zoo_layouts.py.
 """
 
 import torch
@@ -103,7 +103,8 @@ STATISTICS = [
     ),
     ZooModel(
         "frozen_weight",
-        "a weight that is not trained has no scale to control; the first norm's bias is removed by the second norm",
+        "a weight that is not trained has no scale to control; "
+        "the first norm's bias is removed by the second norm",
         frozen_stem,
         images,
         {
@@ -139,7 +140,7 @@ class SecondConsumer(nn.Module):
 
 
 class UsedTwice(nn.Module):
-    """One convolution at two resolutions, each with a normalization of its own, as detection heads have it."""
+    """One convolution at two resolutions, each with its own normalization, as detection heads have it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,7 +297,8 @@ ORIGINAL = "conv.parametrizations.weight.original"
 NORMALIZED_WEIGHTS = [
     ZooModel(
         "standardized_convolution_under_groupnorm",
-        "the weight is normalized kernel by kernel, finer than the groups behind it; nothing behind it sees its scale",
+        "the weight is normalized kernel by kernel, finer than the groups behind it; "
+        "nothing behind it sees its scale",
         lambda: net(conv=StandardizedConv2d(3, 6, 3), norm=nn.GroupNorm(2, 6), **tail(6)),
         images,
         {"conv.weight": kernels(6), "conv.bias": NOT} | NORM_AND_HEAD,

@@ -231,9 +231,8 @@ def test_checks_leave_the_subject_alone() -> None:
 
 
 def test_a_gradient_off_the_span_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        spans, "_used_elsewhere", lambda subject: set()
-    )  # the loss that is wrong uses the weights, too
+    # The loss that is wrong uses the weights, too.
+    monkeypatch.setattr(spans, "_used_elsewhere", lambda subject: set())
     assert theory.gradients_in_span(with_a_scale(subject())).verdict == "fails"
 
 

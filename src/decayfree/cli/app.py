@@ -1,7 +1,9 @@
-"""The command line: ``decayfree demo`` trains and draws, ``decayfree inspect`` shows what is scale-invariant in a model.
+"""The command line.
 
-It computes nothing itself. Exit code 0 where what was asked was done, 1 where a run failed, 2 where the request cannot
-be met, 130 after Ctrl-C.
+``decayfree demo`` trains and draws, ``decayfree inspect`` shows what is scale-invariant in a model.
+
+It computes nothing itself. Exit code 0 where what was asked was done, 1 where a run failed, 2 where the
+request cannot be met, 130 after Ctrl-C.
 """
 
 import json
@@ -22,7 +24,8 @@ from decayfree.cli.study import app as study_app
 from decayfree.cli.study_progress import FAILED, as_typed, fail, require, run_and_report
 from decayfree.errors import DecayFreeError, InvalidInputError
 
-# torch is there by now: it comes with the package. Everything else that is heavy is imported by the command that needs it.
+# torch is there by now: it comes with the package. Everything else that is heavy is imported by the command
+# that needs it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -120,8 +123,9 @@ def demo(
 ) -> None:
     """Train a small network by five ways to treat norms and write one page, report.html.
 
-    The ways: no decay, two coefficients of weight decay, learning-rate scaling, weight rescaling. The images are real: the 1,797 digits
-    that come with scikit-learn, or Fashion-MNIST. Ctrl-C stops; the same command goes on from there.
+    The ways: no decay, two coefficients of weight decay, learning-rate scaling, weight rescaling. The images
+    are real: the 1,797 digits that come with scikit-learn, or Fashion-MNIST. Ctrl-C stops; the same command
+    goes on from there.
     """
     try:
         require("the demo", "scikit-learn", "plotly", "jinja2")
@@ -168,7 +172,8 @@ def inspect(
 ) -> None:
     """Show which weights of a model are scale-invariant, and why the others are not.
 
-    The model is built with random weights, in train mode; nothing is downloaded. A module in the current directory can be named.
+    The model is built with random weights, in train mode; nothing is downloaded. A module in the current
+    directory can be named.
     """
     try:
         from decayfree.invariance.discovery import find_invariant
@@ -226,8 +231,8 @@ def convert(
 ) -> None:
     """Turn a tuned recipe with weight decay into one without: the norms that decay settles at, with their derivation and limits.
 
-    For adamw and lion they follow from the settings. For sgd and adam they depend on how large gradients are, which only your own
-    training tells; then it prints how to measure that, or takes a number.
+    For adamw and lion they follow from the settings. For sgd and adam they depend on how large gradients are,
+    which only your own training tells; then it prints how to measure that, or takes a number.
     """
     try:
         from decayfree.cli.convert import converted, rule_of
@@ -287,7 +292,10 @@ def verify(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="torchvision:NAME, timm:NAME or package.module:factory; a small network on scanned digits without it.",
+            help=(
+                "torchvision:NAME, timm:NAME or package.module:factory; "
+                "a small network on scanned digits without it."
+            ),
         ),
     ] = None,
     input: Annotated[
@@ -311,8 +319,8 @@ def verify(
 ) -> None:
     """Check the statements of theory by measuring them, each with its tolerance; exit code 1 where one fails.
 
-    Without MODEL all of them, on a small network that trains on real digits. With MODEL those that make sense on any model, on random
-    inputs and targets, in float64.
+    Without MODEL all of them, on a small network that trains on real digits. With MODEL those that make sense
+    on any model, on random inputs and targets, in float64.
     """
     if (model is None) != (not input):
         fail(

@@ -1,4 +1,6 @@
-"""What `decayfree convert` prints: a recipe without decay for settings typed by hand, with or without a model by name.
+"""What `decayfree convert` prints.
+
+A recipe without decay for settings typed by hand, with or without a model by name.
 
 Trains nothing, so that gradient norms are what somebody gives it. fixed_norm.py works the numbers out.
 """
@@ -46,7 +48,8 @@ def rule_of(
     """The settings as they are typed; None or False for what is not.
 
     Raises:
-        InvalidInputError: If the optimizer does not have one of the settings, or one is no number. All faults at once.
+        InvalidInputError: If the optimizer does not have one of the settings, or one is no number. All faults
+            at once.
     """
     kind = _OPTIMIZERS[optimizer]
     of_sgd = {"momentum": momentum, "nesterov": nesterov, "dampening": dampening, "decoupled": decoupled}
@@ -79,8 +82,8 @@ class Conversion:
     Args:
         rule: The settings.
         recipe: Weight by weight, where a model was named.
-        settled: Fan-in of a row, or None where that plays no part -> where the rule settles; empty where a model was named or the gradient
-            norm is missing and nothing can be said without.
+        settled: Fan-in of a row, or None where that plays no part -> where the rule settles; empty where a
+            model was named or the gradient norm is missing and nothing can be said without.
         gradient_norm: What was given, of every block.
         n_steps: Length of the training.
         schedule: Its learning rate.
@@ -114,7 +117,10 @@ class Conversion:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, in types that JSON knows; null where a number needs a gradient norm or a fan-in that was not given."""
+        """All numbers, in types that JSON knows.
+
+        Null where a number needs a gradient norm or a fan-in that was not given.
+        """
         return {
             **{key: getattr(self.rule, key) for key in settings_of(self.rule)},
             "gradient_norm": self.gradient_norm,
@@ -152,7 +158,8 @@ class Conversion:
             table = [[columns[key] for key in keys]]
             table += [[_figure(row[key]) for key in keys] for row in known]
             lines += [
-                "Hold rows that are blocks of their own at this radius and keep the learning rate, or at radius 1 with the other rate."
+                "Hold rows that are blocks of their own at this radius and keep the learning rate, or at "
+                "radius 1 with the other rate."
             ]
             lines += [*(f"  {line}" for line in aligned(table)), ""]
         elif self.rule.needs_gradient_norm:
@@ -179,7 +186,10 @@ class Conversion:
             else "the norms are there for most of it"
         )
         return [
-            f"{self.n_steps:,} steps are {ratio:.2g} times the {time:,.0f} in which norms approach equilibrium: {verdict}.",
+            (
+                f"{self.n_steps:,} steps are {ratio:.2g} times the {time:,.0f} in which norms approach "
+                f"equilibrium: {verdict}."
+            ),
             "",
         ]
 
@@ -236,7 +246,8 @@ def converted(
         schedule: Shape of its learning rate.
 
     Raises:
-        InvalidInputError: If what is asked cannot be told, or a setting has no equilibrium. All faults at once.
+        InvalidInputError: If what is asked cannot be told, or a setting has no equilibrium. All faults at
+            once.
     """
     faults: list[str] = []
     sizes = _numbers(fan_ins, "--fan-in", faults) if fan_ins is not None else ()
@@ -256,9 +267,11 @@ def converted(
         faults.append("--schedule wants --steps, the length of the training")
     if found is not None and rule.needs_gradient_norm and gradient_norm is None:
         faults.append(
-            f"a table for a model under {'SGD' if rule.optimizer == 'SGD' else 'Adam with L2 regularization'} needs gradient norms, which "
-            f"only your training tells: measure them in Python,\n{_MEASURE}\n    print(decayfree.fixed_norm_recipe(optimizer, found, "
-            "gradient_norms=measured))\nor give one for all, --gradient-norm G"
+            "a table for a model under "
+            f"{'SGD' if rule.optimizer == 'SGD' else 'Adam with L2 regularization'} needs gradient norms, "
+            "which only your training tells: measure them in Python,\n"
+            f"{_MEASURE}\n    print(decayfree.fixed_norm_recipe(optimizer, found, gradient_norms=measured))\n"
+            "or give one for all, --gradient-norm G"
         )
     _raise([*faults, *_setting_faults(rule, gradient_norm)])
     recipe = None if found is None else _recipe(rule, found, gradient_norm)
@@ -278,7 +291,8 @@ def _settled(
 def _recipe(rule: DecayRule, found: Invariance, gradient_norm: float | None) -> Recipe:
     if not len(found):
         raise InvalidInputError(
-            "no scale-invariant weight was found in the model, so there is nothing to convert; decayfree inspect says why"
+            "no scale-invariant weight was found in the model, so there is nothing to convert; "
+            "decayfree inspect says why"
         )
     norms: dict[str, Tensor] | None = None
     if gradient_norm is not None:

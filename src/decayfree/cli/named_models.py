@@ -45,7 +45,8 @@ def random_input(shape: str, *, n_tokens: int | None = None, seed: int = 0) -> T
 
     Args:
         shape: As in ``4,3,64,64``.
-        n_tokens: Draw whole numbers from 0 to below this, for models that take tokens; normal numbers where None.
+        n_tokens: Draw whole numbers from 0 to below this, for models that take tokens; normal numbers where
+            None.
         seed: Seeds the numbers; the global random state stays as it was.
 
     Returns:

@@ -1,7 +1,9 @@
-"""The commands ``decayfree study run | list | show | report | tune``: studies from a file or by name, and what became of them.
+"""The commands ``decayfree study run | list | show | report | tune``.
 
-It computes nothing itself. Exit codes are those of the other commands: 0, 1 where a run failed, 2 where the request cannot be met, 130
-after Ctrl-C.
+Studies from a file or by name, and what became of them.
+
+It computes nothing itself. Exit codes are those of the other commands: 0, 1 where a run failed, 2 where the
+request cannot be met, 130 after Ctrl-C.
 """
 
 from enum import StrEnum
@@ -92,8 +94,8 @@ def run(
 ) -> None:
     """Run a study and write its page, report.html; in a folder where it has begun, go on with what is not done.
 
-    Runs are kept by their settings: a changed spec runs only what is new. Ctrl-C, a crash or a power cut loses no more than the steps
-    since a run's last checkpoint.
+    Runs are kept by their settings: a changed spec runs only what is new. Ctrl-C, a crash or a power cut
+    loses no more than the steps since a run's last checkpoint.
     """
     try:
         require("a study", "scikit-learn", "scipy", "plotly", "jinja2")
@@ -206,7 +208,8 @@ def tune(
 ) -> None:
     """Search for learning rate and weight decay by validation accuracy, and write best.toml, which tests what was found on new seeds.
 
-    Optuna proposes; a trial is one ordinary run for each seed. Stopped or killed, the same command goes on and trains nothing twice.
+    Optuna proposes; a trial is one ordinary run for each seed. Stopped or killed, the same command goes on
+    and trains nothing twice.
     """
     try:
         from decayfree.study.search.tuning import Ranges
@@ -269,7 +272,7 @@ def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
 
 
 def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
-    """What becomes of the runs that a folder holds already, where its spec is another one than is asked for now."""
+    """What becomes of the runs that a folder holds, where its spec differs from what is asked for now."""
     from decayfree.study.files.checkpoint import read_state
     from decayfree.study.files.results import run_directory
 
@@ -282,12 +285,13 @@ def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
     elsewhere = _other_images(path, spec)
     if elsewhere and n_done:
         typer.echo(
-            f"The {n_done} runs that are done saw the images in {elsewhere}, and those to come see those in {spec.data_dir}: "
-            "unless they are the same images, use another folder."
+            f"The {n_done} runs that are done saw the images in {elsewhere}, and those to come see those in "
+            f"{spec.data_dir}: unless they are the same images, use another folder."
         )
     typer.echo(
-        f"{out} holds another spec, which this one replaces: {n_done} of its {len(wanted)} runs are done already. "
-        f"{len(there - wanted)} runs of the spec before are no part of it; they stay where they are, and the page leaves them out."
+        f"{out} holds another spec, which this one replaces: {n_done} of its {len(wanted)} runs are done "
+        f"already. {len(there - wanted)} runs of the spec before are no part of it; they stay where they "
+        "are, and the page leaves them out."
     )
 
 
@@ -347,7 +351,8 @@ def _show_tuned(outcome: "TuneOutcome", out: Path, *, same_command: str) -> int:
         )
     best = out if outcome.best_file is None else outcome.best_file
     console.print(
-        "These are validation accuracies, and the best of many: too high. To test what was found, on new seeds:",
+        "These are validation accuracies, and the best of many: too high. "
+        "To test what was found, on new seeds:",
         highlight=False,
     )
     console.print(

@@ -1,4 +1,6 @@
-"""A study under the eyes of a terminal: a bar with the time left, Ctrl-C, the final table, and where the page is.
+"""A study under the eyes of a terminal.
+
+A bar with the time left, Ctrl-C, the final table, and where the page is.
 
 Trains nothing and knows no command: it is told what to run, and gives back the exit code.
 """
@@ -81,7 +83,10 @@ def run_watched(
 
 @contextlib.contextmanager
 def _stopped_by_termination() -> Iterator[None]:
-    """A scheduler that takes the machine away sends SIGTERM first: the runs save where they are, as at Ctrl-C."""
+    """A scheduler that takes the machine away sends SIGTERM first.
+
+    The runs save where they are, as at Ctrl-C.
+    """
 
     def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -128,7 +133,10 @@ def show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
 
 
 def show_page(out: Path, console: Console, *, reference: str | None = None) -> None:
-    """Write the page of the study in ``out`` and print its main table; ``reference`` is the method that others are compared with."""
+    """Write the page of the study in ``out`` and print its main table.
+
+    ``reference`` is the method that others are compared with.
+    """
     from decayfree.report.numbers.groups import study_groups
     from decayfree.report.numbers.series import study_numbers
     from decayfree.report.page import write_report
@@ -195,7 +203,10 @@ def fail(error: Exception) -> NoReturn:
 
 
 def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
-    """What stands for each method in each group, as the page has it, in fewer words; all cells where nothing could be chosen."""
+    """What stands for each method in each group, as the page has it, in fewer words.
+
+    All cells where nothing could be chosen.
+    """
     from decayfree.report.numbers.compared import compare_all, compare_chosen
     from decayfree.report.tables.comparison import comparison_table
 
@@ -226,7 +237,10 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
 
 
 def _brief(text: str, note: str, title: str) -> str:
-    """A cell within the width of a terminal: intervals of accuracies and what else is noted are on the page."""
+    """A cell within the width of a terminal.
+
+    Intervals of accuracies and what else is noted are on the page.
+    """
     if title in ("Difference", "n") and note:
         return f"{text} ({note})"
     if title == "Setting":

@@ -1,4 +1,6 @@
-"""What ``decayfree study`` shows: the built-in studies, the runs of a folder, what a search has found; as tables or JSON.
+"""What ``decayfree study`` shows.
+
+The built-in studies, the runs of a folder, what a search has found; as tables or JSON.
 
 Computes nothing and knows no command.
 """
@@ -99,7 +101,10 @@ def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> Non
 
 
 def _names(spec: "StudySpec") -> dict[str, str]:
-    """What each run is called, by its key: its method, and the settings of the recipe in which runs differ."""
+    """What each run is called, by its key.
+
+    Its method, and the settings of the recipe in which runs differ.
+    """
     varying = [path for path in spec.varying() if not path.startswith("method.")]
     names = {}
     for run in spec.runs():

@@ -1,4 +1,6 @@
-"""What `decayfree verify` shows: the statements of theory as a table, with what was measured and the verdicts.
+"""What `decayfree verify` shows.
+
+The statements of theory as a table, with what was measured and the verdicts.
 
 Measures nothing; decayfree.theory does.
 """
@@ -18,7 +20,9 @@ _WIDE = 110
 
 
 def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
-    """Scanned digits in one ink on white: three channels that differ by a factor, so that 18 of 27 patch directions are never seen.
+    """Scanned digits in one ink on white.
+
+    Three channels that differ by a factor, so that 18 of 27 patch directions are never seen.
 
     Three equal channels would do for SGD, but Adam treats equal channels alike, and would stay in their span.
 
@@ -37,7 +41,9 @@ def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
 
 
 def table(checks: Sequence[Check], width: int) -> Table:
-    """Statement, where it is from, measured, expected, residual and tolerance, verdict; numbers in brackets refer to the notes.
+    """Statement, where it is from, measured, expected, residual and tolerance, verdict.
+
+    Numbers in brackets refer to the notes.
 
     Args:
         checks: To show.
@@ -81,8 +87,9 @@ def what_does_not_apply(checks: Sequence[Check]) -> list[str]:
 
 
 SOURCES = (
-    "Numbers are arXiv ids. The paper is 2102.03497: Liu, Cui, Wan, Mao, Chan, The Implicit Biases of Stochastic Gradient Descent on Deep "
-    "Neural Networks with Batch Normalization (v1, 2021), Weight Rescaling (v2, 2022)."
+    "Numbers are arXiv ids. The paper is 2102.03497: Liu, Cui, Wan, Mao, Chan, The Implicit Biases of "
+    "Stochastic Gradient Descent on Deep Neural Networks with Batch Normalization (v1, 2021), "
+    "Weight Rescaling (v2, 2022)."
 )
 
 

@@ -1,4 +1,7 @@
-"""What norm, or what learning rate at unit norm, does what weight decay does? A tuned recipe, without its decay."""
+"""What norm, or what learning rate at unit norm, does what weight decay does?
+
+A tuned recipe, without its decay.
+"""
 
 from typing import TYPE_CHECKING
 

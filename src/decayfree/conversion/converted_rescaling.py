@@ -1,7 +1,7 @@
 """How does a tuned recipe with weight decay go on without it?
 
-Reads an optimizer's settings, takes the decay off the weights without scale, and holds each at the norm that decay would have held it at.
-fixed_norm.py works out which norm that is, and weight_rescaling.py holds it.
+Reads an optimizer's settings, takes the decay off the weights without scale, and holds each at the norm that
+decay would have held it at. fixed_norm.py works out which norm that is, and weight_rescaling.py holds it.
 """
 
 from __future__ import annotations
@@ -31,29 +31,37 @@ _OTHER_RULES = ("amsgrad", "caution", "corrected_weight_decay")
 def drop_decay(
     optimizer: Optimizer, found: Invariance, *, gradient_norms: Mapping[str, Tensor] | None = None
 ) -> ConvertedRescaling:
-    """Take weight decay off the scale-invariant weights and hold each block at a norm at which it turns as it would under decay.
+    """Take weight decay off the scale-invariant weights and hold their norms.
 
-    It is the norm that decay would settle at, for the learning rates that stay as they are. The decay of all other parameters and the
-    optimizer's state stay too. Groups that hold both kinds are split: the weights that are held move to a new group at the end.
-    ``print(fixed_norm_recipe(optimizer, found))`` shows the numbers beforehand, with their derivation and limits.
+    Each block is held at a norm at which it turns as it would under decay.
 
-    Call it before the learning-rate scheduler is made, and make that ``LambdaLR(optimizer, wrs.schedules(multiplier))``. To resume a run,
-    call it as at the start, then load the states of the optimizer and of what is returned, which holds the radii.
+    It is the norm that decay would settle at, for the learning rates that stay as they are. The decay of all
+    other parameters and the optimizer's state stay too. Groups that hold both kinds are split: the weights
+    that are held move to a new group at the end. ``print(fixed_norm_recipe(optimizer, found))`` shows the
+    numbers beforehand, with their derivation and limits.
+
+    Call it before the learning-rate scheduler is made, and make that ``LambdaLR(optimizer,
+    wrs.schedules(multiplier))``. To resume a run, call it as at the start, then load the states of the
+    optimizer and of what is returned, which holds the radii.
 
     Args:
-        optimizer: SGD, Adam, AdamW, or SGDW or Lion from elsewhere, with the tuned learning rate and weight decay. Its groups are changed.
+        optimizer: SGD, Adam, AdamW, or SGDW or Lion from elsewhere, with the tuned learning rate and weight
+            decay. Its groups are changed.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
-        gradient_norms: For SGD and for Adam with L2 regularization: :class:`decayfree.GradientNorms` of a few hundred steps of the same
-            training, or what was saved of it, name of a weight -> (n_blocks,).
+        gradient_norms: For SGD and for Adam with L2 regularization: :class:`decayfree.GradientNorms` of a few
+            hundred steps of the same training, or what was saved of it, name of a weight -> (n_blocks,).
 
     Returns:
-        The rescaling, attached. ``radii`` has the norms, ``recipe`` where they come from, ``schedules(multiplier)`` the learning rates.
+        The rescaling, attached. ``radii`` has the norms, ``recipe`` where they come from,
+        ``schedules(multiplier)`` the learning rates.
 
     Raises:
-        InvalidInputError: If the optimizer's rule is not known, it does not decay one of the weights, gradient norms are needed and
-            missing, a learning-rate scheduler was made on it before, or its settings have no equilibrium.
+        InvalidInputError: If the optimizer's rule is not known, it does not decay one of the weights,
+            gradient norms are needed and missing, a learning-rate scheduler was made on it before, or its
+            settings have no equilibrium.
         MismatchError: If the optimizer has none of the weights, or gradient norms do not fit them.
-        DecayFreeError: Whatever :class:`decayfree.WeightRescaling` raises. After an error nothing has changed.
+        DecayFreeError: Whatever :class:`decayfree.WeightRescaling` raises. After an error nothing has
+            changed.
 
     Example:
         >>> import torch, decayfree
@@ -85,7 +93,9 @@ def drop_decay(
 def fixed_norm_recipe(
     optimizer: Optimizer, found: Invariance, *, gradient_norms: Mapping[str, Tensor] | None = None
 ) -> Recipe:
-    """Work out what :func:`drop_decay` would do, and change nothing. Printing it shows derivation, table and limits.
+    """Work out what :func:`drop_decay` would do, and change nothing.
+
+    Printing it shows derivation, table and limits.
 
     Args:
         optimizer: As for :func:`drop_decay`.
@@ -117,13 +127,18 @@ class ConvertedRescaling(WeightRescaling):
     def schedules(
         self, multiplier: Multiplier, *, steps_per_call: float = 1, start_angle: float = 1.0
     ) -> list[Multiplier]:
-        """One multiplier for each parameter group, for LambdaLR: that of equal angles where weights are held, elsewhere as it was.
+        """One multiplier for each parameter group, for LambdaLR.
 
-        Under decay the norm follows the learning rate with a delay, its time constant: see :func:`decayfree.equal_angle_schedule`.
+        That of equal angles where weights are held, elsewhere as it was.
+
+        Under decay the norm follows the learning rate with a delay, its time constant: see
+        :func:`decayfree.equal_angle_schedule`.
 
         Args:
-            multiplier: The tuned schedule: step -> multiplier of the learning rate, 1 where the recipe was worked out.
-            steps_per_call: Optimizer steps in one step of the schedule: those of an epoch where it goes by epochs.
+            multiplier: The tuned schedule: step -> multiplier of the learning rate, 1 where the recipe was
+                worked out.
+            steps_per_call: Optimizer steps in one step of the schedule: those of an epoch where it goes by
+                epochs.
             start_angle: As for :func:`decayfree.equal_angle_schedule`; 1 is what the radius gives.
 
         Returns:
@@ -195,8 +210,9 @@ def _recipe(
         if rules[index].weight_decay == 0 and not of_group:
             listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             of_group = [
-                f"parameter group {index} has weight_decay=0 on {listed}: without decay there is no equilibrium to keep; leave them out of "
-                "`found` (find_invariant(..., exclude=...)), or choose their radius yourself with decayfree.WeightRescaling"
+                f"parameter group {index} has weight_decay=0 on {listed}: without decay there is no "
+                "equilibrium to keep; leave them out of `found` (find_invariant(..., exclude=...)), or "
+                "choose their radius yourself with decayfree.WeightRescaling"
             ]
         all_faults += of_group
     for weight in found:
@@ -206,8 +222,9 @@ def _recipe(
             continue
         if _rule_of(optimizer, optimizer.param_groups[of_bias])[0] != rules[own]:
             all_faults.append(
-                f"{weight.name} and {weight.bias} are one block, but their groups {own} and {of_bias} differ in decay, learning rate or "
-                "momentum, so that no norm settles as the formulas say: give both the same settings"
+                f"{weight.name} and {weight.bias} are one block, but their groups {own} and {of_bias} differ "
+                "in decay, learning rate or momentum, so that no norm settles as the formulas say: "
+                "give both the same settings"
             )
     raise_all([(InvalidInputError, fault) for fault in dict.fromkeys(all_faults)])
     return Recipe.of(found, {name: rules[index] for name, index in where.items()}, gradient_norms)
@@ -218,12 +235,12 @@ def _rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[DecayRule,
     kind = type(optimizer).__name__
     if kind not in _KNOWN:
         return DecayRule("SGD", 0.0, 0.0), [
-            f"where weight decay settles under {kind} is not known; it is for {', '.join(_KNOWN)}: choose a radius yourself with "
-            "decayfree.WeightRescaling"
+            f"where weight decay settles under {kind} is not known; it is for {', '.join(_KNOWN)}: choose a "
+            "radius yourself with decayfree.WeightRescaling"
         ]
     faults = [
-        f"{kind} with {key}={group[key]!r} is another rule, and where it settles is not known: choose a radius yourself with "
-        "decayfree.WeightRescaling"
+        f"{kind} with {key}={group[key]!r} is another rule, and where it settles is not known: choose a "
+        "radius yourself with decayfree.WeightRescaling"
         for key in _OTHER_RULES
         if group.get(key)
     ]
@@ -247,9 +264,9 @@ def _scheduler_faults(optimizer: Optimizer) -> list[str]:
     ):
         return []
     return [
-        "a learning-rate scheduler was made on this optimizer already (its groups have an 'initial_lr'): the learning rates may be in the "
-        "middle of a schedule, and the scheduler would not know a new group; call drop_decay first, then make the scheduler, with "
-        "LambdaLR(optimizer, wrs.schedules(multiplier))"
+        "a learning-rate scheduler was made on this optimizer already (its groups have an 'initial_lr'): the "
+        "learning rates may be in the middle of a schedule, and the scheduler would not know a new group; "
+        "call drop_decay first, then make the scheduler, with LambdaLR(optimizer, wrs.schedules(multiplier))"
     ]
 
 

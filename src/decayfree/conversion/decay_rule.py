@@ -57,10 +57,12 @@ class DecayRule:
             gradient_norm: ‖g‖·‖w‖ of the block, in units of the loss. AdamW and Lion do not ask for it.
 
         Raises:
-            InvalidInputError: If a setting is out of range, or one of the two is missing for Adam with L2, whose angle depends on both.
+            InvalidInputError: If a setting is out of range, or one of the two is missing for Adam with L2,
+                whose angle depends on both.
         """
         if self.optimizer == "SGD":
-            # It scales L2 along with the gradient, and decoupled decay not; without momentum torch ignores it.
+            # It scales L2 along with the gradient, and decoupled decay not; without momentum torch ignores
+            # it.
             kept = 1 - self.dampening if self.momentum else 1.0
             return equilibrium.sgd(
                 self.lr * (1 if self.decoupled else kept),
@@ -73,7 +75,8 @@ class DecayRule:
         if self.optimizer == "Adam":
             if fan_in is None or gradient_norm is None:
                 raise InvalidInputError(
-                    "Adam with L2 regularization turns layers by angles that depend on their fan-in and their gradient norm: give both"
+                    "Adam with L2 regularization turns layers by angles that depend on their fan-in and "
+                    "their gradient norm: give both"
                 )
             return equilibrium.adam_l2(
                 self.lr, self.weight_decay, betas=self.betas, gradient_norm=gradient_norm, fan_in=fan_in

@@ -75,28 +75,51 @@ def schedule_and_limits(rules: Sequence[DecayRule]) -> list[str]:
     powers = " or ".join(sorted({_POWERS[rule.schedule_exponent] for rule in rules}))
     lines = [
         "Schedule",
-        "  With a fixed norm angles follow the learning rate. With decay the norm follows it too, in the steps above: a schedule that is",
-        f"  slower turns weights by {powers} of its multiplier, one that is faster (a warm-up, the end of a cosine) by the",
-        "  multiplier itself. LambdaLR(optimizer, wrs.schedules(multiplier)) does as decay would, for the held weights only.",
+        (
+            "  With a fixed norm angles follow the learning rate. With decay the norm follows it too, in the "
+            "steps above: a schedule that is"
+        ),
+        (
+            f"  slower turns weights by {powers} of its multiplier, one that is faster (a warm-up, "
+            "the end of a cosine) by the"
+        ),
+        (
+            "  multiplier itself. LambdaLR(optimizer, wrs.schedules(multiplier)) does as decay would, "
+            "for the held weights only."
+        ),
         "",
         "Limits",
-        "  It is the equilibrium that is kept, not the way there: under decay a norm that begins small turns faster at first, and a",
-        "  training shorter than a few times the steps above never gets there. Gradients count as random; real ones remember each",
-        "  other, and on a small network angles were up to a tenth off, or a fifth where nothing was noise (docs/recipes.md). All",
+        (
+            "  It is the equilibrium that is kept, not the way there: under decay a norm that begins small "
+            "turns faster at first, and a"
+        ),
+        (
+            "  training shorter than a few times the steps above never gets there. Gradients count as "
+            "random; real ones remember each"
+        ),
+        (
+            "  other, and on a small network angles were up to a tenth off, or a fifth where nothing was "
+            "noise (docs/recipes.md). All"
+        ),
         "  other parameters keep their decay, their learning rate and their schedule.",
     ]
     if any(rule.needs_gradient_norm for rule in rules):
         lines += [
-            "  G changes in the course of training, and with it what decay would have done: it is that of the steps it was measured in."
+            "  G changes in the course of training, and with it what decay would have done: it is that of "
+            "the steps it was measured in."
         ]
     if any(rule.optimizer != "SGD" for rule in rules):
         lines += [
-            "  One radius of 1 for all would unbalance layers: under Adam and Lion the angle goes with √C. Radii that go with √C do not."
+            "  One radius of 1 for all would unbalance layers: under Adam and Lion the angle goes with √C. "
+            "Radii that go with √C do not."
         ]
     return lines
 
 
-_CHOICE = "Hold each block at this radius (norm a row) and keep the learning rate; or at radius 1 with the rate in the last column."
+_CHOICE = (
+    "Hold each block at this radius (norm a row) and keep the learning rate; "
+    "or at radius 1 with the rate in the last column."
+)
 
 _POWERS = {1 / 2: "the square root", 2 / 3: "the power 2/3"}
 

@@ -1,6 +1,7 @@
 """What norm, or what learning rate at unit norm, does what weight decay does in equilibrium?
 
-The answer for an optimizer's settings, and weight by weight. Changes no optimizer and no weight; converted_rescaling.py does.
+The answer for an optimizer's settings, and weight by weight. Changes no optimizer and no weight;
+converted_rescaling.py does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from decayfree.invariance.verdict import ScaleInvariantWeight
 
 @dataclass(frozen=True)
 class Recipe:
-    """The fixed-norm recipe of a weight-decay recipe. Printing it shows the derivation, the table and the limits.
+    """The fixed-norm recipe of a weight-decay recipe.
+
+    Printing it shows the derivation, the table and the limits.
 
     Args:
         weights: One for each weight that is held.
@@ -91,8 +94,9 @@ def _faults(
         faults.append(
             (
                 InvalidInputError,
-                f"the norms at which {kind} settles depend on how large gradients are: measure them in a few hundred steps of your own "
-                "training, `with decayfree.GradientNorms(optimizer, found) as measured: ...`, and pass gradient_norms=measured",
+                f"the norms at which {kind} settles depend on how large gradients are: measure them in a few "
+                "hundred steps of your own training, `with decayfree.GradientNorms(optimizer, found) as "
+                "measured: ...`, and pass gradient_norms=measured",
             )
         )
     elif gradient_norms is not None and not isinstance(gradient_norms, Mapping):
@@ -120,7 +124,8 @@ def _norm_faults(weight: ScaleInvariantWeight, gradient_norms: Mapping[str, Any]
         return [f"{weight.name}: expected a tensor of gradient norms, one for each block, got {norms!r}"]
     if norms.shape != (weight.blocks.n_blocks,):
         return [
-            f"{weight.name}: expected gradient norms of shape ({weight.blocks.n_blocks},), one for each block, got {tuple(norms.shape)}"
+            f"{weight.name}: expected gradient norms of shape ({weight.blocks.n_blocks},), one for each "
+            f"block, got {tuple(norms.shape)}"
         ]
     if not bool((torch.isfinite(norms) & (norms >= 0)).all()):
         return [f"{weight.name}: gradient norms must be finite and not negative"]

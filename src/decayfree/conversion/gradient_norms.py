@@ -1,6 +1,7 @@
 """How large are the gradients of scale-invariant blocks, at unit norm?
 
-Accumulates it beside any training, by a hook on the optimizer, without waiting for the device. Changes nothing.
+Accumulates it beside any training, by a hook on the optimizer, without waiting for the device. Changes
+nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
 class GradientNorms(Mapping[str, Tensor]):
-    """Root mean square over steps of ‖g‖·‖w‖ for every block: name of a weight -> (n_blocks,), in units of the loss.
+    """Root mean square over steps of ‖g‖·‖w‖ for every block.
 
-    A gradient shrinks as 1/‖w‖ when its weight grows, so that ‖g‖·‖w‖ is what the gradient norm would be at unit norm. It counts from
-    when the object is made until :meth:`detach` or the end of its ``with`` block. What counts is what the optimizer gets: after clipping,
-    and without L2 regularization, which PyTorch's optimizers add inside. Steps in which a gradient is missing, or not finite as those that
-    a GradScaler skips, are left out. An optimizer that is given a closure is seen with the gradients of the step before.
+    Name of a weight -> (n_blocks,), in units of the loss.
+
+    A gradient shrinks as 1/‖w‖ when its weight grows, so that ‖g‖·‖w‖ is what the gradient norm would be at
+    unit norm. It counts from when the object is made until :meth:`detach` or the end of its ``with`` block.
+    What counts is what the optimizer gets: after clipping, and without L2 regularization, which PyTorch's
+    optimizers add inside. Steps in which a gradient is missing, or not finite as those that a GradScaler
+    skips, are left out. An optimizer that is given a closure is seen with the gradients of the step before.
 
     Args:
         optimizer: Any optimizer of ``found.model``'s parameters.
@@ -37,7 +41,8 @@ class GradientNorms(Mapping[str, Tensor]):
 
     Raises:
         InvalidInputError: If an argument is of another kind.
-        MismatchError: If the optimizer has none of the weights, or, when a weight is looked up, it is none of them or got no gradient.
+        MismatchError: If the optimizer has none of the weights, or, when a weight is looked up, it is none of
+            them or got no gradient.
 
     Example:
         >>> from decayfree import find_invariant
@@ -71,7 +76,8 @@ class GradientNorms(Mapping[str, Tensor]):
             raise MismatchError(f"{name!r} is none of the {len(self._weights)} weights that were measured")
         if name not in self._sums or not bool(self._counts[name].min() > 0):
             raise MismatchError(
-                f"{name}: no finite gradient was seen in {self.n_steps} steps; train a few hundred steps before asking"
+                f"{name}: no finite gradient was seen in {self.n_steps} steps; "
+                "train a few hundred steps before asking"
             )
         return (self._sums[name] / self._counts[name]).sqrt()
 

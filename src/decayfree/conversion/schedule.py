@@ -1,4 +1,6 @@
-"""What learning-rate schedule turns weights of fixed norm by the angles that weight decay would have turned them by?
+"""What learning-rate schedule turns weights of fixed norm as weight decay would have?
+
+By the same angles, step by step.
 
 Works on multipliers of a learning rate, as LambdaLR takes them, and on nothing else.
 """
@@ -21,24 +23,32 @@ def equal_angle_schedule(
 ) -> Multiplier:
     """Turn the learning-rate schedule of a weight-decay recipe into the one that goes with a fixed norm.
 
-    With a fixed norm, angles follow the learning rate η_t. With decay the norm follows too, so that in equilibrium they follow √η_t: hence
-    the square root of the multiplier. But the norm takes its time, and a schedule that moves faster than the norm (a warm-up, the end of a
-    cosine, all of a short training) is followed without the root. With ``time_constant_steps``, that is followed as well: z, the square
-    of the norm (its fourth power for SGD) in units of equilibrium's, obeys z ← m + (z − m)·exp(−m/T), and the result is m/√z.
+    With a fixed norm, angles follow the learning rate η_t. With decay the norm follows too, so that in
+    equilibrium they follow √η_t: hence the square root of the multiplier. But the norm takes its time, and a
+    schedule that moves faster than the norm (a warm-up, the end of a cosine, all of a short training) is
+    followed without the root. With ``time_constant_steps``, that is followed as well: z, the square of the
+    norm (its fourth power for SGD) in units of equilibrium's, obeys z ← m + (z − m)·exp(−m/T), and the result
+    is m/√z.
 
     Args:
-        multiplier: Step -> multiplier m of the learning rate that the decay belongs to, at least 0; 1 where the recipe's numbers hold.
-        time_constant_steps: T of :class:`decayfree.equilibrium.Equilibrium`, in the steps that ``multiplier`` counts. None: the norm is
-            in equilibrium at every step, and the result is the bare power of ``multiplier``.
-        start_angle: Size of the angular update at step 0 where ``multiplier`` is 1, in units of equilibrium's: r_eq/r for the Adam family
-            and (r_eq/r)² for SGD, with r the norm that training began at under decay. Only with ``time_constant_steps``.
-        exponent: 1/2; 2/3 for Adam with L2, where the norm itself goes with the third root of the learning rate.
+        multiplier: Step -> multiplier m of the learning rate that the decay belongs to, at least 0; 1 where
+            the recipe's numbers hold.
+        time_constant_steps: T of :class:`decayfree.equilibrium.Equilibrium`, in the steps that ``multiplier``
+            counts. None: the norm is in equilibrium at every step, and the result is the bare power of
+            ``multiplier``.
+        start_angle: Size of the angular update at step 0 where ``multiplier`` is 1, in units of
+            equilibrium's: r_eq/r for the Adam family and (r_eq/r)² for SGD, with r the norm that training
+            began at under decay. Only with ``time_constant_steps``.
+        exponent: 1/2; 2/3 for Adam with L2, where the norm itself goes with the third root of the learning
+            rate.
 
     Returns:
-        Step -> multiplier of the same learning rate at the fixed norm. Multiply the learning rate with it, or give it to LambdaLR.
+        Step -> multiplier of the same learning rate at the fixed norm. Multiply the learning rate with it, or
+        give it to LambdaLR.
 
     Raises:
-        InvalidInputError: If a setting is out of range, or, when it is called, ``multiplier`` returns something below 0 or not finite.
+        InvalidInputError: If a setting is out of range, or, when it is called, ``multiplier`` returns
+            something below 0 or not finite.
 
     Example:
         >>> tenfold_drop = lambda step: 1.0 if step < 100 else 0.01
@@ -70,7 +80,10 @@ def equal_angle_schedule(
 def _lagging(
     multiplier: Multiplier, time_constant_steps: float, start_angle: float, exponent: float
 ) -> Multiplier:
-    """A plain function, which LambdaLR leaves out of its state; it remembers z at every step so far, so that any step may be asked for."""
+    """A plain function, which LambdaLR leaves out of its state.
+
+    It remembers z at every step so far, so that any step may be asked for.
+    """
     power = 1 / (2 * (1 - exponent))  # dz/dt = (m² − m·zᵖ)/(pT), which is linear for p = 1
     squares = array("d", [start_angle**-2])
 

@@ -19,8 +19,9 @@ class WeightRecipe:
         rule: The optimizer's settings for it.
         fan_in: Weights in one row, with its bias entry where that belongs to the block.
         gradient_norms: (n_blocks,), ‖g‖·‖w‖ in units of the loss; None where the rule does not ask for them.
-        radii: (n_blocks,), the norm a row at which each block turns without decay, at ``rule.lr``, as it does with it: that of equilibrium,
-            or a little less where ηλ is large. A block without gradient has no equilibrium and gets the norm that it has.
+        radii: (n_blocks,), the norm a row at which each block turns without decay, at ``rule.lr``, as it does
+            with it: that of equilibrium, or a little less where ηλ is large. A block without gradient has no
+            equilibrium and gets the norm that it has.
         angles_rad: (n_blocks,), the angle that it turns by in a step, in radians.
         time_constants_steps: (n_blocks,), optimizer steps in which its norm gets there, up to 1/e.
     """

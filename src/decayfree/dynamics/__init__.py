@@ -1,4 +1,6 @@
-"""What happened to a weight in a step? Instruments as pure functions, and a recorder that samples them while training.
+"""What happened to a weight in a step?
+
+Instruments as pure functions, and a recorder that samples them while training.
 
 Changes no weight.
 """

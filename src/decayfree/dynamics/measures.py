@@ -1,7 +1,7 @@
 """What did one step do to a weight, block by block, and how large was it for a weight that has no scale?
 
-Pure functions of weights and gradients; zero blocks give NaN. Remembers nothing and knows no model: recorder.py samples while training,
-families.py says how an optimizer's step depends on the gradient.
+Pure functions of weights and gradients; zero blocks give NaN. Remembers nothing and knows no model:
+recorder.py samples while training, families.py says how an optimizer's step depends on the gradient.
 """
 
 import math
@@ -38,7 +38,9 @@ norm = block_norms
 
 
 def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: Family) -> Tensor:
-    """The learning rate that moves the direction of a block as this one does at the block's norm: η/‖w‖² or η/‖w‖.
+    """The learning rate that moves the direction of a block as this one does at the block's norm:
+
+    η/‖w‖² or η/‖w‖.
 
     Args:
         norms: (n_blocks,), floating. ‖w‖ before the step, in units of the weight.
@@ -46,14 +48,15 @@ def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family
         family: ``"sgd"`` for η/‖w‖², ``"adam"`` and ``"sign"`` for η/‖w‖; see :func:`update_family`.
 
     Returns:
-        (n_blocks,), as ``norms``; learning rate over squared units of the weight (``"sgd"``) or over units of it. NaN for a norm of zero.
+        (n_blocks,), as ``norms``; learning rate over squared units of the weight (``"sgd"``) or over units of
+        it. NaN for a norm of zero.
 
     Raises:
         InvalidInputError: If ``family`` is none of the three.
 
     References:
-        Hoffer, Banner, Golan, Soudry: Norm matters, 2018, arXiv 1803.01814 (SGD); van Laarhoven: L2 Regularization versus Batch and
-        Weight Normalization, 2017, arXiv 1706.05350 (Adam).
+        Hoffer, Banner, Golan, Soudry: Norm matters, 2018, arXiv 1803.01814 (SGD); van Laarhoven: L2
+        Regularization versus Batch and Weight Normalization, 2017, arXiv 1706.05350 (Adam).
 
     Example:
         >>> effective_learning_rate(torch.tensor([2.0, 0.5]), 0.1, "sgd")
@@ -73,7 +76,8 @@ class Motion:
 
     Args:
         norms: (n_blocks,), float64. ‖w‖ before, in units of the weight.
-        radial: (n_blocks,), float64. ⟨w, Δw⟩/‖w‖²: by what share of itself a block grew along its own direction.
+        radial: (n_blocks,), float64. ⟨w, Δw⟩/‖w‖²: by what share of itself a block grew along its own
+            direction.
         tangential: (n_blocks,), float64. ‖Δw − radial·w‖/‖w‖: how far it went aside, in units of its norm.
     """
 
@@ -83,7 +87,10 @@ class Motion:
 
     @property
     def angle_rad(self) -> Tensor:
-        """(n_blocks,), radians from 0 to π: the angle between a block before and after; NaN where either is zero."""
+        """(n_blocks,), radians from 0 to π: the angle between a block before and after.
+
+        NaN where either is zero.
+        """
         along = 1 + self.radial
         # What is left of a block that shrank to less than this is rounding of its difference to what it was.
         is_gone = torch.hypot(along, self.tangential) < 4096 * torch.finfo(along.dtype).eps
@@ -91,7 +98,10 @@ class Motion:
 
     @property
     def chord(self) -> Tensor:
-        """(n_blocks,), from 0 to 2: ‖w'/‖w'‖ − w/‖w‖‖, the straight way between the two directions; no unit."""
+        """(n_blocks,), from 0 to 2: ‖w'/‖w'‖ − w/‖w‖‖, the straight way between the two directions.
+
+        No unit.
+        """
         return 2 * torch.sin(self.angle_rad / 2)
 
     @property
@@ -110,8 +120,9 @@ def motion(
 ) -> Motion:
     """Split the change of every block into a part along the block and a part aside.
 
-    In float64 inside, and from the difference, so that angles down to 1e-7 are right in float32 weights also where a block grew or shrank
-    a lot in the same step, and angles near π are. (On devices without float64 that holds to 1e-7 times the radial part.)
+    In float64 inside, and from the difference, so that angles down to 1e-7 are right in float32 weights also
+    where a block grew or shrank a lot in the same step, and angles near π are. (On devices without float64
+    that holds to 1e-7 times the radial part.)
 
     Args:
         before: (*shape), floating. The weight before the step.
@@ -134,7 +145,8 @@ def motion(
         (5.0, 1.0, 1.0)
     """
     parts = pairs_of(before, after, blocks, bias_before, bias_after)
-    # Sums over rows of squares alone, as one pools variances: nothing cancels, so that a small part aside survives a large one along.
+    # Sums over rows of squares alone, as one pools variances: nothing cancels, so that a small part aside
+    # survives a large one along.
     rows = [row_motion(old, new, layout) for old, new, layout in parts]
     squares = pooled([square for square, _, _ in rows], blocks)
     radial = pooled([square * growth for square, growth, _ in rows], blocks) / squares
@@ -173,7 +185,9 @@ def chord(
     bias_before: Tensor | None = None,
     bias_after: Tensor | None = None,
 ) -> Tensor:
-    """Distance between the directions of every block before and after a step, 2·sin(angle/2); arguments as for :func:`motion`.
+    """Distance between the directions of every block before and after a step, 2·sin(angle/2).
+
+    Arguments as for :func:`motion`.
 
     Returns:
         (n_blocks,), float64, from 0 to 2; no unit. NaN where a block is zero before or after.
@@ -192,7 +206,9 @@ def relative_update(
     bias_before: Tensor | None = None,
     bias_after: Tensor | None = None,
 ) -> Tensor:
-    """Length of every block's change as a share of its norm before, ‖Δw‖/‖w‖; arguments as for :func:`motion`.
+    """Length of every block's change as a share of its norm before, ‖Δw‖/‖w‖.
+
+    Arguments as for :func:`motion`.
 
     Returns:
         (n_blocks,), float64; no unit. NaN where a block was zero before.
@@ -276,7 +292,9 @@ def radial_share(
     bias: Tensor | None = None,
     bias_gradient: Tensor | None = None,
 ) -> Tensor:
-    """Share of every block's gradient that lies along the block, |⟨w, g⟩|/(‖w‖‖g‖); arguments as for :func:`slope`.
+    """Share of every block's gradient that lies along the block, |⟨w, g⟩|/(‖w‖‖g‖).
+
+    Arguments as for :func:`slope`.
 
     For a scale-invariant block it is zero up to the normalization's ε and to rounding (Euler's theorem).
 
@@ -299,9 +317,10 @@ def gradient_norm_at_unit_radius(
 ) -> Tensor:
     """Norm that every block's gradient would have at radius 1, ‖g‖·‖w‖/√R; arguments as for :func:`slope`.
 
-    The gradient of a scale-invariant block shrinks as the block grows, g(cw) = g(w)/c. Radius counts per row, as everywhere here: a block
-    of R rows is at radius 1 when its norm is √R. So this does not depend on the norm that the block has. Times √R it is G in the
-    formulas for equilibrium, which count with the whole block.
+    The gradient of a scale-invariant block shrinks as the block grows, g(cw) = g(w)/c. Radius counts per row,
+    as everywhere here: a block of R rows is at radius 1 when its norm is √R. So this does not depend on the
+    norm that the block has. Times √R it is G in the formulas for equilibrium, which count with the whole
+    block.
 
     Returns:
         (n_blocks,), float64, in units of the loss. NaN where the block is zero.

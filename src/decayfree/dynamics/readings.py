@@ -1,6 +1,7 @@
 """What do the instruments read of one weight in one step, and how is that told in a few numbers?
 
-All readings of a weight's blocks, and their statistics, without waiting for the device once. Knows no optimizer; recorder.py does.
+All readings of a weight's blocks, and their statistics, without waiting for the device once. Knows no
+optimizer; recorder.py does.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """What do the scale-invariant weights do while a model trains?
 
-Looks at every n-th step of an optimizer through the instruments of measures.py, by hooks on the user's own optimizer. Changes no weight,
-and keeps nothing between the steps that it looks at.
+Looks at every n-th step of an optimizer through the instruments of measures.py, by hooks on the user's own
+optimizer. Changes no weight, and keeps nothing between the steps that it looks at.
 """
 
 from __future__ import annotations
@@ -45,36 +45,45 @@ class _Kept:
 
 
 class Recorder:
-    """Record norms, effective learning rates, angular updates and more of every scale-invariant weight while training.
+    """Record what every scale-invariant weight does while training.
 
-    Works by hooks on the optimizer, with or without a :class:`decayfree.WeightRescaling` on it, attached in either order: it sees weights
-    as they are after the rescale. A step that is looked at is compared with a copy of the weights from just before it, which is freed
-    right after; the device is waited for once. Between those steps it does nothing.
+    Norms, effective learning rates, angular updates and more.
+
+    Works by hooks on the optimizer, with or without a :class:`decayfree.WeightRescaling` on it, attached in
+    either order: it sees weights as they are after the rescale. A step that is looked at is compared with a
+    copy of the weights from just before it, which is freed right after; the device is waited for once.
+    Between those steps it does nothing.
 
     Args:
         optimizer: Any :class:`torch.optim.Optimizer`. Parameters that join it later are not recorded.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
-        every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do not count.
-        sink: A file, to which lines of JSON are appended (`decayfree.sinks.read_jsonl` reads them), or anything that can be called with a
-            :class:`decayfree.sinks.Sample`. The file, by default ``dynamics.jsonl`` in the working directory, is made with the first
-            sample. With ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
-        family: How the optimizer's step depends on the gradient's size, see :func:`decayfree.dynamics.families`; by default told from
-            its class. ``"none"`` leaves the effective learning rate out.
+        every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do
+            not count.
+        sink: A file, to which lines of JSON are appended (`decayfree.sinks.read_jsonl` reads them), or
+            anything that can be called with a :class:`decayfree.sinks.Sample`. The file, by default
+            ``dynamics.jsonl`` in the working directory, is made with the first sample. With
+            ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
+        family: How the optimizer's step depends on the gradient's size, see
+            :func:`decayfree.dynamics.families`; by default told from its class. ``"none"`` leaves the
+            effective learning rate out.
         quantiles: From 0 to 1; over the blocks of each weight.
-        predicted_angles: Angular update at equilibrium, in radians a step, by parameter name; or a function of a name and the parameter
-            group (with its present learning rate and weight decay) that returns it, or None where there is none. Where one is given,
-            ``distance_to_equilibrium`` is recorded.
-        also: Instruments of your own by name: functions of a parameter name and the weight after the step that return one number a row or
-            block, (n,), or None for a weight that they do not know. They should not wait for the device.
+        predicted_angles: Angular update at equilibrium, in radians a step, by parameter name; or a function
+            of a name and the parameter group (with its present learning rate and weight decay) that returns
+            it, or None where there is none. Where one is given, ``distance_to_equilibrium`` is recorded.
+        also: Instruments of your own by name: functions of a parameter name and the weight after the step
+            that return one number a row or block, (n,), or None for a weight that they do not know. They
+            should not wait for the device.
 
     Attributes:
         last: The last sample, or None.
         run: Letters that tell this run from others in the same file.
 
     Raises:
-        MismatchError: If the optimizer holds none of the weights, or a name in ``predicted_angles`` is none of theirs.
+        MismatchError: If the optimizer holds none of the weights, or a name in ``predicted_angles`` is none
+            of theirs.
         UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
-        InvalidInputError: If the optimizer's family is unknown, or another argument is outside what is allowed.
+        InvalidInputError: If the optimizer's family is unknown, or another argument is outside what is
+            allowed.
 
     Example:
         >>> from decayfree import find_invariant
@@ -131,7 +140,10 @@ class Recorder:
 
     @property
     def is_attached(self) -> bool:
-        """Whether the optimizer still calls this object; copying or unpickling an optimizer drops its hooks."""
+        """Whether the optimizer still calls this object.
+
+        Copying or unpickling an optimizer drops its hooks.
+        """
         return bool(list(self._hooks()))
 
     def detach(self) -> None:
@@ -153,7 +165,10 @@ class Recorder:
         return f"Recorder({len(self._weights)} weights, every={self.every}, {state})"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on at the same steps under the same name; loads with ``weights_only=True``."""
+        """What a resumed run needs to go on at the same steps under the same name.
+
+        Loads with ``weights_only=True``.
+        """
         return {"n_steps": self.n_steps, "run": self.run}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,7 +176,8 @@ class Recorder:
 
         Raises:
             MismatchError: If entries are missing.
-            InvalidInputError: If they are not what :meth:`state_dict` gives. After an error nothing has changed.
+            InvalidInputError: If they are not what :meth:`state_dict` gives. After an error nothing has
+                changed.
         """
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
@@ -174,7 +190,8 @@ class Recorder:
             or not isinstance(run, str)
         ):
             raise InvalidInputError(
-                f"a Recorder's state has n_steps, a whole number of at least 0, and run, text; got {n_steps!r} and {run!r}"
+                "a Recorder's state has n_steps, a whole number of at least 0, and run, text; got "
+                f"{n_steps!r} and {run!r}"
             )
         self._steps, self.run = StepCounter(n_steps), run
 
@@ -187,7 +204,8 @@ class Recorder:
         if not self._steps.next_is_multiple_of(self.every, optimizer):
             return None
         self._number = self._steps.n_steps + 1
-        # Gradients are read before the optimizer has them: some write into them. With a closure they are not there yet.
+        # Gradients are read before the optimizer has them: some write into them. With a closure they are not
+        # there yet.
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             self._look()
@@ -210,11 +228,12 @@ class Recorder:
         gone = [weight.name for weight in self._weights if id(parameters[weight.name]) not in groups]
         if gone:
             warnings.warn(
-                f"{len(gone)} weights ({gone[0]}, …) are not among the optimizer's parameters any more and are not recorded: the model's "
-                "parameters were replaced after the optimizer was made",
+                f"{len(gone)} weights ({gone[0]}, …) are not among the optimizer's parameters any more and "
+                "are not recorded: the model's parameters were replaced after the optimizer was made",
                 stacklevel=2,
             )
-        slopes = {}  # of all weights first, so that what this needs for a moment does not come on top of the copies
+        # Of all weights first, so that what this needs for a moment does not come on top of the copies.
+        slopes = {}
         for weight in self._weights:
             parameter, bias = parameters[weight.name], parameters.get(weight.bias or "")
             slopes[weight.name] = self._slope_of(weight, parameter, bias)
@@ -260,7 +279,10 @@ class Recorder:
         return Sample(self.run, self._number, rates, weights)
 
     def _measure(self) -> tuple[dict[str, list[str]], Tensor]:
-        """Names of each weight's instruments, and in one tensor each weight's learning rate and the statistics of its instruments."""
+        """Names of each weight's instruments, and one tensor of numbers.
+
+        It has each weight's learning rate and the statistics of its instruments.
+        """
         names: dict[str, list[str]] = {}
         values: list[Tensor] = []
         parameters, groups = self._parameters(), self._groups()
@@ -311,7 +333,10 @@ class Recorder:
         recorded = {weight.name: parameters[weight.name] for weight in self._weights}
         faults: list[Fault] = [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
         if not len(self.found):
-            nothing = "no scale-invariant weight was found in the model, so there is nothing to record; print(found) says why"
+            nothing = (
+                "no scale-invariant weight was found in the model, so there is nothing to "
+                "record; print(found) says why"
+            )
             faults.append((MismatchError, nothing))
         elif not recorded:
             faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))

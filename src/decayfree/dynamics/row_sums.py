@@ -1,6 +1,7 @@
 """How are two tensors of one weight compared row by row, in float64 and without copies of the whole?
 
-Sums of squares and products of rows, piece by piece, and their sums over blocks. Says nothing about what they mean: measures.py does.
+Sums of squares and products of rows, piece by piece, and their sums over blocks. Says nothing about what they
+mean: measures.py does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,9 @@ from torch import Tensor
 from decayfree.blocks import Blocks, block_dots, faults_of_shape, is_sharded, scale_blocks_
 from decayfree.errors import InvalidInputError
 
-# Copies in float64 are made of so many numbers at a time, three of them at once. On the CPU twice as many take a tenth less time, but peak
-# memory then grew by a little more than one copy of the weights; elsewhere it is what is worth a kernel.
+# Copies in float64 are made of so many numbers at a time, three of them at once. On the CPU twice as many
+# take a tenth less time, but peak memory then grew by a little more than one copy of the weights; elsewhere
+# it is what is worth a kernel.
 _PIECE_ON_CPU = 1 << 15
 _PIECE = 1 << 21
 
@@ -20,7 +22,10 @@ _PIECE = 1 << 21
 def pairs_of(
     first: Tensor, second: Tensor, blocks: Blocks, bias_first: Tensor | None, bias_second: Tensor | None
 ) -> Sequence[tuple[Tensor, Tensor, Blocks]]:
-    """The pairs of tensors that the blocks are in: weight with weight, and bias with bias where there is one."""
+    """The pairs of tensors that the blocks are in.
+
+    Weight with weight, and bias with bias where there is one.
+    """
     fault = faults_of_shape(first.shape, blocks)
     if fault is None and first.shape != second.shape:
         fault = f"the other has shape {tuple(second.shape)}"
@@ -79,7 +84,10 @@ def pooled(of_rows: Sequence[Tensor], blocks: Blocks) -> Tensor:
 
 
 def spread(of_blocks: Tensor, blocks: Blocks) -> Tensor:
-    """Repeat each block's number for all of its rows, without a copy from the host, which an accelerator would be waited for."""
+    """Repeat each block's number for all of its rows.
+
+    Without a copy from the host, which an accelerator would be waited for.
+    """
     if blocks.rows_are_blocks:
         return of_blocks
     if blocks.uniform_size:
@@ -106,7 +114,10 @@ def _matrices(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[tuple[T
 
 
 def _row_motion_of_others(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for tensors that are sharded or in groups, by what is known of blocks; with copies of the whole."""
+    """The same for tensors that are sharded or in groups, by what is known of blocks.
+
+    With copies of the whole.
+    """
     rows, weight = _each_row(blocks), before.detach().to(_wide(before), copy=True)
     change = after.detach().to(weight.dtype) - weight
     squares = block_dots(weight, weight, rows)

@@ -28,9 +28,10 @@ class Sample:
         run: Letters that tell runs in one file apart; a resumed run keeps them.
         step: The optimizer step that was looked at; the first is 1.
         learning_rates: Of the step, by parameter name.
-        weights: By parameter name, instrument and statistic: ``weights["conv1.weight"]["norm"]["mean"]``. Statistics run over the blocks
-            of the weight that the instrument is defined for: ``mean``, ``min``, ``max``, quantiles such as ``q5``, ``q50``, ``q95`` (in
-            per cent), and ``undefined``, the number of blocks that it is not defined for (a block of norm zero has no angle).
+        weights: By parameter name, instrument and statistic: ``weights["conv1.weight"]["norm"]["mean"]``.
+            Statistics run over the blocks of the weight that the instrument is defined for: ``mean``,
+            ``min``, ``max``, quantiles such as ``q5``, ``q50``, ``q95`` (in per cent), and ``undefined``, the
+            number of blocks that it is not defined for (a block of norm zero has no angle).
     """
 
     run: str
@@ -60,8 +61,9 @@ class Sample:
 class JsonLines:
     """Append every sample to a file, one JSON object a line.
 
-    The file is opened and closed for each line, so that a line is on its way to the disk when the step returns, and nothing is open
-    between samples. It is made with the first sample. Numbers that are not finite become ``null``. `read_jsonl` reads it.
+    The file is opened and closed for each line, so that a line is on its way to the disk when the step
+    returns, and nothing is open between samples. It is made with the first sample. Numbers that are not
+    finite become ``null``. `read_jsonl` reads it.
 
     Args:
         path: The file, in a folder that exists.
@@ -119,8 +121,9 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Sample]:
         path: The file; it may hold several runs.
 
     Returns:
-        The samples in the order of the file, ``null`` as NaN. Of a step that a run took twice (it was resumed from before it) the later.
-        Lines that are no sample, such as one that a killed process did not finish, are left out with a warning.
+        The samples in the order of the file, ``null`` as NaN. Of a step that a run took twice (it was resumed
+        from before it) the later. Lines that are no sample, such as one that a killed process did not finish,
+        are left out with a warning.
 
     Raises:
         InvalidInputError: If there is no such file.

@@ -1,6 +1,7 @@
 """Which weights of a model have no scale?
 
-Measures it by the Euler probe and gives a verdict with a reason on every parameter. Changes nothing in the model; rescale_once.py does.
+Measures it by the Euler probe and gives a verdict with a reason on every parameter. Changes nothing in the
+model; rescale_once.py does.
 """
 
 import fnmatch
@@ -36,33 +37,39 @@ def find_invariant(
 ) -> Invariance:
     """Find the weights whose positive rescaling leaves the model's outputs unchanged, and prove it.
 
-    By Euler's theorem ⟨θ_B, ∂φ/∂θ_B⟩ = 0 for every function φ of the outputs where, and generically only where, the block θ_B has no
-    scale. The probe takes one forward and one backward pass of a random φ on a float64 copy at a generic point, cuts the rows of every
-    parameter where the running sum of ⟨w_i, ∂φ/∂w_i⟩ returns to zero in every probe, and confirms all blocks at once by really scaling
-    them. It knows no layer types. Parameters, buffers, gradients, modes, hooks and random states stay exactly as they are.
+    By Euler's theorem ⟨θ_B, ∂φ/∂θ_B⟩ = 0 for every function φ of the outputs where, and generically only
+    where, the block θ_B has no scale. The probe takes one forward and one backward pass of a random φ on a
+    float64 copy at a generic point, cuts the rows of every parameter where the running sum of ⟨w_i, ∂φ/∂w_i⟩
+    returns to zero in every probe, and confirms all blocks at once by really scaling them. It knows no layer
+    types. Parameters, buffers, gradients, modes, hooks and random states stay exactly as they are.
 
     Args:
         model: Any module, in the mode (train or eval) in which it will be trained.
-        inputs: A tensor, a tuple or list (``model(*inputs)``) or a mapping (``model(**inputs)``), as for a training step. They must vary:
-            a batch of four or more random images is fine; zeros are not, and of two values BatchNorm keeps only the order.
+        inputs: A tensor, a tuple or list (``model(*inputs)``) or a mapping (``model(**inputs)``), as for a
+            training step. They must vary: a batch of four or more random images is fine; zeros are not, and
+            of two values BatchNorm keeps only the order.
         forward: ``forward(model, inputs)`` for anything else; must use the model that it is given.
-        probes: At most so many forward and backward passes; one is enough where every matrix row got a gradient and scaling all blocks
-            confirmed what it found.
-        include: Glob patterns over parameter names; only these are in the result. A gain or bias (a vector) is in it only if a pattern
-            here matches it: its rows are single numbers, without a direction to keep.
+        probes: At most so many forward and backward passes; one is enough where every matrix row got a
+            gradient and scaling all blocks confirmed what it found.
+        include: Glob patterns over parameter names; only these are in the result. A gain or bias (a vector)
+            is in it only if a pattern here matches it: its rows are single numbers, without a direction to
+            keep.
         exclude: Glob patterns over parameter names that are left out.
         seed: Seeds the probe; equal seeds give equal results.
 
     Returns:
-        The scale-invariant weights and a verdict on every parameter; empty where the model has no normalization.
+        The scale-invariant weights and a verdict on every parameter; empty where the model has no
+        normalization.
 
     Raises:
-        InvalidInputError: If the inputs do not fit the model or do not vary, a pattern matches nothing, ``probes`` < 1,
-            or ``forward`` calls the original instead of the copy that it is given.
-        UnsupportedWeightError: If the model holds flattened (FSDP1), lazy, sparse, quantized or meta parameters.
+        InvalidInputError: If the inputs do not fit the model or do not vary, a pattern matches nothing,
+            ``probes`` < 1, or ``forward`` calls the original instead of the copy that it is given.
+        UnsupportedWeightError: If the model holds flattened (FSDP1), lazy, sparse, quantized or meta
+            parameters.
 
     References:
-        Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497. Blocks: van Laarhoven, 2017, arXiv 1706.05350.
+        Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497. Blocks: van Laarhoven, 2017, arXiv
+        1706.05350.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
@@ -118,8 +125,9 @@ def _search_in_best_precision(
                 f"your forward raised {type(error).__name__}: {error} (inputs: {shapes})"
             ) from error
         raise InvalidInputError(
-            f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised {type(error).__name__}: {error}. "
-            "A tuple goes in as model(*inputs), a mapping as model(**inputs); for anything else pass forward="
+            f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised "
+            f"{type(error).__name__}: {error}. A tuple goes in as model(*inputs), a mapping as "
+            "model(**inputs); for anything else pass forward="
         ) from error
 
 
@@ -199,7 +207,8 @@ def _check_arguments(
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
     if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
         wrong.append(
-            "the inputs are constant, so that normalizations see no variance: use random ones, like torch.randn"
+            "the inputs are constant, so that normalizations see no variance: "
+            "use random ones, like torch.randn"
         )
     if wrong:
         raise InvalidInputError("; ".join(wrong))
@@ -210,7 +219,8 @@ def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]
     tracked = [modules[name] for name in tracked_modules(model)]
     if tracked and not any(module.training for module in tracked):
         warnings.warn(
-            f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed numbers, so no weight before "
-            f"them is scale-invariant ({len(weights)} found elsewhere); call model.train() first if you train them",
+            f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed "
+            f"numbers, so no weight before them is scale-invariant ({len(weights)} found elsewhere); call "
+            "model.train() first if you train them",
             stacklevel=3,
         )

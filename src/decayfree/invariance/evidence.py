@@ -1,7 +1,7 @@
 """What do the probes say of one parameter?
 
-Gathers its radial derivatives, along every dimension that its rows may have and with and without its bias, and draws the conclusion.
-Runs no model.
+Gathers its radial derivatives, along every dimension that its rows may have and with and without its bias,
+and draws the conclusion. Runs no model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,16 @@ from decayfree.invariance.probe import RadialDerivatives, radial_derivatives
 
 _Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
 
-# A row that could move the outputs by a million times their own size: rounding, divided by a standard deviation of zero.
+# A row that could move the outputs by a million times their own size: rounding, divided by a standard
+# deviation of zero.
 _ABSURD = 1e6
 
 
 class RoundingDecidesError(Exception):
-    """Some normalization sees no variance but that of rounding, and blows it up: the copy wants a larger ε."""
+    """Some normalization sees no variance but that of rounding, and blows it up.
+
+    The copy wants a larger ε.
+    """
 
 
 @dataclass
@@ -30,7 +34,8 @@ class Evidence:
 
     Args:
         tolerance: What counts as zero and as evidence.
-        output_rows: (axis, groups) along which the operation that uses it has its output channels: breaks ties.
+        output_rows: (axis, groups) along which the operation that uses it has its output channels: breaks
+            ties.
         is_joint: Whether the last conclusion holds for the weight together with its bias.
     """
 
@@ -105,7 +110,10 @@ class Evidence:
             self.is_joint = best[0]
 
     def leading_rows(self) -> tuple[int, int]:
-        """(rows, blocks) at the start that are scale-invariant: the others may not be, as queries and keys before values are."""
+        """(rows, blocks) at the start that are scale-invariant.
+
+        The others may not be, as queries and keys before values are.
+        """
         probes = self._by_key.get((True, 0, 1), self._by_key.get((False, 0, 1), []))
         return n_leading_rows(probes, self.tolerance) if probes and len(probes) == self._n_probes else (0, 0)
 
@@ -125,7 +133,10 @@ class Evidence:
         self._by_key.setdefault(key, []).append(derivatives)
 
     def _is_zero_in_all(self, rows: RadialDerivatives) -> bool:
-        """Whether all rows together have no radial derivative: only then can they have none along other dimensions."""
+        """Whether all rows together have no radial derivative.
+
+        Only then can they have none along other dimensions.
+        """
         return (
             float(rows.radial.sum().abs())
             <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
@@ -133,7 +144,10 @@ class Evidence:
 
 
 def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:
-    """The bias that goes with a weight: the same name with "bias" for "weight", else the only fitting vector in its module."""
+    """The bias that goes with a weight.
+
+    The same name with "bias" for "weight", else the only fitting vector in its module.
+    """
     dotted = f".{name}"
     module, _, leaf = (
         dotted.partition(".parametrizations.") if ".parametrizations." in dotted else dotted.rpartition(".")

@@ -1,7 +1,8 @@
 """How does a model compute as if in exact arithmetic?
 
-Sets the ε of normalizations, wherever it hides, to a negligible value, keeps float64 where the model would cast down, and puts a known
-share of every batch into running statistics. Knows functions that take an ε, no layer types.
+Sets the ε of normalizations, wherever it hides, to a negligible value, keeps float64 where the model would
+cast down, and puts a known share of every batch into running statistics. Knows functions that take an ε, no
+layer types.
 """
 
 import inspect
@@ -52,14 +53,17 @@ _DOWNCASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
 class ExactArithmetic(TorchFunctionMode):
-    """While active, normalizing functions get a negligible ε and momentum ½, and casts to a lower precision than ``dtype`` go to ``dtype``.
+    """Make normalizing functions exact while it is active.
+
+    They get a negligible ε and momentum ½, and casts to a lower precision than ``dtype`` go to ``dtype``.
 
     Args:
         dtype: float64 or float32.
         eps: What to use for ε.
 
     Attributes:
-        n_calls: How often each running mean, by its id, was updated so: of what it held before, ½ to that power is left.
+        n_calls: How often each running mean, by its id, was updated so: of what it held before, ½ to that
+            power is left.
     """
 
     def __init__(self, dtype: torch.dtype, eps: float = NEGLIGIBLE_EPS) -> None:

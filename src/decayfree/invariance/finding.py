@@ -16,8 +16,8 @@ class Finding:
         has_path: Whether any output depends on it at all.
         is_silent: Whether no probe gave it a gradient worth speaking of.
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
-        moves: Relative change of the outputs per relative growth of the whole parameter, largest over the probes; for a candidate that
-            failed the confirmation, the movement seen there.
+        moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
+            probes; for a candidate that failed the confirmation, the movement seen there.
         leading: (rows, blocks) at its start that are scale-invariant where the whole is not.
         bias: Its bias, if they only work together.
         partition: Its blocks, or None where it is not scale-invariant.

@@ -1,7 +1,8 @@
 """Where in the model does the scale of a weight disappear?
 
-Compares what every module takes in and puts out before and after scaling, and follows the autograd graph from a weight to the first modules
-that no longer notice. Only names places for people to read: no verdict depends on it.
+Compares what every module takes in and puts out before and after scaling, and follows the autograd graph from
+a weight to the first modules that no longer notice. Only names places for people to read: no verdict depends
+on it.
 """
 
 from collections import defaultdict
@@ -53,7 +54,10 @@ class ModuleWatch:
             yield
 
     def places(self, outputs: list[Tensor], weights: dict[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
-        """For each weight the modules in which its scale is lost, nearest first; empty where the graph does not show it."""
+        """For each weight the modules in which its scale is lost, nearest first.
+
+        Empty where the graph does not show it.
+        """
         ends = self._unmoved_calls()
         consumers, leaves = reversed_graph(outputs)
         return {
@@ -62,7 +66,10 @@ class ModuleWatch:
         }
 
     def _unmoved_calls(self) -> dict[Any, tuple[str, bool]]:
-        """Nodes whose values scaling does not change, with the module that put them out, and whether what it took in changed."""
+        """Nodes whose values scaling does not change, and the module behind each.
+
+        With them, whether what that module took in changed.
+        """
         nodes: dict[Any, tuple[str, bool]] = {}
         for key, before in self._first.items():
             after = self._second.get(key, _Call())
@@ -87,7 +94,7 @@ class ModuleWatch:
 
 
 def reversed_graph(outputs: list[Tensor]) -> tuple[dict[Any, list[Any]], dict[int, Any]]:
-    """The consumers of each autograd node behind ``outputs``, and the leaf node of each parameter by its id."""
+    """Consumers of each autograd node behind ``outputs``, and each parameter's leaf node by its id."""
     consumers: dict[Any, list[Any]] = defaultdict(list)
     leaves: dict[int, Any] = {}
     stack = [output.grad_fn for output in outputs if output.grad_fn is not None]

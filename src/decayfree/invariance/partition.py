@@ -1,6 +1,7 @@
 """Which rows of a weight have a scale of their own?
 
-Cuts the rows where the running sum of their radial derivatives returns to zero in every probe. Arithmetic on those sums; runs no model.
+Cuts the rows where the running sum of their radial derivatives returns to zero in every probe. Arithmetic on
+those sums; runs no model.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ class Partition:
     Args:
         blocks: The finest contiguous partition of the rows into blocks without a radial derivative.
         residual: Largest |radial derivative| of a block, as a share of what it could have been.
-        n_silent_rows: Rows that got no gradient in any probe, so that nothing is known of them but what their neighbors say.
+        n_silent_rows: Rows that got no gradient in any probe, so that nothing is known of them but what their
+            neighbors say.
     """
 
     blocks: Blocks
@@ -70,7 +72,8 @@ def partition(
         tolerance: What counts as zero.
 
     Returns:
-        The partition, or None where the rows cannot be divided so: then not even all rows together are scale-invariant.
+        The partition, or None where the rows cannot be divided so: then not even all rows together are
+        scale-invariant.
     """
     radial = torch.stack([probe.radial for probe in probes])  # (n_probes, n_rows)
     magnitude = torch.stack([probe.magnitude for probe in probes])
@@ -126,7 +129,10 @@ def _greedy_sizes(
 def _even_sizes(
     sizes: tuple[int, ...], radial: Tensor, magnitude: Tensor, tolerance: Tolerance
 ) -> tuple[int, ...]:
-    """Where rows are silent, prefer blocks of equal size if those vanish too: a silent row hides the cut beside it."""
+    """Where rows are silent, prefer blocks of equal size if those vanish too.
+
+    A silent row hides the cut beside it.
+    """
     n_rows = radial.shape[1]
     for size in sorted(set(sizes)):
         if n_rows % size:

@@ -1,7 +1,7 @@
 """What happens to a model's outputs when its weights grow along themselves?
 
-Runs a float64 copy at a generic point and reads the radial derivative of every row of every parameter from one backward pass. Draws no
-conclusion: that is what partition.py and discovery.py do.
+Runs a float64 copy at a generic point and reads the radial derivative of every row of every parameter from
+one backward pass. Draws no conclusion: that is what partition.py and discovery.py do.
 """
 
 import copy
@@ -28,7 +28,8 @@ class RadialDerivatives:
     """How the outputs react to scaling each row of a weight, in one probe.
 
     Args:
-        radial: (n_rows,), float64. ⟨w_i, ∂φ/∂w_i⟩, the change of φ, in units of the outputs' own norm, per relative growth of row i.
+        radial: (n_rows,), float64. ⟨w_i, ∂φ/∂w_i⟩, the change of φ, in units of the outputs' own norm, per
+            relative growth of row i.
         sizes: (n_rows,), float64. ‖w_i‖.
         gradient_sizes: (n_rows,), float64. ‖∂φ/∂w_i‖.
     """
@@ -99,7 +100,7 @@ class Probe:
 
     @torch.no_grad()
     def perturb_(self) -> None:
-        """Move every parameter a little, so that no zero and no symmetry of the initial point hides anything."""
+        """Move every parameter a little, so that no zero and no symmetry of the start hides anything."""
         generator = torch.Generator().manual_seed(self.seed + 7919 * self._n_perturbed)
         noise = _noise(generator, self.dtype)
         for index, parameter in enumerate(self.parameters.values()):
@@ -108,7 +109,10 @@ class Probe:
         self._n_perturbed += 1
 
     def n_updates(self, module: nn.Module) -> int:
-        """How often the last run updated a module's running statistics with momentum ½; 0 if it averages them by itself."""
+        """How often the last run updated a module's running statistics with momentum ½.
+
+        0 if it averages them by itself.
+        """
         return self._n_calls[id(getattr(module, "running_mean", None))]
 
     def run(self, *, start: Mapping[str, float] | None = None) -> list[Tensor]:
@@ -138,7 +142,10 @@ class Probe:
         return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
 
     def gradients(self, outputs: list[Tensor]) -> dict[str, Tensor]:
-        """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs; only of parameters on which they depend."""
+        """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs.
+
+        Only of parameters on which they depend.
+        """
         functional = self._functional(outputs)
         with default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
             try:
@@ -181,8 +188,9 @@ class Probe:
                 functional = functional.to(values.device) + (direction * values).sum() / norm
         if not functional.requires_grad:
             raise InvalidInputError(
-                "no floating output of the model depends on its parameters, so nothing can be measured: return logits, features or a loss "
-                "(also check that `forward` calls the model that it is given)"
+                "no floating output of the model depends on its parameters, so nothing can be measured: "
+                "return logits, features or a loss (also check that `forward` calls "
+                "the model that it is given)"
             )
         return functional
 
@@ -213,11 +221,15 @@ def radial_derivatives(weight: Tensor, gradient: Tensor, axis: int, groups: int)
 
 @contextmanager
 def refused_calls(model: nn.Module) -> Iterator[None]:
-    """A ``forward`` that calls the original instead of what it is given is an error, before it can change anything."""
+    """Refuse a ``forward`` that calls the original instead of what it is given.
+
+    It is an error before it can change anything.
+    """
 
     def refuse(module: nn.Module, args: Any) -> None:
         raise InvalidInputError(
-            "forward must call the model that it is given, a copy, and not the original: forward=lambda model, x: model(x)"
+            "forward must call the model that it is given, a copy, and not the original: "
+            "forward=lambda model, x: model(x)"
         )
 
     handles = [module.register_forward_pre_hook(refuse) for module in model.modules()]
@@ -229,7 +241,10 @@ def refused_calls(model: nn.Module) -> Iterator[None]:
 
 
 def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A deep copy of ``model`` in ``dtype``, with modes and hooks but without gradients; the originals are never doubled in memory."""
+    """A deep copy of ``model`` in ``dtype``, with modes and hooks but without gradients.
+
+    The originals are never doubled in memory.
+    """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         values = cast(parameter.detach(), dtype, copy=True)
@@ -251,20 +266,23 @@ def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise DecayFreeError(
-            f"the probe works on a deep copy, and this {type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "
-            "pass the plain module inside it, and look for weights before sharding (fully_shard) or compiling it"
+            f"the probe works on a deep copy, and this {type(model).__name__} cannot be deep-copied "
+            f"({type(error).__name__}: {error}); pass the plain module inside it, and look for weights "
+            "before sharding (fully_shard) or compiling it"
         ) from error
 
 
 def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Centered uniform noise of unit variance; large parameters use it again and again, which no symmetry survives either."""
+    """Centered uniform noise of unit variance.
+
+    Large parameters use it again and again, which no symmetry survives either.
+    """
     return torch.rand(_NOISE_LENGTH, generator=generator, dtype=dtype).sub_(0.5).mul_(12**0.5)
 
 
 def _add_noise_(parameter: Tensor, noise: Tensor, offset: int) -> None:
-    typical = (
-        1.0 if parameter.ndim <= 1 else (parameter.shape[0] / parameter.numel()) ** 0.5
-    )  # 1, or 1/√fan-in
+    # 1, or 1/√fan-in.
+    typical = 1.0 if parameter.ndim <= 1 else (parameter.shape[0] / parameter.numel()) ** 0.5
     size = max(float(torch.linalg.vector_norm(parameter)) / parameter.numel() ** 0.5, typical)
     flat = (
         parameter.view(-1)

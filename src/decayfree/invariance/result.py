@@ -18,7 +18,9 @@ from decayfree.invariance.words import table_of
 
 
 class Invariance(Sequence[ScaleInvariantWeight]):
-    """The scale-invariant weights of a model, in the model's order, with a verdict on every parameter. Printing it shows a table.
+    """The scale-invariant weights of a model, in the model's order, with a verdict on every parameter.
+
+    Printing it shows a table.
 
     Args:
         model: The model that was probed.
@@ -118,7 +120,8 @@ class Invariance(Sequence[ScaleInvariantWeight]):
                 or faults_of_shape(shape, weight.blocks)
             ):
                 faults.append(
-                    f"{weight.name} {self.verdicts[weight.name].shape}: the model has {shape or 'no such parameter'}"
+                    f"{weight.name} {self.verdicts[weight.name].shape}: the model has "
+                    f"{shape or 'no such parameter'}"
                 )
             faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
             faults += _layer_faults(weight, parameters, modules)
@@ -135,7 +138,7 @@ class Invariance(Sequence[ScaleInvariantWeight]):
 def _layer_faults(
     weight: ScaleInvariantWeight, parameters: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
 ) -> Iterator[str]:
-    """Normalizations behind a weight that the model does not have, or that do not keep what must follow it."""
+    """Normalizations behind a weight that the model does not have, or that lose what must follow it."""
     for layer in weight.norm_layers:
         if layer.name not in modules:
             yield f"{layer.name}: no such module"
@@ -145,7 +148,10 @@ def _layer_faults(
         if layer.blocks and (
             buffers.get("running_mean") is None or var is None or var.numel() <= max(layer.channels)
         ):
-            yield f"{layer.name}: {type(modules[layer.name]).__name__} keeps no running statistics of {max(layer.channels) + 1} channels"
+            yield (
+                f"{layer.name}: {type(modules[layer.name]).__name__} keeps no running statistics of "
+                f"{max(layer.channels) + 1} channels"
+            )
         if layer.shift not in (None, UNKNOWN_SHIFT) and layer.shift not in parameters:
             yield f"{layer.shift}: no such bias"
 

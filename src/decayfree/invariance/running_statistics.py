@@ -1,7 +1,8 @@
 """Which running statistics must follow when a block is scaled?
 
-Reads it off two runs, one before and one after all blocks were scaled by different random factors: a channel whose deviation grew by c
-follows the block that was scaled by c. Knows normalizations by their two buffers, not by their type.
+Reads it off two runs, one before and one after all blocks were scaled by different random factors: a channel
+whose deviation grew by c follows the block that was scaled by c. Knows normalizations by their two buffers,
+not by their type.
 """
 
 import bisect
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 _MEAN, _VAR = "running_mean", "running_var"
 
-# Fractions of log2-factors are the same up to this; search.py lays them on a grid, 1e-5 apart for 100,000 of them.
+# Fractions of log2-factors are the same up to this; search.py lays them on a grid, 1e-5 apart for 100,000 of
+# them.
 _SAME = 1e-8
 _NEARLY_SAME = 1e-4
 
@@ -26,10 +28,11 @@ class NormLayer:
     Args:
         name: The module, by its name in the model; empty for the model itself.
         channels: Those of its channels whose running statistics change with this weight; empty where none do.
-        blocks: For each of ``channels`` the block that it follows; empty where they change in another way than with a block's factor, so
-            that nothing can follow exactly.
-        shift: A bias that is added on the way and not scaled with the weight, by parameter name: b in ``running_mean = c(m − b) + b``.
-            None where there is none, ``"unknown"`` where there is one and no parameter is equal to it.
+        blocks: For each of ``channels`` the block that it follows; empty where they change in another way
+            than with a block's factor, so that nothing can follow exactly.
+        shift: A bias that is added on the way and not scaled with the weight, by parameter name: b in
+            ``running_mean = c(m − b) + b``. None where there is none, ``"unknown"`` where there is one and no
+            parameter is equal to it.
         shift_rows: For each of ``channels`` the entry of ``shift``; empty without a named one.
     """
 
@@ -96,10 +99,11 @@ def followers(
     Args:
         before: Statistics of each module before scaling.
         after: Statistics after every block was scaled by its factor, and some gains and biases were doubled.
-        factors: For each weight the factors of its blocks, (n_blocks,), float64; the fractions of their log2 are all different.
+        factors: For each weight the factors of its blocks, (n_blocks,), float64; the fractions of their log2
+            are all different.
         vectors: Values of all biases, by parameter name, to recognize shifts.
-        follow_one: Scales one weight alone and returns the statistics and its factors; asked only where several weights act on a channel,
-            or in float32.
+        follow_one: Scales one weight alone and returns the statistics and its factors; asked only where
+            several weights act on a channel, or in float32.
         places: For each weight the modules in which its scale is lost; empty where that is not known.
         is_exact: Whether the runs were in float64; float32 cannot tell thousands of factors apart.
 
@@ -138,7 +142,10 @@ def followers(
 def _rounded_ones_repaired(
     matches: list[tuple[str, int] | None], growth: list[float], factors: Mapping[str, Tensor]
 ) -> list[tuple[str, int] | None]:
-    """Give a nearly constant channel, whose growth is rounded, the block that lies between those of its neighbors, if it nearly fits."""
+    """Give a nearly constant channel a block, if one nearly fits.
+
+    Its growth is rounded; the block is that between those of its neighbors.
+    """
     known = [(channel, *match) for channel, match in enumerate(matches) if match]
     repaired = list(matches)
     for channel, value in enumerate(growth):
@@ -161,7 +168,10 @@ def _follow_alone(
     *,
     is_exact: bool,
 ) -> list[NormLayer]:
-    """The normalizations that follow a weight which was scaled alone; its factors are far apart, so that float32 will do."""
+    """The normalizations that follow a weight which was scaled alone.
+
+    Its factors are far apart, so that float32 will do.
+    """
     layers = []
     logs = factors.log2()
     same = 1e-6 if is_exact else 1e-4
@@ -206,9 +216,8 @@ class _Relation:
         c = (logs + doublings).exp2()  # exact, while the growth of a nearly constant channel is rounded
         mean, moved = before.mean[channels], after.mean[channels]
         shift = (moved - c * mean) / (1 - c)  # from mean' = c(mean − b) + b
-        precision = (1e-6 if is_exact else 1e-3) * (
-            mean.abs() + before.var[channels].sqrt()
-        )  # less than that is no shift
+        # Less than that is no shift.
+        precision = (1e-6 if is_exact else 1e-3) * (mean.abs() + before.var[channels].sqrt())
         completed = self._completed(before)
         names = tuple(channel for channel, _ in completed), tuple(block for _, block in completed)
         if bool((shift.abs() <= precision).all()):
@@ -224,7 +233,10 @@ class _Relation:
         return NormLayer(self.layer, *names, parameter, rows)
 
     def _completed(self, before: Statistics) -> list[tuple[int, int]]:
-        """With the channels of dead kernels, whose deviation is zero before and after: they lie between their neighbors."""
+        """With the channels of dead kernels, whose deviation is zero before and after.
+
+        They lie between their neighbors.
+        """
         offsets = {channel - block for channel, block in self.pairs}
         if len(offsets) != 1 or 2 * len(self.pairs) < len(self.factors):
             return self.pairs

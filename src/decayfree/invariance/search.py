@@ -1,7 +1,7 @@
 """How is a verdict on every parameter reached?
 
-Runs the probes, confirms all blocks at once by finite scaling, and looks up which normalizations cancel them. Gives figures, not words:
-discovery.py says what they mean.
+Runs the probes, confirms all blocks at once by finite scaling, and looks up which normalizations cancel them.
+Gives figures, not words: discovery.py says what they mean.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ from decayfree.invariance.running_statistics import (
 
 @dataclass
 class SearchResult:
-    """All findings, by parameter name, and the movement of the outputs when all blocks were scaled at once."""
+    """All findings, by parameter name, and how outputs moved when all blocks were scaled at once."""
 
     findings: dict[str, Finding]
     confirmed_to: float
@@ -49,8 +49,8 @@ def search(
         inputs: As for :func:`decayfree.find_invariant`.
         forward: As for :func:`decayfree.find_invariant`.
         dtype: float64 or float32.
-        n_probes: At most so many forward and backward passes; one is enough where it gave every matrix row a gradient and scaling all
-            blocks confirmed it.
+        n_probes: At most so many forward and backward passes; one is enough where it gave every matrix row a
+            gradient and scaling all blocks confirmed it.
         seed: Seeds everything.
 
     Raises:
@@ -71,8 +71,8 @@ def search(
             return at(1e-12 if dtype == torch.float64 else 1e-6)
         except RoundingDecidesError as error:
             raise InvalidInputError(
-                "with these inputs a normalization sees almost no variance, so that rounding decides (few samples, each of one position?): "
-                "give larger inputs or more of them"
+                "with these inputs a normalization sees almost no variance, so that rounding decides (few "
+                "samples, each of one position?): give larger inputs or more of them"
             ) from error
 
 
@@ -82,14 +82,12 @@ class _Search:
         self._tolerance = tolerance
         self._n_probes = n_probes
         self._watch = ModuleWatch(probe.copy)
-        self._kept: dict[
-            str, float
-        ] = {}  # by module, the share of its old running statistics that a run leaves in them
+        # By module, the share of its old running statistics that a run leaves in them.
+        self._kept: dict[str, float] = {}
         self._biases = {name: bias_of(name, probe.parameters) for name in probe.parameters}
         self._before: dict[str, Statistics] = {}
-        self._fractions: dict[
-            str, Tensor
-        ] = {}  # of the log2 of factors: all different, so that a factor tells its block
+        # Of the log2 of factors: all different, so that a factor tells its block.
+        self._fractions: dict[str, Tensor] = {}
         self._evidence = {name: Evidence(tolerance) for name in probe.parameters}
         self._findings = {
             name: Finding(
@@ -123,7 +121,8 @@ class _Search:
     def _probe_once(self, index: int) -> list[Tensor]:
         """One forward and backward pass at a new point.
 
-        The later points are such that what passed so far is much longer or shorter: below a bend, everything looks linear.
+        The later points are such that what passed so far is much longer or shorter: below a bend, everything
+        looks linear.
         """
         self._probe.perturb_()
         if index:
@@ -202,7 +201,10 @@ class _Search:
         )
 
     def _has_silent_bias(self, name: str) -> bool:
-        """Whether its bias reaches no output, so that it may be scaled along or not: a normalization takes it away."""
+        """Whether its bias reaches no output, so that it may be scaled along or not.
+
+        A normalization takes it away.
+        """
         bias, found = self._biases[name], self._findings[name].partition
         return (
             bias is not None
@@ -242,7 +244,8 @@ class _Search:
     def _factors(self, name: str) -> Tensor:
         """Random factors over four decades.
 
-        Gains are only doubled, so that running_statistics.py can tell them from weights, whose log2 is no integer.
+        Gains are only doubled, so that running_statistics.py can tell them from weights, whose log2 is no
+        integer.
         """
         finding = self._findings[name]
         assert finding.partition is not None
@@ -269,7 +272,7 @@ class _Search:
         )
 
     def _spread(self, number: int) -> Tensor:
-        """Random numbers in (0, 1), at least half of 1/number apart, such that sums of them are none of them."""
+        """Random numbers in (0, 1), at least half of 1/number apart, of which none is a sum of others."""
         generator = torch.Generator().manual_seed(self._probe.seed)
         cells = torch.randperm(number, generator=generator).double()
         return (cells + 0.25 + 0.5 * torch.rand(number, generator=generator, dtype=torch.float64)) / max(
@@ -354,5 +357,6 @@ class _Search:
 def _check_finite(outputs: list[Tensor]) -> None:
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise InvalidInputError(
-            "the model's outputs hold NaN or infinity for these inputs, so nothing can be measured: check inputs and weights"
+            "the model's outputs hold NaN or infinity for these inputs, so nothing can be measured: "
+            "check inputs and weights"
         )

@@ -15,10 +15,12 @@ class Verdict:
 
     Args:
         name: Of the parameter.
-        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no gradient reached it, or too little to tell) or ``frozen``.
+        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no gradient reached it, or too little to
+            tell) or ``frozen``.
         reason: Why, in words.
-        measured: For invariant ones the largest radial derivative of a block as a share of what it could have been; for the others the
-            relative change of the outputs per relative growth of the parameter. No unit.
+        measured: For invariant ones the largest radial derivative of a block as a share of what it could have
+            been; for the others the relative change of the outputs per relative growth of the parameter. No
+            unit.
         shape: Of the parameter.
     """
 
@@ -37,8 +39,10 @@ class ScaleInvariantWeight:
         name: Of the parameter.
         bias: The bias that is scaled along, where weight and bias only work together.
         axis: The dimension along which the rows (output channels) run: 0, or 1 for transposed convolutions.
-        block_sizes: Rows in each block; 1 everywhere for kernels under BatchNorm, one entry for a whole weight under LayerNorm.
-        norm_layers: The normalizations that cancel its scale, with the channels whose running statistics follow it.
+        block_sizes: Rows in each block; 1 everywhere for kernels under BatchNorm, one entry for a whole
+            weight under LayerNorm.
+        norm_layers: The normalizations that cancel its scale, with the channels whose running statistics
+            follow it.
         residual: Largest |⟨block, gradient⟩| as a share of ‖block‖‖gradient‖ that was measured; no unit.
         groups: For ``axis=1``: parts of dimension 0 that share no output channel.
     """

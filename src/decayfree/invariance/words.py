@@ -31,7 +31,10 @@ def reason_of(
     if verdict == "not_invariant" and len(finding.shape) > 1:
         fixed = [name for name in tracked_modules(model) if not model.get_submodule(name).training]
         sentence += (
-            f" (in eval mode, {fixed[0]}{' and others divide' if len(fixed) > 1 else ' divides'} by fixed numbers)"
+            (
+                f" (in eval mode, {fixed[0]}{' and others divide' if len(fixed) > 1 else ' divides'} by "
+                "fixed numbers)"
+            )
             if fixed
             else ""
         )
@@ -52,7 +55,10 @@ def _measured(finding: Finding, model: nn.Module) -> str:
             if finding.partition.n_silent_rows
             else ""
         )
-        return f"{describe(finding.partition.blocks, finding.shape)}{together} without a scale: {_cancelled_by(finding, model)}{silent}"
+        return (
+            f"{describe(finding.partition.blocks, finding.shape)}{together} without a scale: "
+            f"{_cancelled_by(finding, model)}{silent}"
+        )
     if finding.failed_finite:
         return f"small growth does not show, but scaling it moved the outputs by {finding.moves:.2g}"
     if not finding.is_real:
@@ -60,22 +66,35 @@ def _measured(finding: Finding, model: nn.Module) -> str:
     if not finding.has_path:
         return "no output depends on it in this forward pass"
     if finding.is_silent:
-        return "its gradient is zero: a normalization takes it away (as it does a bias before it), or these inputs do not activate it"
+        return (
+            "its gradient is zero: a normalization takes it away (as it does a bias before it), or these "
+            "inputs do not activate it"
+        )
     if finding.is_mostly_silent:
-        return "most of its rows got no gradient from these inputs; the others are scale-invariant: try other or more inputs"
+        return (
+            "most of its rows got no gradient from these inputs; the others are scale-invariant: "
+            "try other or more inputs"
+        )
     if finding.leading[0]:
         rows, blocks = finding.leading
-        return f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: only whole weights are held, so split it"
+        return (
+            f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: only whole "
+            "weights are held, so split it"
+        )
     return _moves(finding)
 
 
 def _moves(finding: Finding) -> str:
     if finding.moves < 1e-5:
         return (
-            f"scaling it moves the outputs by only {finding.moves:.2g} of its growth: too few values for a normalization, "
-            "or an ε written into its code as a number (as an attribute self.eps it would be set aside)"
+            f"scaling it moves the outputs by only {finding.moves:.2g} of its growth: too few values for a "
+            "normalization, or an ε written into its code as a number (as an attribute "
+            "self.eps it would be set aside)"
         )
-    return f"scaling it moves the outputs, by {finding.moves:.2g} of its growth: nothing after it takes the scale away"
+    return (
+        f"scaling it moves the outputs, by {finding.moves:.2g} of its growth: "
+        "nothing after it takes the scale away"
+    )
 
 
 def _cancelled_by(finding: Finding, model: nn.Module) -> str:
@@ -133,7 +152,10 @@ def _head(
     held = sum(_numel(verdicts[weight.name].shape) for weight in weights)
     everything = sum(_numel(verdict.shape) for verdict in verdicts.values())
     return [
-        f"{len(weights)} scale-invariant weights with {n_blocks:,} blocks: {held:,} of {everything:,} parameters.{precision}",
+        (
+            f"{len(weights)} scale-invariant weights with {n_blocks:,} blocks: "
+            f"{held:,} of {everything:,} parameters.{precision}"
+        ),
         f"Scaled at random all at once, they moved the outputs by {confirmed_to:.0e} (relative).",
         "",
     ]

@@ -1,7 +1,7 @@
 """Exact replay: a run of fixed norm takes the very directions that a weight-decay run took.
 
-Learning-rate scaling without its approximations: a learning rate and a momentum factor for every block and step. Does not decide any
-norm by itself: it needs those of the weight-decay run.
+Learning-rate scaling without its approximations: a learning rate and a momentum factor for every block and
+step. Does not decide any norm by itself: it needs those of the weight-decay run.
 """
 
 from collections.abc import Mapping
@@ -26,27 +26,32 @@ from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 @dataclass(frozen=True)
 class ExactReplay(Method):
-    """Learning rate η_t/r_t² and momentum coefficient μ·r_t/r_{t−1} per block, at unit norm; r_t is the norm in the weight-decay run.
+    """Learning rate η_t/r_t² and momentum coefficient μ·r_t/r_{t−1} per block, at unit norm.
 
-    The weight-decay run is v ← μv + g(w) + λw, w ← w − ηv. Divided by its own norm r_t before the step, with u = w/r_t and
-    g(w) = g(u)/r_t, it is a run at unit norm:
+    r_t is the norm in the weight-decay run.
+
+    The weight-decay run is v ← μv + g(w) + λw, w ← w − ηv. Divided by its own norm r_t before the step, with
+    u = w/r_t and g(w) = g(u)/r_t, it is a run at unit norm:
 
         b ← μ·(r_t/r_{t−1})·b + g(u) + λr_t²u,    u ← u − (η/r_t²)·b,    u ← u/‖u‖,    with b = r_t·v.
 
-    torch's optimizers have one learning rate for all blocks, so the same is written with the buffer in units of steps, c = b/r_t² = v/r_t:
+    torch's optimizers have one learning rate for all blocks, so the same is written with the buffer in units
+    of steps, c = b/r_t² = v/r_t:
 
         c ← μ·(r_{t−1}/r_t)·c + g(u)/r_t² + λu,    u ← u − η·c.
 
-    Before each step the buffer is multiplied by r_{t−1}/r_t and the gradient replaced by g(u)/r_t² + λu; then the ordinary
-    ``torch.optim.SGD``, with any schedule, dampening or Nesterov momentum, does the rest, and the gradient is put back. A radius other
-    than 1 only changes the unit of r_t.
+    Before each step the buffer is multiplied by r_{t−1}/r_t and the gradient replaced by g(u)/r_t² + λu; then
+    the ordinary ``torch.optim.SGD``, with any schedule, dampening or Nesterov momentum, does the rest, and
+    the gradient is put back. A radius other than 1 only changes the unit of r_t.
 
-    Directions agree up to rounding, which training may amplify as it would amplify rounding in the weight-decay run itself; norms that
-    were rounded to float32 replay them to about that precision. That needs normalizations whose ε is small beside the variances that they
-    meet. In eval mode the two may differ all the same: running statistics lag behind norms that change, and here none does.
+    Directions agree up to rounding, which training may amplify as it would amplify rounding in the
+    weight-decay run itself; norms that were rounded to float32 replay them to about that precision. That
+    needs normalizations whose ε is small beside the variances that they meet. In eval mode the two may differ
+    all the same: running statistics lag behind norms that change, and here none does.
 
     References:
-        Li, Arora, "An Exponential Learning Rate Schedule for Deep Learning", 2020, arXiv 1910.07454: decay as a learning rate that grows.
+        Li, Arora, "An Exponential Learning Rate Schedule for Deep Learning", 2020, arXiv 1910.07454: decay as
+        a learning rate that grows.
     """
 
     name: ClassVar[str] = "exact_replay"
@@ -79,10 +84,12 @@ class ExactReplay(Method):
         """Attach to ``optimizer``, and rescale the weights to unit norm.
 
         Args:
-            optimizer: A `torch.optim.SGD` of ``found.model``'s parameters, without decay on those of ``found``.
+            optimizer: A `torch.optim.SGD` of ``found.model``'s parameters, without decay on those of
+                ``found``.
             found: The weights that are replayed.
             replayed: The norms of the same blocks before each step of the weight-decay run.
-            decoupled: Whether that run decayed the weight, w ← (1 − η_tλ)w − ηv, instead of the gradient; then u ← (1 − η_tλ)u − η·c.
+            decoupled: Whether that run decayed the weight, w ← (1 − η_tλ)w − ηv, instead of the gradient;
+                then u ← (1 − η_tλ)u − η·c.
 
         Raises:
             InvalidInputError: If ``replayed`` is missing or the optimizer is not SGD.
@@ -90,7 +97,8 @@ class ExactReplay(Method):
         """
         if type(optimizer) is not SGD:
             raise InvalidInputError(
-                f"exact replay is for torch.optim.SGD, whose steps are linear in gradient and weight, got {type(optimizer).__name__}"
+                "exact replay is for torch.optim.SGD, whose steps are linear in gradient and weight, got "
+                f"{type(optimizer).__name__}"
             )
         norms = fitting(replayed, found, by="exact replay")
         return _Replay(optimizer, found, norms, self.replayed_weight_decay, decoupled)
@@ -131,7 +139,10 @@ class _Replay:
         self._n_steps = int(state["n_steps"])
 
     def _unit(self, weight: ScaleInvariantWeight, step: int) -> Tensor:
-        """r_t over the norm that the block is held at, (n_blocks,); after the last recorded step its norms count."""
+        """r_t over the norm that the block is held at, (n_blocks,).
+
+        After the last recorded step its norms count.
+        """
         recorded, held = self._replayed[weight.name], self._held[weight.name]
         return recorded[min(step, len(recorded) - 1)].to(held) / held
 

@@ -22,10 +22,13 @@ from decayfree.methods.weight_decay import WeightDecay
 
 @dataclass(frozen=True)
 class LearningRateScaling(Method):
-    """Block learning rate η_t·‖w_t‖²/‖w_t^WD‖², where w^WD is the weight-decay run of the same seed; ‖w_t‖/‖w_t^WD‖ beyond SGD.
+    """Block learning rate η_t·‖w_t‖²/‖w_t^WD‖², where w^WD is the weight-decay run of the same seed.
 
-    Its effective learning rate, η_t/‖w_t^WD‖² in the SGD family and η_t/‖w_t^WD‖ in those of Adam and of signs, is that of the replayed run
-    at each step. It is applied to the whole update, momentum included: w' = w + f·Δw with Δw the optimizer's own step and f the factor.
+    ‖w_t‖/‖w_t^WD‖ beyond SGD.
+
+    Its effective learning rate, η_t/‖w_t^WD‖² in the SGD family and η_t/‖w_t^WD‖ in those of Adam and of
+    signs, is that of the replayed run at each step. It is applied to the whole update, momentum included:
+    w' = w + f·Δw with Δw the optimizer's own step and f the factor.
 
     References:
         Hoffer, Banner, Golan, Soudry, "Norm matters: efficient and accurate normalization schemes in deep
@@ -57,7 +60,8 @@ class LearningRateScaling(Method):
             replayed: The norms of the same blocks before each step of the weight-decay run.
 
         Raises:
-            InvalidInputError: If ``replayed`` is missing, or nobody knows how the optimizer's effective learning rate depends on norms.
+            InvalidInputError: If ``replayed`` is missing, or nobody knows how the optimizer's effective
+                learning rate depends on norms.
             MismatchError: If it does not fit the blocks of ``found``.
         """
         return _ScaledSteps(optimizer, found, fitting(replayed, found, by="learning-rate scaling"))
@@ -88,7 +92,10 @@ class _ScaledSteps:
 
     @torch.no_grad()
     def _factor(self, weight: ScaleInvariantWeight) -> Tensor:
-        """‖w_t‖²/‖w_t^WD‖², or its root, (n_blocks,); after the replayed run's last step its last norms count."""
+        """‖w_t‖²/‖w_t^WD‖², or its root, (n_blocks,).
+
+        After the replayed run's last step its last norms count.
+        """
         tensor, bias = self._tensors(weight)
         norms = block_norms(tensor, weight.blocks, bias)
         replayed = self._replayed[weight.name]

@@ -26,8 +26,8 @@ class AttachedMethod(Protocol):
     def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
         """The learning rates, () or (n_blocks,), that the blocks of ``weight`` get in the next step.
 
-        In units of the optimizer's own: at which it alone would take that step. A method whose steps are of a size of its own says what its
-        last step would have needed, and NaN before there was one.
+        In units of the optimizer's own: at which it alone would take that step. A method whose steps are of a
+        size of its own says what its last step would have needed, and NaN before there was one.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -53,8 +53,8 @@ class NothingToDo:
 class Method(ABC):
     """A way to treat norms: a frozen dataclass whose fields are its settings (TOML scalars).
 
-    Only a name and a label are needed. What is not overridden leaves the model and the optimizer as they are, with decay on what is not
-    scale-invariant only, and does nothing around a step.
+    Only a name and a label are needed. What is not overridden leaves the model and the optimizer as they are,
+    with decay on what is not scale-invariant only, and does nothing around a step.
     """
 
     name: ClassVar[str]
@@ -74,7 +74,10 @@ class Method(ABC):
         return []
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
-        """Why it cannot work with an optimizer, by its name in lower case (sgd, adam, adamw, lion, …); nothing where it can."""
+        """Why it cannot work with an optimizer, by its name in lower case (sgd, adam, adamw, lion, …).
+
+        Nothing where it can.
+        """
         return []
 
     def prepare(self, model: nn.Module, found: Invariance) -> Invariance:

@@ -1,6 +1,7 @@
 """How do scale-invariant weights become the outcome of a parametrization, and what is scale-invariant then?
 
-Puts torch's parametrizations in and writes down what they do to scales. Knows no formula; the methods beside it do.
+Puts torch's parametrizations in and writes down what they do to scales. Knows no formula; the methods beside
+it do.
 """
 
 import re
@@ -16,16 +17,21 @@ from decayfree.invariance.running_statistics import NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 
 Parametrize = Callable[[nn.Module, str], tuple[str, str | None]]
-"""Parametrizes a parameter of a module; returns what its tensor of directions is called among its originals, and that of lengths if any."""
+"""Parametrizes a parameter of a module; returns what its tensor of directions is called among its originals,
+and that of lengths if any.
+"""
 
 
 def parametrized(
     model: nn.Module, found: Invariance, put_in: Parametrize, *, by: str, reason: str
 ) -> Invariance:
-    """Compute every scale-invariant weight from a tensor of directions, which has no scale row by row, whatever follows.
+    """Compute every scale-invariant weight from a tensor of directions.
 
-    The normalization behind no longer meets that scale, so that its running statistics do not follow it. What had a scale in common before,
-    several rows and their biases, has it now as lengths, where the parametrization has such.
+    That tensor has no scale row by row, whatever follows.
+
+    The normalization behind no longer meets that scale, so that its running statistics do not follow it. What
+    had a scale in common before, several rows and their biases, has it now as lengths, where the
+    parametrization has such.
 
     Args:
         model: Changed in place.
@@ -38,8 +44,8 @@ def parametrized(
         The scale-invariant weights of the changed model, as a probe would find them.
 
     Raises:
-        UnsupportedWeightError: If a weight is shared, has a parametrization, has rows of one number or rows along another dimension than 0.
-            Then nothing has changed.
+        UnsupportedWeightError: If a weight is shared, has a parametrization, has rows of one number or rows
+            along another dimension than 0. Then nothing has changed.
     """
     faults = [fault for weight in found for fault in _faults(model, weight)]
     if faults:
@@ -65,7 +71,9 @@ def parametrized(
 
 
 def plain_name(name: str) -> str:
-    """What a parameter was called before its parametrization: directions are called like the weight that is computed from them.
+    """What a parameter was called before its parametrization.
+
+    Directions are called like the weight that is computed from them.
 
     Example:
         >>> plain_name("features.0.parametrizations.weight.original1"), plain_name("features.0.bias")

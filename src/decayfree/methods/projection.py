@@ -1,4 +1,6 @@
-"""SGDP and AdamP: what an update adds along a weight is taken out of it, so that momentum does not make norms grow.
+"""SGDP and AdamP.
+
+What an update adds along a weight is taken out of it, so that momentum does not make norms grow.
 
 Takes the authors' package; the optimizer finds by itself, at every step, which weights are scale-invariant.
 """
@@ -25,17 +27,20 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Projection(Method):
-    """w ← w − η·(p − ⟨p, ŵ⟩ŵ), with p the update of SGD with momentum or of Adam and ŵ = w/‖w‖, where |cos(w, g)| < δ/√dim.
+    """w ← w − η·(p − ⟨p, ŵ⟩ŵ) where |cos(w, g)| < δ/√dim.
 
-    The test is made for each weight with more than one dimension: first over its kernels one by one, then as a whole; where neither passes
-    the update is p. Weights that pass are decayed by ``wd_ratio`` times their decay. Decay is decoupled in both, in SGDP by
-    ηλ/(1 − momentum), which is about what coupled decay comes to. SGD becomes SGDP, and Adam and AdamW become AdamP.
+    p is the update of SGD with momentum or of Adam, and ŵ = w/‖w‖.
+
+    The test is made for each weight with more than one dimension: first over its kernels one by one, then as
+    a whole; where neither passes the update is p. Weights that pass are decayed by ``wd_ratio`` times their
+    decay. Decay is decoupled in both, in SGDP by ηλ/(1 − momentum), which is about what coupled decay comes
+    to. SGD becomes SGDP, and Adam and AdamW become AdamP.
 
     The norm still grows, by the square of what is left of the update: ‖w'‖² = ‖w‖² + η²‖p − ⟨p, ŵ⟩ŵ‖².
 
     References:
-        Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights", 2021, arXiv 2006.08217,
-        Algorithms 1 and 2.
+        Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights",
+        2021, arXiv 2006.08217, Algorithms 1 and 2.
     """
 
     name: ClassVar[str] = "projection"
@@ -87,7 +92,8 @@ class Projection(Method):
 def _classes() -> tuple[Any, Any]:
     """The package's optimizers; weights in channels_last, which have no flat view, are flattened by a copy.
 
-    Its SGDP without Nesterov momentum projects the momentum buffer itself, since the two are one tensor; the paper projects the update.
+    Its SGDP without Nesterov momentum projects the momentum buffer itself, since the two are one tensor; the
+    paper projects the update.
     """
     try:
         import adamp

@@ -1,6 +1,9 @@
-"""Rotational equilibrium: every block turns, from the first step on, as fast as weight decay would make it turn in the end.
+"""Rotational equilibrium.
 
-Leaves what is not scale-invariant to the optimizer. Decays nothing: the coefficient only says how fast to turn.
+Every block turns, from the first step on, as fast as weight decay would make it turn in the end.
+
+Leaves what is not scale-invariant to the optimizer. Decays nothing: the coefficient only says how fast to
+turn.
 """
 
 import math
@@ -19,20 +22,26 @@ from decayfree.methods.turning import Turned
 
 @dataclass(frozen=True)
 class RotationalEquilibrium(Method):
-    """w ← R·Norm(w − R·tan(θ)·u/√⟨‖u‖²⟩) per block, u the optimizer's update without its part along w, R = ‖w_0‖.
+    """w ← R·Norm(w − R·tan(θ)·u/√⟨‖u‖²⟩) per block.
 
-    θ is the angle at which the optimizer's steps and decay by ``weight_decay`` would be in balance (`decayfree.equilibrium`):
-    √(2ηλ/(1+μ)) for SGD with momentum and L2, √(2ηλ(1−β₁)/(1+β₁)) for AdamW, √(πηλκ) for Lion, all to first order in ηλ, at the learning
-    rate of each step. Adam gets the angle of AdamW: its own, with L2, depends on the gradient's size. ⟨‖u‖²⟩ is a running mean; with
-    ``averaging = 0`` every step turns by exactly θ, otherwise by θ in the mean, and further where an update is larger than usual.
+    u is the optimizer's update without its part along w, R = ‖w_0‖.
 
-    The authors also center weights, an option of their code that is left out here: it would change the network that training starts from.
+    θ is the angle at which the optimizer's steps and decay by ``weight_decay`` would be in balance
+    (`decayfree.equilibrium`): √(2ηλ/(1+μ)) for SGD with momentum and L2, √(2ηλ(1−β₁)/(1+β₁)) for AdamW,
+    √(πηλκ) for Lion, all to first order in ηλ, at the learning rate of each step. Adam gets the angle of
+    AdamW: its own, with L2, depends on the gradient's size. ⟨‖u‖²⟩ is a running mean; with ``averaging = 0``
+    every step turns by exactly θ, otherwise by θ in the mean, and further where an update is larger than
+    usual.
 
-    Its effective learning rate is that at which the plain optimizer would have taken the last step (one with the usual size of updates).
+    The authors also center weights, an option of their code that is left out here: it would change the
+    network that training starts from.
+
+    Its effective learning rate is that at which the plain optimizer would have taken the last step (one with
+    the usual size of updates).
 
     References:
-        Kosson, Messmer, Jaggi, "Rotational Equilibrium: How Weight Decay Balances Learning Across Neural Networks", 2024,
-        arXiv 2305.17212: rotational variants of optimizers.
+        Kosson, Messmer, Jaggi, "Rotational Equilibrium: How Weight Decay Balances Learning Across Neural
+        Networks", 2024, arXiv 2305.17212: rotational variants of optimizers.
     """
 
     name: ClassVar[str] = "rotational_equilibrium"

@@ -1,6 +1,7 @@
 """How does a method get around every step of an optimizer?
 
-By a hook before and one after: its own look at the weights last before the step and first after it. Knows no method.
+By a hook before and one after: its own look at the weights last before the step and first after it. Knows no
+method.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ def around_steps(
 ) -> None:
     """Call ``before`` and ``after`` every step of the optimizer.
 
-    Hooks that others register sooner or later see weights as they are between two steps; those registered later do so from their second
-    step on.
+    Hooks that others register sooner or later see weights as they are between two steps; those registered
+    later do so from their second step on.
 
     Args:
         optimizer: Its hooks are used.
@@ -48,9 +49,12 @@ def around_steps(
 
 
 def refuse_scaled_gradients(optimizer: Optimizer, *, by: str) -> None:
-    """Raise where gradients still carry the factor of a GradScaler, which a fused optimizer takes out inside its step."""
+    """Raise where gradients still carry the factor of a GradScaler.
+
+    A fused optimizer takes it out inside its step.
+    """
     if getattr(optimizer, "grad_scale", None) is not None:
         raise InvalidInputError(
-            f"{by} adds decay to gradients, and these are scaled by a GradScaler until the fused optimizer steps: "
-            "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+            f"{by} adds decay to gradients, and these are scaled by a GradScaler until the fused optimizer "
+            "steps: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
         )

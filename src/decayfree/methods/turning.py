@@ -1,4 +1,6 @@
-"""How is every block turned by an angle of the method's own, in the direction that the optimizer wants, at a norm that stays?
+"""How is every block turned by an angle of the method's own, at a norm that stays?
+
+It turns in the direction that the optimizer wants.
 
 The arithmetic that methods with normalized updates share. Is no method itself and chooses no angle.
 """
@@ -18,23 +20,28 @@ from decayfree.methods.stepping import around_steps
 
 Group = Mapping[str, Any]
 Reach = Callable[[Group, float], float]
-"""From the optimizer's group of a weight and a learning rate η: the length of a step as a share of the weight's norm."""
+"""From the optimizer's group of a weight and a learning rate η: the length of a step as a share of the
+weight's norm.
+"""
 
 
 class Turned:
-    """Replaces each step of the optimizer, per block: w ← R·Norm(w − R·s·u/‖u‖), with R its norm at attachment and s the reach.
+    """Replaces each step of the optimizer, per block:
 
-    u is what the optimizer alone would subtract, divided by the learning rate. It is exact: weights are zero while the optimizer steps, so
-    that no update is rounded away beside a weight, however small the gradients; updates of all optimizers of ``torch.optim`` that do not
-    decay are the same at every weight. A block that gets no update stays as it is.
+    w ← R·Norm(w − R·s·u/‖u‖), with R its norm at attachment and s the reach.
+
+    u is what the optimizer alone would subtract, divided by the learning rate. It is exact: weights are zero
+    while the optimizer steps, so that no update is rounded away beside a weight, however small the gradients;
+    updates of all optimizers of ``torch.optim`` that do not decay are the same at every weight. A block that
+    gets no update stays as it is.
 
     Args:
         optimizer: Without decay on the weights of ``found``. Weights that it does not have are left alone.
         found: The weights that are turned.
         reach: s.
         tangential: Take the part of u along w out first, so that s is the tangent of the angle.
-        averaging: Divide by the root of a running mean of ‖u‖² instead of by ‖u‖: this share of it stays from step to step. s is then what
-            a step has in the mean.
+        averaging: Divide by the root of a running mean of ‖u‖² instead of by ‖u‖: this share of it stays from
+            step to step. s is then what a step has in the mean.
         by: Who does so, in words, for messages.
 
     Attributes:

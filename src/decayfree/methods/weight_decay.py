@@ -1,4 +1,6 @@
-"""Weight decay on the scale-invariant weights: the optimizer's own, or coupled or decoupled with any optimizer.
+"""Weight decay on the scale-invariant weights.
+
+The optimizer's own, or coupled or decoupled with any optimizer.
 
 Does not decay anything else: gains, biases and the last layer get the study's ``rest_weight_decay``, the same
 for all methods, so that methods differ in nothing but their treatment of the scale-invariant weights.
@@ -28,11 +30,14 @@ Form = Literal["coupled", "decoupled"]
 
 @dataclass(frozen=True)
 class WeightDecay(Method):
-    """Coupled, g ← g + λw, or decoupled, w ← (1 − ηλ)w before the step; with SGD, ‖w'‖² = (1 − ηλ)²‖w‖² + η²‖g‖² per block.
+    """Coupled, g ← g + λw, or decoupled, w ← (1 − ηλ)w before the step.
 
-    ``own`` is the argument ``weight_decay`` of the optimizer, whatever it does with it: coupled in SGD, Adam, NAdam, RAdam, RMSprop, Adamax
-    and Adagrad, decoupled in AdamW, Lion and Muon. Without momentum SGD's two forms are one. With momentum and L2, r⁴ = ‖w‖⁴ relaxes to
-    ηG²/(2λ(1 − μ)) at the rate 4ηλ/(1 − μ) a step. A decay of 0 is no treatment, where a sweep over decays begins.
+    With SGD, ‖w'‖² = (1 − ηλ)²‖w‖² + η²‖g‖² per block.
+
+    ``own`` is the argument ``weight_decay`` of the optimizer, whatever it does with it: coupled in SGD, Adam,
+    NAdam, RAdam, RMSprop, Adamax and Adagrad, decoupled in AdamW, Lion and Muon. Without momentum SGD's two
+    forms are one. With momentum and L2, r⁴ = ‖w‖⁴ relaxes to ηG²/(2λ(1 − μ)) at the rate 4ηλ/(1 − μ) a step.
+    A decay of 0 is no treatment, where a sweep over decays begins.
 
     References:
         van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", 2017, arXiv 1706.05350.
@@ -74,7 +79,10 @@ class WeightDecay(Method):
 def groups_of(
     model: nn.Module, found: Invariance, *, weight_decay: float, rest_weight_decay: float
 ) -> ParamGroups:
-    """Parameter groups with one decay for the scale-invariant weights and one for the rest, both as the optimizer understands them."""
+    """Parameter groups with one decay for the scale-invariant weights and one for the rest.
+
+    Both as the optimizer understands them.
+    """
     decayed = _identities(model, found)
     groups = split_params(model, found, weight_decay=rest_weight_decay)
     for group in groups:
@@ -138,6 +146,9 @@ class _DecoupledDecay:
 
 
 def _identities(model: nn.Module, found: Invariance) -> set[int]:
-    """The parameters that are decayed: scale-invariant weights, and biases that only work together with one."""
+    """The parameters that are decayed.
+
+    Scale-invariant weights, and biases that only work together with one.
+    """
     parameters = dict(model.named_parameters())
     return {id(parameters[name]) for weight in found for name in (weight.name, weight.bias) if name}

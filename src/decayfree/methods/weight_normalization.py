@@ -18,15 +18,17 @@ from decayfree.methods.parametrizing import parametrized
 class WeightNormalization(Method):
     """w = g·v/‖v‖ per kernel, with v = w and g = ‖w‖ in the beginning; v gets no decay, and its norm grows.
 
-    Behind a batch normalization g has no effect, and its gradient is rounding, which Adam would blow up to whole steps: there it is fixed.
-    Then directions are those of no treatment at all, ‖v‖ growing as ‖w‖ would, while the norm of w stays. Where several kernels have a
-    scale in common, as under GroupNorm, their lengths g are trained and are a block of their own, like their weights before.
+    Behind a batch normalization g has no effect, and its gradient is rounding, which Adam would blow up to
+    whole steps: there it is fixed. Then directions are those of no treatment at all, ‖v‖ growing as ‖w‖
+    would, while the norm of w stays. Where several kernels have a scale in common, as under GroupNorm, their
+    lengths g are trained and are a block of their own, like their weights before.
 
     Its effective learning rate is η/‖v‖² (η/‖v‖ beyond SGD).
 
     References:
-        Salimans, Kingma, "Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep Neural Networks", 2016,
-        arXiv 1602.07868, Eq. 2. The paper normalizes all layers and has no batch normalization.
+        Salimans, Kingma, "Weight Normalization: A Simple Reparameterization to Accelerate Training of Deep
+        Neural Networks", 2016, arXiv 1602.07868, Eq. 2. The paper normalizes all layers and has no batch
+        normalization.
     """
 
     name: ClassVar[str] = "weight_normalization"

@@ -1,6 +1,9 @@
-"""Weight standardization: every kernel is computed from one whose mean is taken out and whose standard deviation is divided out.
+"""Weight standardization.
 
-Treats the scale-invariant weights that a probe finds, and nothing else: so it differs from other methods in their treatment only.
+Every kernel is computed from one whose mean is taken out and whose standard deviation is divided out.
+
+Treats the scale-invariant weights that a probe finds, and nothing else: so it differs from other methods in
+their treatment only.
 """
 
 from collections.abc import Mapping
@@ -20,25 +23,29 @@ from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
 from decayfree.methods.parametrizing import parametrized
 
-# Far below the variance of any kernel that learns, so that v has no scale; with the 1e-5 of other code, kernels of many inputs have one.
+# Far below the variance of any kernel that learns, so that v has no scale; with the 1e-5 of other code,
+# kernels of many inputs have one.
 _EPS = 1e-12
 
 
 @dataclass(frozen=True)
 class WeightStandardization(Method):
-    """w = (v − mean(v))/√(var(v) + ε) per kernel, with v what the optimizer has: rescaling to norm √C, C numbers a kernel, and centering.
+    """w = (v − mean(v))/√(var(v) + ε) per kernel, with v what the optimizer has.
 
-    v gets no decay and its norm grows; its steps are tangent, and their effect that of η/‖v − mean(v)‖² (η/‖v − mean(v)‖ beyond SGD), the
-    effective learning rate that is recorded. Kernels are standardized whatever normalization follows; their sizes beside each other are
-    lost where it is not a batch normalization. The network that training starts from has its kernels centered, which other methods' have
+    Rescaling to norm √C, C numbers a kernel, and centering.
+
+    v gets no decay and its norm grows; its steps are tangent, and their effect that of η/‖v − mean(v)‖²
+    (η/‖v − mean(v)‖ beyond SGD), the effective learning rate that is recorded. Kernels are standardized
+    whatever normalization follows; their sizes beside each other are lost where it is not a batch
+    normalization. The network that training starts from has its kernels centered, which other methods' have
     not.
 
-    The paper standardizes all convolutions. Here it is the weights that have no scale anyway, convolutions or not: where no normalization
-    follows, a standardized weight could compute less than a plain one.
+    The paper standardizes all convolutions. Here it is the weights that have no scale anyway, convolutions or
+    not: where no normalization follows, a standardized weight could compute less than a plain one.
 
     References:
-        Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019,
-        arXiv 1903.10520, Eq. 7–8.
+        Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight
+        Standardization", 2019, arXiv 1903.10520, Eq. 7–8.
     """
 
     name: ClassVar[str] = "weight_standardization"
@@ -66,7 +73,8 @@ class Standardized(nn.Module):
     """The parametrization: each slice along dimension 0 gets mean 0 and standard deviation 1.
 
     Attributes:
-        eps: Added to the variance, in units of it. An attribute, so that the probe for scale-invariant weights can set it aside.
+        eps: Added to the variance, in units of it. An attribute, so that the probe for scale-invariant
+            weights can set it aside.
     """
 
     def __init__(self) -> None:

@@ -21,8 +21,8 @@ from decayfree.rescaling.weight_rescaling import WeightRescaling
 class WRS(Method):
     """w ← radius·√(rows of the block)·w/‖w‖ per block, after every ``every``-th step.
 
-    ``radius = "init"`` is the norm that torch's initialization gave each block. ``momentum = "scale"`` divides what the optimizer remembers
-    of the gradient by the factor, ``"keep"`` leaves it alone.
+    ``radius = "init"`` is the norm that torch's initialization gave each block. ``momentum = "scale"``
+    divides what the optimizer remembers of the gradient by the factor, ``"keep"`` leaves it alone.
 
     References:
         Liu, Cui, Wan, Mao, Chan, "Weight Rescaling: Effective and Robust Regularization for Deep Neural

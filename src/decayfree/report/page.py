@@ -1,6 +1,9 @@
-"""The page: one self-contained HTML file made from the numbers of a study; the same files give the same bytes.
+"""The page: one self-contained HTML file made from the numbers of a study.
 
-It computes no statistics. Everything from outside is escaped by the templates, and JSON is embedded without any ``<``.
+The same files give the same bytes.
+
+It computes no statistics. Everything from outside is escaped by the templates, and JSON is embedded without
+any ``<``.
 """
 
 import json
@@ -23,8 +26,8 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 
     Args:
         out: The study's folder.
-        reference: Name or label of the method that others are compared with. By default weight rescaling where runs differ in nothing but
-            their method, and weight decay where they differ in more.
+        reference: Name or label of the method that others are compared with. By default weight rescaling
+            where runs differ in nothing but their method, and weight decay where they differ in more.
 
     Returns:
         The page's path, ``out/report.html``.
@@ -44,7 +47,10 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 
 
 def render(study: Study, *, reference: str | None = None) -> str:
-    """The page of a study, as text: with all curves of all methods where they are all that differs, else an overview of its groups."""
+    """The page of a study, as text.
+
+    With all curves of all methods where they are all that differs, else an overview of its groups.
+    """
     try:
         from jinja2 import DictLoader, Environment, StrictUndefined
         from markupsafe import Markup

@@ -24,12 +24,15 @@ class Deviation:
     """What :meth:`decayfree.WeightRescaling.check` saw.
 
     Args:
-        largest: Largest relative deviation of a block's norm from what it is held at; no unit. Blocks of norm zero are not counted.
+        largest: Largest relative deviation of a block's norm from what it is held at; no unit. Blocks of norm
+            zero are not counted.
         where: The weight with it.
         n_steps: Optimizer steps that the hook saw.
-        n_optimizer_steps: Steps that the optimizer itself counts in the same time, or None where it counts none (SGD).
+        n_optimizer_steps: Steps that the optimizer itself counts in the same time, or None where it counts
+            none (SGD).
         is_attached: Whether the optimizer still calls the hook.
-        unwatched: Weights of the optimizer that nobody looked at, that were frozen then and are trained now, or that joined it later.
+        unwatched: Weights of the optimizer that nobody looked at, that were frozen then and are trained now,
+            or that joined it later.
         zero_blocks: Number of blocks of norm zero, by weight.
         problems: Everything that is not as it should be, a sentence each; empty if all is well.
     """
@@ -143,7 +146,10 @@ def _is_off(largest: float, weight: Tensor) -> bool:
 def _off_radius(largest: float, where: str | None) -> str:
     if not math.isfinite(largest):
         return f"{where} holds NaN or infinity"
-    return f"{where} is off its radius by {largest:.2g}: something changed it after the rescale (a load, a copy, a hook)"
+    return (
+        f"{where} is off its radius by {largest:.2g}: something changed it after the rescale "
+        "(a load, a copy, a hook)"
+    )
 
 
 def _hook_problems(
@@ -152,13 +158,13 @@ def _hook_problems(
     problems = []
     if not is_attached:
         problems.append(
-            "the optimizer does not call this object: it was detached, or the optimizer was copied or unpickled, which drops hooks; "
-            "make a new WeightRescaling"
+            "the optimizer does not call this object: it was detached, or the optimizer was copied or "
+            "unpickled, which drops hooks; make a new WeightRescaling"
         )
     if n_optimizer_steps is not None and optimizer.state and n_optimizer_steps != n_steps:
         problems.append(
-            f"the hook saw {n_steps} steps, the optimizer counts {n_optimizer_steps}; if the optimizer's state was loaded, load that "
-            "of the WeightRescaling as well"
+            f"the hook saw {n_steps} steps, the optimizer counts {n_optimizer_steps}; if the optimizer's "
+            "state was loaded, load that of the WeightRescaling as well"
         )
     return problems
 
@@ -173,8 +179,8 @@ def _mode_problems(found: Invariance) -> list[str]:
     if not frozen:
         return []
     return [
-        f"{', '.join(frozen[:4])}{', …' if len(frozen) > 4 else ''} went into eval mode while the model trains, so that the weights before "
-        "them do have a scale now: find the weights again"
+        f"{', '.join(frozen[:4])}{', …' if len(frozen) > 4 else ''} went into eval mode while the model "
+        "trains, so that the weights before them do have a scale now: find the weights again"
     ]
 
 
@@ -190,9 +196,8 @@ def _unwatched(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[st
             found, name = known.get(id(parameter), (None, ""))
             verdict = found.verdicts.get(name) if found else None
             if found is None or verdict is None:
-                if not is_sharded(
-                    parameter
-                ):  # FSDP puts other objects in the model between forward and backward
+                # FSDP puts other objects in the model between forward and backward.
+                if not is_sharded(parameter):
                     yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
             elif verdict.verdict == "frozen" and parameter.requires_grad:
                 yield f"{name} (was frozen)"

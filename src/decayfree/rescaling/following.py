@@ -15,8 +15,9 @@ from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.rescaling.held import Held
 
-# How many powers of the gradient an optimizer's state holds: it is divided by c to that power when the weight is multiplied by c, because
-# the gradient is divided by c. Weights and steps (-1) grow with c. Names are PyTorch's.
+# How many powers of the gradient an optimizer's state holds: it is divided by c to that power when the weight
+# is multiplied by c, because the gradient is divided by c. Weights and steps (-1) grow with c. Names are
+# PyTorch's.
 _DEGREES: dict[str, int] = {
     "exp_avg": 1,
     "exp_avg_sq": 2,
@@ -36,9 +37,10 @@ _DEGREES: dict[str, int] = {
 _DEGREES_OF: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
 _WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "row_var", "col_var")
 
-# With a rescale after every step, forward passes see weights on their radius only, and so do running statistics: following the small
-# factors as well would shrink them once too often, step after step (measured: to half the variance at 5 % a step). A factor further than
-# this from 1 is no growth but a sudden change, like a checkpoint that was loaded; 10 % of growth in a step are a turn by 25 degrees.
+# With a rescale after every step, forward passes see weights on their radius only, and so do running
+# statistics: following the small factors as well would shrink them once too often, step after step (measured:
+# to half the variance at 5 % a step). A factor further than this from 1 is no growth but a sudden change,
+# like a checkpoint that was loaded; 10 % of growth in a step are a turn by 25 degrees.
 SUDDEN = 0.1
 
 # A change of the outputs by more than this, caused by ε, is worth a warning.
@@ -53,7 +55,9 @@ def follow_statistics_(
     *,
     beyond: float = 0.0,
 ) -> None:
-    """Let running statistics follow: running_mean ← c(running_mean − b) + b and running_var ← c²·running_var, per channel.
+    """Let running statistics follow.
+
+    running_mean ← c(running_mean − b) + b and running_var ← c²·running_var, per channel.
 
     Args:
         model: Holds the normalizations.
@@ -104,7 +108,10 @@ def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
 
 
 def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]]) -> dict[str, float]:
-    """How much ε moves the outputs of each normalization when the weights before it are scaled: relative, root mean square of channels."""
+    """How much ε moves the outputs of each normalization when the weights before it are scaled.
+
+    Relative, root mean square of channels.
+    """
     modules = dict(model.named_modules())
     moved: dict[str, float] = {}
     for layer, factors in relations:
@@ -121,10 +128,13 @@ def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]
 
 
 def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]], *, stacklevel: int) -> None:
-    """Warn where ε may move an output by more than 0.1 %, or where that cannot be told and blocks become much smaller.
+    """Warn where ε may move an output by more than 0.1 %.
 
-    What it moves each normalization's own outputs by adds up over the layers: the sum was above the movement of the model's outputs for
-    ResNet-18, DenseNet-121, MobileNetV2 and VGG11-BN at every radius tried from 0.1 to 4.
+    Also where that cannot be told and blocks become much smaller.
+
+    What it moves each normalization's own outputs by adds up over the layers: the sum was above the movement
+    of the model's outputs for ResNet-18, DenseNet-121, MobileNetV2 and VGG11-BN at every radius tried from
+    0.1 to 4.
     """
     modules = dict(model.named_modules())
     untold = {
@@ -134,8 +144,9 @@ def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]],
     }
     if untold:
         warnings.warn(
-            f"weights before {', '.join(sorted(untold))} become more than ten times smaller, and whether its ε is still small beside their "
-            "variance cannot be told: these normalizations keep no running statistics; compare outputs before and after",
+            f"weights before {', '.join(sorted(untold))} become more than ten times smaller, and whether its "
+            "ε is still small beside their variance cannot be told: these normalizations keep no running "
+            "statistics; compare outputs before and after",
             stacklevel=stacklevel + 1,
         )
     moved = eps_movements(model, relations)
@@ -143,9 +154,10 @@ def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]],
     if together > _EPS_WARNING:
         worst = max(moved, key=lambda name: moved[name])
         warnings.warn(
-            "the ε of normalizations is not small beside the variance of what they normalize: rescaling may move the model's "
-            f"outputs by up to {together:.1%} ({len(moved)} normalizations together; {worst} by {moved[worst]:.2%}). "
-            "A larger radius, or a smaller ε, makes that as small as you like",
+            "the ε of normalizations is not small beside the variance of what they normalize: rescaling may "
+            f"move the model's outputs by up to {together:.1%} ({len(moved)} normalizations together; "
+            f"{worst} by {moved[worst]:.2%}). A larger radius, or a smaller ε, "
+            "makes that as small as you like",
             stacklevel=stacklevel + 1,
         )
 
@@ -155,8 +167,9 @@ def warn_of_unknown_shifts(layers: Iterable[NormLayer], *, stacklevel: int) -> N
     names = sorted({layer.name for layer in layers if layer.shift == UNKNOWN_SHIFT})
     if names:
         warnings.warn(
-            f"the running statistics of {', '.join(names)} change with the weights before them in a way that cannot be followed exactly: "
-            "outputs in eval mode are right again after some training steps (or torch.optim.swa_utils.update_bn)",
+            f"the running statistics of {', '.join(names)} change with the weights before them in a way that "
+            "cannot be followed exactly: outputs in eval mode are right again after some training steps (or "
+            "torch.optim.swa_utils.update_bn)",
             stacklevel=stacklevel + 1,
         )
 
@@ -188,9 +201,8 @@ def _degrees(optimizer: Optimizer, parameter: Tensor) -> dict[str, int]:
 
 def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: Blocks) -> None:
     """Adafactor's second moment row_var·col_var/mean(row_var), so that it is divided by c² as a whole."""
-    if (
-        row_var.ndim == 2 and blocks.axis == 1
-    ):  # the rows of the weight run along the columns of the factorization
+    # The rows of the weight run along the columns of the factorization.
+    if row_var.ndim == 2 and blocks.axis == 1:
         scale_blocks_(col_var, factors.pow(-2), blocks)
         return
     before = row_var.mean(-2, keepdim=True)

@@ -1,7 +1,8 @@
 """How are kernels on the CPU measured and scaled in one pass over memory?
 
-Kernel by kernel in machine code that numba compiles: the second look at a kernel, which is to scale it, meets it in the cache. Holds what
-lies in one run of memory in float32 or float64; everything else is held as holder.py does it.
+Kernel by kernel in machine code that numba compiles: the second look at a kernel, which is to scale it, meets
+it in the cache. Holds what lies in one run of memory in float32 or float64; everything else is held as
+holder.py does it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,8 @@ from decayfree.rescaling.holder import ROUNDING, Holder, holders_of, rows_in_mem
 class FusedHolder(Holder):
     """A :class:`decayfree.holding.Holder` whose steps read and write each kernel once, on one thread.
 
-    What is left alone is the same, but for one thing: the other kernels of a weight are scaled beside one that is not finite.
+    What is left alone is the same, but for one thing: the other kernels of a weight are scaled beside one
+    that is not finite.
 
     Args:
         held: Weights of one precision, all on the CPU.
@@ -42,9 +44,13 @@ class FusedHolder(Holder):
         self._hold(*(array[:0] for array in self._arrays[0]), *self._limits)
 
     def hold_(self) -> float:
-        """Scale every block to its target, and return the largest |factor − 1|, infinity where a norm was not finite."""
+        """Scale every block to its target, and return the largest |factor − 1|.
+
+        Infinity where a norm was not finite.
+        """
         distances = [self._hold(*arrays, *self._limits) for arrays in self._arrays]
-        # numpy's writing goes past autograd, which must know of it to refuse a backward pass through weights that have changed.
+        # numpy's writing goes past autograd, which must know of it to refuse a backward pass through weights
+        # that have changed.
         moved = [one.weight for one, distance in zip(self.held, distances, strict=True) if distance > 0]
         torch.autograd.graph.increment_version(moved)
         return max(distances)
@@ -85,9 +91,12 @@ def _compiled() -> Callable[..., float]:
 def _hold(
     rows: Any, targets: Any, norms: Any, factors: Any, rounding: float, tiny: float, largest: float
 ) -> float:
-    """Put each row of an array (kernels, fan-in) on its target; of arrays (kernels,) targets are read, norms and factors are filled.
+    """Put each row of an array (kernels, fan-in) on its target.
 
-    As far as a sum of squares in the rows' own precision would reach, from ``tiny`` to ``largest``; beyond, a norm is 0 or infinite.
+    Of arrays (kernels,) targets are read, norms and factors are filled.
+
+    As far as a sum of squares in the rows' own precision would reach, from ``tiny`` to ``largest``; beyond, a
+    norm is 0 or infinite.
     """
     worst = 0.0
     n_rows, fan_in = rows.shape

@@ -23,7 +23,8 @@ class Held:
         weight: The parameter.
         bias: Its bias, where they only work together.
         blocks: How its rows are divided.
-        targets: (n_blocks,), in :func:`decayfree.blocks.norm_dtype` of the weight. Norm of each block; 0 where it is to be left alone.
+        targets: (n_blocks,), in :func:`decayfree.blocks.norm_dtype` of the weight. Norm of each block; 0
+            where it is to be left alone.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """How are many weights put back onto their norms in little more than one pass over memory?
 
-Plans views of the weights once, then measures and scales piece by piece while a piece is in the cache. Knows nothing of optimizers and
-models.
+Plans views of the weights once, then measures and scales piece by piece while a piece is in the cache. Knows
+nothing of optimizers and models.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from decayfree.blocks import block_norms, is_sharded, norm_dtype, scale_blocks_
 from decayfree.rescaling.held import Held
 
-# A piece is multiplied right after its norms were read, while it is in the cache; measured best between 2 and 4 MB: smaller ones pay for
-# the number of operations, larger ones for reading memory twice.
+# A piece is multiplied right after its norms were read, while it is in the cache; measured best between 2 and
+# 4 MB: smaller ones pay for the number of operations, larger ones for reading memory twice.
 _PIECE_BYTES = 3 << 20
 _GROUP_BYTES = 3 << 20
 
@@ -109,12 +109,13 @@ class Holder:
     def hold_(self) -> float | Tensor:
         """Scale every block to its target.
 
-        Blocks of norm zero, infinity or NaN are left alone, and those that are on their target already. On the CPU the other kernels of a
-        weight (of 3 MB of it, if it is larger) with NaN or infinity are left alone too.
+        Blocks of norm zero, infinity or NaN are left alone, and those that are on their target already. On
+        the CPU the other kernels of a weight (of 3 MB of it, if it is larger) with NaN or infinity are left
+        alone too.
 
         Returns:
-            Largest |factor − 1|, infinity where a norm was not finite. A number on the CPU; on other devices a tensor (), so that
-            nothing waits for the device.
+            Largest |factor − 1|, infinity where a norm was not finite. A number on the CPU; on other devices
+            a tensor (), so that nothing waits for the device.
         """
         if not self._is_on_host:
             is_finite = torch.isfinite(self.measure())
@@ -141,7 +142,8 @@ class Holder:
                 factors.fill_(1.0)
                 continue
             elif shrunk >= -rounding and grown >= -rounding:
-                # A block on its target keeps its bits also where others moved: factors within rounding become exactly 1.
+                # A block on its target keeps its bits also where others moved: factors within rounding become
+                # exactly 1.
                 torch.add(F.hardshrink(factors.sub_(1.0), rounding), 1.0, out=factors)
             for rows, _, factor in plain_rows:
                 rows.mul_(factor)
@@ -151,7 +153,11 @@ class Holder:
         return worst
 
     def careful_factors(self) -> Tensor:
-        """Target over norm; 1 where there is no direction (0), no value (NaN, infinity), no target (0), nothing to do, or no number."""
+        """Target over norm.
+
+        1 where there is no direction (0), no value (NaN, infinity), no target (0), nothing to do, or no
+        number.
+        """
         factors = self.targets / self.norms
         is_right = (self.norms - self.targets).abs() <= self._rounding * self.targets
         keep = (
@@ -233,7 +239,10 @@ def _part(weight: Tensor) -> Tensor:
 
 
 def rows_in_memory(held: Held) -> Tensor | None:
-    """A (kernels, fan-in) view, where each kernel is a block and lies in one run of memory, in whatever order inside it."""
+    """A (kernels, fan-in) view, where each kernel is a block.
+
+    Each lies in one run of memory, in whatever order inside it.
+    """
     weight = held.weight.detach()
     is_simple = held.bias is None and not held.blocks.axis and held.blocks.rows_are_blocks
     if not is_simple or type(weight) is not Tensor or not weight.numel():

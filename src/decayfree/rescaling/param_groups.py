@@ -25,7 +25,8 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
         weight_decay: Of the rest, as the optimizer understands it.
 
     Returns:
-        Two groups of trainable parameters, with ``"weight_decay"`` set; a group without any parameter is left out.
+        Two groups of trainable parameters, with ``"weight_decay"`` set; a group without any parameter is left
+        out.
 
     Raises:
         InvalidInputError: If ``weight_decay`` is negative or not finite.

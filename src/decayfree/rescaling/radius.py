@@ -38,7 +38,9 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
 
 
 def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
-    """Radius of every block, (n_blocks,): norm a row. The first pattern that matches counts; 1 where none does.
+    """Radius of every block, (n_blocks,): norm a row.
+
+    The first pattern that matches counts; 1 where none does.
 
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.
@@ -49,7 +51,8 @@ def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: T
             return radius_of(value, name, weight, blocks, bias)
         if value.shape != (blocks.n_blocks,):
             raise InvalidInputError(
-                f"radius of {name}: expected one for each of its {blocks.n_blocks} blocks, got shape {tuple(value.shape)}"
+                f"radius of {name}: expected one for each of its {blocks.n_blocks} blocks, "
+                f"got shape {tuple(value.shape)}"
             )
         return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
     if isinstance(radius, str):  # "init"

@@ -1,7 +1,7 @@
 """How are weights put onto their radius once, so that nothing else notices?
 
-Measures all of them first, changes nothing where one is not finite, and lets running statistics and moments follow.
-weight_rescaling.py says when.
+Measures all of them first, changes nothing where one is not finite, and lets running statistics and moments
+follow. weight_rescaling.py says when.
 """
 
 import warnings
@@ -44,8 +44,9 @@ def rescale_(
 ) -> dict[str, Tensor]:
     """Put every scale-invariant block onto its radius once, without changing what the model computes.
 
-    Outputs in train and in eval mode stay the same but for the normalizations' ε: running statistics follow, and so do the moments of
-    ``optimizer``. To continue the same run, multiply the learning rate by c² (SGD family) or c (Adam family), c being the factor.
+    Outputs in train and in eval mode stay the same but for the normalizations' ε: running statistics follow,
+    and so do the moments of ``optimizer``. To continue the same run, multiply the learning rate by c² (SGD
+    family) or c (Adam family), c being the factor.
 
     Args:
         model: The model that was probed, or a copy of it such as an average of its weights.
@@ -54,7 +55,8 @@ def rescale_(
         optimizer: Whose moments follow.
 
     Returns:
-        For each weight the factors of its blocks, (n_blocks,), no unit; 1 where a block was on its radius or has norm zero.
+        For each weight the factors of its blocks, (n_blocks,), no unit; 1 where a block was on its radius or
+        has norm zero.
 
     Raises:
         MismatchError: If ``found`` does not fit ``model``, or ``optimizer`` has none of its weights.
@@ -145,6 +147,7 @@ def _warn_of_zeros(holders: Sequence[Holder], *, stacklevel: int) -> None:
     listed = [f"{name} ({n_zero} of {n_blocks})" for name, (n_zero, n_blocks) in counts.items() if n_zero]
     if listed:
         warnings.warn(
-            f"blocks of norm zero have no direction to keep and are left alone until they move: {', '.join(listed)}",
+            "blocks of norm zero have no direction to keep and are left alone until they "
+            f"move: {', '.join(listed)}",
             stacklevel=stacklevel + 1,
         )

@@ -1,7 +1,7 @@
 """When are scale-invariant weights put back onto their norms?
 
-After every optimizer step, by a hook on the user's own optimizer. Finds no weights (discovery.py does) and does no arithmetic on them
-(holder.py, fused_holder.py and rescale_once.py do).
+After every optimizer step, by a hook on the user's own optimizer. Finds no weights (discovery.py does) and
+does no arithmetic on them (holder.py, fused_holder.py and rescale_once.py do).
 """
 
 from __future__ import annotations
@@ -43,25 +43,28 @@ from decayfree.rescaling.rescale_once import put_on_radius_
 class WeightRescaling:
     """Hold the norms of scale-invariant weights, whatever the optimizer does to them (weight rescaling, WRS).
 
-    Rescales at once, without changing the function that the model computes in train or in eval mode: running statistics and the
-    optimizer's moments follow, as far as it is known how. Then rescales after every ``every``-th step of the optimizer, by a hook on it,
-    so that the training loop, the scheduler, AMP and checkpoints stay as they are. Weights of ``found`` that are not in this optimizer
-    are left alone.
+    Rescales at once, without changing the function that the model computes in train or in eval mode: running
+    statistics and the optimizer's moments follow, as far as it is known how. Then rescales after every
+    ``every``-th step of the optimizer, by a hook on it, so that the training loop, the scheduler, AMP and
+    checkpoints stay as they are. Weights of ``found`` that are not in this optimizer are left alone.
 
     Args:
         optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
-        radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm radius·√R. ``"init"`` is the
-            norm that each block has now. A mapping from glob patterns over parameter names to either, or to a tensor (n_blocks,) with one
-            radius for each block; the first match counts, 1 without.
-        every: Rescale after so many optimizer steps. Running statistics follow each rescale; with 1 only one by more than 10 %, because
-            then forward passes see weights on their radius anyway.
-        momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit action: what holds k powers of
-            the gradient is divided by the factor to that power. Per step the difference is of second order in the step's angle.
-        fused: Read and write each kernel once after a step, in machine code by numba (``pip install 'decayfree[fused]'``), on one thread.
-            For weights on the CPU in float32 or float64 whose blocks are single kernels, before BatchNorm for instance; others are held
-            as without it. Norms are summed in float64, so that the last bits differ. Beside a kernel with NaN or infinity, the
-            others of its weight are rescaled. The storage of these weights cannot be resized any more.
+        radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm
+            radius·√R. ``"init"`` is the norm that each block has now. A mapping from glob patterns over
+            parameter names to either, or to a tensor (n_blocks,) with one radius for each block; the first
+            match counts, 1 without.
+        every: Rescale after so many optimizer steps. Running statistics follow each rescale; with 1 only one
+            by more than 10 %, because then forward passes see weights on their radius anyway.
+        momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
+            action: what holds k powers of the gradient is divided by the factor to that power. Per step the
+            difference is of second order in the step's angle.
+        fused: Read and write each kernel once after a step, in machine code by numba
+            (``pip install 'decayfree[fused]'``), on one thread. For weights on the CPU in float32 or float64
+            whose blocks are single kernels, before BatchNorm for instance; others are held as without it.
+            Norms are summed in float64, so that the last bits differ. Beside a kernel with NaN or infinity,
+            the others of its weight are rescaled. The storage of these weights cannot be resized any more.
 
     Attributes:
         radii: Radius of every block, by parameter name, (n_blocks,): norm a row, in units of the weight.
@@ -71,10 +74,13 @@ class WeightRescaling:
         WeightDecayError: If a group with weight decay holds one of the weights.
         AlreadyAttachedError: If another object holds one of the weights through this optimizer.
         UnsupportedWeightError: If a weight is flattened (FSDP1), sparse, quantized or without data.
-        NonFiniteWeightError: If a weight holds NaN or infinity, now (then nothing is rescaled) or after a step (then it is left alone, and
-            the others are on their radius). On an accelerator it is raised one step later, so that nothing waits for the device.
-        InvalidInputError: If another argument is outside what is allowed, or ``fused`` is asked for and no weight can be.
-        ImportError: If ``fused`` is asked for and numba is not installed. After an error here nothing has changed.
+        NonFiniteWeightError: If a weight holds NaN or infinity, now (then nothing is rescaled) or after a
+            step (then it is left alone, and the others are on their radius). On an accelerator it is raised
+            one step later, so that nothing waits for the device.
+        InvalidInputError: If another argument is outside what is allowed, or ``fused`` is asked for and no
+            weight can be.
+        ImportError: If ``fused`` is asked for and numba is not installed. After an error here nothing has
+            changed.
 
     References:
         Liu, Cui, Wan, Mao, Chan: Weight Rescaling, 2022, arXiv 2102.03497.
@@ -118,8 +124,8 @@ class WeightRescaling:
         self._plan()
         if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
             raise InvalidInputError(
-                "fused=True is for weights on the CPU in float32 or float64 whose blocks are single kernels, each in one run of memory: "
-                f"none of the {len(self._weights)} that are held here is one"
+                "fused=True is for weights on the CPU in float32 or float64 whose blocks are single kernels, "
+                f"each in one run of memory: none of the {len(self._weights)} that are held here is one"
             )
         self._rescale_once(stacklevel=3)
         self._attach()
@@ -133,13 +139,19 @@ class WeightRescaling:
 
     @property
     def factors(self) -> dict[str, Tensor]:
-        """What every block was multiplied by in the last rescale, the first being the one at attachment: by parameter name, (n_blocks,)."""
+        """What every block was multiplied by in the last rescale.
+
+        By parameter name, (n_blocks,); the first rescale is the one at attachment.
+        """
         applied = {one.name: factors for one, factors in self._applied()}
         return {name: applied[name].clone() for name in self.radii}
 
     @property
     def is_attached(self) -> bool:
-        """Whether the optimizer still calls this object; copying or unpickling an optimizer drops its hooks."""
+        """Whether the optimizer still calls this object.
+
+        Copying or unpickling an optimizer drops its hooks.
+        """
         return any(
             getattr(hook, "__self__", None) is self
             for hook in self.optimizer._optimizer_step_post_hooks.values()
@@ -186,11 +198,14 @@ class WeightRescaling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken. Rescales nothing: load the model and the optimizer as well.
+        """Go on where :meth:`state_dict` was taken.
+
+        Rescales nothing: load the model and the optimizer as well.
 
         Raises:
             MismatchError: If the weights or the number of their blocks differ, or entries are missing.
-            InvalidInputError: If a setting in it is outside what is allowed. After an error nothing has changed.
+            InvalidInputError: If a setting in it is outside what is allowed. After an error nothing has
+                changed.
         """
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
@@ -254,7 +269,10 @@ class WeightRescaling:
         self._report(distances)
 
     def _report(self, distances: list[float | Tensor]) -> None:
-        """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits for it."""
+        """Raise where a weight is not finite.
+
+        On an accelerator at the next step, so that nothing waits for it.
+        """
         if all(isinstance(distance, float) for distance in distances):
             if not all(math.isfinite(distance) for distance in distances):
                 self._raise_if_not_finite()
@@ -280,13 +298,14 @@ class WeightRescaling:
                 self._raise_if_not_finite()
             elif self.every == 1 and float(distances.max()) > SUDDEN:
                 warnings.warn(
-                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights were loaded or changed by hand, "
-                    "running statistics did not follow on this device; use decayfree.rescale_ right after such a change",
+                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights "
+                    "were loaded or changed by hand, running statistics did not follow on this device; use "
+                    "decayfree.rescale_ right after such a change",
                     stacklevel=3,
                 )
 
     def _was_skipped(self, optimizer: Optimizer) -> bool:
-        """Whether a GradScaler skipped this step inside a fused optimizer, which calls ``step`` all the same."""
+        """Whether a GradScaler skipped this step in a fused optimizer, which calls ``step`` all the same."""
         found_inf = getattr(optimizer, "found_inf", None)
         if not isinstance(found_inf, Tensor):
             return False
@@ -359,8 +378,8 @@ class WeightRescaling:
         faults = [fault for holder in self._holders for fault in not_finite(holder)]
         if faults:
             raise NonFiniteWeightError(
-                f"after optimizer step {self._n_steps} these weights hold NaN or infinity, and nothing was written over it: "
-                f"{'; '.join(faults)}"
+                f"after optimizer step {self._n_steps} these weights hold NaN or infinity, and nothing was "
+                f"written over it: {'; '.join(faults)}"
             )
 
 
@@ -380,7 +399,10 @@ def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> It
         theirs = {id(weight) for weight in other.held_weights()}
         shared = [name for name, weight in weights.items() if id(weight) in theirs]
         if shared:
-            yield f"{len(shared)} weights ({shared[0]}, …) are held already by another WeightRescaling here: detach() it first"
+            yield (
+                f"{len(shared)} weights ({shared[0]}, …) are held already by another "
+                "WeightRescaling here: detach() it first"
+            )
 
 
 def rescalings_on(optimizer: Optimizer) -> list[WeightRescaling]:

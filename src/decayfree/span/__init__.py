@@ -1,4 +1,7 @@
-"""Where does a weight live? What its layer's inputs reach, and the parts of the weight in and off that span."""
+"""Where does a weight live?
+
+What its layer's inputs reach, and the parts of the weight in and off that span.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,7 @@
 """How is what the inputs never reach taken out of trained weights, so that nothing they reach notices?
 
-Projects weights onto the span of the inputs that were watched, all or none. Touches neither statistics nor moments: nothing has to follow.
+Projects weights onto the span of the inputs that were watched, all or none. Touches neither statistics nor
+moments: nothing has to follow.
 """
 
 import warnings
@@ -29,7 +30,9 @@ from decayfree.span.layer_span import LayerSpan
 Mode = Literal["train", "eval"]
 
 CLEANING_TOLERANCE = 1e-12
-"""Inputs that reach a direction by less than a millionth of what they reach the first one by do not reach it."""
+"""Inputs that reach a direction by less than a millionth of what they reach the first one by
+do not reach it.
+"""
 
 MAX_MOVED = 1e-5
 """No row's output may move by more than this share of its own spread."""
@@ -48,8 +51,9 @@ class CleanedWeight:
         off_span_share: Norm of what was removed as a share of the norm before; no unit.
         norm_before: Of the whole weight.
         norm_after: Of the whole weight.
-        moved: Root mean square movement of the layer's outputs over the watched inputs, for the row that moved most, as a share of the
-            spread of that row's outputs; computed from the second moment. 0 where it is less than the rounding of the weight's precision.
+        moved: Root mean square movement of the layer's outputs over the watched inputs, for the row that
+            moved most, as a share of the spread of that row's outputs; computed from the second moment. 0
+            where it is less than the rounding of the weight's precision.
     """
 
     name: str
@@ -70,7 +74,8 @@ class Cleaning:
     Args:
         weights: In the model's order, those that had nothing to remove included.
         left_out: Weights that were not looked at, with the reason.
-        outputs_moved: Relative movement of the model's outputs on ``inputs``, in train and in eval mode; empty where none were given.
+        outputs_moved: Relative movement of the model's outputs on ``inputs``, in train and in eval mode;
+            empty where none were given.
     """
 
     weights: tuple[CleanedWeight, ...]
@@ -92,7 +97,8 @@ class Cleaning:
     def __repr__(self) -> str:
         n_changed = sum(weight.off_span_share > 0 for weight in self.weights)
         lines = [
-            f"{n_changed} of {len(self)} weights had a part that the watched inputs do not reach; it was removed."
+            f"{n_changed} of {len(self)} weights had a part that the watched inputs do "
+            "not reach; it was removed."
         ]
         if self.outputs_moved:
             moved = " and ".join(f"{value:.0e} in {mode} mode" for mode, value in self.outputs_moved.items())
@@ -143,33 +149,41 @@ def remove_off_span_(
 ) -> Cleaning:
     """Remove from every watched weight the part that no watched input reaches; after training, for instance.
 
-    The span must not be centered. What is removed then has a zero product with every input that was watched, so that each layer computes
-    the same on them as before, in the modes (train, eval) in which they were watched and whatever follows the layer. A weight that the
-    model also uses outside its own module (``F.linear(h, encoder.weight.t())``) is not watched there, and cleaning it changes the model:
-    give ``inputs`` to see that. In float16 and bfloat16 the weights that are written are rounded, and outputs move by that much. The part
-    off a *centered* span has an equal product with all inputs instead, which is not zero: removing it would shift outputs by a constant,
-    which a BatchNorm takes away in train mode but not in eval mode, nor anything else.
+    The span must not be centered. What is removed then has a zero product with every input that was watched,
+    so that each layer computes the same on them as before, in the modes (train, eval) in which they were
+    watched and whatever follows the layer. A weight that the model also uses outside its own module
+    (``F.linear(h, encoder.weight.t())``) is not watched there, and cleaning it changes the model: give
+    ``inputs`` to see that. In float16 and bfloat16 the weights that are written are rounded, and outputs move
+    by that much. The part off a *centered* span has an equal product with all inputs instead, which is not
+    zero: removing it would shift outputs by a constant, which a BatchNorm takes away in train mode but not in
+    eval mode, nor anything else.
 
     Args:
-        model: The model that was watched, or a copy of it, with the weights that it had then. Changed in place.
-        span: With ``centered=False``; watched on the data that matter. What was not watched counts as not reached.
-        tolerance: A direction is off the span if the inputs' mean square along it is at most this share of the largest one.
-        inputs: To measure with how far the model's outputs move: as for :func:`decayfree.find_invariant`, all or some of what was watched,
-            or others. Buffers, modes and random states stay as they are.
+        model: The model that was watched, or a copy of it, with the weights that it had then. Changed in
+            place.
+        span: With ``centered=False``; watched on the data that matter. What was not watched counts as not
+            reached.
+        tolerance: A direction is off the span if the inputs' mean square along it is at most this share of
+            the largest one.
+        inputs: To measure with how far the model's outputs move: as for :func:`decayfree.find_invariant`, all
+            or some of what was watched, or others. Buffers, modes and random states stay as they are.
         forward: As for :func:`decayfree.find_invariant`.
 
     Returns:
         What was removed, weight by weight.
 
     Raises:
-        InvalidInputError: If the span is centered, empty or still watching, its inputs were not finite, or ``tolerance`` is so large
-            that a row's outputs on the watched inputs would move by more than 1e-5 of their spread.
+        InvalidInputError: If the span is centered, empty or still watching, its inputs were not finite, or
+            ``tolerance`` is so large that a row's outputs on the watched inputs would move by more than 1e-5
+            of their spread.
         MismatchError: If the span is that of another model.
         NonFiniteWeightError: If a weight holds NaN or infinity.
-        UnsupportedWeightError: If a weight is sharded, sparse, quantized or without data. After an error nothing has changed.
+        UnsupportedWeightError: If a weight is sharded, sparse, quantized or without data. After an error
+            nothing has changed.
 
     References:
-        Liu, Cui, Wan, Mao, Chan, 2021, arXiv 2102.03497v1: without weight decay the part off the span stays as it was initialized.
+        Liu, Cui, Wan, Mao, Chan, 2021, arXiv 2102.03497v1: without weight decay the part off the span stays
+        as it was initialized.
 
     Example:
         No input has a second feature.
@@ -209,8 +223,9 @@ def _warn_of_movement(moved: Mapping[Mode, float], model: nn.Module) -> None:
     )
     if max(moved.values(), default=0.0) > max(MAX_MOVED, 10 * rounding):
         warnings.warn(
-            f"cleaning moved the outputs by {max(moved.values()):.1g} (relative) on the inputs that were given: either these reach what no "
-            "watched input reached, or the model uses a cleaned weight outside its own module, where it was not watched",
+            f"cleaning moved the outputs by {max(moved.values()):.1g} (relative) on the inputs that were "
+            "given: either these reach what no watched input reached, or the model uses a cleaned weight "
+            "outside its own module, where it was not watched",
             stacklevel=3,
         )
 
@@ -239,11 +254,14 @@ def _span_faults(span: InputSpan) -> Iterator[str]:
         yield "the span is still watching: leave its with block first"
     if span.centered is not False:
         yield (
-            f"the span is centered ({span.centered!r}), and what lies off it may still shift outputs by a constant, which eval mode "
-            "would see: watch with InputSpan(model, centered=False)"
+            f"the span is centered ({span.centered!r}), and what lies off it may still shift outputs by a "
+            "constant, which eval mode would see: watch with InputSpan(model, centered=False)"
         )
     if not len(span):
-        yield "the span has seen no input: run the model, uncompiled, inside `with InputSpan(model, centered=False) as span:`"
+        yield (
+            "the span has seen no input: run the model, uncompiled, inside `with InputSpan(model, "
+            "centered=False) as span:`"
+        )
 
 
 def _weight_faults(model: nn.Module, span: InputSpan) -> Iterator[Fault]:
@@ -253,7 +271,10 @@ def _weight_faults(model: nn.Module, span: InputSpan) -> Iterator[Fault]:
         if shape != span[name].layout.shape:
             yield (
                 MismatchError,
-                f"the span is that of another model: it has {name} {span[name].layout.shape}, the model has {shape or 'no such parameter'}",
+                (
+                    f"the span is that of another model: it has {name} {span[name].layout.shape}, the model "
+                    f"has {shape or 'no such parameter'}"
+                ),
             )
     mine = {name: parameters[name] for name in span if name in parameters}
     for fault in unsupported_weights(mine):
@@ -291,7 +312,10 @@ def _split(layer: LayerSpan, weight: Tensor, tolerance: float) -> tuple[Tensor, 
 
 
 def _moved(layer: LayerSpan, weight: Tensor, off: Tensor) -> float:
-    """How far the outputs of the row that moves most will move on the watched inputs, as a share of their spread."""
+    """How far the outputs of the row that moves most will move on the watched inputs.
+
+    As a share of their spread.
+    """
     directions, variances, mean = layer.directions, layer.spectrum()[:, None], layer.mean[:, :, None]
     rows = layer.layout.rows(weight).to(directions)
     moves = (layer.layout.rows(off).to(directions) @ directions).square()
@@ -310,8 +334,8 @@ def _movement_faults(weights: Sequence[CleanedWeight]) -> Iterator[Fault]:
     if moved:
         yield (
             InvalidInputError,
-            f"with this tolerance outputs on the watched inputs would move by more than {MAX_MOVED:.0e} of their spread: "
-            f"{', '.join(moved)}; choose a smaller one",
+            f"with this tolerance outputs on the watched inputs would move by more than {MAX_MOVED:.0e} of "
+            f"their spread: {', '.join(moved)}; choose a smaller one",
         )
 
 
@@ -323,7 +347,10 @@ def _warn_of_few_samples(span: InputSpan) -> None:
     ]
     if few:
         warnings.warn(
-            "fewer inputs were watched than a row has features, so that much of what counts as unreached was only not seen: "
+            (
+                "fewer inputs were watched than a row has features, so that much of what counts as "
+                "unreached was only not seen: "
+            )
             + ", ".join(few),
             stacklevel=4,
         )
@@ -343,9 +370,8 @@ def _outputs(model: nn.Module, inputs: Any, forward: Callable[..., Any]) -> dict
                     for tensor in tensors_in(forward(model, inputs))
                     if tensor.is_floating_point()
                 ]
-            except (
-                Exception
-            ) as error:  # whatever a model raises; in train mode many want more than one image, or targets
+            # Whatever a model raises; in train mode many want more than one image, or targets.
+            except Exception as error:
                 errors.append(f"in {mode} mode it raised {type(error).__name__}: {error}")
                 continue
         if found:

@@ -1,6 +1,7 @@
 """Where a weight lives: in the span of its layer's inputs, which its gradients cannot leave, or off it.
 
-Watches forward passes and hands out one `LayerSpan` a weight, whose algebra is in layer_span.py. Changes no weight; cleaning.py does.
+Watches forward passes and hands out one `LayerSpan` a weight, whose algebra is in layer_span.py. Changes no
+weight; cleaning.py does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,31 +33,34 @@ class Named(Protocol):
 
 
 class InputSpan:
-    """Watches forward passes and keeps, for each weight, the second moment of what its rows are multiplied with.
+    """Watches forward passes and keeps the second moment of what each weight's rows are multiplied with.
 
-    For linear layers these are the inputs, at all leading positions; for convolutions, plain and transposed, the patches of the padded
-    input, for each group at the layer's stride, padding and dilation. The gradient of a row is a sum of these vectors. With a BatchNorm
-    (or InstanceNorm) right behind the layer it is a sum of the vectors minus their mean over the batch.
+    For linear layers these are the inputs, at all leading positions; for convolutions, plain and transposed,
+    the patches of the padded input, for each group at the layer's stride, padding and dilation. The gradient
+    of a row is a sum of these vectors. With a BatchNorm (or InstanceNorm) right behind the layer it is a sum
+    of the vectors minus their mean over the batch.
 
     Args:
-        model: Watched inside the ``with`` block, where forward passes are to be run as usual: under `torch.no_grad` or not, in train or
-            in eval mode. Nothing in it changes but for hooks, which are gone afterwards. A compiled model may skip hooks: run the
-            model itself.
-        found: The weights to watch, as from :func:`decayfree.find_invariant`, or names of parameters. None: all that can be.
-        centered: Around what inputs are centered. True: around the mean of their own batch, that is of one call of the layer; gradients
-            of these batches before a BatchNorm lie in this span. ``"overall"``: around the mean of all that was watched; gradients of
-            any batches of the same samples lie in this one. False: not at all; for layers with something between them and the
-            normalization, with one that does not center over the batch (GroupNorm, LayerNorm, RMSNorm), or without one.
-        max_features: Weights with longer rows are left out. d features take 8·groups·d² bytes while they are watched (134 MB at the
-            default), thrice that once they are looked at, which takes d³ operations.
+        model: Watched inside the ``with`` block, where forward passes are to be run as usual: under
+            `torch.no_grad` or not, in train or in eval mode. Nothing in it changes but for hooks, which are
+            gone afterwards. A compiled model may skip hooks: run the model itself.
+        found: The weights to watch, as from :func:`decayfree.find_invariant`, or names of parameters. None:
+            all that can be.
+        centered: Around what inputs are centered. True: around the mean of their own batch, that is of one
+            call of the layer; gradients of these batches before a BatchNorm lie in this span. ``"overall"``:
+            around the mean of all that was watched; gradients of any batches of the same samples lie in this
+            one. False: not at all; for layers with something between them and the normalization, with one
+            that does not center over the batch (GroupNorm, LayerNorm, RMSNorm), or without one.
+        max_features: Weights with longer rows are left out. d features take 8·groups·d² bytes while they are
+            watched (134 MB at the default), thrice that once they are looked at, which takes d³ operations.
 
     Raises:
         InvalidInputError: If an argument is not what it should be.
         MismatchError: If the model does not have a weight of ``found``.
 
     References:
-        Liu, Cui, Wan, Mao, Chan, "The Implicit Biases of Stochastic Gradient Descent on Deep Neural Networks with Batch Normalization",
-        2021, arXiv 2102.03497v1: updates stay in the span of the input features.
+        Liu, Cui, Wan, Mao, Chan, "The Implicit Biases of Stochastic Gradient Descent on Deep Neural Networks
+        with Batch Normalization", 2021, arXiv 2102.03497v1: updates stay in the span of the input features.
 
     Example:
         Two inputs that differ along the first feature only.
@@ -92,7 +96,10 @@ class InputSpan:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Weights that are not in here, with the reason. Those that no input reached are listed once others were reached."""
+        """Weights that are not in here, with the reason.
+
+        Those that no input reached are listed once others were reached.
+        """
         silent = [name for name in self._watched if name not in self._moments] if self._moments else []
         return self._left_out | dict.fromkeys(silent, "no forward pass called its layer while it was watched")
 
@@ -153,7 +160,8 @@ class InputSpan:
             other: Of the same model or a copy of it, or its :meth:`state_dict`.
 
         Raises:
-            MismatchError: If it was centered otherwise, or has a weight that is not watched here; nothing has changed then.
+            MismatchError: If it was centered otherwise, or has a weight that is not watched here; nothing has
+                changed then.
         """
         moments = self._moments_of(other.state_dict() if isinstance(other, InputSpan) else other)
         for name, moment in moments.items():

@@ -23,9 +23,10 @@ _ROUNDING = 32 * torch.finfo(torch.float64).eps
 class LayerSpan:
     """Where the inputs of one layer live, and with them the gradients of its weight.
 
-    A row of the weight has d numbers: features of a linear layer, or input channels × kernel positions of a convolution. All directions
-    in this space along which the inputs do not vary (at all, where they are not centered) are off the span. What is returned about a
-    weight is float64, computed on the device of the second moment, and on the weight's device.
+    A row of the weight has d numbers: features of a linear layer, or input channels × kernel positions of a
+    convolution. All directions in this space along which the inputs do not vary (at all, where they are not
+    centered) are off the span. What is returned about a weight is float64, computed on the device of the
+    second moment, and on the weight's device.
 
     Args:
         name: Of the weight.
@@ -83,21 +84,25 @@ class LayerSpan:
 
     @property
     def directions(self) -> Tensor:
-        """The principal directions, (groups, d, d), float64: unit columns in the order of :meth:`spectrum`."""
+        """The principal directions, (groups, d, d), float64.
+
+        Unit columns in the order of :meth:`spectrum`.
+        """
         return self._eigen[1]
 
     def rank(self, tolerance: float = TOLERANCE) -> Tensor:
         """Dimension of the span.
 
         Args:
-            tolerance: A direction is off the span if the variance along it is at most this share of the largest; no unit. Sums of squares
-                in float64 cannot tell shares below about d·2e-16 from zero.
+            tolerance: A direction is off the span if the variance along it is at most this share of the
+                largest; no unit. Sums of squares in float64 cannot tell shares below about d·2e-16 from zero.
 
         Returns:
             (groups,), int64.
 
         Raises:
-            InvalidInputError: If the tolerance is not a number from 0 to below 1, or the inputs were not finite.
+            InvalidInputError: If the tolerance is not a number from 0 to below 1, or the inputs were not
+                finite.
         """
         return self._is_in_span(tolerance).sum(dim=1)
 
@@ -144,13 +149,15 @@ class LayerSpan:
     def energy(self, weight: Tensor) -> Tensor:
         """How each row's squared norm is divided among the principal directions of the inputs.
 
-        Deep layers often have no direction that is off the span exactly, but many that the inputs hardly reach; this shows what lies there.
+        Deep layers often have no direction that is off the span exactly, but many that the inputs hardly
+        reach; this shows what lies there.
 
         Args:
             weight: (*shape), floating.
 
         Returns:
-            (n_rows, d), float64; no unit, each row sums up to 1, in the order of :meth:`spectrum`. NaN for a row of zeros.
+            (n_rows, d), float64; no unit, each row sums up to 1, in the order of :meth:`spectrum`. NaN for a
+            row of zeros.
         """
         squares = self._coefficients(weight).square()
         energy: Tensor = (squares / squares.sum(dim=2, keepdim=True)).flatten(0, 1)
@@ -174,8 +181,9 @@ class LayerSpan:
     def _eigen(self) -> tuple[Tensor, Tensor]:
         if not bool(torch.isfinite(self.second_moment).all()):
             raise InvalidInputError(
-                f"the inputs of {self.name} held NaN or infinity, or their squares were too large, while they were watched: "
-                "nothing can be said of their span; look at the data and the layers before it"
+                f"the inputs of {self.name} held NaN or infinity, or their squares were too large, while "
+                "they were watched: nothing can be said of their span; "
+                "look at the data and the layers before it"
             )
         variances, directions = torch.linalg.eigh(self.second_moment)
         return variances.flip(1).clamp_min(0), directions.flip(2)
@@ -212,14 +220,16 @@ def principal_angles_rad(a: LayerSpan, b: LayerSpan, *, tolerance: float = TOLER
         tolerance: As for :meth:`LayerSpan.rank`, for both.
 
     Returns:
-        (groups, k), float64, in radians from 0 to π/2, ascending: one for each dimension of the smaller span, and NaN where a group has
-        fewer than k. Small ones come from their sines and large ones from their cosines, so that both are accurate.
+        (groups, k), float64, in radians from 0 to π/2, ascending: one for each dimension of the smaller span,
+        and NaN where a group has fewer than k. Small ones come from their sines and large ones from their
+        cosines, so that both are accurate.
 
     Raises:
         MismatchError: If groups or features differ.
 
     References:
-        Björck, Golub, "Numerical Methods for Computing Angles Between Linear Subspaces", Math. Comp. 27, 1973.
+        Björck, Golub, "Numerical Methods for Computing Angles Between Linear Subspaces", Math. Comp.
+        27, 1973.
 
     Example:
         A line at 45° to another one.
@@ -232,8 +242,8 @@ def principal_angles_rad(a: LayerSpan, b: LayerSpan, *, tolerance: float = TOLER
     """
     if (a.groups, a.n_features) != (b.groups, b.n_features):
         raise MismatchError(
-            f"angles need two spans in the same space; {a.name} has {a.groups} groups of {a.n_features} features, "
-            f"{b.name} has {b.groups} of {b.n_features}"
+            f"angles need two spans in the same space; {a.name} has {a.groups} groups of {a.n_features} "
+            f"features, {b.name} has {b.groups} of {b.n_features}"
         )
     chosen_a, chosen_b = a._is_in_span(tolerance), b._is_in_span(tolerance)
     angles = [

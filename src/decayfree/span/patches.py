@@ -1,6 +1,7 @@
 """What does a row of a weight see?
 
-Cuts the inputs of linear layers and convolutions into the vectors that their rows are multiplied with, a few at a time. Sums nothing up.
+Cuts the inputs of linear layers and convolutions into the vectors that their rows are multiplied with, a few
+at a time. Sums nothing up.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ class RowLayout:
     Args:
         shape: Of the weight.
         axis: The dimension along which the rows (output channels) run: 0, or 1 for transposed convolutions.
-        groups: Parts of the rows that see other inputs. Row ``i`` belongs to group ``i // (n_rows // groups)``.
+        groups: Parts of the rows that see other inputs. Row ``i`` belongs to group
+            ``i // (n_rows // groups)``.
 
     Example:
         >>> RowLayout((8, 2, 3, 3), axis=0, groups=2).n_features
@@ -48,7 +50,9 @@ class RowLayout:
         return prod(self.shape) // max(self.n_rows, 1)
 
     def rows(self, weight: Tensor) -> Tensor:
-        """The rows of a weight, (groups, n_rows / groups, d): input channels outside, positions of the kernel inside.
+        """The rows of a weight, (groups, n_rows / groups, d).
+
+        Input channels outside, positions of the kernel inside.
 
         Raises:
             InvalidInputError: If the weight has another shape.
@@ -72,19 +76,24 @@ class RowLayout:
 def patches_of(
     module: nn.Module, inputs: Tensor, output: Tensor, *, numbers_at_once: int = NUMBERS_AT_ONCE
 ) -> Iterator[Tensor]:
-    """Cut a layer's input into the vectors that each of its rows is multiplied with, one for every output position.
+    """Cut a layer's input into the vectors that each of its rows is multiplied with.
 
-    For a convolution these are the patches of the padded input. For a transposed convolution the patch of an output position holds the
-    inputs that reach it, each at its place in the kernel, and zeros elsewhere; the gradient of a row is a sum of patches there too.
+    There is one for every output position.
+
+    For a convolution these are the patches of the padded input. For a transposed convolution the patch of an
+    output position holds the inputs that reach it, each at its place in the kernel, and zeros elsewhere; the
+    gradient of a row is a sum of patches there too.
 
     Args:
         module: A linear layer or convolution.
         inputs: What it was called with.
         output: What it returned; only its spatial size is used.
-        numbers_at_once: The largest number of elements of a chunk, where one line of output positions does not need more.
+        numbers_at_once: The largest number of elements of a chunk, where one line of output positions does
+            not need more.
 
     Yields:
-        (groups, n_patches, d), float64; d in the order of :meth:`RowLayout.rows`. It may share memory with ``inputs``.
+        (groups, n_patches, d), float64; d in the order of :meth:`RowLayout.rows`. It may share memory with
+        ``inputs``.
     """
     if isinstance(module, nn.Linear):
         for part in inputs.reshape(-1, inputs.shape[-1]).split(max(1, numbers_at_once // inputs.shape[-1])):
@@ -109,8 +118,9 @@ def _windows(module: _ConvNd, images: Tensor, sizes: tuple[int, ...]) -> Tensor:
     if not module.transposed:
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         return _unfolded(F.pad(images, _padding(module), mode=mode), module, module.stride)
-    # Input i reaches output o = i·stride − padding + k·dilation through position k of the kernel: with zeros put between the inputs,
-    # output o sees a window in which k runs backwards. So everything is turned around; the order of the outputs does not matter.
+    # Input i reaches output o = i·stride − padding + k·dilation through position k of the kernel: with zeros
+    # put between the inputs, output o sees a window in which k runs backwards. So everything is turned
+    # around; the order of the outputs does not matter.
     spread = _spread(images, module.stride)
     padding: list[int] = []
     for dim in reversed(range(len(sizes))):

@@ -1,6 +1,9 @@
-"""How is the second moment of a layer's inputs summed up, chunk by chunk and worker by worker, without losing digits?
+"""How is the second moment of a layer's inputs summed up without losing digits?
 
-Sums in float64 around means that are merged exactly, never as a difference of sums of squares. Knows no layers.
+Chunk by chunk and worker by worker.
+
+Sums in float64 around means that are merged exactly, never as a difference of sums of squares. Knows no
+layers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +13,9 @@ import torch
 from torch import Tensor
 
 Centering = bool | Literal["overall"]
-"""Around what samples are centered: each batch's own mean (True), the mean of all batches ("overall"), or nothing (False)."""
+"""Around what samples are centered: each batch's own mean (True), the mean of all batches ("overall"), or
+nothing (False).
+"""
 
 _COLUMNS_AT_ONCE = (
     256  # a product of so many columns runs at full speed, and half of the matrix need not be computed
@@ -92,7 +97,10 @@ class MomentSum:
         self.n_batches += other.n_batches
 
     def average(self) -> Tensor:
-        """The second moment, (groups, d, d), float64, symmetric: the sum over the number of samples, at least one."""
+        """The second moment, (groups, d, d), float64, symmetric.
+
+        The sum over the number of samples, at least one.
+        """
         upper = self._sum.triu() / self.n_samples
         return upper + upper.triu(diagonal=1).transpose(1, 2)
 
@@ -124,7 +132,7 @@ class MomentSum:
             )
 
     def _add_between_(self, mean: Tensor, n_samples: int, other: Tensor, n_other: int) -> None:
-        """What two sets of samples vary by around their common mean beyond what each varies by around its own."""
+        """What two sets of samples vary by around their common mean beyond what each does around its own."""
         if n_samples:
             difference = other - mean
             weight = n_samples * n_other / (n_samples + n_other)
@@ -135,7 +143,8 @@ def _merged_mean(n: int, mean: Tensor, n_other: int, other: Tensor) -> tuple[int
     """Number and mean of two sets of samples together.
 
     References:
-        Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+        Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+        Variances", 1979.
     """
     total = n + n_other
     return total, mean + (other - mean) * (n_other / max(total, 1))

@@ -81,8 +81,8 @@ def _reason_to_leave_out(owners: Sequence[tuple[nn.Module, str]], max_features: 
     if layout.n_features > max_features:
         megabytes = 8 * layout.groups * layout.n_features**2 / 1e6
         return (
-            f"a row has {layout.n_features} features, more than max_features={max_features}: its second moment "
-            f"would take {megabytes:,.3g} MB"
+            f"a row has {layout.n_features} features, more than max_features={max_features}: its second "
+            f"moment would take {megabytes:,.3g} MB"
         )
     return None
 

@@ -1,6 +1,7 @@
 """Does it matter? Studies: trainings that differ in their method only, their files, and how these are read.
 
-Nothing here draws or judges; the page is a function of the files. Importing this loads no data and trains nothing.
+Nothing here draws or judges; the page is a function of the files. Importing this loads no data and trains
+nothing.
 """
 
 from typing import TYPE_CHECKING

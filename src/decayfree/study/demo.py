@@ -1,9 +1,9 @@
 """The demo's study: five ways to treat norms, on small images, as a spec.
 
-Does not run it and does not draw it. Why these numbers: the learning rate and the number of steps are such that both
-weight-decay runs come close to their equilibrium, whose fourth power of the norm has the time constant
-(1 − momentum)/(4·learning rate·weight decay) steps; a fifth of the training labels is random, so that there is something to
-memorize and test accuracy is not saturated.
+Does not run it and does not draw it. Why these numbers: the learning rate and the number of steps are such
+that both weight-decay runs come close to their equilibrium, whose fourth power of the norm has the time
+constant (1 − momentum)/(4·learning rate·weight decay) steps; a fifth of the training labels is random, so
+that there is something to memorize and test accuracy is not saturated.
 """
 
 import dataclasses

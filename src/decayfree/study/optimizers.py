@@ -1,6 +1,9 @@
-"""Which optimizer trains a run, and can a method work with it? Settings and parameter groups in, an optimizer out.
+"""Which optimizer trains a run, and can a method work with it?
 
-Writes no optimizer: torch has all but Lion, and Muon for matrices only; those two come from ``pytorch_optimizer``.
+Settings and parameter groups in, an optimizer out.
+
+Writes no optimizer: torch has all but Lion, and Muon for matrices only; those two come from
+``pytorch_optimizer``.
 
 What ``weight_decay`` in a parameter group does is the optimizer's own affair:
 
@@ -19,9 +22,10 @@ lion       pytorch_optimizer.Lion; betas                               decoupled
 muon       pytorch_optimizer.Muon; momentum, nesterov, betas and eps   decoupled
 =========  ==========================================================  ==============================================================
 
-**Muon** orthogonalizes the momentum of every matrix but the last one, which classifies; kernels of convolutions are flattened to matrices
-(output channels × the rest). Gains, biases and the last layer are AdamW's, with ``beta1``, ``beta2``
-and ``eps``. Both have one learning rate: Muon's updates are multiplied by 0.2·√(larger side), which makes them as large as AdamW's.
+**Muon** orthogonalizes the momentum of every matrix but the last one, which classifies; kernels of
+convolutions are flattened to matrices (output channels × the rest). Gains, biases and the last layer are
+AdamW's, with ``beta1``, ``beta2`` and ``eps``. Both have one learning rate: Muon's updates are multiplied by
+0.2·√(larger side), which makes them as large as AdamW's.
 
 References:
     Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, arXiv 2302.06675: Lion.
@@ -52,7 +56,8 @@ def build_optimizer(
 
     Args:
         spec: Which one; settings that it does not have are not looked at.
-        groups: From the method's ``param_groups``: parameters in the model's order, with their ``weight_decay``.
+        groups: From the method's ``param_groups``: parameters in the model's order, with their
+            ``weight_decay``.
         learning_rate: Of all groups, in the optimizer's own units.
         method: May put an optimizer of its own in its place.
 
@@ -89,9 +94,10 @@ _CLASSES: dict[str, Callable[..., Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "adagrad": torch.optim.Adagrad,
 }
-# On one thread of a CPU, 8 convolutions of a VGG11 at an eighth of its width, a step took in microseconds as a loop over parameters,
-# with foreach and fused: Adam 924, 669, 370; AdamW 1065, 809, 365; Adagrad 663, 503, 269; RAdam 2409, 849; RMSprop 1221, 582. SGD (246,
-# 192, 199), NAdam and Adamax have nothing to gain, and at full width the loop is the fastest for SGD.
+# On one thread of a CPU, 8 convolutions of a VGG11 at an eighth of its width, a step took in microseconds as
+# a loop over parameters, with foreach and fused: Adam 924, 669, 370; AdamW 1065, 809, 365; Adagrad 663, 503,
+# 269; RAdam 2409, 849; RMSprop 1221, 582. SGD (246, 192, 199), NAdam and Adamax have nothing to gain, and at
+# full width the loop is the fastest for SGD.
 _FAST: dict[str, dict[str, bool]] = {
     "adam": {"fused": True},
     "adamw": {"fused": True},
@@ -140,7 +146,10 @@ def _for_muon(groups: ParamGroups, spec: OptimizerSpec, learning_rate: float) ->
 
 
 def _is_matrix(parameter: Tensor) -> bool:
-    """Whether it has more than one row and more than one column; lengths of weight normalization have (rows, 1, 1, 1)."""
+    """Whether it has more than one row and more than one column.
+
+    Lengths of weight normalization have (rows, 1, 1, 1).
+    """
     return parameter.ndim >= 2 and 1 < len(parameter) < parameter.numel()
 
 
@@ -164,9 +173,9 @@ def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | N
         step: Counted from 0.
 
     Returns:
-        The angle of a step at that balance, √(2ηλ/(1+μ)) to first order in ηλ, and how many steps it takes to come there; None under a
-        method without decay, which has no such balance, for optimizers other
-        than SGD, and where decay alone would turn a weight around in one step.
+        The angle of a step at that balance, √(2ηλ/(1+μ)) to first order in ηλ, and how many steps it takes to
+        come there; None under a method without decay, which has no such balance, for optimizers other than
+        SGD, and where decay alone would turn a weight around in one step.
 
     References:
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419.

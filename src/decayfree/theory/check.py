@@ -16,11 +16,13 @@ class Check:
         source: Where it is from.
         measured: The figure that was measured, with its unit where it has one.
         expected: What it should be.
-        residual: How far the two are apart; no unit. NaN where nothing could be measured, which does not pass.
+        residual: How far the two are apart; no unit. NaN where nothing could be measured, which does not
+            pass.
         tolerance: The largest residual that still passes.
         sentence: What was done and found.
         caution: Where the algebra limits or contradicts what is commonly said, or nothing.
-        is_applicable: Whether the model has what the statement speaks of; ``sentence`` says what is missing where not.
+        is_applicable: Whether the model has what the statement speaks of; ``sentence`` says what is missing
+            where not.
     """
 
     statement: str
@@ -35,7 +37,10 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the residual is within its tolerance; a check that does not apply neither passes nor fails, and says True."""
+        """Whether the residual is within its tolerance.
+
+        A check that does not apply neither passes nor fails, and says True.
+        """
         return not self.is_applicable or self.residual <= self.tolerance
 
     @property

@@ -1,7 +1,8 @@
 """Where does weight decay lead, on a real network?
 
-To an angular update that each optimizer's closed form predicts, whatever the gradients are; and back to another one after the learning rate
-falls, which a fixed norm does not do. Trains for some hundred steps at a constant learning rate.
+To an angular update that each optimizer's closed form predicts, whatever the gradients are; and back to
+another one after the learning rate falls, which a fixed norm does not do. Trains for some hundred steps at a
+constant learning rate.
 """
 
 import math
@@ -36,8 +37,10 @@ class DecayRule:
         settings: Its own.
         turn: ηλ.
         lr: Learning rate; None for one that turns the first step's blocks by a small angle.
-        expected: The equilibrium of a block, from η, λ, its gradient norm at unit norm and its number of weights.
-        decoupled: Whether the weights are decayed, and not the gradients, though the optimizer itself decays gradients.
+        expected: The equilibrium of a block, from η, λ, its gradient norm at unit norm and its number of
+            weights.
+        decoupled: Whether the weights are decayed, and not the gradients, though the optimizer itself decays
+            gradients.
     """
 
     name: str
@@ -104,10 +107,12 @@ def equilibrium_angle(
 ) -> Check:
     """At equilibrium the angular update is the closed form's: for SGD √(2ηλ), whatever the gradients.
 
-    Under Adam with L2 it depends on the gradients' norm, which is measured. An error of a tenth in λ is about the least that this sees.
+    Under Adam with L2 it depends on the gradients' norm, which is measured. An error of a tenth in λ is about
+    the least that this sees.
 
     References:
-        Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419; Kosson et al., "Rotational Equilibrium", 2024, arXiv 2305.17212.
+        Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419; Kosson et al., "Rotational
+        Equilibrium", 2024, arXiv 2305.17212.
     """
     lr = rule.lr or subject.learning_rate(rule.first_angle_rad)
     decay = rule.turn / lr
@@ -135,7 +140,8 @@ def equilibrium_angle(
         f"{expected:.4f} rad",
         residual,
         _TOLERANCE,
-        f"ηλ = {rule.turn:g}; root mean square over all blocks in the last {n_last} of {n_steps} steps; apart by {residual:.1%}.",
+        f"ηλ = {rule.turn:g}; root mean square over all blocks in the last {n_last} of {n_steps} steps; "
+        f"apart by {residual:.1%}.",
     )
 
 
@@ -148,9 +154,12 @@ def rates_after_a_drop(
     n_after: int = 700,
     n_window: int = 100,
 ) -> Check:
-    """The ELR falls to 0.100 with the learning rate; under decay it comes back to √0.1 = 0.316 by itself, at a fixed norm it stays.
+    """The ELR falls to 0.100 with the learning rate.
 
-    Its way back is measured at equal gradient norms at unit radius: η/‖w‖² times the ratio of ‖g‖‖w‖ after and before.
+    Under decay it comes back to √0.1 = 0.316 by itself, at a fixed norm it stays.
+
+    Its way back is measured at equal gradient norms at unit radius: η/‖w‖² times the ratio of ‖g‖‖w‖ after
+    and before.
     """
     lr = subject.learning_rate(_DROP_TURN**0.5)
     run = training(subject, make_optimizer, lr=lr, weight_decay=0.0 if rescaled else _DROP_TURN / lr)
@@ -175,16 +184,21 @@ def rates_after_a_drop(
         else f" It is {later:.3f} as it stands: gradients at unit radius changed by {slope - 1:+.0%}."
     )
     return Check(
-        f"Under {'WRS' if rescaled else 'decay'}, learning rate ÷ 10: ELR {'stays down' if rescaled else 'comes back by itself'}",
+        f"Under {'WRS' if rescaled else 'decay'}, learning rate ÷ 10: ELR "
+        f"{'stays down' if rescaled else 'comes back by itself'}",
         "2006.08419; algebra",
         f"{at_once:.3f}, later {measured:.3f}",
         f"0.100, later {expected:.3f}",
         residual,
         1e-6 if rescaled else _TOLERANCE,
-        f"The last {n_window} of {n_after} steps beside the last {n_window} before the drop.{at_equal_slopes}",
+        f"The last {n_window} of {n_after} steps beside the last {n_window} before "
+        f"the drop.{at_equal_slopes}",
         ""
         if rescaled
-        else "Gains, biases and the head are kept as they are: where gradients at unit radius change, so does the ELR.",
+        else (
+            "Gains, biases and the head are kept as they are: where gradients at unit radius "
+            "change, so does the ELR."
+        ),
     )
 
 

@@ -1,7 +1,7 @@
 """What is weight decay, if the weights have no scale?
 
-A learning-rate schedule: a training with decay has the same directions as one without, at a fixed norm or at a growing rate. Compares such
-pairs of trainings step by step.
+A learning-rate schedule: a training with decay has the same directions as one without, at a fixed norm or at
+a growing rate. Compares such pairs of trainings step by step.
 """
 
 import math
@@ -28,15 +28,19 @@ _MOMENTUM = 0.9
 _TURN = 2e-3
 
 SCALING_STORY = (
-    "The paper finds learning-rate scaling insufficient as an account of decay. Done exactly (per block, with the momentum factor r/r₋), "
-    "it is decay: the two have equal directions. What is insufficient is a scaling that leaves momentum alone."
+    "The paper finds learning-rate scaling insufficient as an account of decay. Done exactly (per block, "
+    "with the momentum factor r/r₋), it is decay: the two have equal directions. What is insufficient is a "
+    "scaling that leaves momentum alone."
 )
 
 
 def decay_is_a_replayed_norm(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:
-    """Training with decay, and training at unit norm with step sizes and momentum factors from its norms, take equal directions."""
+    """Training with decay, and a training at unit norm, take equal directions.
+
+    The latter has step sizes and momentum factors from the norms of the former.
+    """
     lr = subject.learning_rate(0.01)
     decay = _TURN / lr
     run = training(subject, make_optimizer, lr=lr, weight_decay=decay, momentum=_MOMENTUM)
@@ -58,8 +62,9 @@ def decay_is_a_replayed_norm(
         "0",
         apart,
         _TOLERANCE,
-        f"Momentum 0.9, L2, cosine schedule, {n_steps} steps; norms in the run with decay change by up to {change:.0%}. "
-        f"Without the momentum factor r/r₋ directions end up apart by {figure(without_factor)}.",
+        f"Momentum 0.9, L2, cosine schedule, {n_steps} steps; norms in the run with decay change by up to "
+        f"{change:.0%}. Without the momentum factor r/r₋ directions end up apart by "
+        f"{figure(without_factor)}.",
         SCALING_STORY,
     )
 
@@ -67,10 +72,13 @@ def decay_is_a_replayed_norm(
 def decay_is_an_exponential_schedule(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:
-    """Momentum with L2 at a constant rate equals momentum without decay at η·α^(−2t−1), if its buffer starts at −(1−α)/(ηα)·w₀.
+    """Momentum with L2 at a constant rate equals momentum without decay at η·α^(−2t−1).
+
+    If its buffer starts at −(1−α)/(ηα)·w₀.
 
     References:
-        Li, Arora, "An Exponential Learning Rate Schedule for Deep Learning", 2020, arXiv 1910.07454, Theorem 2.7.
+        Li, Arora, "An Exponential Learning Rate Schedule for Deep Learning", 2020, arXiv 1910.07454, Theorem
+        2.7.
     """
     lr = subject.learning_rate(0.01)
     alpha = larger_root(_MOMENTUM, _TURN)
@@ -91,8 +99,10 @@ def decay_is_an_exponential_schedule(
         "0",
         apart,
         _TOLERANCE,
-        f"Momentum 0.9, L2, constant rate, {n_steps} steps; the rate without decay ends {alpha ** (-2 * n_steps):.3g} times as high.",
-        "Exact only with the momentum buffer started to match; from a buffer of zeros the first steps differ.",
+        f"Momentum 0.9, L2, constant rate, {n_steps} steps; the rate without decay ends "
+        f"{alpha ** (-2 * n_steps):.3g} times as high.",
+        "Exact only with the momentum buffer started to match; "
+        "from a buffer of zeros the first steps differ.",
     )
 
 
@@ -111,7 +121,10 @@ def _replayed(
     *,
     is_exact: bool,
 ) -> float:
-    """Largest distance from the directions of the run with decay; ``is_exact`` without: momentum keeps its coefficient."""
+    """Largest distance from the directions of the run with decay.
+
+    ``is_exact`` without: momentum keeps its coefficient.
+    """
     twin = training(subject, torch.optim.SGD, lr=lr, momentum=_MOMENTUM)
     ExactReplay(decay).attach(twin.optimizer, twin.subject.found, replayed=replayed)
     _follow_cosine(twin, lr, len(weights_by_step))

@@ -1,6 +1,7 @@
 """Does gradient flow keep the norms?
 
-In continuous time it does; the growth that training shows is the error of taking steps. Shrinks the steps and looks at the growth.
+In continuous time it does; the growth that training shows is the error of taking steps. Shrinks the steps and
+looks at the growth.
 """
 
 import math
@@ -22,13 +23,13 @@ _PAPER = "2102.03497v1"
 def euler_steps_halve_the_growth(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 20
 ) -> Check:
-    """Over a fixed time the growth of ‖w‖² is proportional to the step size: half the step, half the growth."""
+    """Over a fixed time the growth of ‖w‖² is proportional to the step size.
+
+    Half the step, half the growth.
+    """
     ratio = math.nan
-    for turn_rad in (
-        _SHORT_TURN_RAD,
-        _SHORT_TURN_RAD / 10,
-        _SHORT_TURN_RAD / 100,
-    ):  # a limit: shorter where losses are steep
+    # A limit: shorter where losses are steep.
+    for turn_rad in (_SHORT_TURN_RAD, _SHORT_TURN_RAD / 10, _SHORT_TURN_RAD / 100):
         lr = subject.learning_rate(turn_rad / n_steps)
         growths = []
         for refinement in (1, 2):
@@ -46,12 +47,16 @@ def euler_steps_halve_the_growth(
         "÷ 2",
         abs(ratio / 2 - 1),
         _TOLERANCE,
-        f"{n_steps} and {2 * n_steps} full-batch steps over the same time; ‖w‖² grew by {growths[0]:.1e} and {growths[1]:.1e} (relative).",
+        f"{n_steps} and {2 * n_steps} full-batch steps over the same time; ‖w‖² grew by {growths[0]:.1e} and "
+        f"{growths[1]:.1e} (relative).",
     )
 
 
 def runge_kutta_keeps_the_norm(subject: Subject, *, order: int = 4, n_steps: int = 32) -> Check:
-    """A 4th-order integrator loses the norm only with η⁴: half the step, a sixteenth of the growth. Wants smooth activations."""
+    """A 4th-order integrator loses the norm only with η⁴: half the step, a sixteenth of the growth.
+
+    Wants smooth activations.
+    """
     time = subject.learning_rate(_TURN_RAD)
     growths = []
     for refinement in (1, 2):
@@ -70,7 +75,8 @@ def runge_kutta_keeps_the_norm(subject: Subject, *, order: int = 4, n_steps: int
         "÷ 16",
         abs(math.log2(ratio) / 4 - 1),
         0.05,
-        f"{n_steps} and {2 * n_steps} Runge-Kutta steps over the same time; ‖w‖² changes by {growths[0]:.1e} and {growths[1]:.1e}.",
+        f"{n_steps} and {2 * n_steps} Runge-Kutta steps over the same time; "
+        f"‖w‖² changes by {growths[0]:.1e} and {growths[1]:.1e}.",
     )
 
 

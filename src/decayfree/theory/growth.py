@@ -1,7 +1,7 @@
 """How do the norms of weights without scale grow under each optimizer?
 
-By identities that hold exactly, block by block and step by step: each norm is predicted from the gradients alone and compared. Says nothing
-of where the growth ends (equilibria.py does).
+By identities that hold exactly, block by block and step by step: each norm is predicted from the gradients
+alone and compared. Says nothing of where the growth ends (equilibria.py does).
 """
 
 from collections.abc import Callable, Iterator
@@ -62,7 +62,10 @@ def growth_of_momentum(
     decoupled: bool = False,
     n_steps: int = 100,
 ) -> Check:
-    """‖w'‖² = α²‖w‖² − 2ηα·a + η²‖v‖², where a = ⟨w, v⟩ follows from norms of v alone: μ(αa₋ − η‖v₋‖²), and λ‖w‖² with L2."""
+    """‖w'‖² = α²‖w‖² − 2ηα·a + η²‖v‖², where a = ⟨w, v⟩ follows from norms of v alone:
+
+    μ(αa₋ − η‖v₋‖²), and λ‖w‖² with L2.
+    """
     lr = subject.learning_rate(0.01)
     decay = 0.2 / (n_steps * lr) if decayed or decoupled else 0.0
     coupled = 0.0 if decoupled else decay
@@ -119,7 +122,10 @@ def growth_under_rescaling(
     momentum: float = 0.0,
     n_steps: int = 100,
 ) -> Check:
-    """Before each rescale r̃² = R² − 2ηa + η²‖v‖², a = (R·μ/r̃₋)(a₋ − η‖v₋‖²): what the rescale takes away, from gradients alone."""
+    """Before each rescale r̃² = R² − 2ηa + η²‖v‖², a = (R·μ/r̃₋)(a₋ − η‖v₋‖²).
+
+    What the rescale takes away, from gradients alone.
+    """
     lr = subject.learning_rate(0.01 if momentum else 0.03)
     settings = {"momentum": momentum} if momentum else {}
     run = training(subject, make_optimizer, lr=lr, **settings)
@@ -148,20 +154,25 @@ def growth_under_rescaling(
     residual = largest(residuals)
     name = "WRS with momentum" if momentum else "WRS with SGD"
     return Check(
-        f"{name}: a step stretches to r̃² = R²{' − 2ηa' if momentum else ''} + η²‖{'v' if momentum else 'g'}‖²",
+        f"{name}: a step stretches to r̃² = R²{' − 2ηa' if momentum else ''} + "
+        f"η²‖{'v' if momentum else 'g'}‖²",
         "algebra",
         f"apart by {figure(residual)} of the growth",
         "0",
         residual,
         _TOLERANCE,
-        f"Every block of every weight at {n_steps} steps; a step moves the median block by {sum(angles) / len(angles):.2g} of its radius.",
+        f"Every block of every weight at {n_steps} steps; a step moves the median block by "
+        f"{sum(angles) / len(angles):.2g} of its radius.",
     )
 
 
 def adam_is_not_orthogonal(
     subject: Subject, make_optimizer: Callable[..., Optimizer] = torch.optim.Adam, *, n_steps: int = 20
 ) -> Check:
-    """Adam's update leans on the weight, so that no identity of this kind holds for it; the statement fails where it does not."""
+    """Adam's update leans on the weight, so that no identity of this kind holds for it.
+
+    The statement fails where it does not.
+    """
     run = training(subject, make_optimizer, lr=1e-3)
     leans = []
     for step in run.steps(n_steps):
@@ -179,7 +190,8 @@ def adam_is_not_orthogonal(
         "above 0.001",
         0.001 / lean if lean else float("inf"),
         1.0,
-        f"Mean over {n_steps} steps of the median block; growth of norms under Adam has a part of first order in the learning rate.",
+        f"Mean over {n_steps} steps of the median block; growth of norms under Adam has a part of first "
+        "order in the learning rate.",
     )
 
 
@@ -228,10 +240,14 @@ def _compared(
         "0",
         residual,
         _TOLERANCE,
-        f"Every block at {n_steps} steps, predicted from the gradients; the largest change of a norm on the way is {total:.1%}.",
+        f"Every block at {n_steps} steps, predicted from the gradients; "
+        f"the largest change of a norm on the way is {total:.1%}.",
     )
 
 
 def _share(measured: Tensor, predicted: Tensor, growth: Tensor, norm: Tensor) -> float:
-    """|measured − predicted| as a share of what a step adds to ‖w‖², or of 1e-6 of it where it adds less: rounding would show."""
+    """|measured − predicted| as a share of what a step adds to ‖w‖², or of 1e-6 of it where it adds less.
+
+    Rounding would show.
+    """
     return float(((measured - predicted).abs() / growth.maximum(1e-6 * norm.square())).max())

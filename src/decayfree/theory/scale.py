@@ -1,7 +1,7 @@
 """Do weights before a normalization have no scale, as theory says?
 
-Euler orthogonality, the exact share of the normalization's ε in it, homogeneity of the gradient, and the orbit symmetry of whole
-trainings.
+Euler orthogonality, the exact share of the normalization's ε in it, homogeneity of the gradient, and the
+orbit symmetry of whole trainings.
 """
 
 from typing import Any
@@ -23,7 +23,8 @@ def euler_orthogonality(subject: Subject) -> Check:
     """⟨w, ∂L/∂w⟩ = 0 for every block.
 
     References:
-        Liu et al., arXiv 2102.03497v1; van Laarhoven, 2017, arXiv 1706.05350: f(cw) = f(w) makes the gradient orthogonal to w.
+        Liu et al., arXiv 2102.03497v1; van Laarhoven, 2017, arXiv 1706.05350: f(cw) = f(w) makes the gradient
+        orthogonal to w.
     """
     gradients = subject.copy().gradients(0)
     weights = {name: parameter.detach() for name, parameter in subject.held.items()}
@@ -36,12 +37,16 @@ def euler_orthogonality(subject: Subject) -> Check:
         "0",
         residual,
         1e-10,
-        f"Largest |⟨w, g⟩|/(‖w‖‖g‖) over {n_blocks} blocks of {len(subject.found)} weights, with ε at {subject.eps:g}.",
+        f"Largest |⟨w, g⟩|/(‖w‖‖g‖) over {n_blocks} blocks of {len(subject.found)} weights, "
+        f"with ε at {subject.eps:g}.",
     )
 
 
 def euler_with_eps(subject: Subject) -> Check:
-    """⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ for every channel before a BatchNorm, σ² its biased batch variance: exact, whatever ε is."""
+    """⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ for every channel before a BatchNorm, σ² its biased batch variance.
+
+    Exact, whatever ε is.
+    """
     statement, source = "BatchNorm's ε enters exactly: ⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ", "algebra"
     pairs = _followed_by_batch_norm(subject)
     if not pairs:
@@ -91,7 +96,8 @@ def euler_with_eps(subject: Subject) -> Check:
         "0",
         residual,
         1e-10,
-        f"At ε = {_LARGE_EPS:g} the gradient leans on the weight by up to |cos| = {max(shares):.2g}, and all of it is this term.",
+        f"At ε = {_LARGE_EPS:g} the gradient leans on the weight by up to |cos| = {max(shares):.2g}, "
+        "and all of it is this term.",
     )
 
 
@@ -99,7 +105,8 @@ def homogeneity(subject: Subject, *, factor: float = 4.0) -> Check:
     """∂L/∂w at c·w, with ε at c²ε, is 1/c of that at w; for a power of two, to the bit.
 
     References:
-        Arora, Li, Lyu, "Theoretical Analysis of Auto Rate-Tuning by Batch Normalization", 2019, arXiv 1812.03981, Lemma 2.4.
+        Arora, Li, Lyu, "Theoretical Analysis of Auto Rate-Tuning by Batch Normalization", 2019, arXiv
+        1812.03981, Lemma 2.4.
     """
     plain = subject.copy().gradients(0)
     scaled = _scaled(subject, factor).gradients(0)
@@ -126,7 +133,8 @@ def orbit_symmetry(
     """(w, η, λ, ε) → (cw, c²η, λ/c², c²ε) gives the same training for SGD with momentum and L2.
 
     References:
-        Li, Lyu, Arora, "Reconciling Modern Deep Learning with Traditional Optimization Analyses", 2020, arXiv 2010.02916.
+        Li, Lyu, Arora, "Reconciling Modern Deep Learning with Traditional Optimization Analyses", 2020, arXiv
+        2010.02916.
     """
     lr = subject.learning_rate()
     settings = {"momentum": 0.9}
@@ -158,7 +166,8 @@ def orbit_symmetry(
         "equal",
         residual,
         1e-9,
-        f"SGD with momentum 0.9 and L2 decay, {n_steps} steps, c = {factor:g}; the weights moved by up to {moved:.0%} of their size.",
+        f"SGD with momentum 0.9 and L2 decay, {n_steps} steps, c = {factor:g}; the weights moved by up to "
+        f"{moved:.0%} of their size.",
     )
 
 

@@ -1,7 +1,8 @@
 """Where do updates of weights without scale lie, and what becomes of the part of a weight outside?
 
-In the span of the centered inputs that were seen; and by one law for each optimizer. Looks at layers whose inputs do not depend on any
-parameter, so that their span stays what it is; deep layers usually see every direction, and then there is nothing outside.
+In the span of the centered inputs that were seen; and by one law for each optimizer. Looks at layers whose
+inputs do not depend on any parameter, so that their span stays what it is; deep layers usually see every
+direction, and then there is nothing outside.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -38,13 +39,17 @@ _UNCLEAR = 1e-12
 _NOTHING_OUTSIDE = "No scale-invariant weight whose inputs are fixed has a direction outside their span."
 
 NOISE_STORY = (
-    "The paper's weight noise: under SGD, momentum and Adam the part outside the span has no influence at all on training. It acts only "
-    "where test inputs leave the span of the training inputs. Under WRS it matters, since it takes a share of the fixed norm."
+    "The paper's weight noise: under SGD, momentum and Adam the part outside the span has no influence at "
+    "all on training. It acts only where test inputs leave the span of the training inputs. Under WRS it "
+    "matters, since it takes a share of the fixed norm."
 )
 
 
 def gradients_in_span(subject: Subject) -> Check:
-    """The gradient of every row lies in the span of the inputs of the same batch (centered before a BatchNorm), in any layer."""
+    """The gradient of every row lies in the span of the inputs of the same batch, in any layer.
+
+    Centered before a BatchNorm.
+    """
     statement = "Gradients lie in the span of the batch's inputs, in every layer"
     twin = subject.copy()
     with InputSpan(twin.model, twin.found, centered=subject.is_centered, max_features=_MAX_FEATURES) as spans:
@@ -118,7 +123,8 @@ def adam_leaves_the_span(
         "above 0.001",
         0.001 / mean if mean else float("inf"),
         1.0,
-        f"{_names(spans)}; mean over {n_steps} steps. So the statement above is about SGD, and Adam brings noise in by itself.",
+        f"{_names(spans)}; mean over {n_steps} steps. So the statement above is about SGD, "
+        "and Adam brings noise in by itself.",
     )
 
 
@@ -219,7 +225,8 @@ def training_ignores_the_outside(
         "0",
         apart,
         _TOLERANCE,
-        f"{_names(spans)}; two trainings of {n_steps} steps, one of them with twice the part outside, compared inside.",
+        f"{_names(spans)}; two trainings of {n_steps} steps, one of them with twice the part "
+        "outside, compared inside.",
         NOISE_STORY,
     )
 
@@ -227,7 +234,10 @@ def training_ignores_the_outside(
 def rescaled_training_feels_the_outside(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
-    """Under WRS the in-span trajectory does depend on ‖Qw_0‖, since it takes a share of the fixed norm; fails where it does not."""
+    """Under WRS the in-span trajectory does depend on ‖Qw_0‖, since it takes a share of the fixed norm.
+
+    Fails where it does not.
+    """
     statement = "Under WRS it does: the part outside takes a share of the norm"
     lr = subject.learning_rate()
 
@@ -249,7 +259,8 @@ def rescaled_training_feels_the_outside(
         "above 0.001",
         0.001 / apart if apart else float("inf"),
         1.0,
-        f"{_names(spans)}; two trainings of {n_steps} steps, one of them with twice the part outside, block directions compared inside.",
+        f"{_names(spans)}; two trainings of {n_steps} steps, one of them with twice the part outside, block "
+        "directions compared inside.",
     )
 
 
@@ -287,7 +298,8 @@ def _law(
         "0",
         residual,
         _TOLERANCE,
-        f"{_names(spans)}; {n_steps} steps with momentum {momentum:g}, after which {shares[-2]:.1%} of it is left{plain}.",
+        f"{_names(spans)}; {n_steps} steps with momentum {momentum:g}, "
+        f"after which {shares[-2]:.1%} of it is left{plain}.",
         caution,
     )
 
@@ -330,7 +342,10 @@ def _ends_inside(
 
 
 def _fixed_spans(subject: Subject, n_steps: int) -> dict[str, LayerSpan]:
-    """Spans of the layers that see the same inputs whatever the parameters are, and not every direction; by name of the weight."""
+    """Spans of the layers that see the same inputs whatever the parameters are.
+
+    Of those that do not see every direction; by name of the weight.
+    """
     key = f"fixed spans of {n_steps} steps"
     if key not in subject.notes:
         first, second = (_watched(subject, n_steps, perturbed) for perturbed in (False, True))
@@ -344,7 +359,7 @@ def _fixed_spans(subject: Subject, n_steps: int) -> dict[str, LayerSpan]:
 
 
 def _signs_leave(span: LayerSpan) -> bool:
-    """Whether the signs of a direction in the span lie off it, as an elementwise optimizer's first step does."""
+    """Whether the signs of an in-span direction lie off the span, as an elementwise first step does."""
     generator = torch.Generator().manual_seed(0)
     inside = span.in_span(torch.randn(span.layout.shape, generator=generator, dtype=torch.float64))
     signs = torch.where(inside.abs() > 1e-9 * inside.abs().max(), inside.sign(), 0.0)
@@ -352,7 +367,7 @@ def _signs_leave(span: LayerSpan) -> bool:
 
 
 def _has_outside(span: LayerSpan) -> bool:
-    """Whether a direction is off the span, and all that are so are off it by far, in any units of the features."""
+    """Whether a direction is off the span, and all that are so are it by far, in any units of features."""
     deviations = span.second_moment.diagonal(dim1=1, dim2=2).sqrt()
     seen = torch.where(deviations > 0, 1 / deviations, 0.0)
     spectrum = torch.linalg.eigvalsh(span.second_moment * seen[:, :, None] * seen[:, None, :])
@@ -396,7 +411,7 @@ class _Uses(TorchFunctionMode):
 
 
 def _used_elsewhere(subject: Subject) -> set[str]:
-    """Weights that the model also uses outside the modules that own them, where nobody watches their inputs."""
+    """Weights that are also used outside the modules that own them, where nobody watches their inputs."""
     twin = subject.copy()
     weights = {weight.name: twin.parameters[weight.name] for weight in twin.found}
     n_calls = dict.fromkeys(map(id, weights.values()), 0)

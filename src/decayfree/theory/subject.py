@@ -1,7 +1,7 @@
 """On what are the statements of theory tried?
 
-On a model in float64 with its scale-invariant weights and a loss for every step: a small network on images that the caller brings, or the
-caller's own model on random targets. Trains nothing.
+On a model in float64 with its scale-invariant weights and a loss for every step: a small network on images
+that the caller brings, or the caller's own model on random targets. Trains nothing.
 """
 
 import copy
@@ -37,7 +37,8 @@ class Subject:
         found: Its scale-invariant weights.
         loss: Loss of a model at a step, (); equal steps give equal losses.
         eps: ε of all normalizations while a copy is run.
-        is_centered: Whether a BatchNorm takes the mean of every weight's outputs away, before anything else does something to them.
+        is_centered: Whether a BatchNorm takes the mean of every weight's outputs away, before anything else
+            does something to them.
         trains_rest: Whether trainings move the parameters that have a scale, too.
         notes: What checks have found out about it, so that no two do the same work.
     """
@@ -60,7 +61,10 @@ class Subject:
         return replace(self, eps=eps, notes={})
 
     def run(self, step: int) -> Tensor:
-        """The loss of ``step``, (), with its graph; everything random in the model is a function of the step."""
+        """The loss of ``step``, (), with its graph.
+
+        Everything random in the model is a function of the step.
+        """
         with self.arithmetic(step):
             return self.loss(self.model, step)
 
@@ -104,7 +108,10 @@ class Subject:
         return dict(zip(trainable, gradients, strict=True))
 
     def learning_rate(self, angle_rad: float = _ANGLE_RAD) -> float:
-        """Learning rate at which plain SGD turns the median block by ``angle_rad`` in the first step, and none by over ten times that."""
+        """Learning rate at which plain SGD turns the median block by ``angle_rad`` in the first step.
+
+        None turns by over ten times that.
+        """
         return angle_rad * self._rate_per_radian
 
     @cached_property
@@ -134,7 +141,9 @@ def image_subject(
     width: int = 6,
     seed: int = 0,
 ) -> Subject:
-    """A small BatchNorm network on real images: two convolutions and a fully connected layer, each before a BatchNorm.
+    """A small BatchNorm network on real images.
+
+    Two convolutions and a fully connected layer, each before a BatchNorm.
 
     Args:
         images: (n, n_channels, 8, 8), floating.
@@ -180,7 +189,9 @@ def image_subject(
 
 
 def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None, seed: int = 0) -> Subject:
-    """Any model on given inputs with random targets: bounded waves of the outputs, whose phases are drawn anew every step.
+    """Any model on given inputs with random targets.
+
+    Bounded waves of the outputs, whose phases are drawn anew every step.
 
     Args:
         model: Copied in float64 and slightly perturbed, in the modes it is in; never changed.

@@ -40,7 +40,9 @@ class Step:
 
 @dataclass
 class Training:
-    """A copy of a subject with its optimizer, whose first group holds the scale-invariant weights and whose second the rest.
+    """A copy of a subject with its optimizer, which has two groups.
+
+    The first holds the scale-invariant weights and the second the rest.
 
     Args:
         subject: The copy.
@@ -121,7 +123,10 @@ def cosines(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
 
 
 def direction_distances(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
-    """(n_blocks,). ‖u_a − u_b‖ between the directions of the blocks of ``a`` and ``b``, accurate for nearly equal ones."""
+    """‖u_a − u_b‖ between the directions of the blocks of ``a`` and ``b``, (n_blocks,).
+
+    Accurate for nearly equal ones.
+    """
     directions = []
     for values in (a, b):
         unit = {name: values[name].clone() for name in (weight.name, weight.bias) if name is not None}

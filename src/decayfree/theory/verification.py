@@ -1,6 +1,7 @@
 """Does theory hold, statement by statement?
 
-Runs the checks: all of them on a small network on images, or those that make sense on any model. Prints nothing.
+Runs the checks: all of them on a small network on images, or those that make sense on any model. Prints
+nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,16 +23,16 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
     """Check every statement on a small BatchNorm network, one after the other.
 
     Args:
-        images: (n, n_channels, 8, 8), floating. Outside the span of their patches some direction should be left.
+        images: (n, n_channels, 8, 8), floating. Outside the span of their patches some direction should be
+            left.
         labels: (n,), int64.
         seed: Of weights, batches and label noise.
 
     Yields:
         One check for each statement, as soon as it is done.
     """
-    subject = image_subject(
-        images, labels, label_noise=_LABEL_NOISE, seed=seed
-    )  # so that gradients do not die out
+    # So that gradients do not die out.
+    subject = image_subject(images, labels, label_noise=_LABEL_NOISE, seed=seed)
     smooth = image_subject(images, labels, activation=nn.SiLU, seed=seed)
     checks: tuple[Callable[[], Check], ...] = (
         *_for_any_model(subject),
@@ -48,7 +49,9 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
 def verify_model(
     model: nn.Module, inputs: Any, *, forward: Forward | None = None, n_steps: int = 6, seed: int = 0
 ) -> Iterator[Check]:
-    """Check on a model what can be checked without its data: all but equilibrium, and the limit of small steps.
+    """Check on a model what can be checked without its data.
+
+    All but equilibrium, and the limit of small steps.
 
     Args:
         model: Copied in float64; never changed.
@@ -69,7 +72,10 @@ def verify_model(
 
 
 def _for_any_model(subject: Subject, **steps: Any) -> tuple[Callable[[], Check], ...]:
-    """Every check that needs neither data nor smoothness; ``steps`` may say how long the short trainings are."""
+    """Every check that needs neither data nor smoothness.
+
+    ``steps`` may say how long the short trainings are.
+    """
     return (
         partial(scale.euler_orthogonality, subject),
         partial(scale.euler_with_eps, subject),

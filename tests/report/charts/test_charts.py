@@ -14,8 +14,8 @@ import pytest
 
 from decayfree.methods import WRS, NoTreatment, WeightDecay
 from decayfree.report import StudyNumbers, study_numbers
-from decayfree.report.charts.curves import axes
-from decayfree.report.charts.curves import curves as charts
+from decayfree.report.charts import axes
+from decayfree.report.charts import curves as charts
 from decayfree.report.words.angles import predicted
 from decayfree.study import RunSettings, read_study
 from support.synthetic_study import METHODS, WEIGHTS, Writer, study_spec

@@ -1,4 +1,6 @@
-"""The page of a study with axes: what it says, that every number leads to its runs, and that it says nothing that the numbers do not.
+"""The page of a study with axes.
+
+What it says, that every number leads to its runs, and that it says nothing that the numbers do not.
 
 How it looks is tested in `test_overview_browser`, how runs are sorted in `test_groups`.
 """
@@ -41,7 +43,10 @@ def text_of(page: Path) -> str:
 
 
 def stepped(settings: RunSettings) -> float:
-    """Decay and WRS alike up to a scatter of 0.1 points, no decay 2 points below with a tenth more; equal for all optimizers."""
+    """Decay and WRS alike up to a scatter of 0.1 points, no decay 2 points below with a tenth more.
+
+    Equal for all optimizers.
+    """
     scatter = (0.001, -0.001, 0.0005, -0.0005)[(settings.seed + (settings.method.name == "wrs")) % 4]
     return FLAT[settings.method.name] + scatter * (1.1 if settings.method.name == "none" else 1)
 
@@ -78,8 +83,8 @@ def test_the_summary_counts_what_was_seen(tmp_path: Path) -> None:
     text = text_of(page_of(tmp_path, axes_spec(), final_of=stepped))
     for said in (
         "With which optimizers do the methods differ?",
-        "3 methods (no decay, weight decay and WRS) over optimizer (SGD, momentum 0.9, SGD, Adam, AdamW and Lion), with 4 seeds each: "
-        "60 of 60 runs are done.",
+        "3 methods (no decay, weight decay and WRS) over optimizer (SGD, momentum 0.9, SGD, Adam, AdamW and "
+        "Lion), with 4 seeds each: 60 of 60 runs are done.",
         "No decay is lower in 5 of 5 comparisons; −2.00 points in the mean over 5 groups.",
         "WRS is not seen to differ in 5 of 5 comparisons; 0.00 points in the mean over 5 groups.",
         "in this family of 10 comparisons was",
@@ -179,9 +184,9 @@ def test_best_of_a_sweep_is_told_with_what_choosing_is_worth(tmp_path: Path) -> 
     page = page_of(tmp_path, sweep_spec())
     text = text_of(page)
     assert (
-        "In 3 sweeps of 21 settings in all, the setting with the highest mean validation accuracy over the seeds was chosen"
-        in text
-    )
+        "In 3 sweeps of 21 settings in all, the setting with the highest mean validation accuracy "
+        "over the seeds was chosen"
+    ) in text
     row = rows_of(page, "choices-table")[1]
     assert "weight decay 0.001, learning rate 0.1<br><small>of 15" in row
     assert len(rows_of(page, "comparison-table")) == 3

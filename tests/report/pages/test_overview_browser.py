@@ -1,4 +1,6 @@
-"""The page of a study with axes in a real browser: drawn, within its width, sorted, searched, filtered, group by group, dark and on paper.
+"""The page of a study with axes in a real browser.
+
+Drawn, within its width, sorted, searched, filtered, group by group, dark and on paper.
 
 What the page says is tested in `test_overview`.
 """

@@ -57,9 +57,8 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     assert parsed.elements.count("script") == 4
     assert "img" not in parsed.elements
     assert "onerror" not in {name for name, _ in parsed.attributes}
-    assert (
-        parsed.text.count(HOSTILE) >= 4
-    )  # title, heading, reason, chart of the weight: as text, letter for letter
+    # Title, heading, reason, chart of the weight: as text, letter for letter.
+    assert parsed.text.count(HOSTILE) >= 4
     assert "A processor <with> 2 cores" in parsed.text
 
 
@@ -209,7 +208,10 @@ def test_settings_versions_and_hardware_are_stated(tmp_path: Path) -> None:
         "torch 2.9.0",
         "n_threads 1",
         "training time, all runs 162 s",  # 25 runs of 6.5 s
-        "Gains γ and biases β of the normalizations and the last layer get no weight decay under every method",
+        (
+            "Gains γ and biases β of the normalizations and the last layer get no weight "
+            "decay under every method"
+        ),
         f"the 4 scale-invariant weights ({', '.join(WEIGHTS[:3])} and {WEIGHTS[3]})",
     ):
         assert said in text

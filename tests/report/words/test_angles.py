@@ -1,6 +1,9 @@
-"""What the page says of angular updates, where measured angles are known multiples of those that theory predicts.
+"""What the page says of angular updates.
 
-In the synthetic study they are the predicted ones under decay, but for the last quarter, where they are half of them.
+Measured angles are known multiples of those that theory predicts.
+
+In the synthetic study they are the predicted ones under decay, but for the last quarter, where they are half
+of them.
 """
 
 import math
@@ -48,18 +51,21 @@ def both(text: str) -> str:
 def test_measured_angles_are_held_against_predicted_ones_early_and_late(numbers: StudyNumbers) -> None:
     text = plain(angles.angular_updates(numbers))
     assert (
-        "In the second quarter of the steps, while the learning rate is 85 % to 50 % of its first, the angle is "
-        f"{both('×1.00')} of the predicted one, in the geometric mean over samples."
+        "In the second quarter of the steps, while the learning rate is 85 % to 50 % of its first, the angle "
+        f"is {both('×1.00')} of the predicted one, in the geometric mean over samples."
     ) in text
     assert f"In the last quarter it is {both('×0.500')}, and after the last step {both('×0.500')}." in text
     assert (
-        "So in the last quarter the prediction does not hold for weight decay 0.0005 and weight decay 0.005: as the learning rate "
-        "and the gradients fall, the norms stay behind, larger than in balance."
+        "So in the last quarter the prediction does not hold for weight decay 0.0005 and weight decay 0.005: "
+        "as the learning rate and the gradients fall, the norms stay behind, larger than in balance."
     ) in text
 
 
 def test_the_angles_half_way_are_stated(numbers: StudyNumbers) -> None:
-    """√(2 · 0.05 · 0.0005 / 1.9), and 0.2 of the learning rate under WRS; at step 576, one of the two next to the middle."""
+    """√(2 · 0.05 · 0.0005 / 1.9), and 0.2 of the learning rate under WRS.
+
+    At step 576, one of the two next to the middle.
+    """
     rate = 0.05 * (1 + math.cos(math.pi * 575 / 1200))
     text = plain(angles.angular_updates(numbers))
     assert "Halfway, at step 576, one step turns a block by" in text
@@ -94,8 +100,8 @@ def test_under_a_held_norm_the_angle_follows_the_learning_rate(tmp_path: Path) -
     fall = (1 + math.cos(math.pi * 1199 / 1200)) / (1 + math.cos(math.pi * 575 / 1200))
     mantissa, exponent = f"{fall:.2e}".split("e")
     assert (
-        f"Under WRS the norm is held, so that the angle follows the learning rate: from halfway on that changes by ×{mantissa}e−"
-        f"{-int(exponent)}, and the angle over it is ×1.00 to ×1.50 of what it was"
+        "Under WRS the norm is held, so that the angle follows the learning rate: from halfway on that "
+        f"changes by ×{mantissa}e−{-int(exponent)}, and the angle over it is ×1.00 to ×1.50 of what it was"
     ) in said_of(tmp_path, drift)
 
 

@@ -145,9 +145,9 @@ def test_effective_learning_rates_are_compared_half_way(study: Study, numbers: S
     }
     text = plain(findings.effective_learning_rates(numbers))
     assert (
-        f"Halfway, at step {steps[index]}, the effective learning rate of WRS is {half_way['WRS, radius 1']:#.3g};"
-        in text
-    )
+        f"Halfway, at step {steps[index]}, the effective learning rate of WRS is "
+        f"{half_way['WRS, radius 1']:#.3g};"
+    ) in text
     for label in ("no decay", "weight decay 0.0005", "weight decay 0.005"):
         assert f"{three_digits(half_way[label] / half_way['WRS, radius 1'])} ({label})" in text
     assert "×1.00 (WRS)" in text  # over the training, with the schedule divided out

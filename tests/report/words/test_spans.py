@@ -1,4 +1,6 @@
-"""What the page says of off-span shares and of spectra, against numbers that are computed here from the files.
+"""What the page says of off-span shares and of spectra.
+
+Against numbers that are computed here from the files.
 
 The charts are tested in `test_charts`.
 """
@@ -77,12 +79,16 @@ def test_the_cautions_on_off_span_shares_are_stated(numbers: StudyNumbers) -> No
         (0.0, "The law (circles) says exactly that, at every sample of every method."),
         (
             3e-5,
-            "says the same at every sample of every method: they differ by a relative 3.0e−5 at most, under WRS.",
+            (
+                "says the same at every sample of every method: they differ by a relative "
+                "3.0e−5 at most, under WRS."
+            ),
         ),
         (
             -0.05,
             "they differ by a relative 0.0050 at most, under no decay. "
-            "Measured shares depart from the law by a relative 0.050 under WRS, at the sample where they do most.",
+            "Measured shares depart from the law by a relative 0.050 under WRS, "
+            "at the sample where they do most.",
         ),
         (-0.25, "says exactly that, at every sample of weight decay 0.0005"),
         (-0.25, "by a relative 0.025 under no decay and 0.25 under WRS, at the sample where they do most."),

@@ -104,7 +104,10 @@ def test_the_summary_counts_what_was_trained(tmp_path: Path) -> None:
     assert "by 5 methods with 5 seeds each; 24 of 25 runs are done." in text
     values = FINAL_TEST["WRS, radius 1"]
     ends = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    accuracy = f"{100 * np.mean(values):.1f} % (95 % interval {100 * ends.low:.1f} to {100 * ends.high:.1f} %, n = 5)"
+    accuracy = (
+        f"{100 * np.mean(values):.1f} % (95 % interval {100 * ends.low:.1f} to "
+        f"{100 * ends.high:.1f} %, n = 5)"
+    )
     assert f"WRS ends at a test accuracy of {accuracy}." in text
 
 
@@ -132,15 +135,16 @@ def test_a_method_without_a_common_seed_is_not_compared(tmp_path: Path) -> None:
 def test_the_note_bounds_the_chance_of_a_false_difference(tmp_path: Path) -> None:
     text = plain(statistics_note(study_numbers(read_study(Writer(tmp_path).write()))))
     assert (
-        "Holm's correction for all 4 comparisons: the chance that any shows a difference where there is none is at most 5 %."
-        in text
-    )
+        "Holm's correction for all 4 comparisons: the chance that any shows a difference where "
+        "there is none is at most 5 %."
+    ) in text
     assert "All methods got the same learning rate, tuned for none of them" in text
     assert "beyond 100 %" not in text
 
 
 def test_a_difference_that_four_comparisons_may_show_by_chance_is_not_called_one(tmp_path: Path) -> None:
-    # Alone p is 0.03, and its interval leaves out zero; beside three comparisons that show nothing it is 0.12.
+    # Alone p is 0.03, and its interval leaves out zero; beside three comparisons that show nothing it is
+    # 0.12.
     base = FINAL_TEST["WRS, radius 1"]
     noise = (0.004, -0.004, 0.003, -0.003, 0.0)
     shift = (0.012, 0.004, 0.001, 0.009, 0.006)

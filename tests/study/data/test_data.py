@@ -1,4 +1,7 @@
-"""Splits, standardized inputs, label noise and batches: by hand, and the same for every method and machine."""
+"""Splits, standardized inputs, label noise and batches.
+
+By hand, and the same for every method and machine.
+"""
 
 import sys
 

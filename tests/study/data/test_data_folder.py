@@ -122,7 +122,10 @@ def test_not_found_says_where_it_looked(tmp_path, root):
         image_folder.find(str(tmp_path))
     shutil.rmtree(root / "val")
     (root / "test").mkdir()
-    message = rf"test part .* not found. Looked in\n  {root / 'test'}: without folders of classes\n  {root / 'val'}: no such"
+    message = (
+        rf"test part .* not found. Looked in\n  {root / 'test'}: without folders of classes\n  "
+        rf"{root / 'val'}: no such"
+    )
     with pytest.raises(InvalidInputError, match=message):
         image_folder.find(str(root))
 
@@ -320,7 +323,10 @@ def test_runs_that_start_together_decode_once(root, cache, monkeypatch):
 def test_a_full_disk_is_said_before_anything_is_decoded(root, cache, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(decoding.shutil, "disk_usage", lambda folder: usage(free=1000))
-    message = rf"the pixels of 6 images, 7\.3e-06 GB, could not be written to {cache}: there is not enough room\. Make room"
+    message = (
+        rf"the pixels of 6 images, 7\.3e-06 GB, could not be written to {cache}: "
+        r"there is not enough room\. Make room"
+    )
     with pytest.raises(InvalidInputError, match=message):
         load(SPEC, str(root))
 

@@ -1,4 +1,7 @@
-"""CIFAR and SVHN: files as their authors made them, read as torchvision does; what else lies there is refused."""
+"""CIFAR and SVHN: files as their authors made them, read as torchvision does.
+
+What else lies there is refused.
+"""
 
 import pickle
 import re

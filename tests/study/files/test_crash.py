@@ -1,4 +1,7 @@
-"""Kill it anywhere: at every write, at random moments, on a full disk; what is damaged is set aside and done again."""
+"""Kill it anywhere: at every write, at random moments, on a full disk.
+
+What is damaged is set aside and done again.
+"""
 
 import json
 import os
@@ -24,7 +27,10 @@ TESTS = Path(__file__).resolve().parents[2]
 
 
 def environment():
-    """For a fresh Python: this one's paths, no accelerator (its threads do not survive a fork), one thread."""
+    """For a fresh Python.
+
+    This one's paths, no accelerator (its threads do not survive a fork), one thread.
+    """
     paths = os.pathsep.join([*sys.path, str(TESTS)])
     return {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
@@ -198,7 +204,10 @@ def begin(out, *, n_jobs):
 
 
 def kill_group_after(process, n_reports):
-    """SIGKILL to all processes at once after so many reports of progress beyond the first steps; the lines so far."""
+    """SIGKILL to all processes at once after so many reports of progress beyond the first steps.
+
+    The lines so far.
+    """
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -265,7 +274,8 @@ def test_a_full_disk_stops_the_study_with_one_error_and_running_again_goes_on(sm
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(140_000))
     message = (
-        rf"^no room left while writing to {re.escape(str(small_disk))} \(.*No space left on device.*\): the study was "
+        rf"^no room left while writing to {re.escape(str(small_disk))} \(.*No space left on "
+        r"device.*\): the study was "
         "stopped. Checkpoints and metrics so far are kept; make room and run the same again, and it goes on$"
     )
     with pytest.raises(DiskFullError, match=message):

@@ -103,7 +103,8 @@ def test_every_bit_of_sealed_json_counts():
                 record = unsealed_json(damaged.decode())
             except (ValueError, TypeError):
                 continue
-            # What else a flip may do: turn one space into another, or the seal's name into a key that is not known.
+            # What else a flip may do: turn one space into another, or the seal's name into a key that is not
+            # known.
             assert record == RECORD or "crc32" not in damaged.decode()
             assert record == RECORD or set(record) - set(RECORD)
 

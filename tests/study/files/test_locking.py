@@ -1,4 +1,7 @@
-"""The lock of a folder: held by one, told to others, gone with its holder, and kept by processes that outlive him."""
+"""The lock of a folder.
+
+Held by one, told to others, gone with its holder, and kept by processes that outlive him.
+"""
 
 import multiprocessing
 import os
@@ -46,8 +49,8 @@ def test_two_runners_exclude_each_other_and_a_killed_one_is_no_obstacle(tmp_path
     assert (found.pid, found.host) == (holder.pid, socket.gethostname())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found.since)
     message = (
-        f"a study is being run in {tmp_path} by process {holder.pid} on {socket.gethostname()} since {found.since}: "
-        "wait until it has ended, end it, or choose another folder"
+        f"a study is being run in {tmp_path} by process {holder.pid} on {socket.gethostname()} since "
+        f"{found.since}: wait until it has ended, end it, or choose another folder"
     )
     spec = StudySpec(methods=(WRS(),), seeds=(0,), recipe=RECIPE)
     with pytest.raises(FolderInUseError, match=re.escape(message)):

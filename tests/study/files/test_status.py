@@ -1,4 +1,7 @@
-"""How far a study is: told from the files, beside a runner at work, and with a pace that can be computed by hand."""
+"""How far a study is.
+
+Told from the files, beside a runner at work, and with a pace that can be computed by hand.
+"""
 
 import dataclasses
 import json

@@ -1,7 +1,7 @@
 """Do our networks compute what torchvision's compute? With the same weights, they give the same logits.
 
-The references are changed in two places only: a 3×3 stem without pooling and the strides of small images. Skipped where torchvision does
-not import.
+The references are changed in two places only: a 3×3 stem without pooling and the strides of small images.
+Skipped where torchvision does not import.
 """
 
 import copy

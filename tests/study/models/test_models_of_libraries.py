@@ -1,4 +1,6 @@
-"""Models of timm and torchvision in studies: their classes and seeds, and one clear error for every name that does not work.
+"""Models of timm and torchvision in studies.
+
+Their classes and seeds, and one clear error for every name that does not work.
 
 Skipped, each with its reason, where the library does not import.
 """

@@ -1,4 +1,7 @@
-"""The queue: what it takes from the files, what waits for what, and what becomes of runs whose process was lost."""
+"""The queue.
+
+What it takes from the files, what waits for what, and what becomes of runs whose process was lost.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""Studies on a Ray cluster of two nodes on this machine: a node that is killed in mid-study, and addresses where nothing is."""
+"""Studies on a Ray cluster of two nodes on this machine.
+
+A node that is killed in mid-study, and addresses where nothing is.
+"""
 
 import re
 import socket

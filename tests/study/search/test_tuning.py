@@ -1,6 +1,9 @@
-"""The search: what it asks for, what it keeps, that it goes on where it was killed, and what it never looks at.
+"""The search.
 
-Optuna is real; trainings are replaced by results that a formula gives, but for one search that really trains on digits.
+What it asks for, what it keeps, that it goes on where it was killed, and what it never looks at.
+
+Optuna is real; trainings are replaced by results that a formula gives, but for one search that really trains
+on digits.
 """
 
 import dataclasses

@@ -145,7 +145,10 @@ def test_values_out_of_range_are_reported_at_once():
         ({"seeds": ()}, "seeds: expected at least one"),
         (
             {"methods": (WeightDecay(0.1), LearningRateScaling(0.2))},
-            "methods: learning-rate scaling (as 0.2) replays the runs of weight decay 0.2, which is not among",
+            (
+                "methods: learning-rate scaling (as 0.2) replays the runs of weight "
+                "decay 0.2, which is not among"
+            ),
         ),
         (
             {"recipe": recipe(optimizer=OptimizerSpec(momentum=0.0, nesterov=True))},

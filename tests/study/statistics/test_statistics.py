@@ -16,7 +16,8 @@ from decayfree.study.statistics import Comparison, Estimate, mean_interval, pair
 
 
 def test_the_interval_of_two_numbers_is_the_cauchy_quantile() -> None:
-    # One degree of freedom is the Cauchy distribution: its 97.5 % quantile is tan(π · 0.475). s/√n of (0, 2) is 1.
+    # One degree of freedom is the Cauchy distribution: its 97.5 % quantile is tan(π · 0.475). s/√n of (0, 2)
+    # is 1.
     estimate = mean_interval([0.0, 2.0])
     assert estimate.mean == 1.0
     assert estimate.n == 2

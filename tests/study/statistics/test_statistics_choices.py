@@ -31,7 +31,8 @@ def test_friedmans_test_is_scipys(decimals: int) -> None:
 
 
 def test_pairs_lie_apart_when_their_ranks_do() -> None:
-    # Five groups, three methods: CD = 3.314/√2·√(3·4/30) = 1.48, so that 1 and 3 lie apart and their neighbors do not.
+    # Five groups, three methods: CD = 3.314/√2·√(3·4/30) = 1.48, so that 1 and 3 lie apart and their
+    # neighbors do not.
     found = mean_ranks({"b": [2.0] * 5, "c": [1.0] * 5, "a": [3.0] * 5})
     assert found.ranks == {"b": 2.0, "c": 3.0, "a": 1.0}
     assert found.critical_difference == pytest.approx(1.482, abs=1e-3)

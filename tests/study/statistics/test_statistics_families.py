@@ -41,9 +41,8 @@ def test_the_p_value_of_two_pairs_has_a_closed_form() -> None:
 
 
 def test_pairs_without_scatter_say_as_much_as_their_signs() -> None:
-    assert (
-        comparison_of([0.01, 0.01, 0.01]).p_value == 0.25
-    )  # eight ways to sign three pairs, two of them as extreme
+    # Eight ways to sign three pairs, two of them as extreme.
+    assert comparison_of([0.01, 0.01, 0.01]).p_value == 0.25
     assert comparison_of([0.0, 0.0, 0.0]).p_value == 1.0
     assert comparison_of([0.01]).p_value is None
 
@@ -134,7 +133,8 @@ def test_sign_flips_are_scipys() -> None:
 
 
 def test_sums_that_differ_by_rounding_alone_count_as_equal() -> None:
-    # By hand 10 of the 16 sums lie at least 0.2 from 0: none of the signs apart or one. In floating point the one seen is more than 0.2.
+    # By hand 10 of the 16 sums lie at least 0.2 from 0: none of the signs apart or one. In floating point the
+    # one seen is more than 0.2.
     assert 0.1 + 0.1 + 0.1 - 0.1 > 0.2
     assert sign_flip_p([0.1, 0.1, 0.1, -0.1]) == 10 / 16
 

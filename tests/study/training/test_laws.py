@@ -1,4 +1,7 @@
-"""What algebra says of a run: against torch's own optimizer on weights whose off-span part is a column of its own."""
+"""What algebra says of a run.
+
+Against torch's own optimizer on weights whose off-span part is a column of its own.
+"""
 
 import math
 
@@ -156,9 +159,8 @@ def test_decay_that_is_decoupled_has_a_balance_of_its_own():
     spec = recipe(schedule="constant")
     coupled = equilibrium_at(WeightDecay(0.01), spec, 0)
     decoupled = equilibrium_at(WeightDecay(0.01, form="decoupled"), spec, 0)
-    assert decoupled.angle_rad == pytest.approx(
-        coupled.angle_rad * math.sqrt(0.1), rel=0.01
-    )  # √(1 − momentum)
+    # √(1 − momentum).
+    assert decoupled.angle_rad == pytest.approx(coupled.angle_rad * math.sqrt(0.1), rel=0.01)
 
 
 def test_the_balance_of_other_optimizers_is_not_told():

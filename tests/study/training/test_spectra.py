@@ -63,7 +63,7 @@ def test_nothing_in_the_model_changes(model):
 
 
 def test_inputs_are_those_of_train_mode(model, inputs):
-    """In eval mode the running statistics, here far off, would set the scale of what the second layer sees."""
+    """In eval mode running statistics, here far off, would set the scale of what the second layer sees."""
     found = find_invariant(model, torch.randn(8, 3, 3, 3))
     model[2].p = 0.0
     images = torch.randn(16, 3, 5, 5)

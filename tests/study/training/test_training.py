@@ -159,9 +159,8 @@ def test_equal_seeds_begin_with_equal_weights_labels_and_order_whatever_the_meth
         assert seen == [1]  # None is false: it stopped after its first step
         first_rows.append(rows_of(tmp_path, run)[0])
     assert len({(row.train_loss, row.test_accuracy) for row in first_rows[:3]}) == 1
-    assert first_rows[3].train_loss == pytest.approx(
-        first_rows[0].train_loss, rel=1e-3
-    )  # rescaled, same function
+    # Rescaled, same function.
+    assert first_rows[3].train_loss == pytest.approx(first_rows[0].train_loss, rel=1e-3)
     other = settings(NoTreatment(), seed=1)
     train(other, tmp_path, on_step=lambda n_done: False)
     assert rows_of(tmp_path, other)[0].train_loss != first_rows[0].train_loss

@@ -15,7 +15,10 @@ N_DIGITS = 4
 
 @dataclass(frozen=True)
 class Scale:
-    """How the y axis of a chart is drawn, and which numbers do not set its range: they run out of the picture."""
+    """How the y axis of a chart is drawn, and which numbers do not set its range.
+
+    They run out of the picture.
+    """
 
     is_logarithmic: bool = False
     has_geometric_means: bool = False
@@ -106,7 +109,8 @@ def error_axis(errors: Sequence[float], x_axis: dict[str, Any]) -> tuple[dict[st
     """The layout of a chart of errors that is read as accuracies: logarithmic, the smallest error on top.
 
     Returns:
-        The layout, and an error just above the foot of the chart: plotly draws no point that lies outside, were it by rounding.
+        The layout, and an error just above the foot of the chart: plotly draws no point that lies outside,
+        were it by rounding.
     """
     known = [math.log10(error) for error in errors] or [-1.0, 0.0]
     low, high = min(known), max(known)
@@ -175,7 +179,10 @@ def _setting_tick(value: float) -> str:
 
 
 def _error_ticks(low: float, high: float) -> list[float]:
-    """Errors at which accuracies are round: 1, 2, 5 times powers of ten over a wide range, even steps over a narrow one."""
+    """Errors at which accuracies are round:
+
+    1, 2, 5 times powers of ten over a wide range, even steps over a narrow one.
+    """
     if high / low >= 6:
         ticks = [float(f"{step}e{exponent}") for exponent in range(-4, 0) for step in (1, 2, 5)]
         return [tick for tick in (*ticks, 0.9) if low <= tick <= high]

@@ -1,7 +1,7 @@
 """The charts of the page, as figures that plotly.js draws: curves per method with a band for the interval.
 
-It computes no statistics and writes no findings. Colors are named, as in ``var(--m0)``: the page resolves them in its light
-and its dark scheme, so that a method has one color everywhere.
+It computes no statistics and writes no findings. Colors are named, as in ``var(--m0)``: the page resolves
+them in its light and its dark scheme, so that a method has one color everywhere.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +38,13 @@ MAX_SMALL_MULTIPLES = 8
 _HALO = ", ".join(["0 0 3px var(--card)"] * 4)
 """Text stands out from the lines that it crosses."""
 MIN_POINTS_OF_LINE = 3
-"""With fewer, the points are marked: one makes no line, and two a line of which nobody sees that there is nothing between."""
+"""With fewer, the points are marked: one makes no line, and two a line of which nobody sees that there is
+nothing between.
+"""
 MIN_SEEDS_OF_BAND = 3
-"""With two seeds the t interval is 12.7 times as long as the distance between them: it would cover the chart."""
+"""With two seeds the t interval is 12.7 times as long as the distance between them:
+it would cover the chart.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,10 @@ def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
 def accuracy_chart(
     numbers: StudyNumbers, which: Literal["train", "test"], drawn: Looks | None = None
 ) -> Chart:
-    """Accuracy over training, on the training or on the test images; ``drawn``, here and below, where looks are given from outside."""
+    """Accuracy over training, on the training or on the test images.
+
+    ``drawn``, here and below, where looks are given from outside.
+    """
 
     def value(row: Row) -> float:
         return row.train_accuracy if which == "train" else row.test_accuracy
@@ -119,7 +126,10 @@ def accuracy_chart(
 
 
 def norm_charts(numbers: StudyNumbers) -> list[Chart]:
-    """Mean block norm over training: one small chart a weight, or their geometric mean where there are many."""
+    """Mean block norm over training.
+
+    One small chart a weight, or their geometric mean where there are many.
+    """
     weights = _weights(numbers)
     if len(weights) > MAX_SMALL_MULTIPLES:
         return [mean_norm_chart(numbers)]
@@ -147,7 +157,10 @@ def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
 
 
 def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
-    """Angle of a step over training, geometric mean over the weights, with the angle that theory predicts under weight decay."""
+    """Angle of a step over training, geometric mean over the weights.
+
+    With the angle that theory predicts under weight decay.
+    """
     unit = "radians a step, geometric mean over the weights, log scale"
     drawn = drawn or looks(numbers.methods)
     chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE, drawn)
@@ -168,7 +181,10 @@ def off_span_chart(numbers: StudyNumbers) -> Chart:
 
 
 def spectrum_charts(numbers: StudyNumbers) -> list[Chart]:
-    """Energy of every weight over the spectrum of its inputs after the last step; of the first and last one where there are many."""
+    """Energy of every weight over the spectrum of its inputs after the last step.
+
+    Of the first and last one where there are many.
+    """
     weights = _weights(numbers)
     shown = weights if len(weights) <= MAX_SMALL_MULTIPLES else (weights[0], weights[-1])
     charts = [_spectrum_chart(numbers, f"spectrum-{index}", name) for index, name in enumerate(shown)]
@@ -320,7 +336,10 @@ def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
 
 
 def _spectrum_chart(numbers: StudyNumbers, id: str, weight: str) -> Chart | None:
-    """Gray what was before the training and what the inputs are, in color what became of it; None where it was not recorded."""
+    """Gray what was before the training and what the inputs are, in color what became of it.
+
+    None where it was not recorded.
+    """
     drawn = looks(numbers.methods)
     ordered = [method for method in (*numbers.others, numbers.reference) if method is not None]
     before, after = first_spectrum(ordered, weight), last_spectrum(ordered, weight)

@@ -1,6 +1,9 @@
-"""How accuracy depends on what is tuned: test accuracy over the coefficient of weight decay and over the learning rate, group by group.
+"""How accuracy depends on what is tuned.
 
-It chooses no setting. Runs that diverged have no accuracy: they are marked at the foot of a chart and counted in its text.
+Test accuracy over the coefficient of weight decay and over the learning rate, group by group.
+
+It chooses no setting. Runs that diverged have no accuracy: they are marked at the foot of a chart and counted
+in its text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +18,10 @@ Point = tuple[float, Cell]
 
 
 def over_weight_decay(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
-    """Test accuracy over the coefficient, one chart a learning rate; none where no method has two coefficients."""
+    """Test accuracy over the coefficient, one chart a learning rate.
+
+    None where no method has two coefficients.
+    """
     swept = [sweep for sweep in group.sweeps if len(_decays(sweep)) > 1]
     if not swept:
         return []
@@ -35,7 +41,10 @@ def over_weight_decay(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
 
 
 def over_learning_rate(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
-    """Test accuracy over the learning rate, a line for every method and coefficient; none where there is a single rate."""
+    """Test accuracy over the learning rate, a line for every method and coefficient.
+
+    None where there is a single rate.
+    """
     if not any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps):
         return []
     traces: list[dict[str, Any]] = []
@@ -66,12 +75,13 @@ def sensitivity_text(group: Group) -> str:
 def sensitivity_notes() -> list[str]:
     """What is shown, and on which scale."""
     return [
-        "The vertical axis is logarithmic in the error, so that both a collapse and a tenth of a point near the top can be seen. Points "
-        f"are means over finished runs with 95{SPACE}% t intervals, which are drawn from three runs on.",
-        "Methods that have no coefficient are drawn as a level with the band of its interval. No decay is drawn at 0, apart from "
-        "the logarithmic axis.",
-        "A cross at the foot marks a setting of which runs diverged; its mean, where there is one, is over those that did not and is "
-        "flattering.",
+        "The vertical axis is logarithmic in the error, so that both a collapse and a tenth of a point near "
+        f"the top can be seen. Points are means over finished runs with 95{SPACE}% t intervals, which are "
+        "drawn from three runs on.",
+        "Methods that have no coefficient are drawn as a level with the band of its interval. No decay is "
+        "drawn at 0, apart from the logarithmic axis.",
+        "A cross at the foot marks a setting of which runs diverged; its mean, where there is one, is over "
+        "those that did not and is flattering.",
     ]
 
 
@@ -217,7 +227,10 @@ def _share_axes(charts: Sequence[Chart]) -> None:
 
 
 def _error(accuracy: float) -> float:
-    """What is missing to 100 %; a perfect score is drawn as a hundredth of a percent, which a logarithm can show."""
+    """What is missing to 100 %.
+
+    A perfect score is drawn as a hundredth of a percent, which a logarithm can show.
+    """
     return float(f"{max(1 - accuracy, 1e-4):.4g}")
 
 
@@ -245,10 +258,14 @@ def _range_over(sweep: Sweep, rate: float) -> str:
         return ""
     (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
     if low == high:
-        return f"At learning rate {rate:g} the means of {sweep.label} are the same at all {len(means)} coefficients: {percent(low)}."
+        return (
+            f"At learning rate {rate:g} the means of {sweep.label} are the same at all {len(means)} "
+            f"coefficients: {percent(low)}."
+        )
     return (
-        f"At learning rate {rate:g} the means of {sweep.label} over {len(means)} coefficients lie {points(high - low)} apart, from "
-        f"{percent(low)} ({significant(worst.weight_decay or 0, 1)}) to {percent(high)} ({significant(best.weight_decay or 0, 1)})."
+        f"At learning rate {rate:g} the means of {sweep.label} over {len(means)} coefficients lie "
+        f"{points(high - low)} apart, from {percent(low)} ({significant(worst.weight_decay or 0, 1)}) to "
+        f"{percent(high)} ({significant(best.weight_decay or 0, 1)})."
     )
 
 
@@ -264,8 +281,8 @@ def _over_rates(sweep: Sweep) -> str:
             f"Over {count(len(rates), 'learning rate')} those of {sweep.label} are the same: {percent(low)}."
         )
     return (
-        f"Over {count(len(rates), 'learning rate')} those of {sweep.label} lie {points(high - low)} apart, from {percent(low)} "
-        f"({worst.learning_rate:g}) to {percent(high)} ({best.learning_rate:g})."
+        f"Over {count(len(rates), 'learning rate')} those of {sweep.label} lie {points(high - low)} apart, "
+        f"from {percent(low)} ({worst.learning_rate:g}) to {percent(high)} ({best.learning_rate:g})."
     )
 
 

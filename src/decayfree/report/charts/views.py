@@ -70,7 +70,10 @@ def sensitivity_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed
 
 
 def curve_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed:
-    """Learning curves, norms, effective learning rates and angular updates: a view for every group and learning rate."""
+    """Learning curves, norms, effective learning rates and angular updates.
+
+    A view for every group and learning rate.
+    """
     views = []
     for group in numbers.groups:
         for title, sweeps in _parts(group):
@@ -87,7 +90,10 @@ def method_looks(numbers: StudyGroups) -> dict[str, Look]:
 
 
 def _parts(group: Group) -> list[tuple[str, list[tuple[Sweep, list[Cell]]]]]:
-    """What can be drawn together: the cells of a group or, where the learning rate is swept as well, those of one rate."""
+    """What can be drawn together.
+
+    The cells of a group or, where the learning rate is swept as well, those of one rate.
+    """
     rates = group.learning_rates
     is_apart = any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps)
     if not is_apart:

@@ -1,6 +1,9 @@
-"""Which cells of a study are compared with which, and what the comparisons say together: a family corrected by Holm.
+"""Which cells of a study are compared with which, and what the comparisons say together.
 
-It decides nothing by test results: what stands for a method was chosen by validation data, or there was nothing to choose.
+A family corrected by Holm.
+
+It decides nothing by test results: what stands for a method was chosen by validation data, or there was
+nothing to choose.
 """
 
 from collections.abc import Sequence
@@ -19,7 +22,10 @@ REFERENCES = ("weight_decay", "none")
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell, and how it compares with the reference of its group; ``judgement`` is None where there is nothing to compare."""
+    """A cell, and how it compares with the reference of its group.
+
+    ``judgement`` is None where there is nothing to compare.
+    """
 
     group: Group
     sweep: Sweep
@@ -79,16 +85,17 @@ def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entrie
         for sweep in group.sweeps:
             cell = sweep.chosen
             if cell is None and numbers.has_validation and not any(cell.n for cell in sweep.cells):
-                cell = sweep.cells[
-                    0
-                ]  # a method of which no run ended stays in the table, with what became of it
+                # A method of which no run ended stays in the table, with what became of it.
+                cell = sweep.cells[0]
             if cell is not None:
                 pairs.append((group, sweep, cell, against))
     return _judged(pairs)
 
 
 def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
-    """Every cell against the reference of its group; where that was not chosen, against its first cell with the same learning rate.
+    """Every cell against the reference of its group.
+
+    Where that was not chosen, against its first cell with the same learning rate.
 
     Args:
         numbers: The study.
@@ -128,13 +135,19 @@ def check_reference(numbers: StudyGroups, reference: str | None) -> None:
 
 
 def mean_over_groups(entries: Sequence[Entry]) -> Estimate | None:
-    """Mean over groups of the mean paired differences of one method, with a t interval over groups; None where there are none."""
+    """Mean over groups of the mean paired differences of one method, with a t interval over groups.
+
+    None where there are none.
+    """
     differences = [entry.difference.mean for entry in entries if entry.difference and not entry.is_reference]
     return mean_interval(differences) if differences else None
 
 
 def ranks_of(numbers: StudyGroups, chosen: Entries) -> MeanRanks | None:
-    """Mean ranks of the methods over the groups in which all of them have a result; None where there are too few of either."""
+    """Mean ranks of the methods over the groups in which all of them have a result.
+
+    None where there are too few of either.
+    """
     scores: dict[str, list[float]] = {method: [] for method in numbers.methods}
     for group in numbers.groups:
         results = {entry.sweep.label: entry.cell.test for entry in chosen.entries if entry.group is group}

@@ -1,7 +1,8 @@
 """The numbers behind the page of a study with axes: its runs sorted into groups, methods and settings.
 
-A group is all runs that agree in everything that was not treated or tuned: optimizer, network, data. In it, a method's cells differ only
-in what is swept (learning rate, coefficient of decay); a cell's runs differ only in the seed. It judges nothing and draws nothing.
+A group is all runs that agree in everything that was not treated or tuned: optimizer, network, data. In it, a
+method's cells differ only in what is swept (learning rate, coefficient of decay); a cell's runs differ only
+in the seed. It judges nothing and draws nothing.
 """
 
 import dataclasses
@@ -33,7 +34,9 @@ class Cell:
     """Those that have begun, by seed, whatever became of them."""
     n_planned: int
     setting: str
-    """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1; often empty."""
+    """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1; often
+    empty.
+    """
     series: MethodSeries
     """Its finished runs."""
 
@@ -107,7 +110,10 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The values, in the order of the axes, in the words of the tables; empty where there is one group."""
+        """The values, in the order of the axes, in the words of the tables.
+
+        Empty where there is one group.
+        """
         return " · ".join(self.place.values())
 
     @property
@@ -152,7 +158,10 @@ class StudyGroups:
 
     @property
     def are_methods_all(self) -> bool:
-        """Whether runs differ in nothing but their method and its seed, and in few settings of it: one page shows all curves."""
+        """Whether runs differ in nothing but their method and its seed, and in few settings of it.
+
+        One page shows all curves.
+        """
         cells = self.cells
         sizes = [len(sweep.cells) for group in self.groups for sweep in group.sweeps]
         return (
@@ -231,7 +240,10 @@ def _axes(study: Study) -> list[_Axis]:
 
 
 def _axis_words(axes: Sequence[_Axis], cells: Sequence[RunSettings]) -> dict[tuple[str, Any], str]:
-    """(Title of an axis, value) -> words that tell its values apart: a name where that is enough, else all that varies."""
+    """(Title of an axis, value) -> words that tell its values apart.
+
+    A name where that is enough, else all that varies.
+    """
     words: dict[tuple[str, Any], str] = {}
     for axis in axes:
         short = {axis.value(settings): _short_words(axis, settings) for settings in cells}
@@ -273,7 +285,10 @@ def _treatment(settings: RunSettings) -> tuple[Any, ...]:
 
 
 def _method_names(cells: Sequence[RunSettings]) -> dict[tuple[Any, ...], str]:
-    """A name for every treatment: its label where that is the same throughout, else what its labels begin with."""
+    """A name for every treatment.
+
+    Its label where that is the same throughout, else what its labels begin with.
+    """
     labels: dict[tuple[Any, ...], list[str]] = {}
     for settings in cells:
         labels.setdefault(_treatment(settings), []).append(settings.label)

@@ -43,7 +43,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class MethodSeries:
-    """One method of the study: what legends call it, what sentences call it, and its finished runs by seed."""
+    """One method of the study.
+
+    What legends call it, what sentences call it, and its finished runs by seed.
+    """
 
     label: str
     short: str
@@ -119,7 +122,10 @@ class StudyNumbers:
 
     @cached_property
     def reference(self) -> MethodSeries | None:
-        """The method that the others are compared with: what was asked for, else WRS, else weight decay, else the first one shown."""
+        """The method that the others are compared with.
+
+        What was asked for, else WRS, else weight decay, else the first one shown.
+        """
         for name in (self.compared_with, "wrs", "weight_decay"):
             for method in self.shown:
                 if name in (method.name, method.label, method.short):
@@ -133,13 +139,19 @@ class StudyNumbers:
 
     @cached_property
     def family(self) -> Family[str]:
-        """Final test accuracy of every method minus that of the reference, paired by seed, by label; corrected together."""
+        """Final test accuracy of every method minus that of the reference, paired by seed, by label.
+
+        Corrected together.
+        """
         base = self.reference.final_test_accuracies if self.reference else {}
         compared = {m.label: paired_difference(m.final_test_accuracies, base) for m in self.others}
         return family_of({label: comparison for label, comparison in compared.items() if comparison})
 
     def comparison(self, method: MethodSeries) -> Judgement | None:
-        """What the difference of a method from the reference says as one of the family; None where there is none."""
+        """What the difference of a method from the reference says as one of the family.
+
+        None where there is none.
+        """
         return self.family.judgements.get(method.label)
 
     @cached_property
@@ -154,7 +166,10 @@ class StudyNumbers:
 
 
 def study_numbers(study: Study, compared_with: str | None = None) -> StudyNumbers:
-    """Sort the runs of a study by method, in the order of its spec; where runs of a method differ in more, `study_groups` sorts them."""
+    """Sort the runs of a study by method, in the order of its spec.
+
+    Where runs of a method differ in more, `study_groups` sorts them.
+    """
     begun = {run.key: run for run in study.runs}
     by_key = {run.key: run for run in study.runs if run.state == "done" and run.rows}
     planned: dict[Any, list[RunSettings]] = {}
@@ -191,7 +206,10 @@ def mean_effective_learning_rate(row: Row) -> float:
 
 
 def mean_angular_update(row: Row) -> float:
-    """Geometric mean over the weights of the mean angle by which the last step turned their blocks; radians."""
+    """Geometric mean over the weights of the mean angle by which the last step turned their blocks.
+
+    Radians.
+    """
     return geometric_mean(list(row.angular_updates.values()))
 
 

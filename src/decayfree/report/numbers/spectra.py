@@ -1,4 +1,6 @@
-"""The spectra of a study's weights as means over seeds: energy and input variance, relative to an even spread.
+"""The spectra of a study's weights as means over seeds.
+
+Energy and input variance, relative to an even spread.
 
 It writes no text and draws nothing.
 """
@@ -15,12 +17,17 @@ from decayfree.study.files.results import Run, Spectrum
 
 @dataclass(frozen=True)
 class MeanSpectrum:
-    """One weight at one moment, mean over ``n`` runs; the principal directions of its inputs come in bins, most variance first."""
+    """One weight at one moment, mean over ``n`` runs.
+
+    The principal directions of its inputs come in bins, most variance first.
+    """
 
     ranks: tuple[float, ...]
     """Where the middle of a bin is among all directions, from 0 to 1."""
     energy: tuple[float, ...]
-    """Share of a row's squared norm in the bin, over the share of the directions that are in it: 1 where it is spread evenly."""
+    """Share of a row's squared norm in the bin, over the share of the directions that are in it: 1 where it
+    is spread evenly.
+    """
     variance: tuple[float, ...]
     """The same of the input variance."""
     main_energy: float
@@ -48,7 +55,10 @@ def _runs(methods: Sequence[MethodSeries]) -> list[Run]:
 
 
 def _mean(spectra: Sequence[Spectrum | None]) -> MeanSpectrum | None:
-    """The mean of those that are there and finite; all are of the same weight, so that their bins are the same."""
+    """The mean of those that are there and finite.
+
+    All are of the same weight, so that their bins are the same.
+    """
     known = [one for one in spectra if one is not None and all(map(math.isfinite, one.energy + one.variance))]
     if not known:
         return None

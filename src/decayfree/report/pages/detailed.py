@@ -1,4 +1,6 @@
-"""The page of a study whose runs differ in nothing but their method: every curve of every method, and what can be said about it.
+"""The page of a study whose runs differ in nothing but their method.
+
+Every curve of every method, and what can be said about it.
 
 It computes no statistics and writes no HTML.
 """
@@ -60,7 +62,10 @@ def detailed_page(study: Study, reference: str | None = None) -> dict[str, Any]:
     return {
         "title": spec.title,
         "question": spec.question,
-        "kicker": f"decayfree study · {numbers.recipe.data.name} · {count(len(numbers.methods), 'method')} × {count(n_seeds, 'seed')}",
+        "kicker": (
+            f"decayfree study · {numbers.recipe.data.name} · {count(len(numbers.methods), 'method')} × "
+            f"{count(n_seeds, 'seed')}"
+        ),
         "summary": verdicts.summary(numbers),
         "methods": [legend_entry(method.label, looks[method.label]) for method in numbers.shown],
         "results_text": verdicts.results(numbers),
@@ -188,10 +193,11 @@ def _settings_text(numbers: StudyNumbers) -> str:
         else "the scale-invariant weights"
     )
     return (
-        f"What a method does, it does to {named} and to nothing else. Gains γ and biases β of the normalizations and the last layer get "
-        f"{rest} under every method. A run takes {recipe.n_steps:,} steps of {recipe.batch_size} images at a learning rate "
-        f"of {recipe.learning_rate:g} ({recipe.schedule} schedule). Training accuracy is measured in eval mode against the labels "
-        "that were trained on, random ones included. Equal seeds start from equal weights and see equal batches."
+        f"What a method does, it does to {named} and to nothing else. Gains γ and biases β of the "
+        f"normalizations and the last layer get {rest} under every method. A run takes {recipe.n_steps:,} "
+        f"steps of {recipe.batch_size} images at a learning rate of {recipe.learning_rate:g} "
+        f"({recipe.schedule} schedule). Training accuracy is measured in eval mode against the labels that "
+        "were trained on, random ones included. Equal seeds start from equal weights and see equal batches."
     )
 
 

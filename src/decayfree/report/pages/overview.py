@@ -1,4 +1,6 @@
-"""The page of a study with axes: what was compared, in tables and charts a group at a time, every number with its runs.
+"""The page of a study with axes.
+
+What was compared, in tables and charts a group at a time, every number with its runs.
 
 It computes no statistics and writes no HTML.
 """

@@ -1,4 +1,6 @@
-"""Best of a sweep: which setting validation data chose for each method, its test accuracy, and how much choosing matters.
+"""Best of a sweep.
+
+Which setting validation data chose for each method, its test accuracy, and how much choosing matters.
 
 It draws nothing. Where no images were kept for validation it says so and chooses nothing.
 """
@@ -11,8 +13,8 @@ from decayfree.study.statistics.sweeps import Spread, spread_of
 
 NAN = float("nan")
 NO_VALIDATION = (
-    "No images were kept for validation, so nothing is chosen here: to choose by test accuracy would flatter whatever has more settings. "
-    "Every setting stands in the table for itself."
+    "No images were kept for validation, so nothing is chosen here: to choose by test accuracy would flatter "
+    "whatever has more settings. Every setting stands in the table for itself."
 )
 
 
@@ -24,11 +26,14 @@ def choices_text(numbers: StudyGroups) -> str:
     n_runs = sum(len(sweep.cells) for _, sweep in sweeps)
     left_out = sum(len(sweep.choice.left_out) for _, sweep in sweeps)
     return sentences(
-        f"In {count(len(sweeps), 'sweep')} of {n_runs} settings in all, the setting with the highest mean validation accuracy over the "
-        "seeds was chosen; test images had no part in it. The runs that were chosen are those that are tested, so that a method with more "
-        "settings has a little more of the luck of its runs in its test accuracy.",
-        f"{count(left_out, 'setting')} with fewer finished seeds than others of the same sweep could not be chosen: a mean over the runs "
-        "that did not diverge is flattering."
+        f"In {count(len(sweeps), 'sweep')} of {n_runs} settings in all, the setting with the highest mean "
+        "validation accuracy over the seeds was chosen; test images had no part in it. The runs that were "
+        "chosen are those that are tested, so that a method with more settings has a little more of the luck "
+        "of its runs in its test accuracy.",
+        (
+            f"{count(left_out, 'setting')} with fewer finished seeds than others of the same sweep could not "
+            "be chosen: a mean over the runs that did not diverge is flattering."
+        )
         if left_out
         else "",
         _spans(numbers),
@@ -36,7 +41,11 @@ def choices_text(numbers: StudyGroups) -> str:
 
 
 def choices_table(numbers: StudyGroups) -> Table:
-    """A row a sweep: what was chosen, its validation and test accuracy, and the worst, median and best of the sweep on the test images."""
+    """A row a sweep.
+
+    What was chosen, its validation and test accuracy, and the worst, median and best of the sweep on the test
+    images.
+    """
     columns = [
         Column("Method", is_filter=True),
         *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in numbers.axes),

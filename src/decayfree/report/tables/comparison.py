@@ -1,6 +1,9 @@
-"""The tables of a study with axes: every cell's accuracy, its difference from the reference, and what that shows.
+"""The tables of a study with axes.
 
-It computes no statistics: `compared` does. Whether a table shows chosen cells or all of them is for its caller.
+Every cell's accuracy, its difference from the reference, and what that shows.
+
+It computes no statistics: `compared` does. Whether a table shows chosen cells or all of them is for its
+caller.
 """
 
 from collections.abc import Sequence

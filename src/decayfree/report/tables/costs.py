@@ -1,4 +1,6 @@
-"""What a method costs beside no treatment: seconds of an epoch and bytes of memory, from what the runs recorded.
+"""What a method costs beside no treatment.
+
+Seconds of an epoch and bytes of memory, from what the runs recorded.
 
 It measures nothing. Runs from before costs were kept have none, and a study of such runs has no section.
 """
@@ -15,15 +17,18 @@ NAN = float("nan")
 SECONDS, PARAMETERS = "seconds_per_epoch", "parameter_bytes"
 OPTIMIZER, METHOD, PEAK = "optimizer_state_bytes", "method_state_bytes", "peak_memory_bytes"
 NOTE = (
-    "Seconds are those of the training steps alone, without evaluation; runs that trained side by side share the machine, and with "
-    "different hardware they cannot be compared. Memory is what optimizer and method keep between two steps. Ratios are geometric means "
-    "over pairs of runs of the same group and seed."
+    "Seconds are those of the training steps alone, without evaluation; runs that trained side by side share "
+    "the machine, and with different hardware they cannot be compared. Memory is what optimizer and method "
+    "keep between two steps. Ratios are geometric means over pairs of runs of the same group and seed."
 )
 
 
 @dataclass(frozen=True)
 class Priced:
-    """The finished runs of one method in one group, and those that have one of the same seed to be compared with."""
+    """The finished runs of one method in one group.
+
+    And those that have one of the same seed to be compared with.
+    """
 
     method: str
     place: Mapping[str, str]
@@ -53,7 +58,10 @@ def costs_table(priced: Sequence[Priced], axes: Sequence[str], base: str) -> Tab
 
 
 def costs_text(priced: Sequence[Priced], base: str) -> str:
-    """How much longer an epoch takes with each method, over all groups, and which methods keep memory of their own."""
+    """How much longer an epoch takes with each method, over all groups.
+
+    And which methods keep memory of their own.
+    """
     ratios: dict[str, list[float]] = {}
     kept: dict[str, float] = {}
     for one in priced:

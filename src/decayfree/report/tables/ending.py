@@ -1,4 +1,6 @@
-"""The end of every page: runs that did not finish, what runs have in common, methods and seeds, versions and hardware.
+"""The end of every page.
+
+Runs that did not finish, what runs have in common, methods and seeds, versions and hardware.
 
 It judges nothing. A run that failed or diverged is told with its reason and its folder.
 """
@@ -14,7 +16,10 @@ from decayfree.study.files.results import Run, Study
 
 
 def faults(study: Study, places: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """Runs that diverged, failed or are not done, in the order of the study; ``places`` says by key what a run is called."""
+    """Runs that diverged, failed or are not done, in the order of the study.
+
+    ``places`` says by key what a run is called.
+    """
     return [_fault(run, (places or {}).get(run.key, run.label)) for run in study.runs if run.state != "done"]
 
 
@@ -32,7 +37,10 @@ def set_aside(study: Study) -> str:
     if not damaged:
         return ""
     reasons = "; ".join(dict.fromkeys(reason for run in damaged for reason in run.set_aside))
-    return f"Files of {count(len(damaged), 'run')} were found damaged and set aside, and the runs begun anew: {reasons}."
+    return (
+        f"Files of {count(len(damaged), 'run')} were found damaged and set aside, "
+        f"and the runs begun anew: {reasons}."
+    )
 
 
 def settings_tables(study: Study) -> list[dict[str, Any]]:

@@ -43,7 +43,9 @@ class FinalRow:
 
 
 def final_rows(numbers: StudyNumbers) -> list[FinalRow]:
-    """A row for every method of the study, in the order of its spec; for every group and method where runs differ in more.
+    """A row for every method of the study, in the order of its spec.
+
+    For every group and method where runs differ in more.
 
     There, settings that validation data could choose between have one row, and the others one each.
     """

@@ -1,4 +1,6 @@
-"""Paired differences from the reference over all groups of a study, method by method, and the mean ranks of the methods.
+"""Paired differences from the reference over all groups of a study, and mean ranks.
+
+Differences are told method by method.
 
 It computes no statistics and knows no HTML: a forest is a table whose rows have strips.
 """
@@ -59,8 +61,8 @@ def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
         if mean is None or mean.n < MIN_GROUPS_OF_MEAN or mean.interval is None:
             continue
         said.append(
-            f"{method}: {signed_points(mean.mean, 2)} points (95{SPACE}% interval over {count(mean.n, 'group')} "
-            f"{signed_interval(*mean.interval, 2)})."
+            f"{method}: {signed_points(mean.mean, 2)} points (95{SPACE}% interval over "
+            f"{count(mean.n, 'group')} {signed_interval(*mean.interval, 2)})."
         )
     if not said:
         return "There are too few groups for an interval over groups."
@@ -70,9 +72,10 @@ def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
 def forest_note() -> str:
     """What the two kinds of interval are about."""
     return (
-        "Intervals in the table are over seeds, within a group: what would happen if the same group were run again. Intervals over groups "
-        "are about the groups as a sample of others like them, which groups that were picked by hand hardly are. "
-        "Bars that reach an end of their strip go on beyond it; the numbers beside them say how far."
+        "Intervals in the table are over seeds, within a group: what would happen if the same group were run "
+        "again. Intervals over groups are about the groups as a sample of others like them, which groups "
+        "that were picked by hand hardly are. Bars that reach an end of their strip go on beyond it; the "
+        "numbers beside them say how far."
     )
 
 
@@ -82,14 +85,16 @@ def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
     n_groups, n_methods = len(numbers.groups), len(numbers.methods)
     if ranks is None:
         return (
-            f"Ranks are not tested here: that takes at least {MIN_METHODS} methods with a result in each of at least {MIN_GROUPS} groups, "
-            f"and there are {count(n_methods, 'method')} and {count(n_groups, 'group')}. With so few groups, ranks could not tell methods "
-            "apart that do not agree everywhere."
+            f"Ranks are not tested here: that takes at least {MIN_METHODS} methods with a result in each of "
+            f"at least {MIN_GROUPS} groups, and there are {count(n_methods, 'method')} and "
+            f"{count(n_groups, 'group')}. With so few groups, ranks could not tell methods apart that "
+            "do not agree everywhere."
         )
     ordered = sorted(ranks.ranks, key=lambda name: ranks.ranks[name])
     items = [f"{name} {significant(ranks.ranks[name])}" for name in ordered]
     return sentences(
-        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result, 1 the highest: {listing(items)}.",
+        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result, 1 the "
+        f"highest: {listing(items)}.",
         f"Friedman's test that all are alike gives p{SPACE}={SPACE}{p_value(ranks.p_value)}.",
         _apart(ranks),
         "A rank forgets by how much a method was better.",
@@ -97,7 +102,10 @@ def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
 
 
 def ranks_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table | None:
-    """Mean ranks with bars of half a critical difference to either side: bars that do not meet are apart. None without ranks."""
+    """Mean ranks with bars of half a critical difference to either side: bars that do not meet are apart.
+
+    None without ranks.
+    """
     ranks = ranks_of(numbers, chosen)
     if ranks is None:
         return None
@@ -127,7 +135,10 @@ def ranks_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]
         Column("Mean rank", "bar: critical difference", ends=("1", f"{len(ranks.ranks)}")),
         Column("Rank", is_number=True),
     ]
-    caption = f"Mean ranks over {count(ranks.n_groups, 'group')}; methods whose bars do not overlap differ (Nemenyi's test at 5{SPACE}%)."
+    caption = (
+        f"Mean ranks over {count(ranks.n_groups, 'group')}; methods whose bars do not overlap differ "
+        f"(Nemenyi's test at 5{SPACE}%)."
+    )
     return table_of("ranks-table", caption, columns, rows)
 
 
@@ -149,7 +160,9 @@ def _row(
     interval = signed_interval(*difference.interval, 2) if difference.interval else ""
     strip = Strip(
         color=colors[entry.sweep.label],
-        spoken=f"{entry.sweep.label}, {entry.group.label}: {text} points {f'({interval})' if interval else ''}",
+        spoken=(
+            f"{entry.sweep.label}, {entry.group.label}: {text} points {f'({interval})' if interval else ''}"
+        ),
         middle=place(difference.mean, axis),
         whisker=(whisker[0], whisker[1]) if whisker else None,
         zero=place(0.0, axis),
@@ -166,7 +179,10 @@ def _row(
 
 
 def _axis(entries: Sequence[Entry]) -> tuple[float, float]:
-    """Every mean fits, and every interval of three pairs or more, up to three times the largest mean: the rest is cut off."""
+    """Every mean fits, and every interval of three pairs or more, up to three times the largest mean.
+
+    The rest is cut off.
+    """
     means = [abs(entry.difference.mean) for entry in entries if entry.difference]
     ends = [
         abs(end)
@@ -181,4 +197,7 @@ def _axis(entries: Sequence[Entry]) -> tuple[float, float]:
 
 def _caption(numbers: StudyGroups, reference: str | None) -> str:
     bases = dict.fromkeys(base.label for group in numbers.groups if (base := reference_of(group, reference)))
-    return f"Test accuracy minus that of {listing(list(bases))} in the same group, paired by seed; the line is at no difference."
+    return (
+        f"Test accuracy minus that of {listing(list(bases))} in the same group, paired by seed; "
+        "the line is at no difference."
+    )

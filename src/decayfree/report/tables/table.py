@@ -1,6 +1,9 @@
-"""A table of the page as data: columns, cells with what they are sorted by, runs with links to their folders, and small strips.
+"""A table of the page as data.
 
-It knows no HTML and computes no statistics. The same table is plain without JavaScript, and sorted, searched and filtered with it.
+Columns, cells with what they are sorted by, runs with links to their folders, and small strips.
+
+It knows no HTML and computes no statistics. The same table is plain without JavaScript, and sorted, searched
+and filtered with it.
 """
 
 import math
@@ -48,7 +51,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A text, a smaller second line, and what the cell is sorted by: its text if nothing else is given, last where it is NaN."""
+    """A text, a smaller second line, and what the cell is sorted by.
+
+    Its text if nothing else is given, last where it is NaN.
+    """
 
     text: str
     note: str = ""
@@ -103,7 +109,10 @@ def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[Ta
 
 
 def run_links(runs: Iterable[Run], decimals: int = 2) -> tuple[RunLink, ...]:
-    """Every run with its final test accuracy or what became of it, and its folder beside the page, seed by seed."""
+    """Every run with its final test accuracy or what became of it, seed by seed.
+
+    And with its folder beside the page.
+    """
     ordered = sorted(runs, key=lambda run: run.seed)
     return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run, decimals)) for run in ordered)
 

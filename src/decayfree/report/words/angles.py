@@ -1,4 +1,6 @@
-"""How far the steps turn the weights, beside the balance of decay and gradients that theory predicts: numbers and one paragraph.
+"""How far the steps turn the weights, beside the balance of decay and gradients that theory predicts.
+
+Numbers and one paragraph.
 
 It draws nothing. The prediction is the study's, from the recipe alone; nothing is fitted.
 """
@@ -26,7 +28,10 @@ NOTHING_RECORDED = "No angular update was recorded."
 
 
 def angular_updates(numbers: StudyNumbers) -> str:
-    """How far measured angles are from predicted ones halfway and late, and whether angles follow the learning rate."""
+    """How far measured angles are from predicted ones, and whether they follow the learning rate.
+
+    Both halfway and late.
+    """
     if numbers.reference is None:
         return NOTHING
     curves = {method.short: _measured(method) for method in numbers.shown}
@@ -46,8 +51,9 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     """What is shown, what the prediction rests on, and when it can hold at all."""
     recipe = numbers.recipe
     notes = [
-        "The angle is the one between a block before and after a single step, the last one before a sample: mean over the "
-        "blocks of a weight, geometric mean over the weights and the seeds. A block without a gradient does not turn.",
+        "The angle is the one between a block before and after a single step, the last one before a sample: "
+        "mean over the blocks of a weight, geometric mean over the weights and the seeds. "
+        "A block without a gradient does not turn.",
     ]
     constants = {
         method.short: [_time_constant(method, step) for step in (0, recipe.n_steps // 2)]
@@ -65,22 +71,29 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
         for name, (first, half) in constants.items()
     ]
     cosine = (
-        " At the end of a cosine schedule η goes to zero, the time grows without end, and the norm stays behind."
+        (
+            " At the end of a cosine schedule η goes to zero, the time grows without end, "
+            "and the norm stays behind."
+        )
         if recipe.schedule == "cosine"
         else ""
     )
     return [
         *notes,
-        f"Where decay and random gradients are in balance, a step of SGD turns a block{formula} that does not depend "
-        "on the layer, on the norm or on the gradients. The thin dashed lines are this angle at the scheduled learning rate η.",
-        f"The balance is not there at once: the fourth power of the norm comes to it with a time constant{constant}: "
-        f"{listing(waits, '; ')}, of {recipe.n_steps:,} steps in all.{cosine}",
+        f"Where decay and random gradients are in balance, a step of SGD turns a block{formula} that does "
+        "not depend on the layer, on the norm or on the gradients. The thin dashed lines are this angle at "
+        "the scheduled learning rate η.",
+        "The balance is not there at once: the fourth power of the norm comes to it with a time "
+        f"constant{constant}: {listing(waits, '; ')}, of {recipe.n_steps:,} steps in all.{cosine}",
         "A fixed norm has no such delay: its angle follows η, that of weight decay in balance √η.",
     ]
 
 
 def predicted(method: MethodSeries) -> list[tuple[int, float]]:
-    """(Steps done, angle of the last of them at the balance of decay and gradients), at every sample after the first."""
+    """(Steps done, angle of the last of them at the balance of decay and gradients).
+
+    At every sample after the first.
+    """
     settings, points = method.settings, []
     for step in method.curve(mean_angular_update, is_logarithmic=True).steps:
         balance = equilibrium_at(settings.method, settings.recipe, step - 1) if step else None
@@ -110,11 +123,15 @@ def _against_prediction(numbers: StudyNumbers, decays: Mapping[str, Mapping[int,
     last = {name: ratios[max(ratios)] for name, ratios in decays.items()}
     rates = [recipe.learning_rate_at(round(share * recipe.n_steps)) / recipe.learning_rate for share in EARLY]
     return sentences(
-        f"In the second quarter of the steps, while the learning rate is {percent(rates[0], 0)} to {percent(rates[1], 0)} of its first, "
-        f"the angle is {by_method(early, factor)} of the predicted one, in the geometric mean over samples."
+        (
+            f"In the second quarter of the steps, while the learning rate is {percent(rates[0], 0)} to "
+            f"{percent(rates[1], 0)} of its first, the angle is {by_method(early, factor)} of the predicted "
+            "one, in the geometric mean over samples."
+        )
         if early
         else "",
-        f"In the last quarter it is {by_method(late, factor)}, and after the last step {by_method(last, factor)}.",
+        f"In the last quarter it is {by_method(late, factor)}, and after the last step "
+        f"{by_method(last, factor)}.",
         _whether_it_holds(late),
     )
 
@@ -144,7 +161,10 @@ def _whether_it_holds(late: Mapping[str, float]) -> str:
 
 
 def _following(numbers: StudyNumbers, method: MethodSeries) -> str:
-    """Whether angles under a held norm are proportional to the learning rate; what is left is the change of the gradients."""
+    """Whether angles under a held norm are proportional to the learning rate.
+
+    What is left is the change of the gradients.
+    """
     recipe, curve = numbers.recipe, _measured(method)
     middle = _middle(numbers, list(curve))
     later = [step for step in curve if step >= middle]
@@ -153,9 +173,9 @@ def _following(numbers: StudyNumbers, method: MethodSeries) -> str:
     rates = {step: recipe.learning_rate_at(step - 1) for step in later}
     changes = [curve[step] / rates[step] / (curve[middle] / rates[middle]) for step in later]
     return (
-        f"Under {method.short} the norm is held, so that the angle follows the learning rate: from halfway on that changes by "
-        f"{factor(rates[later[-1]] / rates[middle])}, and the angle over it is {factor(min(changes))} to {factor(max(changes))} of what "
-        "it was, as the gradients change."
+        f"Under {method.short} the norm is held, so that the angle follows the learning rate: from halfway "
+        f"on that changes by {factor(rates[later[-1]] / rates[middle])}, and the angle over it is "
+        f"{factor(min(changes))} to {factor(max(changes))} of what it was, as the gradients change."
     )
 
 

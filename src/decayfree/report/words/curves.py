@@ -46,7 +46,8 @@ def test_accuracy(numbers: StudyNumbers) -> str:
         for step in sorted(set(first.values()))
     ]
     return sentences(
-        f"The means of all methods end above {percent(level, 0)}; that level is first reached {listing(reached, '; ')}.",
+        f"The means of all methods end above {percent(level, 0)}; that level is first reached "
+        f"{listing(reached, '; ')}.",
         _rank(reference.short, first),
         f"Samples are {_spacing(curves[reference.short])} apart.",
         _falls(curves),
@@ -63,8 +64,8 @@ def train_accuracy(numbers: StudyNumbers) -> str:
     noise = numbers.recipe.data.label_noise
     return sentences(
         f"Training accuracy ends at {by_method(ends, percent)}.",
-        f"Training minus test accuracy is lowest for {least} ({signed_points(gaps[least])} points) and highest for {most} "
-        f"({signed_points(gaps[most])} points).",
+        f"Training minus test accuracy is lowest for {least} ({signed_points(gaps[least])} points) and "
+        f"highest for {most} ({signed_points(gaps[most])} points).",
         f"As {percent(noise, 0)} of the training labels are random, to fit them all is to learn wrong ones."
         if noise
         else "",
@@ -78,8 +79,8 @@ def norms(numbers: StudyNumbers) -> str:
     changes = _changes(numbers.shown, mean_norm)
     n_weights = count(len(numbers.reference.weights), "weight")
     return sentences(
-        f"From the first sample to the last the norms change by {by_method(changes, factor)}: geometric means over "
-        f"{n_weights} and all seeds.",
+        f"From the first sample to the last the norms change by {by_method(changes, factor)}: geometric "
+        f"means over {n_weights} and all seeds.",
         *(_largest_change(method) for method in numbers.shown if method.name == "none"),
         *(_second_half(method) for method in numbers.shown if method.name == "weight_decay"),
         *(_held(method) for method in numbers.shown if method.name in ("wrs", "exact_replay")),
@@ -87,13 +88,13 @@ def norms(numbers: StudyNumbers) -> str:
 
 
 def effective_learning_rates(numbers: StudyNumbers) -> str:
-    """Effective learning rates in mid-training, what norms alone did to them, and how well a replay follows."""
+    """Effective learning rates in mid-training, what norms alone did to them, and how a replay follows."""
     if numbers.reference is None:
         return NOTHING
     changes = _changes(numbers.shown, _per_learning_rate)
     relative = (
-        "Divided by the scheduled learning rate, so that the schedule cancels, it changes over the training by "
-        f"{by_method(changes, factor)}."
+        "Divided by the scheduled learning rate, so that the schedule cancels, it changes over the training "
+        f"by {by_method(changes, factor)}."
     )
     replays = [method for method in numbers.shown if method.name in ("learning_rate_scaling", "exact_replay")]
     if not any(method.curve(mean_effective_learning_rate).points for method in numbers.shown):
@@ -109,9 +110,12 @@ def effective_learning_rate_notes(numbers: StudyNumbers) -> list[str]:
     """What is shown, and what dominates it."""
     formula = "η/‖w‖²" if numbers.recipe.optimizer.name == "sgd" else "η/‖w‖"
     return [
-        f"The effective learning rate of a block is {formula}: the size of the steps that its direction takes.",
-        "It is averaged over the blocks of a weight, so that blocks whose norm has decayed almost to nothing, as those "
-        "of dead channels do under strong decay, dominate it.",
+        (
+            f"The effective learning rate of a block is {formula}: "
+            "the size of the steps that its direction takes."
+        ),
+        "It is averaged over the blocks of a weight, so that blocks whose norm has decayed almost to "
+        "nothing, as those of dead channels do under strong decay, dominate it.",
     ]
 
 
@@ -141,7 +145,10 @@ def _falls(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 
 def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
-    """The deepest fall of the mean below a level that it had reached before; empty where it is a small one."""
+    """The deepest fall of the mean below a level that it had reached before.
+
+    Empty where it is a small one.
+    """
     depth, before, after, at_step, highest = 0.0, 0.0, 0.0, 0, 0.0
     for step, mean in curve:
         highest = max(highest, mean)
@@ -155,7 +162,10 @@ def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
 def _changes(
     methods: Sequence[MethodSeries], value: Callable[[Row], float], *, from_half: bool = False
 ) -> dict[str, float]:
-    """Last over first value of the geometric mean over seeds, by method; the first after half-time where asked."""
+    """Last over first value of the geometric mean over seeds, by method.
+
+    The first after half-time where asked.
+    """
     changes = {}
     for method in methods:
         known = method.curve(value, is_logarithmic=True).points
@@ -211,7 +221,10 @@ def _half_way(numbers: StudyNumbers, reference: MethodSeries) -> str:
     rate = curves[reference.short][step]
     ratios = {m.short: curves[m.short][step] / rate for m in numbers.others if step in curves[m.short]}
     relative = f"; the others have {by_method(ratios, factor)} of that" if ratios else ""
-    return f"Halfway, at step {step:,}, the effective learning rate of {reference.short} is {significant(rate)}{relative}."
+    return (
+        f"Halfway, at step {step:,}, the effective learning rate of {reference.short} is "
+        f"{significant(rate)}{relative}."
+    )
 
 
 def _per_learning_rate(row: Row) -> float:

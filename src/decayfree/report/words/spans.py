@@ -1,4 +1,6 @@
-"""Where the weights lie among the directions of their inputs, one paragraph a chart: off-span share and spectrum.
+"""Where the weights lie among the directions of their inputs, one paragraph a chart.
+
+Off-span share and spectrum.
 
 It draws nothing. It returns plain text that the page escapes.
 """
@@ -30,7 +32,10 @@ LAW_TOLERANCE = 0.01
 
 
 def off_span(numbers: StudyNumbers) -> str:
-    """How the off-span share of the first layer changes, how well its law holds, and how methods compare with no treatment."""
+    """How the off-span share of the first layer changes, and how well its law holds.
+
+    And how methods compare with no treatment.
+    """
     if numbers.reference is None:
         return NOTHING
     layer = next(iter(numbers.reference.runs.values())).first_layer
@@ -51,15 +56,17 @@ def off_span(numbers: StudyNumbers) -> str:
 def off_span_notes(numbers: StudyNumbers) -> list[str]:
     """What a reader must know before drawing conclusions from off-span shares."""
     notes = [
-        "The circles are what must be, by algebra alone: gradients have no off-span part, so that SGD, with momentum or without, leaves "
-        "the off-span part q of a kernel as it was, and without decay its share falls only while the in-span part grows. Decay λ shrinks "
-        "it: b ← μb + λq, q ← q − ηb. Rescaling multiplies it by the factor that puts the kernel back onto its norm. "
-        "The circles start from the first share and take these settings and the measured norms, and no gradient.",
-        "Under SGD, with momentum and L2 decay, and under Adam, what happens inside the span does not depend on the off-span part "
-        "at all. There, off-span noise acts only through test images that have off-span content. Under WRS it does "
-        "matter in training, because it takes part of the unit norm.",
-        "Deep convolutions see more patches than a kernel has weights, so that their exact off-span space is usually "
-        "empty. That is why only the first layer is shown here; for all layers see the spectrum below.",
+        "The circles are what must be, by algebra alone: gradients have no off-span part, so that SGD, with "
+        "momentum or without, leaves the off-span part q of a kernel as it was, and without decay its share "
+        "falls only while the in-span part grows. Decay λ shrinks it: b ← μb + λq, q ← q − ηb. Rescaling "
+        "multiplies it by the factor that puts the kernel back onto its norm. The circles start from the "
+        "first share and take these settings and the measured norms, and no gradient.",
+        "Under SGD, with momentum and L2 decay, and under Adam, what happens inside the span does not depend "
+        "on the off-span part at all. There, off-span noise acts only through test images that have off-span "
+        "content. Under WRS it does matter in training, because it takes part of the unit norm.",
+        "Deep convolutions see more patches than a kernel has weights, so that their exact off-span space is "
+        "usually empty. That is why only the first layer is shown here; "
+        "for all layers see the spectrum below.",
     ]
     data = numbers.recipe.data.name
     if data in GRAY:
@@ -69,15 +76,16 @@ def off_span_notes(numbers: StudyNumbers) -> list[str]:
             else "The equal"
         )
         notes.append(
-            f"The images ({data}) are gray and are fed as three equal channels, as is usual when a color network is "
-            f"given gray images. {rank} channels alone leave 18 of the 27 directions of a kernel off the span; pixels "
-            "that never change may add to them. The off-span space seen here is there because of that choice."
+            f"The images ({data}) are gray and are fed as three equal channels, as is usual when a color "
+            f"network is given gray images. {rank} channels alone leave 18 of the 27 directions of a kernel "
+            "off the span; pixels that never change may add to them. The off-span space seen here is "
+            "there because of that choice."
         )
     return notes
 
 
 def spectrum(numbers: StudyNumbers) -> str:
-    """How much of the first and of the last layer's energy lies in the directions that the inputs really take."""
+    """How much of the first and last layer's energy lies in directions that the inputs really take."""
     if numbers.reference is None:
         return NOTHING
     weights = numbers.reference.weights
@@ -85,7 +93,8 @@ def spectrum(numbers: StudyNumbers) -> str:
     if not any(said):
         return "No spectrum was recorded."
     return sentences(
-        f"How much of a kernel's energy ‖w‖² lies in the directions that hold {percent(MAIN_VARIANCE, 0)} of the variance of its inputs?",
+        f"How much of a kernel's energy ‖w‖² lies in the directions that hold {percent(MAIN_VARIANCE, 0)} of "
+        "the variance of its inputs?",
         *said,
     )
 
@@ -99,18 +108,20 @@ def spectrum_notes(numbers: StudyNumbers) -> list[str]:
         else f"n: {listing([f'{n} ({name})' for name, n in n_seeds.items()])}"
     )
     return [
-        "From left to right are the principal directions of a layer's centered input patches, those of the largest variance first, in bins "
-        "of neighboring directions; upwards is the energy in them as a multiple of what an even spread would give. "
-        f"Means over the kernels of a layer and over the seeds ({n_text}).",
-        "The inputs of a deep layer change while it is trained; each spectrum is taken over those of its own moment, in train mode. "
-        "The gray area is the variance of the inputs after the last step, mean over the methods.",
-        "A gradient is a sum of inputs: it is weak along directions in which they hardly vary, and has no part along those in which they "
-        "do not vary at all, as there are in the first layer of gray images.",
+        "From left to right are the principal directions of a layer's centered input patches, those of the "
+        "largest variance first, in bins of neighboring directions; upwards is the energy in them as a "
+        "multiple of what an even spread would give. Means over the kernels of a layer and "
+        f"over the seeds ({n_text}).",
+        "The inputs of a deep layer change while it is trained; each spectrum is taken over those of its own "
+        "moment, in train mode. The gray area is the variance of the inputs after the last "
+        "step, mean over the methods.",
+        "A gradient is a sum of inputs: it is weak along directions in which they hardly vary, and has no "
+        "part along those in which they do not vary at all, as there are in the first layer of gray images.",
     ]
 
 
 def _law(numbers: StudyNumbers) -> str:
-    """The largest relative difference of a measured share from what it must be, over all samples of all runs."""
+    """The largest relative difference of a measured share from what it must be, over all samples."""
     distances = {
         method.short: max(
             (
@@ -138,8 +149,8 @@ def _law(numbers: StudyNumbers) -> str:
         said = f"The law (circles) says exactly that, at every sample {of_whom}."
     else:
         said = (
-            f"The law (circles), which knows no gradient, says the same at every sample {of_whom}: they differ by a relative "
-            f"{significant(known[worst], 2)} at most, under {worst}."
+            f"The law (circles), which knows no gradient, says the same at every sample {of_whom}: they "
+            f"differ by a relative {significant(known[worst], 2)} at most, under {worst}."
         )
     by_whom = listing([f"{significant(known[name], 2)} under {name}" for name in apart])
     departed = (
@@ -181,8 +192,8 @@ def _against(method: MethodSeries, baseline: MethodSeries) -> str:
         return f"One seed in common says nothing about {method.short} against {baseline.short}."
     if comparison.verdict == "no difference seen":
         return (
-            f"Between {method.short} and {baseline.short}: no difference seen (smallest difference that these "
-            f"{difference.n} seeds could have shown: {points(difference.half_width)})."
+            f"Between {method.short} and {baseline.short}: no difference seen (smallest difference that "
+            f"these {difference.n} seeds could have shown: {points(difference.half_width)})."
         )
     return (
         f"{method.short} ends {comparison.verdict} than {baseline.short}, by {points(difference.mean)} "

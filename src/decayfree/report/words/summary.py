@@ -1,4 +1,6 @@
-"""What a study with axes shows, in a few paragraphs: every sentence is computed from its numbers, whichever way they came out.
+"""What a study with axes shows, in a few paragraphs.
+
+Every sentence is computed from its numbers, whichever way they came out.
 
 It computes no statistics. What does not favor weight rescaling is said in the same words as what does.
 """
@@ -54,8 +56,8 @@ def reference_text(numbers: StudyGroups, reference: str | None) -> str:
         )
     return sentences(
         first,
-        "No images were kept for validation to choose its setting by, so that each row is compared with its first setting of the same "
-        "learning rate.",
+        "No images were kept for validation to choose its setting by, so that each row is compared with its "
+        "first setting of the same learning rate.",
     )
 
 
@@ -63,23 +65,25 @@ def statistics_notes(main: Entries) -> list[str]:
     """How intervals, p values and the smallest visible difference are meant."""
     level, n = main.family.level, main.family.n_tests
     return [
-        f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds, each for itself; n counts finished runs, and differences are over "
-        "the seeds that both finished.",
-        f"p is that of the paired t test, by Holm's procedure for the family of all {count(n, 'comparison')} of the first table: the "
-        f"chance that any of them shows a difference where there is none is at most {percent(1 - CONFIDENCE, 0)}. The p below it is the "
-        "same one alone, uncorrected.",
-        "The smallest visible difference is the smallest mean difference that these seeds could have shown at the level at which the "
-        f"procedure stopped ({_level(level)}): below it, no difference is seen. A true difference of that size would be seen about every "
-        f"other time; the one that is seen with a probability of {percent(POWER, 0)}, alone and with the scatter of these seeds, is "
-        "larger, and unfolds with n.",
+        f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds, each for itself; n counts finished "
+        "runs, and differences are over the seeds that both finished.",
+        f"p is that of the paired t test, by Holm's procedure for the family of all {count(n, 'comparison')} "
+        "of the first table: the chance that any of them shows a difference where there is none is at most "
+        f"{percent(1 - CONFIDENCE, 0)}. The p below it is the same one alone, uncorrected.",
+        "The smallest visible difference is the smallest mean difference that these seeds could have shown "
+        f"at the level at which the procedure stopped ({_level(level)}): below it, no difference is seen. A "
+        "true difference of that size would be seen about every other time; the one that is seen with a "
+        f"probability of {percent(POWER, 0)}, alone and with the scatter of these seeds, "
+        "is larger, and unfolds with n.",
     ]
 
 
 def everything_text(everything: Entries) -> str:
     """Whose family the second table is."""
     return (
-        f"The same for every setting, as a family of {count(everything.family.n_tests, 'comparison')}. Settings that no validation data "
-        "chose stand here for completeness: the best of many is high by chance as well."
+        f"The same for every setting, as a family of {count(everything.family.n_tests, 'comparison')}. "
+        "Settings that no validation data chose stand here for completeness: "
+        "the best of many is high by chance as well."
     )
 
 
@@ -91,9 +95,10 @@ def settings_text(numbers: StudyGroups) -> str:
         f"weight decay {' or '.join(f'{decay:g}' for decay in decays)}" if any(decays) else "no weight decay"
     )
     return (
-        "What a method does, it does to the scale-invariant weights and to nothing else. Gains γ and biases β of the normalizations and "
-        f"the last layer get {rest}. Training accuracy is measured in eval mode against the labels that were trained on. Equal seeds start "
-        "from equal weights and see equal batches, whatever the method."
+        "What a method does, it does to the scale-invariant weights and to nothing else. Gains γ and biases "
+        f"β of the normalizations and the last layer get {rest}. Training accuracy is measured in eval mode "
+        "against the labels that were trained on. Equal seeds start from equal weights and see equal "
+        "batches, whatever the method."
     )
 
 
@@ -104,8 +109,9 @@ def _what_was_trained(numbers: StudyGroups) -> str:
     lost = [f"{states.count(state)} {state}" for state in ("diverged", "failed") if state in states]
     axes = f" over {listing([_axis(numbers, axis) for axis in numbers.axes])}" if numbers.axes else ""
     return sentences(
-        f"{count(len(numbers.methods), 'method')} ({listing(numbers.methods)}){axes}, with {count(len(study.spec.seeds), 'seed')} each: "
-        f"{n_done} of {study.n_planned} runs are done{', ' + listing(lost) if lost else ''}.",
+        f"{count(len(numbers.methods), 'method')} ({listing(numbers.methods)}){axes}, with "
+        f"{count(len(study.spec.seeds), 'seed')} each: {n_done} of {study.n_planned} runs are "
+        f"done{', ' + listing(lost) if lost else ''}.",
     )
 
 
@@ -172,7 +178,10 @@ def _one(entry: Entry) -> str:
         return f"no difference seen (smallest visible {points(judgement.smallest_visible or 0.0, 2)}, {n})"
     interval = signed_interval(*difference.interval, 2) if difference.interval else ""
     p = p_value(judgement.adjusted_p or 0.0)
-    return f"{judgement.verdict} by {points(difference.mean, 2)} (95{SPACE}% interval {interval}, {n}, p{SPACE}{p})"
+    return (
+        f"{judgement.verdict} by {points(difference.mean, 2)} (95{SPACE}% interval "
+        f"{interval}, {n}, p{SPACE}{p})"
+    )
 
 
 def _what_could_be_seen(main: Entries) -> str:
@@ -188,8 +197,8 @@ def _what_could_be_seen(main: Entries) -> str:
     low, high = min(unseen), max(unseen)
     size = points(low, 2) if len(unseen) == 1 else f"{points(low, 2)} to {points(high, 2)}"
     return (
-        f"Where no difference is seen, the smallest that could have been seen in this family of {count(main.family.n_tests, 'comparison')} "
-        f"was {size}: smaller ones are not ruled out."
+        "Where no difference is seen, the smallest that could have been seen in this family of "
+        f"{count(main.family.n_tests, 'comparison')} was {size}: smaller ones are not ruled out."
     )
 
 

@@ -1,6 +1,9 @@
-"""Who is better: the summary of a study, the paragraph on final test accuracies, and what their statistics mean.
+"""Who is better.
 
-What does not favor weight rescaling is said in the same words as what does. It returns plain text that the page escapes.
+The summary of a study, the paragraph on final test accuracies, and what their statistics mean.
+
+What does not favor weight rescaling is said in the same words as what does. It returns plain text that the
+page escapes.
 """
 
 from decayfree.report.numbers.series import MethodSeries, StudyNumbers
@@ -36,7 +39,8 @@ def summary(numbers: StudyNumbers) -> str:
         _what_was_trained(numbers),
         f"{reference.short} ends at a test accuracy of {accuracy(reference.final_test, decimals(numbers))}.",
         *_verdicts_in_short(numbers),
-        "One network on one data set, with one learning rate for all, is a hint and not a verdict on any method.",
+        "One network on one data set, with one learning rate for all, "
+        "is a hint and not a verdict on any method.",
     )
 
 
@@ -64,14 +68,18 @@ def statistics_note(numbers: StudyNumbers) -> str:
         f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds; n counts finished runs.",
         "A t interval of few seeds can reach beyond 100\N{NO-BREAK SPACE}%." if is_beyond else "",
         "Differences are taken seed by seed, over the seeds that both methods finished.",
-        f"Whether a difference is seen is decided by paired t tests with Holm's correction for all {count(n_comparisons, 'comparison')}: "
-        f"the chance that any shows a difference where there is none is at most {percent(1 - CONFIDENCE, 0)}. The smallest difference that "
-        "n seeds could have shown is the smallest mean difference that is seen at the level at which the correction stops "
-        f"(p{SPACE}≤{SPACE}{level:.2g}); intervals are corrected for nothing, so that they may leave out zero where no difference is seen."
+        (
+            "Whether a difference is seen is decided by paired t tests with Holm's correction for all "
+            f"{count(n_comparisons, 'comparison')}: the chance that any shows a difference where there is "
+            f"none is at most {percent(1 - CONFIDENCE, 0)}. The smallest difference that n seeds could have "
+            "shown is the smallest mean difference that is seen at the level at which the correction stops "
+            f"(p{SPACE}≤{SPACE}{level:.2g}); intervals are corrected for nothing, so that they may leave out "
+            "zero where no difference is seen."
+        )
         if n_comparisons
         else "",
-        "All methods got the same learning rate, tuned for none of them; equal learning rates are not equal steps "
-        "(see the effective learning rates), so a difference may be one of step size.",
+        "All methods got the same learning rate, tuned for none of them; equal learning rates are not equal "
+        "steps (see the effective learning rates), so a difference may be one of step size.",
     )
 
 
@@ -82,8 +90,8 @@ def _what_was_trained(numbers: StudyNumbers) -> str:
         f", {percent(data.label_noise, 0)} of the training labels drawn at random" if data.label_noise else ""
     )
     return (
-        f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on {data.name} "
-        f"({data.n_train:,} training and {data.n_test:,} test images{noise}) by "
+        f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on "
+        f"{data.name} ({data.n_train:,} training and {data.n_test:,} test images{noise}) by "
         f"{count(len(numbers.methods), 'method')} with {count(len(spec.seeds), 'seed')} each; "
         f"{numbers.n_done} of {numbers.study.n_planned} runs are done."
     )
@@ -119,7 +127,10 @@ def _seen(word: str, reference: MethodSeries, compared: Compared, n_decimals: in
 
 
 def _unseen(reference: MethodSeries, compared: Compared, n_decimals: int) -> list[str]:
-    """Where no difference is seen, with the smallest that could have been; methods of equal n in one sentence."""
+    """Where no difference is seen, with the smallest that could have been.
+
+    Methods of equal n in one sentence.
+    """
     unseen = _having("no difference seen", compared)
     said = []
     for n in sorted({comparison.difference.n for _, comparison in unseen}, reverse=True):

@@ -18,7 +18,10 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def fine_percent(share: float) -> str:
-    """A share as a percentage with two digits at least, so that nothing but zero is 0.0 %: 12.6 %, 0.0042 %."""
+    """A share as a percentage with two digits at least, so that nothing but zero is 0.0 %:
+
+    12.6 %, 0.0042 %.
+    """
     if share != 0 and abs(share) < 0.01:
         return f"{significant(100 * share, 2)}{SPACE}%"
     return percent(share)
@@ -54,7 +57,10 @@ def factor(ratio: float) -> str:
 
 
 def significant(number: float, n_digits: int = 3) -> str:
-    """A number with so many significant digits, trailing zeros kept: 1.00, 0.0312, 4.20e−7; 12,345 from 1,000 on."""
+    """A number with so many significant digits, trailing zeros kept: 1.00, 0.0312, 4.20e−7.
+
+    12,345 from 1,000 on.
+    """
     if number == 0:
         return "0"
     if 1e-4 <= abs(number) < 999.5:

@@ -1,4 +1,6 @@
-"""The built-in studies: one TOML file each beside this one, in a size for two cores and in the paper's size for a GPU.
+"""The built-in studies.
+
+One TOML file each beside this one, in a size for two cores and in the paper's size for a GPU.
 
 Runs none of them. Every file says in comments what the paper claims, so that results can be held against it.
 """

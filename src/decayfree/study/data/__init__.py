@@ -1,6 +1,7 @@
 """The images of a study: where they are, how they are read, which are taken, and how a step is fed.
 
-Does not train. What a step sees is a function of the spec, the seed and the step, whatever the method and the device.
+Does not train. What a step sees is a function of the spec, the seed and the step, whatever the method and the
+device.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
 """Training images moved about: mirror images, random crops and cut-out squares, a batch at a time.
 
-Reads no files and keeps no state. What is done to a batch is a function of the seed and the step. The numbers are drawn on the CPU,
-so that every device sees the same images.
+Reads no files and keeps no state. What is done to a batch is a function of the seed and the step. The numbers
+are drawn on the CPU, so that every device sees the same images.
 """
 
 import torch
@@ -16,7 +16,8 @@ def augmented(inputs: Tensor, spec: DataSpec, *, seed: int, step: int) -> Tensor
     """Mirror, crop and cut out, in this order, as far as the spec asks for it.
 
     Args:
-        inputs: (n, n_channels, height, width), standardized, so that the mean color is 0; in any memory format, which is kept.
+        inputs: (n, n_channels, height, width), standardized, so that the mean color is 0; in any memory
+            format, which is kept.
         spec: Its ``flip``, ``crop_padding`` and ``cutout`` are looked at.
         seed: The run's seed.
         step: The step that sees them.
@@ -54,13 +55,16 @@ def flipped(inputs: Tensor, *, seed: int, step: int) -> Tensor:
     which = mirrored.nonzero().squeeze(1)
     taken = torch.arange(n_images).index_copy_(0, which, torch.arange(n_images, n_images + len(which)))
     images = _channels_inside(inputs)
-    # Whole images are copied from behind the others, which is several times as fast as to choose pixel by pixel.
+    # Whole images are copied from behind the others, which is several times as fast as to choose pixel by
+    # pixel.
     both = torch.cat([images, images.index_select(0, which.to(inputs.device)).flip(2)])
     return _in_format_of(inputs, both.index_select(0, taken.to(inputs.device)))
 
 
 def cropped(inputs: Tensor, *, padding: int, seed: int, step: int) -> Tensor:
-    """Pad each image with zeros on every side and cut a part of its size out of it, all places being equally likely.
+    """Pad each image with zeros on every side and cut a part of its size out of it.
+
+    All places are equally likely.
 
     Args:
         inputs: (n, n_channels, height, width).
@@ -78,21 +82,24 @@ def cropped(inputs: Tensor, *, padding: int, seed: int, step: int) -> Tensor:
     offsets = torch.randint(2 * padding + 1, (n_images, 2), generator=generator_for("crop", seed, step))
     padded = F.pad(_channels_inside(inputs), (0, 0, padding, padding, padding, padding))
     lines = torch.arange(n_images).view(-1, 1) * padded.shape[1] + offsets[:, :1] + torch.arange(height)
-    starts = (
-        lines * padded.shape[2] + offsets[:, 1:]
-    )  # (n, height): the first pixel of each line, counted over all images
-    # Lines are copied whole, from a view that has one for every pixel it may start at: three times as fast as pixel by pixel.
+    # (n, height): the first pixel of each line, counted over all images.
+    starts = lines * padded.shape[2] + offsets[:, 1:]
+    # Lines are copied whole, from a view that has one for every pixel it may start at: three times as fast as
+    # pixel by pixel.
     windows = padded.flatten().unfold(0, width * n_channels, n_channels)
     parts = windows.index_select(0, starts.flatten().to(inputs.device))
     return _in_format_of(inputs, parts.view(n_images, height, width, n_channels))
 
 
 def cut_out(inputs: Tensor, *, side: int, seed: int, step: int) -> Tensor:
-    """Set a square of each image to 0. Its center is any pixel with equal probability, so that a part of it may lie outside.
+    """Set a square of each image to 0.
+
+    Its center is any pixel with equal probability, so that a part of it may lie outside.
 
     Args:
         inputs: (n, n_channels, height, width).
-        side: Of the square, in pixels. An even one reaches from its center ``side/2`` up and left, ``side/2 − 1`` down and right.
+        side: Of the square, in pixels. An even one reaches from its center ``side/2`` up and left,
+            ``side/2 − 1`` down and right.
         seed: The run's seed.
         step: The step that sees them.
 
@@ -100,7 +107,8 @@ def cut_out(inputs: Tensor, *, side: int, seed: int, step: int) -> Tensor:
         The shape of ``inputs``, a copy.
 
     References:
-        DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017, arXiv 1708.04552.
+        DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
+        arXiv 1708.04552.
     """
     n_images, n_channels, height, width = inputs.shape
     generator = generator_for("cutout", seed, step)
@@ -114,7 +122,10 @@ def cut_out(inputs: Tensor, *, side: int, seed: int, step: int) -> Tensor:
 
 
 def _near(center: Tensor, side: int, size: int) -> Tensor:
-    """(n, side), int64: the pixels of a line that the square covers. Those outside are the last one inside, which it covers too."""
+    """(n, side), int64: the pixels of a line that the square covers.
+
+    Those outside are the last one inside, which it covers too.
+    """
     return (center - side // 2 + torch.arange(side)).clamp_(0, size - 1)
 
 

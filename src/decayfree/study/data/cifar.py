@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the files of their authors' archive, in torchvision's layout.
 
-Downloads nothing. The files are pickles, and a pickle may run anything when it is read: these are read by a reader that knows
-numpy's arrays and refuses whatever else a file asks for.
+Downloads nothing. The files are pickles, and a pickle may run anything when it is read: these are read by a
+reader that knows numpy's arrays and refuses whatever else a file asks for.
 """
 
 import pickle
@@ -61,7 +61,8 @@ def read(edition: Edition, data_dir: str | None) -> tuple[Images, Images]:
 
     Args:
         edition: `CIFAR10` or `CIFAR100`.
-        data_dir: The folder that the archive was unpacked in, or what it unpacked to; by default in the user's cache folder.
+        data_dir: The folder that the archive was unpacked in, or what it unpacked to; by default in the
+            user's cache folder.
 
     Raises:
         InvalidInputError: If a file is not there, or is not a batch of images.
@@ -89,12 +90,15 @@ def locate(edition: Edition, data_dir: str | None) -> Path:
         edition.title,
         looked,
         f"Unpack {edition.address} in {root}, or name as data_dir another folder that it was unpacked in; "
-        f"torchvision.datasets.{edition.name.upper()}({str(root)!r}, download=True) does both and checks what it got.",
+        f"torchvision.datasets.{edition.name.upper()}({str(root)!r}, download=True) "
+        "does both and checks what it got.",
     )
 
 
 def read_batch(path: Path, edition: Edition) -> Images:
-    """One file: a pickled table with ``data``, (n, 3072), the red, the green, the blue pixels of each image, and labels.
+    """One file.
+
+    A pickled table with ``data``, (n, 3072), the red, the green, the blue pixels of each image, and labels.
 
     Raises:
         InvalidInputError: If the file is something else, or is cut off, or asks for anything but arrays.
@@ -141,7 +145,7 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads lists, tables, texts, numbers and numpy's arrays, under the names that old and new numpy give them."""
+    """Reads lists, tables, texts, numbers and numpy's arrays, under numpy's old and new names."""
 
     _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
     _ADMITTED = frozenset(

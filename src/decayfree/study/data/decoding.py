@@ -1,7 +1,10 @@
-"""Image files to pixels of one size, once: decoded with Pillow into a file of bytes that is mapped into memory ever after.
+"""Image files to pixels of one size, once.
 
-Knows no classes and no splits. The files lie in the user's cache folder, under a name that is a function of the images' paths, sizes
-and times of change; they can be deleted at any time, and runs that read the same one share its memory.
+Decoded with Pillow into a file of bytes that is mapped into memory ever after.
+
+Knows no classes and no splits. The files lie in the user's cache folder, under a name that is a function of
+the images' paths, sizes and times of change; they can be deleted at any time, and runs that read the same one
+share its memory.
 """
 
 import contextlib
@@ -39,10 +42,13 @@ class Decoded:
 
 
 def decode(parts: Sequence[list[str]], *, size: int) -> list[Decoded]:
-    """Each part's images: the shorter side brought to ``size`` pixels, and the center cut out; grey ones are made color.
+    """Each part's images: the shorter side brought to ``size`` pixels, and the center cut out.
+
+    Grey ones are made color.
 
     Raises:
-        InvalidInputError: If files are no images or are damaged, all of them named at once; or if there is no room for the pixels.
+        InvalidInputError: If files are no images or are damaged, all of them named at once; or if there is no
+            room for the pixels.
         MissingExtraError: If Pillow is not installed.
     """
     folder = cache_dir("image-folder")
@@ -106,8 +112,8 @@ def _decode_into(path: Path, part: list[str], size: int) -> list[str]:
         return faults
     except OSError as error:
         raise InvalidInputError(
-            f"the pixels of {len(part)} images, {n_bytes / 1e9:.3g} GB, could not be written to {path.parent}: {error}. "
-            "Make room, or set XDG_CACHE_HOME to a folder that has it."
+            f"the pixels of {len(part)} images, {n_bytes / 1e9:.3g} GB, could not be written to "
+            f"{path.parent}: {error}. Make room, or set XDG_CACHE_HOME to a folder that has it."
         ) from error
     finally:
         if partial is not None:
@@ -138,7 +144,10 @@ def _counted(image: bytes) -> Tensor:
 
 
 def _image(path: str, size: int) -> bytes | str:
-    """Red, green and blue of each pixel, line by line, as torchvision's Resize and CenterCrop give them; or what is wrong."""
+    """Red, green and blue of each pixel, line by line, as torchvision's Resize and CenterCrop give them.
+
+    Or what is wrong.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -160,13 +169,17 @@ def _image(path: str, size: int) -> bytes | str:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Make the folder; of runs that start together, one decodes and the others wait for it, where files can be locked."""
+    """Make the folder.
+
+    Of runs that start together, one decodes and the others wait for it, where files can be locked.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise InvalidInputError(
-            f"decoded images could not be written to {folder}: {error}. Set XDG_CACHE_HOME to a folder that can."
+            f"decoded images could not be written to {folder}: {error}. "
+            "Set XDG_CACHE_HOME to a folder that can."
         ) from error
     with lock:
         with contextlib.suppress(ImportError, OSError):

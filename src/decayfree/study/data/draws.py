@@ -1,7 +1,7 @@
 """Random choices about data: the order of images, the labels that are wrong.
 
-Reads no images. Every choice is a function of a purpose, a seed and a step, so that equal seeds see equal data whatever the method
-and the device, and a resumed run needs no position but its step.
+Reads no images. Every choice is a function of a purpose, a seed and a step, so that equal seeds see equal
+data whatever the method and the device, and a resumed run needs no position but its step.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ def with_label_noise(labels: Tensor, *, share: float, n_classes: int, seed: int)
 
     Args:
         labels: (n,), int64.
-        share: From 0 to 1; ``round(share·n)`` labels are drawn, of which about 1 in ``n_classes`` stays right.
+        share: From 0 to 1; ``round(share·n)`` labels are drawn, of which about 1 in ``n_classes`` stays
+            right.
         n_classes: How many classes there are.
         seed: The run's seed.
 
@@ -24,7 +25,8 @@ def with_label_noise(labels: Tensor, *, share: float, n_classes: int, seed: int)
         (n,), int64, a copy.
 
     References:
-        Zhang et al., "Understanding deep learning requires rethinking generalization", 2017, arXiv 1611.03530.
+        Zhang et al., "Understanding deep learning requires rethinking generalization", 2017, arXiv
+        1611.03530.
     """
     generator = generator_for("label noise", seed)
     chosen = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]

@@ -1,4 +1,6 @@
-"""Fashion-MNIST from its four idx files: where they are looked for, how they are read, and how they are fetched.
+"""Fashion-MNIST from its four idx files.
+
+Where they are looked for, how they are read, and how they are fetched.
 
 Downloads nothing unless asked to; 60,000 training and 10,000 test images of 28×28 grey pixels.
 """
@@ -35,7 +37,8 @@ def locate(data_dir: str | None = None, *, download: bool = False) -> Path:
 
     Args:
         data_dir: The folder to look in; by default a cache folder of the user, then Debian's.
-        download: Fetch the files from the authors' address if they are nowhere, into ``data_dir`` or the cache.
+        download: Fetch the files from the authors' address if they are nowhere, into ``data_dir`` or the
+            cache.
 
     Raises:
         InvalidInputError: If they are nowhere; says where it looked and how to get them.
@@ -49,8 +52,9 @@ def locate(data_dir: str | None = None, *, download: bool = False) -> Path:
     raise not_found(
         "Fashion-MNIST",
         {folder: missing(folder, _absent(folder)) for folder in folders},
-        "Install Debian's package dataset-fashion-mnist, name a folder with the four idx files (plain or .gz) "
-        "with --data-dir (data_dir in a spec), or allow decayfree demo to download the 30 MB with --download.",
+        "Install Debian's package dataset-fashion-mnist, name a folder with the four idx files (plain or "
+        ".gz) with --data-dir (data_dir in a spec), or allow decayfree demo to download "
+        "the 30 MB with --download.",
     )
 
 
@@ -85,7 +89,8 @@ def read(folder: Path) -> dict[str, Tensor]:
     """The four arrays: images (n, 28, 28) and labels (n,), uint8.
 
     Raises:
-        InvalidInputError: If a file is missing or not an idx file of bytes, or images and labels differ in number.
+        InvalidInputError: If a file is missing or not an idx file of bytes, or images and labels differ in
+            number.
     """
     arrays = {}
     for part, (name, _) in _FILES.items():

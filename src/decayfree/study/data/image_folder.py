@@ -1,4 +1,6 @@
-"""Which images are in a folder with one folder for each class, and of which class each is: ImageNet, Tiny ImageNet, one's own.
+"""Which images are in a folder with one folder for each class, and of which class each is.
+
+ImageNet, Tiny ImageNet, one's own.
 
 Opens no image. Classes are numbered and images ordered as torchvision's ImageFolder does it.
 """
@@ -15,8 +17,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 _ANNOTATIONS = "val_annotations.txt"
 _LAYOUT = (
     "It takes a folder train and a folder val or test with one folder of images for each class, "
-    "or val as Tiny ImageNet has it, with images and val_annotations.txt; name the folder above them as data_dir. "
-    "ImageNet is at https://www.image-net.org/download.php, Tiny ImageNet at http://cs231n.stanford.edu/tiny-imagenet-200.zip."
+    "or val as Tiny ImageNet has it, with images and val_annotations.txt; name the folder above them as "
+    "data_dir. ImageNet is at https://www.image-net.org/download.php, Tiny ImageNet at "
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip."
 )
 
 
@@ -46,10 +49,13 @@ class Tree:
 
 
 def find(data_dir: str | None) -> Tree:
-    """List the images of ``train``, and of ``test``, or of ``val`` where ``test`` is not there or has no folders of classes.
+    """List the images of ``train``, and of ``test`` or ``val``.
+
+    The latter where ``test`` is not there or has no folders of classes.
 
     Raises:
-        InvalidInputError: If a part is not there, a class has no image, or the test part has classes that ``train`` has not.
+        InvalidInputError: If a part is not there, a class has no image, or the test part has classes that
+            ``train`` has not.
     """
     if data_dir is None:
         raise InvalidInputError(f"an image folder has no place of its own. {_LAYOUT}")
@@ -112,7 +118,10 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def _annotated(folder: Path, classes: list[str]) -> Part:
-    """Tiny ImageNet's val: a line for each image with its name and its class, then a box; the images lie in ``images``."""
+    """Tiny ImageNet's val: a line for each image with its name and its class, then a box.
+
+    The images lie in ``images``.
+    """
     path = folder / _ANNOTATIONS
     number = {name: label for label, name in enumerate(classes)}
     paths, labels, faults = [], [], []

@@ -1,7 +1,7 @@
 """Images in memory, as bytes, and what a network is fed of them: standardized, three channels, float32.
 
-Reads no files and draws no numbers of its own. The pixels may lie elsewhere than the network: where they do not fit on its device,
-they stay where they are, and what is asked for is moved.
+Reads no files and draws no numbers of its own. The pixels may lie elsewhere than the network: where they do
+not fit on its device, they stay where they are, and what is asked for is moved.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, to choose settings by, and to test with, and how those to train on are standardized."""
+    """Images to train on, to choose settings by and to test with, and how the first are standardized."""
 
     train: Images
     validation: Images
@@ -50,21 +50,26 @@ class Dataset:
         return self.train.labels.device
 
     def to_input(self, pixels: Tensor, *, channels_last: bool = True) -> Tensor:
-        """Standardized channels; a grey image becomes three equal ones, as a color network is fed grey images.
+        """Standardized channels.
+
+        A grey image becomes three equal ones, as a color network is fed grey images.
 
         Args:
             pixels: (n, height, width) or (n, 3, height, width), uint8, on any device.
             channels_last: The memory format; else it is contiguous.
 
         Returns:
-            (n, 3, height, width), float32, in standard deviations of the training pixels; on the dataset's device.
+            (n, 3, height, width), float32, in standard deviations of the training pixels; on the dataset's
+            device.
         """
         return _three_channels(self._standardized(_with_channels(pixels)), channels_last)
 
     def batch(
         self, chosen: Tensor, spec: DataSpec, *, seed: int, step: int, channels_last: bool = True
     ) -> Tensor:
-        """What a training step is fed: ``augmented(to_input(train.pixels[chosen]), ...)``, bit by bit, in a third of the time.
+        """What a training step is fed.
+
+        ``augmented(to_input(train.pixels[chosen]), ...)``, bit by bit, in a third of the time.
 
         Args:
             chosen: (batch_size,), int64: which training images.
@@ -76,7 +81,8 @@ class Dataset:
         Returns:
             (batch_size, 3, height, width), float32, on the dataset's device.
         """
-        # What can be done while a pixel is a byte and a grey image has one channel is done then: memory is what it costs.
+        # What can be done while a pixel is a byte and a grey image has one channel is done then: memory is
+        # what it costs.
         pixels = _with_channels(_selected(self.train.pixels, chosen))
         if spec.flip:
             pixels = flipped(pixels, seed=seed, step=step)
@@ -118,7 +124,10 @@ def _moved(pixels: Tensor, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _operand(value: float | tuple[float, ...], size: tuple[int, int], device: torch.device) -> float | Tensor:
-    """A number as it is; one for each color as (1, n_colors, *size), channels_last, since to spread it each time is slow."""
+    """A number as it is.
+
+    One for each color as (1, n_colors, *size), channels_last, since to spread it each time is slow.
+    """
     if not isinstance(value, tuple):
         return value
     plane = torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1).expand(-1, -1, *size)

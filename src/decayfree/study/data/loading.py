@@ -1,7 +1,7 @@
 """From a spec to a data set: which images are taken of which part, and where their pixels lie.
 
-Reads no file format itself; there is a file for each beside this one. Validation images are taken from the training part behind
-those to train on, and the test part is taken as its authors made it.
+Reads no file format itself; there is a file for each beside this one. Validation images are taken from the
+training part behind those to train on, and the test part is taken as its authors made it.
 """
 
 import dataclasses
@@ -18,27 +18,35 @@ from decayfree.study.data.images import Dataset, Images
 from decayfree.study.run_settings import DataSpec
 
 SHARE_OF_GPU = 0.5
-"""Pixels are put on a GPU where they take at most this share of its free memory; the rest is for the training."""
+"""Pixels are put on a GPU where they take at most this share of its free memory; the rest is for the
+training.
+"""
 
 
 def load(spec: DataSpec, data_dir: str | None = None, device: torch.device | str = "cpu") -> Dataset:
-    """Load the data: the first ``n_train`` images of the training part, the ``n_validation`` after these, ``n_test`` of the test part.
+    """Load the data.
 
-    Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed first, in an
-    order that depends on no seed of a run: the classes of a subset are as frequent as in a random draw without replacement, not exactly
-    as in the whole. The digits have no test part of their own: it is what comes after the training and the validation images.
+    The first ``n_train`` images of the training part, the ``n_validation`` after these, ``n_test`` of the
+    test part.
 
-    Pixels stay bytes. On a GPU they lie in its memory, as far as they fit, and else in the computer's, from which each batch is moved.
-    Those of a folder of images are decoded once, into a file of the user's cache folder that is mapped into memory, so that they may be
-    more than fit there.
+    Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
+    first, in an order that depends on no seed of a run: the classes of a subset are as frequent as in a
+    random draw without replacement, not exactly as in the whole. The digits have no test part of their own:
+    it is what comes after the training and the validation images.
+
+    Pixels stay bytes. On a GPU they lie in its memory, as far as they fit, and else in the computer's, from
+    which each batch is moved. Those of a folder of images are decoded once, into a file of the user's cache
+    folder that is mapped into memory, so that they may be more than fit there.
 
     Args:
         spec: What to load; label noise and augmentation are not done here.
-        data_dir: The folder with the files; by default a folder in the user's cache folder, and Debian's for Fashion-MNIST.
+        data_dir: The folder with the files; by default a folder in the user's cache folder, and Debian's for
+            Fashion-MNIST.
         device: Where the network will be.
 
     Raises:
-        InvalidInputError: If there are not so many images, files are not there or are damaged, or augmentation exceeds the images.
+        InvalidInputError: If there are not so many images, files are not there or are damaged, or
+            augmentation exceeds the images.
         MissingExtraError: If a package that reads the files is not installed.
     """
     same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0)
@@ -94,7 +102,7 @@ def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
 
 
 def _from_folder(spec: DataSpec, data_dir: str | None) -> tuple[list[Images], int, Tensor]:
-    """The three parts of a folder of images, how many classes it has, and the counts of the training pixels."""
+    """The three parts of a folder of images, its number of classes, and the training pixels' counts."""
     tree = image_folder.find(data_dir)
     _check_enough(spec, len(tree.train), len(tree.test))
     chosen = _mixed(tree.train, spec.n_train + spec.n_validation).tolist()
@@ -137,7 +145,10 @@ def _counts(pixels: Tensor) -> Tensor:
 
 
 def _moments(counts: Tensor) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
-    """Mean and standard deviation over all pixels, exactly, from their histograms; a number for grey, one for each color else."""
+    """Mean and standard deviation over all pixels, exactly, from their histograms.
+
+    A number for grey, one for each color else.
+    """
     moments = [_moments_of(color.double()) for color in counts]
     if len(moments) == 1:
         return moments[0]

@@ -1,6 +1,9 @@
-"""Street View House Numbers, the cropped digits, from the two MATLAB files of their authors, as torchvision keeps them.
+"""Street View House Numbers, the cropped digits.
 
-Downloads nothing. The extra training images are not read. Neighbors in the files come from the same house, so that `load` mixes them.
+From the two MATLAB files of their authors, as torchvision keeps them.
+
+Downloads nothing. The extra training images are not read. Neighbors in the files come from the same house, so
+that `load` mixes them.
 """
 
 from pathlib import Path
@@ -43,9 +46,9 @@ def locate(data_dir: str | None) -> Path:
     raise not_found(
         "SVHN",
         {folder: missing(folder, absent)},
-        f"Put {ADDRESS}{_TRAIN} and {_TEST} from the same place there, or name as data_dir another folder that has them; "
-        f"torchvision.datasets.SVHN({str(folder)!r}, split=..., download=True) with 'train' and with 'test' does so "
-        "and checks what it got.",
+        f"Put {ADDRESS}{_TRAIN} and {_TEST} from the same place there, or name as data_dir another folder "
+        f"that has them; torchvision.datasets.SVHN({str(folder)!r}, split=..., download=True) with 'train' "
+        "and with 'test' does so and checks what it got.",
     )
 
 
@@ -60,7 +63,8 @@ def read_part(path: Path) -> Images:
         from scipy.io import loadmat
     except ImportError as error:
         raise MissingExtraError(
-            "SVHN comes in MATLAB's files, which scipy reads, and it is not installed: pip install 'decayfree[study]'"
+            "SVHN comes in MATLAB's files, which scipy reads, and it is not installed: "
+            "pip install 'decayfree[study]'"
         ) from error
     try:
         content = loadmat(path, variable_names=("X", "y"))
@@ -76,8 +80,8 @@ def read_part(path: Path) -> Images:
         )
     if len(labels) != pixels.shape[3] or not ((labels >= 1) & (labels <= N_CLASSES)).all():
         raise InvalidInputError(
-            f"{path}: expected a label from 1 to 10 for each of {pixels.shape[3]} images, got {len(labels)} labels "
-            f"of values {sorted(set(labels.tolist()))}"
+            f"{path}: expected a label from 1 to 10 for each of {pixels.shape[3]} images, got {len(labels)} "
+            f"labels of values {sorted(set(labels.tolist()))}"
         )
     images = pixels.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     return Images(images, labels % N_CLASSES)

@@ -1,6 +1,9 @@
-"""The runs of a finished study as one file that can be kept beside its spec, and read like the folder that it came from.
+"""The runs of a finished study as one file that can be kept beside its spec.
 
-Keeps records, rows and spectra; not checkpoints, nor the norms that runs replay: a kept study is read, not continued.
+It is read like the folder that it came from.
+
+Keeps records, rows and spectra; not checkpoints, nor the norms that runs replay: a kept study is read, not
+continued.
 """
 
 import contextlib
@@ -47,7 +50,9 @@ def keep(out: Path, target: Path) -> Path:
 
 @contextlib.contextmanager
 def folder_of_runs(out: Path) -> Iterator[Path]:
-    """A folder with ``runs/`` in it: ``out``, or a temporary one with what is kept in its archive where it has no runs of its own.
+    """A folder with ``runs/`` in it.
+
+    ``out``, or a temporary one with what is kept in its archive where it has no runs of its own.
 
     Raises:
         ResultError: If the archive is damaged.

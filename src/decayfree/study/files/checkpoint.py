@@ -1,8 +1,9 @@
 """What a run keeps on disk while it trains: its record, its metrics, and all it needs to go on.
 
-A process killed anywhere leaves a run that can go on: files grow at their end or are replaced at once, and a checkpoint holds the
-length and the checksum of what it goes with. Damage is set aside, never half-read. Power cuts are no different: nothing
-is forced to the disk, so they may leave damage, and the run begins anew. Does not decide when to save.
+A process killed anywhere leaves a run that can go on: files grow at their end or are replaced at once, and a
+checkpoint holds the length and the checksum of what it goes with. Damage is set aside, never half-read. Power
+cuts are no different: nothing is forced to the disk, so they may leave damage, and the run begins anew. Does
+not decide when to save.
 """
 
 import dataclasses
@@ -48,7 +49,10 @@ _OF_A_RUN = (CHECKPOINT_FILE, ROWS_FILE, NORMS_FILE, SPECTRA_FILE)
 
 
 class RunFiles:
-    """The files of a run that trains; remembers what was written, so that no checkpoint vouches for what it was not."""
+    """The files of a run that trains.
+
+    Remembers what was written, so that no checkpoint vouches for what it was not.
+    """
 
     def __init__(self, directory: Path, *, keeps_norms: bool) -> None:
         """Open the files of a run, whose record is there already; `load` or `begin_anew` comes next.
@@ -65,8 +69,8 @@ class RunFiles:
         """The last checkpoint, with the other files as they were then; what was written after it is cut off.
 
         Returns:
-            The state that was saved; None where there is none to go on from: it has not got that far, did not keep the norms
-            that are asked of it now, or is damaged, in which case all files are set aside.
+            The state that was saved; None where there is none to go on from: it has not got that far, did not
+            keep the norms that are asked of it now, or is damaged, in which case all files are set aside.
         """
         try:
             state = load_checkpoint(self._directory)
@@ -79,9 +83,8 @@ class RunFiles:
             faults = [seal.fault(self._directory / name) for name, seal in seals.items()]
             if any(faults):
                 raise ResultError("\n".join(filter(None, faults)))
-            read_spectra(
-                self._directory
-            )  # it is sealed in itself: a run may have been killed between it and the checkpoint
+            # It is sealed in itself: a run may have been killed between it and the checkpoint.
+            read_spectra(self._directory)
         except ResultError as error:
             set_aside(self._directory, str(error), keep_record=True)
             return None
@@ -91,7 +94,10 @@ class RunFiles:
         return state
 
     def begin_anew(self) -> None:
-        """Drop whatever is there, the checkpoint first: without it, a run that is killed in here begins anew as well."""
+        """Drop whatever is there, the checkpoint first.
+
+        Without it, a run that is killed in here begins anew as well.
+        """
         for name in _OF_A_RUN:
             (self._directory / name).unlink(missing_ok=True)
         self._spectra = None
@@ -116,7 +122,9 @@ class RunFiles:
         save_checkpoint(self._directory, {**state, "files": seals})
 
     def seals(self) -> dict[str, Seal]:
-        """The seals of all files but the checkpoint, which is sealed in itself, for the record of a run that has ended.
+        """The seals of all files but the checkpoint, for the record of a run that has ended.
+
+        The checkpoint is sealed in itself.
 
         Raises:
             ResultError: If a file is not what was written.
@@ -216,7 +224,10 @@ def write_record(
 
 
 def write_failure(directory: Path, settings: RunSettings, reason: str, *, details: str | None = None) -> None:
-    """Write that a run has failed: the reason into its record, and details such as a traceback into ``error.txt``."""
+    """Write that a run has failed.
+
+    The reason into its record, and details such as a traceback into ``error.txt``.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     if details is not None:
         replace_text(directory / ERROR_FILE, details)

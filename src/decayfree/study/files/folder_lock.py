@@ -1,9 +1,9 @@
 """One runner in a folder at a time: a lock that ends with the processes that hold it, however they end.
 
-Readers need none. The lock is the kernel's (flock) on ``OUT/.lock``; what is written in the file only says who holds it, so a file
-that a killed runner has left is no obstacle. On NFS it holds between machines where the server keeps locks (Linux from 2.6.12 on,
-without the mount options ``nolock`` and ``local_lock``), else only between processes of one machine. Windows has no flock, so
-nothing is locked there.
+Readers need none. The lock is the kernel's (flock) on ``OUT/.lock``; what is written in the file only says
+who holds it, so a file that a killed runner has left is no obstacle. On NFS it holds between machines where
+the server keeps locks (Linux from 2.6.12 on, without the mount options ``nolock`` and ``local_lock``), else
+only between processes of one machine. Windows has no flock, so nothing is locked there.
 """
 
 import json
@@ -43,7 +43,10 @@ class Holder:
 
 
 class FolderLock:
-    """Held within its context, and by the processes that are started in it with its `share`, until the last of them has ended."""
+    """Held within its context, and by the processes that are started in it with its `share`.
+
+    Until the last of them has ended.
+    """
 
     def __init__(self, out: Path) -> None:
         self._path = out / LOCK_FILE
@@ -56,7 +59,8 @@ class FolderLock:
             FolderInUseError: If another runner holds it.
         """
         file = self._path.open("a+", encoding="utf-8")
-        # For a moment, since one that looks whether it is held takes a share in it, and so do the last breaths of a killed runner.
+        # For a moment, since one that looks whether it is held takes a share in it, and so do the last
+        # breaths of a killed runner.
         give_up_s = time.monotonic() + _TRY_FOR_S
         while not _take(file, exclusive=True):
             if time.monotonic() > give_up_s:
@@ -78,7 +82,10 @@ class FolderLock:
 
     @property
     def share(self) -> "LockShare":
-        """What a process that is started gets as an argument, so that the lock is held until it has ended as well."""
+        """What a process that is started gets as an argument.
+
+        So the lock is held until it has ended as well.
+        """
         assert self._file is not None
         return LockShare(self._file.fileno())
 
@@ -130,8 +137,8 @@ def _refusal(path: Path) -> str:
     with path.open(encoding="utf-8") as file:
         holder = _holder_in(file)
     return (
-        f"a study is being run in {path.parent} by process {holder.pid} on {holder.host} since {holder.since}: "
-        "wait until it has ended, end it, or choose another folder"
+        f"a study is being run in {path.parent} by process {holder.pid} on {holder.host} since "
+        f"{holder.since}: wait until it has ended, end it, or choose another folder"
     )
 
 

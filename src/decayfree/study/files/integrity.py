@@ -1,6 +1,7 @@
 """Is a file what was written? Lengths and CRC-32 checksums of files that grow, of JSON and of checkpoints.
 
-They find damage (a file that was cut off, a bit that flipped), not forgery. What to do about it is for the callers to say.
+They find damage (a file that was cut off, a bit that flipped), not forgery. What to do about it is for the
+callers to say.
 """
 
 import contextlib
@@ -69,7 +70,10 @@ class Seal:
         return seal
 
     def fault(self, path: Path) -> str | None:
-        """What is wrong with a file that begins with what was sealed, and may have grown since; None if nothing."""
+        """What is wrong with a file that begins with what was sealed, and may have grown since.
+
+        None if nothing.
+        """
         return self._fault(path, Seal.of(path, n_bytes=self.n_bytes))
 
     def fault_of_all(self, path: Path) -> str | None:
@@ -88,7 +92,10 @@ class GrowingFile:
     """A file that only this object appends to, with the seal of all that was written."""
 
     def __init__(self, path: Path, seal: Seal = Seal()) -> None:
-        """Go on after what was sealed: the rest, which a killed run wrote after its checkpoint, is cut off."""
+        """Go on after what was sealed.
+
+        The rest, which a killed run wrote after its checkpoint, is cut off.
+        """
         self.path, self.seal = path, seal
         with path.open("ab") as file:
             file.truncate(seal.n_bytes)
@@ -102,7 +109,8 @@ class GrowingFile:
         n_bytes = self.path.stat().st_size if self.path.is_file() else 0
         if n_bytes != self.seal.n_bytes:
             raise ResultError(
-                f"{self.path}: {n_bytes} bytes long, but {self.seal.n_bytes} were written: something else writes to it"
+                f"{self.path}: {n_bytes} bytes long, but {self.seal.n_bytes} were written: "
+                "something else writes to it"
             )
         with self.path.open("ab") as file:
             file.write(data)
@@ -130,10 +138,12 @@ def unsealed_json(text: str) -> dict[str, Any]:
 
 
 def seal_zip(file: IO[bytes]) -> None:
-    """Put the checksum of a zip file, open and whole, into its comment, where nothing that reads zip files looks.
+    """Put the checksum of a zip file, open and whole, into its comment.
 
-    The checksums within a zip file do not do: `torch.load` does not ask for them, and a flipped bit in a header makes it read
-    other bytes than those that they are of.
+    Nothing that reads zip files looks there.
+
+    The checksums within a zip file do not do: `torch.load` does not ask for them, and a flipped bit in a
+    header makes it read other bytes than those that they are of.
     """
     file.seek(-_COMMENT_LENGTH.size, os.SEEK_END)
     file.write(_COMMENT_LENGTH.pack(len(_ZIP_MARK) + _N_DIGITS) + _ZIP_MARK)
@@ -160,7 +170,10 @@ def zip_fault(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write; it takes the place of ``path`` at once when all is written, and leaves no trace where that fails."""
+    """A file to write.
+
+    It takes the place of ``path`` at once when all is written, and leaves no trace where that fails.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w+b") as file:

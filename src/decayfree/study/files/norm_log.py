@@ -1,6 +1,7 @@
 """The norms of all blocks before every step of a run, in a file that another run can replay.
 
-Holds plain float32 numbers, a row a step, blocks in the order of the found weights; does not say what they mean.
+Holds plain float32 numbers, a row a step, blocks in the order of the found weights; does not say what they
+mean.
 """
 
 from pathlib import Path
@@ -18,7 +19,10 @@ FILE_NAME = NORMS_FILE
 
 
 class NormLog:
-    """Collects rows while a run trains; `flush` before a checkpoint, so that the file never lags behind it."""
+    """Collects rows while a run trains.
+
+    `flush` before a checkpoint, so that the file never lags behind it.
+    """
 
     def __init__(self, file: GrowingFile, found: Invariance) -> None:
         self._found, self._file = found, file
@@ -63,7 +67,8 @@ def read_norms(path: Path, found: Invariance, *, n_steps: int) -> dict[str, Tens
     content = path.read_bytes() if path.is_file() else b""
     if len(content) != n_steps * n_columns * 4:
         raise MismatchError(
-            f"{path} holds {len(content)} bytes, expected {n_steps} steps of {n_columns} norms of 4 bytes each"
+            f"{path} holds {len(content)} bytes, expected {n_steps} steps of "
+            f"{n_columns} norms of 4 bytes each"
         )
     values = torch.frombuffer(bytearray(content), dtype=torch.float32) if content else torch.empty(0)
     columns = torch.split(

@@ -40,11 +40,15 @@ class Row:
     effective_learning_rates: Mapping[str, float]
     """Weight name -> mean over its blocks of the block's learning rate over its squared norm."""
     angular_updates: Mapping[str, float]
-    """Weight name -> mean over its blocks of the angle by which the last step turned the block, in radians; NaN before the first step."""
+    """Weight name -> mean over its blocks of the angle by which the last step turned the block, in radians;
+    NaN before the first step.
+    """
     off_span_share: float
     """Mean over the first layer's rows of ‖Qw‖/‖w‖."""
     off_span_law: float
-    """What ``off_span_share`` must be: the norms as measured, with ‖Qw‖ from its first value and the optimizer's settings alone."""
+    """What ``off_span_share`` must be: the norms as measured, with ‖Qw‖ from its first value and the
+    optimizer's settings alone.
+    """
     test_loss: float = math.nan
     validation_loss: float = math.nan
     """NaN where no images are kept for validation."""
@@ -53,9 +57,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """How the energy of one weight lies along the principal directions of its inputs, those of the largest input variance first.
+    """How the energy of one weight lies along the principal directions of its inputs.
 
-    Directions are ranked and put into bins of neighboring ranks; shares are from 0 to 1 and NaN where there is nothing to divide by.
+    Those of the largest input variance come first.
+
+    Directions are ranked and put into bins of neighboring ranks; shares are from 0 to 1 and NaN where there
+    is nothing to divide by.
     """
 
     edges: tuple[int, ...]
@@ -96,7 +103,9 @@ class Run:
     rows: tuple[Row, ...]
     spectra: Spectra
     cost: Mapping[str, float] = field(default_factory=dict)
-    """What the training took, by name with its unit: seconds of an epoch, bytes of memory; empty where it was not measured."""
+    """What the training took, by name with its unit: seconds of an epoch, bytes of memory; empty where it was
+    not measured.
+    """
     set_aside: tuple[str, ...] = ()
     """Why files of this run were found damaged and set aside, and the run begun anew; once for each time."""
 
@@ -176,7 +185,10 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
-    """Which of these files of a run are not what was there when it ended, one sentence each; those it does not know are not looked at."""
+    """Which of these files of a run are not what was there when it ended, one sentence each.
+
+    Those it does not know are not looked at.
+    """
     seals = {name: Seal.from_dict(record["files"][name]) for name in names if name in record["files"]}
     faults = (seal.fault_of_all(directory / name) for name, seal in seals.items())
     return [fault for fault in faults if fault]
@@ -245,7 +257,10 @@ def spectra_to(spectra: Spectra) -> str:
 
 
 def row_from(record: Mapping[str, Any]) -> Row:
-    """The row that a line of ``metrics.jsonl`` says; rows of runs that were made before a column was there have null in it."""
+    """The row that a line of ``metrics.jsonl`` says.
+
+    Rows of runs that were made before a column was there have null in it.
+    """
     expected = {entry.name for entry in fields(Row)}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")

@@ -1,7 +1,7 @@
 """The networks of the studies, by name; one file for each family.
 
-Does not decide how their weights are treated, nor on which device or in which memory format they lie. A further network is one file
-and one entry in ``MODELS``.
+Does not decide how their weights are treated, nor on which device or in which memory format they lie. A
+further network is one file and one entry in ``MODELS``.
 """
 
 from typing import TYPE_CHECKING

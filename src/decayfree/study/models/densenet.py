@@ -13,14 +13,18 @@ BOTTLENECK_WIDENING = 4
 
 
 class DenseNetBC(nn.Module):
-    """Three stages of layers that each see all before them, transitions that halve channels and pixels, and one linear layer.
+    """Three stages of layers that each see all before them, and one linear layer.
 
-    A layer is BatchNorm, ReLU and a 1×1 convolution to four times the growth rate, then BatchNorm, ReLU and a 3×3 convolution to
-    the growth rate. The stem is a 3×3 convolution to twice the growth rate. DenseNet-BC of depth L has (L - 4)/6 layers in a stage.
-    The width factor multiplies the growth rate, and with it every layer. Images have at least 4×4 pixels.
+    Transitions between stages halve channels and pixels.
+
+    A layer is BatchNorm, ReLU and a 1×1 convolution to four times the growth rate, then BatchNorm, ReLU and a
+    3×3 convolution to the growth rate. The stem is a 3×3 convolution to twice the growth rate. DenseNet-BC of
+    depth L has (L - 4)/6 layers in a stage. The width factor multiplies the growth rate, and with it every
+    layer. Images have at least 4×4 pixels.
 
     References:
-        Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2016, arXiv 1608.06993, Section 3.
+        Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2016, arXiv
+        1608.06993, Section 3.
     """
 
     def __init__(self, sizes: Sizes, *, growth: int, depth: int, n_stages: int = 3) -> None:

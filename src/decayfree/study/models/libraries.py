@@ -23,7 +23,8 @@ def library_factory(
         library: One of ``LIBRARIES``.
         name: What the model is called there.
         n_classes: Classes that it tells apart; the library's own number where None.
-        image_size: Height and width in pixels, for models of timm that are made for images of one size; theirs where None.
+        image_size: Height and width in pixels, for models of timm that are made for images of one size;
+            theirs where None.
 
     Raises:
         InvalidInputError: If the library has no such model.

@@ -1,4 +1,6 @@
-"""A multilayer perceptron with BatchNorm: the smallest network that has scale-invariant weights and no convolution.
+"""A multilayer perceptron with BatchNorm.
+
+The smallest network that has scale-invariant weights and no convolution.
 
 Is nobody's published network.
 """
@@ -14,8 +16,9 @@ class MlpBN(nn.Module):
     Linear layers in front of a BatchNorm have no bias, since it would remove it.
 
     References:
-        Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift", 2015,
-        arXiv 1502.03167, Section 4.1 trains three hidden layers on digits; theirs are 100 wide and have sigmoids.
+        Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+        Covariate Shift", 2015, arXiv 1502.03167, Section 4.1 trains three hidden layers on digits; theirs are
+        100 wide and have sigmoids.
     """
 
     def __init__(self, sizes: Sizes, *, width: int = 512, n_hidden: int = 3) -> None:

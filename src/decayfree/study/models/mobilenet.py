@@ -1,6 +1,7 @@
 """MobileNetV2 for small images.
 
-Does not round channels to multiples of 8 as the published network does at other widths: ours are far narrower than that.
+Does not round channels to multiples of 8 as the published network does at other widths: ours are far narrower
+than that.
 """
 
 from torch import Tensor, nn
@@ -22,13 +23,14 @@ STAGES = (
 class MobileNetV2(nn.Module):
     """Inverted residuals: 1×1 to six times the channels, 3×3 on each channel, 1×1 back without an activation.
 
-    The stem and the second stage take every pixel, so that images of 32×32 end as 4×4. A stride that would leave one pixel is left
-    out, on images of 8×8 the last: on one pixel a 3×3 kernel of one channel is a number, and BatchNorm undoes it. The width factor
-    multiplies the last convolution too, which the published network leaves at 1280. It has no dropout.
+    The stem and the second stage take every pixel, so that images of 32×32 end as 4×4. A stride that would
+    leave one pixel is left out, on images of 8×8 the last: on one pixel a 3×3 kernel of one channel is a
+    number, and BatchNorm undoes it. The width factor multiplies the last convolution too, which the published
+    network leaves at 1280. It has no dropout.
 
     References:
-        Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, arXiv 1801.04381,
-        Tables 1 and 2.
+        Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018,
+        arXiv 1801.04381, Tables 1 and 2.
     """
 
     def __init__(self, sizes: Sizes) -> None:

@@ -1,7 +1,7 @@
 """The networks of the studies, by name; one file for each family.
 
-Does not decide how their weights are treated, nor on which device or in which memory format they lie. A further network is one file
-and one entry in ``MODELS``.
+Does not decide how their weights are treated, nor on which device or in which memory format they lie. A
+further network is one file and one entry in ``MODELS``.
 """
 
 import copy
@@ -45,7 +45,9 @@ MODELS: dict[str, Builder] = {
     "mobilenetv2": MobileNetV2,
     "mlp-bn": MlpBN,
 }
-"""Our own networks. Every layer begins with torch's default weights, so that kernels and rows have a norm near 1/√3 in all of them."""
+"""Our own networks. Every layer begins with torch's default weights, so that kernels and rows have a norm
+near 1/√3 in all of them.
+"""
 
 
 def build_model(
@@ -79,7 +81,10 @@ def build_model(
 
 
 def model_faults(spec: ModelSpec) -> list[str]:
-    """What is wrong with the name; whether a library has the model shows when it is built, since that imports the library."""
+    """What is wrong with the name.
+
+    Whether a library has the model shows when it is built, since that imports the library.
+    """
     library, _, name = spec.name.partition(":")
     if spec.name in MODELS or (library in LIBRARIES and name):
         return []
@@ -102,7 +107,8 @@ def _library_model(full_name: str, sizes: Sizes, seed: int) -> nn.Module:
     except Exception as error:  # whatever a library raises, the model's name must be in the message
         height, width = sizes.image_size
         raise InvalidInputError(
-            f"{full_name} cannot be trained on images of {height}×{width} pixels: {type(error).__name__}: {error}"
+            f"{full_name} cannot be trained on images of {height}×{width} pixels: "
+            f"{type(error).__name__}: {error}"
         ) from error
     expected = (2, sizes.n_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
@@ -115,5 +121,8 @@ def _library_model(full_name: str, sizes: Sizes, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, sizes: Sizes) -> object:
-    """What a copy of the model makes of two images in train mode; the model and its running statistics stay as they were."""
+    """What a copy of the model makes of two images in train mode.
+
+    The model and its running statistics stay as they were.
+    """
     return copy.deepcopy(model).train()(torch.zeros(2, sizes.n_channels, *sizes.image_size))

@@ -12,20 +12,24 @@ from decayfree.study.models.sizes import Sizes
 
 
 class PreActivationResNet(nn.Module):
-    """A 3×3 convolution, stages of pre-activation blocks, BatchNorm and ReLU, and one linear layer on the mean over pixels.
+    """A 3×3 convolution, stages of pre-activation blocks, and one linear layer.
 
-    A stage is twice as wide as the one before, and its first block halves height and width. Where a block changes the number of
-    channels, its shortcut is a 1×1 convolution of the activated input, without a normalization; elsewhere it is the input itself.
+    Before the last are BatchNorm, ReLU and the mean over pixels.
 
-    A Wide ResNet of depth d and factor k is this with (d - 4)/6 blocks in each of three stages that are 16k, 32k and 64k wide behind
-    a stem of 16. It has no dropout.
+    A stage is twice as wide as the one before, and its first block halves height and width. Where a block
+    changes the number of channels, its shortcut is a 1×1 convolution of the activated input, without a
+    normalization; elsewhere it is the input itself.
 
-    Second convolutions and projections go into the sum as they are, so that none of them is scale-invariant by itself: only
-    all that a stage adds up is, together. The stem belongs to the sum of the first stage, unless the first block has a projection.
+    A Wide ResNet of depth d and factor k is this with (d - 4)/6 blocks in each of three stages that are 16k,
+    32k and 64k wide behind a stem of 16. It has no dropout.
+
+    Second convolutions and projections go into the sum as they are, so that none of them is scale-invariant
+    by itself: only all that a stage adds up is, together. The stem belongs to the sum of the first stage,
+    unless the first block has a projection.
 
     References:
-        He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", 2016, arXiv 1603.05027, Figure 4(e).
-        Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146, Table 1.
+        He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", 2016, arXiv 1603.05027, Figure
+        4(e). Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146, Table 1.
     """
 
     def __init__(self, sizes: Sizes, *, width: int, depths: Sequence[int], widening: int = 1) -> None:

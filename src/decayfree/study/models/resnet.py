@@ -1,6 +1,7 @@
 """Residual networks with the activation after the sum, for small images.
 
-Does not hold the pre-activation ones, whose weights are scale-invariant for other reasons: see `preactivation`.
+Does not hold the pre-activation ones, whose weights are scale-invariant for other reasons: see
+`preactivation`.
 """
 
 from collections.abc import Sequence
@@ -17,16 +18,18 @@ BOTTLENECK_EXPANSION = 4
 class ResNet(nn.Module):
     """A 3×3 convolution, stages of residual blocks, and one linear layer on the mean over pixels.
 
-    A stage is twice as wide as the one before, and its first block halves height and width. No pooling follows the stem, whose
-    convolution takes every pixel: images are small. A bottleneck has its stride in the 3×3 convolution.
+    A stage is twice as wide as the one before, and its first block halves height and width. No pooling
+    follows the stem, whose convolution takes every pixel: images are small. A bottleneck has its stride in
+    the 3×3 convolution.
 
-    ResNet-18, 34 and 50 have the stages and the projections of the published ImageNet networks. ResNet-20, 32 and 56 are the published
-    CIFAR networks: their shortcuts have no weights (option A), they take every other pixel and fill up with zero channels.
+    ResNet-18, 34 and 50 have the stages and the projections of the published ImageNet networks. ResNet-20, 32
+    and 56 are the published CIFAR networks: their shortcuts have no weights (option A), they take every other
+    pixel and fill up with zero channels.
 
     References:
-        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385, Table 1 and Section 4.2.
-        Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, arXiv 1706.02677, Section 5.1, for the
-        place of the stride.
+        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv 1512.03385, Table 1
+        and Section 4.2. Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017,
+        arXiv 1706.02677, Section 5.1, for the place of the stride.
     """
 
     def __init__(
@@ -80,7 +83,10 @@ class ResidualBlock(nn.Module):
 
 
 class ZeroFilled(nn.Module):
-    """A shortcut without weights: every ``stride``-th pixel, and channels of zeros behind the ones that are there."""
+    """A shortcut without weights.
+
+    Every ``stride``-th pixel, and channels of zeros behind the ones that are there.
+    """
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()

@@ -28,7 +28,8 @@ class Sizes:
     def scaled(self, n_published: int) -> int:
         """The published number of channels times the width factor, rounded, and at least 1.
 
-        Families scale the width of their first stage and take multiples of that, so that proportions stay exact.
+        Families scale the width of their first stage and take multiples of that, so that proportions stay
+        exact.
 
         Example:
             >>> sizes = Sizes(n_classes=10, image_size=(28, 28), width_factor=0.125)

@@ -1,6 +1,7 @@
 """VGG networks with BatchNorm, for small images.
 
-Does not have the three linear layers of the published networks: here global mean pooling and one linear layer follow.
+Does not have the three linear layers of the published networks: here global mean pooling and one linear layer
+follow.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ MAX_WIDENING = 8
 
 
 class VggBN(nn.Module):
-    """Stages of 3×3 convolutions with BatchNorm and ReLU, each pooled by 2; then one linear layer on the mean over pixels.
+    """Stages of 3×3 convolutions with BatchNorm and ReLU, each pooled by 2.
 
-    Convolutions have no bias, since BatchNorm would remove it. A stage is twice as wide as the one before, up to 8 times the first.
-    A pooling that would leave no pixel is left out: the fifth on images of 28×28, the fourth and fifth on 8×8.
+    Then one linear layer on the mean over pixels.
+
+    Convolutions have no bias, since BatchNorm would remove it. A stage is twice as wide as the one before, up
+    to 8 times the first. A pooling that would leave no pixel is left out: the fifth on images of 28×28, the
+    fourth and fifth on 8×8.
 
     References:
         Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,

@@ -1,6 +1,7 @@
 """Processes that train runs: starting them, giving them jobs, hearing from them, ending them.
 
-Decides nothing about which run comes next; see `runner`. A process keeps its imports and data for all its runs.
+Decides nothing about which run comes next; see `runner`. A process keeps its imports and data for all its
+runs.
 """
 
 import contextlib
@@ -56,7 +57,9 @@ class Pool:
     """At most so many processes, started when there is a job for them; a context that leaves none behind."""
 
     n_tries = 2
-    """A run whose process was killed is given to another once: the kernel ends what takes most memory, guilty or not."""
+    """A run whose process was killed is given to another once: the kernel ends what takes most memory, guilty
+    or not.
+    """
 
     def __init__(self, n_workers: int, *, n_threads: int, lock: LockShare | None = None) -> None:
         """Prepare; no process is started yet.
@@ -83,7 +86,10 @@ class Pool:
         worker.begin(job)
 
     def reports(self) -> Iterator[Report]:
-        """Wait for news of the jobs and give them; a process that has died is dropped, its job reported as lost."""
+        """Wait for news of the jobs and give them.
+
+        A process that has died is dropped, its job reported as lost.
+        """
         ready = wait([worker.connection for worker in self._workers])
         for worker in [worker for worker in self._workers if worker.connection in ready]:
             try:
@@ -120,7 +126,9 @@ class Pool:
 
 
 def train_job(job: Job, tell: Callable[[Report], bool]) -> Report:
-    """Train a run in this process and say how that ended; an error is kept in the run's folder and stops no other run.
+    """Train a run in this process and say how that ended.
+
+    An error is kept in the run's folder and stops no other run.
 
     Args:
         job: What to train.
@@ -192,7 +200,10 @@ class _Worker:
 
 
 def _serve(connection: Connection, lock: LockShare | None) -> None:
-    """What a process does: train one job after the other until the other end hangs up, holding its share of the lock."""
+    """What a process does.
+
+    Train one job after the other until the other end hangs up, holding its share of the lock.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def tell(report: Report) -> bool:
@@ -221,7 +232,10 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """A process started within inherits deafness to Ctrl-C, which goes to the whole terminal: the parent stops it."""
+    """A process started within inherits deafness to Ctrl-C, which goes to the whole terminal.
+
+    The parent stops it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,9 +1,12 @@
-"""Runs as tasks on a running Ray cluster: sending them with what they need, hearing from them, pulling what they leave.
+"""Runs as tasks on a running Ray cluster.
 
-Starts no cluster and decides nothing about which run comes next. No shared file system is assumed: a task gets the files it
-goes on from and the norms it replays, and sends its own back at the end and every half minute, so that a run whose node is lost goes on
-elsewhere from there. The nodes need this version of decayfree, and the images where ``data_dir`` says. Results are bitwise those of
-another machine only where processor and torch are the same.
+Sending them with what they need, hearing from them, pulling what they leave.
+
+Starts no cluster and decides nothing about which run comes next. No shared file system is assumed: a task
+gets the files it goes on from and the norms it replays, and sends its own back at the end and every half
+minute, so that a run whose node is lost goes on elsewhere from there. The nodes need this version of
+decayfree, and the images where ``data_dir`` says. Results are bitwise those of another machine only where
+processor and torch are the same.
 """
 
 import contextlib
@@ -91,7 +94,8 @@ class RayPool:
         self._resource = "GPU" if n_gpus else "CPU"
         if n_gpus and not self._ray.cluster_resources().get("GPU"):
             raise ClusterError(
-                f"{job.settings.label}, seed {job.settings.seed} is to train on cuda, and no node at {self._address} has a GPU"
+                f"{job.settings.label}, seed {job.settings.seed} is to train on cuda, and no node at "
+                f"{self._address} has a GPU"
             )
         files = _files_needed(job)
         task = self._task.options(num_cpus=1, num_gpus=n_gpus).remote(
@@ -216,7 +220,10 @@ def _files_below(directory: Path) -> dict[str, bytes]:
 
 
 def _write_files(directory: Path, files: Files) -> None:
-    """Put files in the place of what is there: after those that a checkpoint vouches for comes the checkpoint, and the record last."""
+    """Put files in the place of what is there.
+
+    After those that a checkpoint vouches for comes the checkpoint, and the record last.
+    """
     if files and CHECKPOINT_FILE not in files:
         (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: (name == RECORD_FILE, name == CHECKPOINT_FILE, name)):

@@ -1,7 +1,8 @@
 """Runs a study: every run of its spec that is not done yet, in a pool of processes or on a Ray cluster.
 
-Does not train and does not draw; it tells how far it is through a callback. Running the same spec into the same
-folder again goes on where it was stopped, killed or failed; runs that the spec does not name any more are left alone.
+Does not train and does not draw; it tells how far it is through a callback. Running the same spec into the
+same folder again goes on where it was stopped, killed or failed; runs that the spec does not name any more
+are left alone.
 """
 
 import contextlib
@@ -51,7 +52,9 @@ class StudyOutcome:
     interrupted: bool
     """Whether Ctrl-C stopped it; calling again goes on."""
     set_aside: tuple[str, ...] = ()
-    """What was found damaged, set aside in the run's folder and done again, one sentence each, with method and seed."""
+    """What was found damaged, set aside in the run's folder and done again, one sentence each, with method
+    and seed.
+    """
 
 
 class Workers(Protocol):
@@ -82,16 +85,18 @@ def run_study(
 ) -> StudyOutcome:
     """Train all runs of ``spec`` that are not done yet.
 
-    A run that fails or diverges stops no other; one that failed is tried again at the next call. What is found damaged is set
-    aside and done again. A run goes on with the number of threads it began with, whatever ``n_jobs`` is by then: other numbers of
-    threads round otherwise.
+    A run that fails or diverges stops no other; one that failed is tried again at the next call. What is
+    found damaged is set aside and done again. A run goes on with the number of threads it began with,
+    whatever ``n_jobs`` is by then: other numbers of threads round otherwise.
 
     Args:
         spec: What to run.
         out: The study's folder, made where it is not there; see `read_study` for what it holds.
-        n_jobs: Processes; each gets an equal share of the cores as threads, at least one and at most ``OMP_NUM_THREADS``.
-        ray_address: Of a running Ray cluster, in Ray's words: ``auto``, ``HOST:PORT``, ``ray://HOST:PORT``. Runs are tasks there, as
-            many at a time as it has room for, one thread each, and ``n_jobs`` is not looked at.
+        n_jobs: Processes; each gets an equal share of the cores as threads, at least one and at most
+            ``OMP_NUM_THREADS``.
+        ray_address: Of a running Ray cluster, in Ray's words: ``auto``, ``HOST:PORT``, ``ray://HOST:PORT``.
+            Runs are tasks there, as many at a time as it has room for, one thread each, and ``n_jobs`` is not
+            looked at.
         on_progress: Called a few times a second from this process.
         on_stopping: Called once at Ctrl-C, before the runs have saved where they are.
 
@@ -101,7 +106,8 @@ def run_study(
     Raises:
         InvalidInputError: If ``n_jobs`` is below 1, or there is no cluster at the address.
         FolderInUseError: If another runner is at work in ``out``.
-        DiskFullError: If the disk takes no more. All checkpoints and rows so far are kept; calling again goes on.
+        DiskFullError: If the disk takes no more. All checkpoints and rows so far are kept; calling again goes
+            on.
         MissingExtraError: If Ray is wanted and not installed.
     """
     if n_jobs < 1:

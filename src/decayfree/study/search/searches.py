@@ -1,6 +1,7 @@
 """What is searched for in a spec, and the spec that evaluates what was found.
 
-Proposes nothing and trains nothing. A search covers the runs of a spec that differ in learning rate, weight decay and seed only.
+Proposes nothing and trains nothing. A search covers the runs of a spec that differ in learning rate, weight
+decay and seed only.
 """
 
 import dataclasses
@@ -48,7 +49,10 @@ class Search:
 
 
 def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[RunSettings], tuple[str, ...]]:
-    """One run for each search: the spec's runs, of one seed, that differ in more than what is searched for."""
+    """One run for each search.
+
+    The spec's runs, of one seed, that differ in more than what is searched for.
+    """
     known = {method.name for method in spec.methods}
     unknown = [name for name in methods or () if name not in known]
     if unknown:
@@ -66,13 +70,14 @@ def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[R
             starts.setdefault(_without_searched(run), run)
     if not starts:
         raise InvalidInputError(
-            f"nothing to search for: {', '.join(left_out)} replays the norms of another run at that run's settings"
+            f"nothing to search for: {', '.join(left_out)} replays the norms of another "
+            "run at that run's settings"
         )
     lacking = [start for start in starts.values() if start.recipe.data.n_validation < 1]
     if lacking:
         raise InvalidInputError(
-            "recipe.data.n_validation: expected at least 1, since settings are chosen by validation accuracy and "
-            "never by the test; got 0"
+            "recipe.data.n_validation: expected at least 1, since settings are chosen by validation accuracy "
+            "and never by the test; got 0"
         )
     return list(starts.values()), tuple(left_out)
 
@@ -98,8 +103,9 @@ def best_spec(spec: StudySpec, searches: Sequence[Search], *, n_seeds: int) -> S
     wanted = {_chosen_settings(search) for search in searches}
     if {dataclasses.replace(run, seed=0) for run in best.runs()} != wanted:
         raise InvalidInputError(
-            "the search cannot be written as a spec: overrides of this one ask for a learning rate or a weight decay and set something "
-            "else; write what they set as methods, axes or overrides that ask for other settings"
+            "the search cannot be written as a spec: overrides of this one ask for a learning rate or a "
+            "weight decay and set something else; write what they set as methods, "
+            "axes or overrides that ask for other settings"
         )
     return best
 
@@ -142,7 +148,10 @@ def decay_of(method: Method) -> float | None:
 
 
 def _method_of(spec: StudySpec, start: RunSettings) -> Method:
-    """The spec's method that became the start's by overrides: the first of that name and, but for the decay, those settings."""
+    """The spec's method that became the start's by overrides.
+
+    The first of that name and, but for the decay, those settings.
+    """
     wanted = _without_searched(start).method
     alike = [method for method in spec.methods if method.name == wanted.name]
     same = [

@@ -1,7 +1,10 @@
-"""A search over learning rate and weight decay where a grid is too dear: Optuna proposes, ordinary runs answer by validation accuracy.
+"""A search over learning rate and weight decay where a grid is too dear.
 
-Never looks at a test accuracy. What a killed search asked it asks again, since proposals are seeded, and finds it answered: runs are kept
-by their settings, so nothing is trained twice and no state but theirs needs to survive.
+Optuna proposes, ordinary runs answer by validation accuracy.
+
+Never looks at a test accuracy. What a killed search asked it asks again, since proposals are seeded, and
+finds it answered: runs are kept by their settings, so nothing is trained twice and no state but theirs needs
+to survive.
 """
 
 import dataclasses
@@ -22,7 +25,9 @@ from decayfree.study.spec.study_spec import StudySpec
 
 TRIALS_FOLDER, TRIALS_FILE, BEST_FILE = "tuning", "tuning.jsonl", "best.toml"
 _N_RANDOM = 5
-"""So many proposals for each searched setting come at random, before the sampler has anything to learn from."""
+"""So many proposals for each searched setting come at random,
+before the sampler has anything to learn from.
+"""
 _DIGITS = 3
 """Proposals are rounded to so many digits: nobody needs more of a learning rate."""
 
@@ -40,7 +45,8 @@ class Ranges:
             ends = getattr(self, name)
             if ends is not None and not 0 < ends[0] < ends[1] < math.inf:
                 raise InvalidInputError(
-                    f"{name}: expected two finite numbers above 0, the smaller first, got {ends[0]:g},{ends[1]:g}"
+                    f"{name}: expected two finite numbers above 0, the smaller first, got "
+                    f"{ends[0]:g},{ends[1]:g}"
                 )
 
 
@@ -54,8 +60,9 @@ class TuneOutcome:
     best_file: Path | None
     """The spec that evaluates what was found; None where the search did not come to its end."""
     stopped_by: StudyOutcome | None = None
-    """How the runs of the last trial ended, where that ended the search: by Ctrl-C, or by a failed run, since settings are not to be
-    blamed for a missing file."""
+    """How the runs of the last trial ended, where that ended the search: by Ctrl-C, or by a failed run, since
+    settings are not to be blamed for a missing file.
+    """
 
     @property
     def n_trials(self) -> int:
@@ -77,11 +84,15 @@ def tune(
     on_stopping: Callable[[], None] | None = None,
     **elsewhere: Any,
 ) -> TuneOutcome:
-    """Search for the learning rate and, where the method has one, the weight decay of every method and axis value of ``spec``.
+    """Search for the learning rate and weight decay of every method and axis value of ``spec``.
+
+    The latter where the method has one.
 
     Args:
-        spec: Its values of the two settings are where the search begins; its seeds are trained in every trial.
-        out: Its ``tuning`` folder gets the runs, ``tuning.jsonl`` the trials, ``best.toml`` the spec that evaluates what was found.
+        spec: Its values of the two settings are where the search begins; its seeds are trained in every
+            trial.
+        out: Its ``tuning`` folder gets the runs, ``tuning.jsonl`` the trials, ``best.toml`` the spec that
+            evaluates what was found.
         n_trials: For each search; calling again with more goes on.
         methods: Names of the methods to search for; None for all.
         ranges: Where to search.
@@ -138,7 +149,10 @@ def _untried(search: Search) -> Search:
 
 
 class _Proposer:
-    """Optuna's sampler for one search, kept in memory: the same seed and the same answers give the same proposals."""
+    """Optuna's sampler for one search, kept in memory.
+
+    The same seed and the same answers give the same proposals.
+    """
 
     def __init__(self, start: RunSettings, ranges: Ranges, seed: int) -> None:
         self._start, self._optuna = start, _optuna()

@@ -20,12 +20,17 @@ _METHOD = "method."
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting of the recipe and the values that it takes, each with every method, seed and value of the other axes."""
+    """One setting of the recipe and the values that it takes.
+
+    Each with every method, seed and value of the other axes.
+    """
 
     path: str
     """Dotted name in the recipe: ``learning_rate``, ``model.name``, ``optimizer``."""
     values: tuple[Any, ...]
-    """Values of the setting; for a table such as ``optimizer``, pairs of names and values that are set on top of the recipe's."""
+    """Values of the setting; for a table such as ``optimizer``, pairs of names and values that are set on top
+    of the recipe's.
+    """
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Override:
     """What is different in some runs, or that they are left out."""
 
     when: Table
-    """Dotted names, ``method.name`` and ``method.radius`` among them, and the values that a run must have: each one, or one of a tuple."""
+    """Dotted names, ``method.name`` and ``method.radius`` among them, and the values that a run must have:
+    each one, or one of a tuple.
+    """
     set: Table = ()
     """Dotted names in the recipe or of the method's settings, and the values to set."""
     skip: bool = False

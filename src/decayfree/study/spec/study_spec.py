@@ -65,7 +65,9 @@ class StudySpec:
         return self._runs
 
     def varying(self) -> tuple[str, ...]:
-        """Dotted names of the settings in which runs differ, seeds aside: ``method.name``, ``method.radius``, ``learning_rate``.
+        """Dotted names of the settings in which runs differ, seeds aside.
+
+        ``method.name``, ``method.radius``, ``learning_rate``.
 
         A setting of a method counts where runs of that very method differ in it.
         """
@@ -155,7 +157,10 @@ def _study_from(table: Mapping[str, Any]) -> StudySpec:
 def _read_tables(
     cls: type[Axis | Override], table: Mapping[str, Any], name: str, faults: list[str]
 ) -> Iterator[Any]:
-    """The entries of ``[[axes]]`` or ``[[overrides]]``; what their values must be is asked of the spec as a whole."""
+    """The entries of ``[[axes]]`` or ``[[overrides]]``.
+
+    What their values must be is asked of the spec as a whole.
+    """
     tables = table.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
         faults.append(f"{name}: expected [[{name}]] tables, got {tables!r}")
@@ -222,7 +227,10 @@ def _own_faults(spec: StudySpec) -> list[str]:
 
 
 def _run_faults(spec: StudySpec) -> list[str]:
-    """What is wrong with the runs as axes and overrides make them; each fault once, with the number of runs that have it."""
+    """What is wrong with the runs as axes and overrides make them.
+
+    Each fault once, with the number of runs that have it.
+    """
     n_runs = len(spec.seeds) * len(spec.methods) * math.prod(len(axis.values) for axis in spec.axes)
     if n_runs == 0:
         return [f"recipe.{fault}" for fault in spec.recipe.faults()]  # that there are none is told already

@@ -1,6 +1,9 @@
-"""How TOML becomes frozen dataclasses, and back: values are checked by the types of the fields, and every fault is told.
+"""How TOML becomes frozen dataclasses, and back.
 
-Knows no study: it is told which class to fill. What is wrong is appended to a list, so that one call finds all of it.
+Values are checked by the types of the fields, and every fault is told.
+
+Knows no study: it is told which class to fill. What is wrong is appended to a list, so that one call finds
+all of it.
 """
 
 import dataclasses
@@ -89,7 +92,10 @@ def field_paths(cls: type) -> list[str]:
 
 
 def replaced(settings: Any, path: str, value: Any) -> Any:
-    """Dataclass ``settings`` with the field at ``path`` set; a `Table` sets those fields of a nested dataclass that it names."""
+    """Dataclass ``settings`` with the field at ``path`` set.
+
+    A `Table` sets those fields of a nested dataclass that it names.
+    """
     head, _, rest = path.partition(".")
     before = getattr(settings, head)
     if rest:

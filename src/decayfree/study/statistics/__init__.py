@@ -1,7 +1,10 @@
-"""What a few seeds can say: means, intervals, paired differences, families of them, ranks, and the best of a sweep.
+"""What a few seeds can say.
 
-It reads no files and knows nothing of methods: numbers in, numbers out, in float64. One file each: `estimates` (t intervals),
-`significance` (p values, a family of comparisons), `power`, `bootstrap`, `ranks`, `sweeps`.
+Means, intervals, paired differences, families of them, ranks, and the best of a sweep.
+
+It reads no files and knows nothing of methods: numbers in, numbers out, in float64. One file each:
+`estimates` (t intervals), `significance` (p values, a family of comparisons), `power`, `bootstrap`, `ranks`,
+`sweeps`.
 """
 
 from typing import TYPE_CHECKING

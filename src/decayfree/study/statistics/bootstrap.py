@@ -1,6 +1,7 @@
 """An interval of a mean that does not assume normal numbers: the bias-corrected and accelerated bootstrap.
 
-Not for a handful of seeds: resamples of five numbers scatter too little, and their intervals are too short. There the t interval stays.
+Not for a handful of seeds: resamples of five numbers scatter too little, and their intervals are too short.
+There the t interval stays.
 """
 
 import math
@@ -29,7 +30,8 @@ def bootstrap_interval(
         ValueError: If there are too few numbers, or one is not finite.
 
     References:
-        Efron, "Better bootstrap confidence intervals", 1987, Journal of the American Statistical Association 82(397), Eq. 6.8.
+        Efron, "Better bootstrap confidence intervals", 1987, Journal of the American Statistical Association
+        82(397), Eq. 6.8.
     """
     n = len(values)
     if n < MIN_FOR_BOOTSTRAP:

@@ -1,6 +1,7 @@
 """A mean of a few numbers with its t interval, and the paired difference of two methods with its p value.
 
-Intervals assume that seeds are independent and roughly normal. Nothing is corrected for making several comparisons: `significance` does.
+Intervals assume that seeds are independent and roughly normal. Nothing is corrected for making several
+comparisons: `significance` does.
 """
 
 import math
@@ -55,8 +56,8 @@ class Estimate:
 class Comparison:
     """The paired difference of two methods, first minus second, over the seeds that both have.
 
-    ``smallest_visible`` is the smallest mean difference that these seeds could have shown: the half width of the interval of
-    the difference. A mean difference below it has an interval that contains zero.
+    ``smallest_visible`` is the smallest mean difference that these seeds could have shown: the half width of
+    the interval of the difference. A mean difference below it has an interval that contains zero.
     """
 
     difference: Estimate
@@ -68,7 +69,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Where the interval of the difference lies: above zero, below it, around it; or that there is none."""
+        """Where the interval of the difference lies: above zero, below it, around it.
+
+        Or that there is none.
+        """
         low, high = self.difference.low, self.difference.high
         if low is None or high is None:
             return "too few seeds"
@@ -86,8 +90,8 @@ class Comparison:
     def p_value(self) -> float | None:
         """Two-sided p value of the paired t test; None where there are fewer than two pairs.
 
-        Differences that are all equal say nothing of their scatter, and a coarse test set makes that happen: they have the p value that n
-        equal signs have, 2¹⁻ⁿ.
+        Differences that are all equal say nothing of their scatter, and a coarse test set makes that happen:
+        they have the p value that n equal signs have, 2¹⁻ⁿ.
         """
         error = self.difference.standard_error
         if error is None:

@@ -1,6 +1,7 @@
 """How large a true difference must be for seeds like these to show it.
 
-Not `smallest_visible`, which is about the mean that was seen: a true difference of just that size is seen about half of the time.
+Not `smallest_visible`, which is about the mean that was seen: a true difference of just that size is seen
+about half of the time.
 """
 
 from decayfree.study.statistics.estimates import CONFIDENCE, Estimate, t_quantile
@@ -11,7 +12,9 @@ POWER = 0.8
 def detectable_difference(
     difference: Estimate, *, power: float = POWER, alpha: float = 1 - CONFIDENCE
 ) -> float | None:
-    """The true difference that a paired t test of as many seeds, with the scatter seen here, shows with probability ``power``.
+    """The true difference that a paired t test shows with probability ``power``.
+
+    With as many seeds, and the scatter seen here.
 
     Args:
         difference: Mean and interval of the paired differences; the mean plays no part.
@@ -22,7 +25,8 @@ def detectable_difference(
         The difference, in the unit of the mean; None where there are fewer than two pairs.
 
     References:
-        Cohen, "Statistical Power Analysis for the Behavioral Sciences", 2nd ed. 1988, ch. 2: the noncentral t.
+        Cohen, "Statistical Power Analysis for the Behavioral Sciences", 2nd ed. 1988, ch. 2: the noncentral
+        t.
 
     Example:
         >>> from decayfree.study.statistics import Estimate, t_quantile

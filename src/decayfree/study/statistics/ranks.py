@@ -1,6 +1,9 @@
-"""Methods ranked in every group of a study (an optimizer, a network, a data set), and how far their mean ranks must lie apart.
+"""Methods ranked in every group of a study, and how far their mean ranks must lie apart.
 
-A rank forgets by how much a method was better. With few groups only ranks that agree nearly everywhere are told apart.
+A group is an optimizer, a network, a data set.
+
+A rank forgets by how much a method was better. With few groups only ranks that agree nearly everywhere are
+told apart.
 """
 
 import math
@@ -16,7 +19,10 @@ MIN_METHODS = 3
 
 @dataclass(frozen=True)
 class MeanRanks:
-    """Mean rank of every method over the groups, 1 the highest, and what Friedman's and Nemenyi's tests make of them."""
+    """Mean rank of every method over the groups, and what Friedman's and Nemenyi's tests say.
+
+    Rank 1 is the highest.
+    """
 
     ranks: Mapping[str, float]
     n_groups: int
@@ -48,7 +54,8 @@ def mean_ranks(scores: Mapping[str, Sequence[float]], *, alpha: float = 1 - CONF
         ValueError: If there are fewer than three methods or five groups, or a number is missing.
 
     References:
-        Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", 2006, Journal of Machine Learning Research 7, sec. 3.2.2.
+        Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", 2006, Journal of Machine
+        Learning Research 7, sec. 3.2.2.
 
     Example:
         >>> mean_ranks({"a": [3, 3, 3, 3, 3], "b": [2, 2, 2, 2, 2], "c": [1, 1, 1, 1, 1]}).ranks
@@ -61,7 +68,8 @@ def mean_ranks(scores: Mapping[str, Sequence[float]], *, alpha: float = 1 - CONF
     n_methods, n_groups = len(scores), max(sizes.values(), default=0)
     if n_methods < MIN_METHODS or n_groups < MIN_GROUPS:
         raise ValueError(
-            f"expected at least {MIN_METHODS} methods and {MIN_GROUPS} groups to rank, got {n_methods} and {n_groups}"
+            f"expected at least {MIN_METHODS} methods and {MIN_GROUPS} groups to rank, "
+            f"got {n_methods} and {n_groups}"
         )
     if set(sizes.values()) != {n_groups} or not all(
         math.isfinite(value) for values in scores.values() for value in values

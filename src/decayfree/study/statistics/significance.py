@@ -1,4 +1,6 @@
-"""Which of several comparisons show a difference: Holm's correction over a family, and an exact test that assumes no normality.
+"""Which of several comparisons show a difference.
+
+Holm's correction over a family, and an exact test that assumes no normality.
 
 It does not choose the family: who compares must say what belongs together, before looking.
 """
@@ -20,15 +22,17 @@ Name = TypeVar("Name", bound=Hashable)
 class Judgement:
     """What a comparison says as one of a family.
 
-    ``smallest_visible`` is the smallest mean difference that would have been called one at the level at which Holm's procedure stopped:
-    where ``verdict`` is "no difference seen", the mean difference lies below it.
+    ``smallest_visible`` is the smallest mean difference that would have been called one at the level at which
+    Holm's procedure stopped: where ``verdict`` is "no difference seen", the mean difference lies below it.
     """
 
     comparison: Comparison
     p_value: float | None
     """Of the paired t test, two-sided, uncorrected; None where there are fewer than two pairs."""
     adjusted_p: float | None
-    """Holm's: the smallest level at which this difference is called one when the whole family is tested at that level."""
+    """Holm's: the smallest level at which this difference is called one when the whole family is tested at
+    that level.
+    """
     smallest_visible: float | None
     verdict: Verdict
 
@@ -46,18 +50,24 @@ class Family(Generic[Name]):
     n_tests: int
     """How many of them have a p value: the size of the family."""
     level: float
-    """The level at which Holm's procedure stopped: from ``alpha / n_tests`` if nothing is seen to ``alpha``."""
+    """The level at which Holm's procedure stopped:
+    from ``alpha / n_tests`` if nothing is seen to ``alpha``.
+    """
 
 
 def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONFIDENCE) -> Family[Name]:
-    """Judge comparisons together, so that the chance that any of them shows a difference where there is none is at most ``alpha``.
+    """Judge comparisons together.
+
+    The chance that any of them shows a difference where there is none is at most ``alpha``.
 
     Args:
-        comparisons: All that are made, by any name; those with fewer than two pairs have no p value and do not count.
+        comparisons: All that are made, by any name; those with fewer than two pairs have no p value and do
+            not count.
         alpha: That chance, between 0 and 1.
 
     References:
-        Holm, "A simple sequentially rejective multiple test procedure", 1979, Scandinavian Journal of Statistics 6(2).
+        Holm, "A simple sequentially rejective multiple test procedure", 1979, Scandinavian Journal of
+        Statistics 6(2).
     """
     p_values = {name: c.p_value for name, c in comparisons.items()}
     known = {name: p for name, p in p_values.items() if p is not None}
@@ -80,7 +90,9 @@ def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONF
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Holm's adjusted p values: the k-th smallest of m times m − k + 1, never less than the one before, at most 1.
+    """Holm's adjusted p values.
+
+    The k-th smallest of m times m − k + 1, never less than the one before, at most 1.
 
     Example:
         >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
@@ -95,7 +107,9 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p value of paired differences when each may as well have had the other sign; exact, and free of normality.
+    """Two-sided p value of paired differences when each may as well have had the other sign.
+
+    Exact, and free of normality.
 
     It is at least 2/2ⁿ: five seeds cannot get below 0.0625, whatever they show.
 
@@ -125,7 +139,10 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def _level(p_values: Sequence[float], alpha: float) -> float:
-    """The level of the first hypothesis, in order of p, that Holm's procedure does not reject; ``alpha`` where it rejects all."""
+    """The level of the first hypothesis, in order of p, that Holm's procedure does not reject.
+
+    ``alpha`` where it rejects all.
+    """
     for rank, p in enumerate(sorted(p_values)):
         level = alpha / (len(p_values) - rank)
         if p > level:

@@ -36,11 +36,12 @@ class Spread:
 def best_of_sweep(validation: Mapping[Setting, Mapping[int, float]]) -> Choice[Setting]:
     """Choose by the mean over seeds; of equal means the first one.
 
-    A mean over fewer seeds may be higher only because the run that diverged is not in it, so that settings which lack a seed of the sweep
-    are left out, unless all do.
+    A mean over fewer seeds may be higher only because the run that diverged is not in it, so that settings
+    which lack a seed of the sweep are left out, unless all do.
 
     Args:
-        validation: For every setting the validation result by seed, higher is better; what is not finite counts as lacking.
+        validation: For every setting the validation result by seed, higher is better; what is not finite
+            counts as lacking.
 
     Example:
         >>> best_of_sweep({0.1: {0: 0.80, 1: 0.90}, 0.3: {0: 0.89, 1: 0.83}, 1.0: {0: 0.99}})
@@ -63,6 +64,9 @@ def best_of_sweep(validation: Mapping[Setting, Mapping[int, float]]) -> Choice[S
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:
-    """Worst, median and best of the finite ones among these results, one a setting; None where there is none."""
+    """Worst, median and best of the finite ones among these results, one a setting.
+
+    None where there is none.
+    """
     known = [value for value in values if math.isfinite(value)]
     return Spread(min(known), median(known), max(known), len(known)) if known else None

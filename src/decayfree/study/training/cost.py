@@ -1,4 +1,6 @@
-"""What does a run cost: seconds for an epoch, and the bytes that the optimizer and the method keep between two steps.
+"""What does a run cost.
+
+Seconds for an epoch, and the bytes that the optimizer and the method keep between two steps.
 
 Reads what it is given; measures no time itself.
 """
@@ -26,8 +28,9 @@ def cost_of(
         n_epochs: That these steps make.
 
     Returns:
-        ``seconds_per_epoch`` and, in bytes, ``parameter_bytes``, ``optimizer_state_bytes``, ``method_state_bytes``; with a model on
-        CUDA also ``peak_memory_bytes``, the most that torch had allocated at once.
+        ``seconds_per_epoch`` and, in bytes, ``parameter_bytes``, ``optimizer_state_bytes``,
+        ``method_state_bytes``; with a model on CUDA also ``peak_memory_bytes``, the most that torch had
+        allocated at once.
     """
     parameters = list(model.parameters())
     in_optimizer = list(_tensors(optimizer.state, set()))

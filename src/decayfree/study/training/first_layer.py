@@ -1,7 +1,9 @@
-"""Does the first layer's off-span part do what algebra says? Follows it through a run, where it can be followed.
+"""Does the first layer's off-span part do what algebra says?
 
-Does not train. A model whose first layer is no plain convolution has nothing to follow; an optimizer whose law is unknown is measured
-without being predicted.
+Follows it through a run, where it can be followed.
+
+Does not train. A model whose first layer is no plain convolution has nothing to follow; an optimizer whose
+law is unknown is measured without being predicted.
 """
 
 import math
@@ -105,7 +107,10 @@ def first_layer(
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """Parameter name of the weight of the first layer that has one, and that layer; None where it is no plain convolution."""
+    """Parameter name of the weight of the first layer that has one, and that layer.
+
+    None where it is no plain convolution.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and isinstance(module._parameters.get("weight"), nn.Parameter):
             return f"{name}.weight", module

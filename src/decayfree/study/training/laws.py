@@ -1,4 +1,6 @@
-"""What must happen in a run, by algebra alone: the off-span part of the first layer, and the angle of a step under weight decay.
+"""What must happen in a run, by algebra alone.
+
+The off-span part of the first layer, and the angle of a step under weight decay.
 
 Looks at no gradient and measures nothing; `sampling` does, and the page holds the two against each other.
 """
@@ -16,12 +18,13 @@ from decayfree.rescaling.weight_rescaling import rescalings_on
 
 
 class OffSpanLaw:
-    """How long the off-span part of every row must be, from its first length and the settings of the optimizer.
+    """How long each row's off-span part must be, from its first length and the optimizer's settings.
 
-    A gradient has no off-span part, so that SGD with learning rate η, momentum μ and weight decay λ makes of a row's off-span part q and
-    of that of its momentum buffer b (0 at first): b ← μb + λq, then q ← q − ηb (Nesterov: q ← q − η(λq + μb)). A rescale multiplies q by
-    the row's factor and leaves b alone. Without decay b stays 0, and no learning rate, scaled or not, moves q. Exact replay adds the decay
-    that it replays to the gradients itself, and first multiplies b by the ratio of the last two norms that it replays.
+    A gradient has no off-span part, so that SGD with learning rate η, momentum μ and weight decay λ makes of
+    a row's off-span part q and of that of its momentum buffer b (0 at first): b ← μb + λq, then q ← q − ηb
+    (Nesterov: q ← q − η(λq + μb)). A rescale multiplies q by the row's factor and leaves b alone. Without
+    decay b stays 0, and no learning rate, scaled or not, moves q. Exact replay adds the decay that it replays
+    to the gradients itself, and first multiplies b by the ratio of the last two norms that it replays.
 
     Args:
         optimizer: A ``torch.optim.SGD``, in the state before its first step.
@@ -32,8 +35,8 @@ class OffSpanLaw:
         replayed: (n_steps, n_blocks). The norms of the weight's blocks that exact replay replays.
 
     References:
-        Liu, Cui, Wan, Mao, Chan, "The Implicit Biases of Stochastic Gradient Descent on Deep Neural Networks with Batch Normalization",
-        2021, arXiv 2102.03497v1: updates stay in the span of the input features.
+        Liu, Cui, Wan, Mao, Chan, "The Implicit Biases of Stochastic Gradient Descent on Deep Neural Networks
+        with Batch Normalization", 2021, arXiv 2102.03497v1: updates stay in the span of the input features.
     """
 
     def __init__(
@@ -58,7 +61,10 @@ class OffSpanLaw:
         return self._lengths.abs()
 
     def step(self) -> None:
-        """Follow one step of the optimizer, after it was taken: the settings that it was taken with still stand in its groups."""
+        """Follow one step of the optimizer, after it was taken.
+
+        The settings that it was taken with still stand in its groups.
+        """
         group = self._group()
         if self._replayed is not None and self._n_steps:
             before, now = self._replayed[self._n_steps - 1 : self._n_steps + 1].double()

@@ -1,6 +1,7 @@
 """The one training loop: one run from its settings to its files, or on from where it was stopped or killed.
 
-Knows no method by name and starts no processes. A run that was killed anywhere goes on bitwise as if it had not been.
+Knows no method by name and starts no processes. A run that was killed anywhere goes on bitwise as if it had
+not been.
 """
 
 import contextlib
@@ -39,7 +40,8 @@ def train(
 
     Args:
         settings: What to train.
-        out: The study's folder; the run's files are in ``out/runs/<key>``, and a run that it replays lies beside.
+        out: The study's folder; the run's files are in ``out/runs/<key>``, and a run that it replays lies
+            beside.
         data_dir: Where the images are, for data that is not embedded in a package.
         record_norms: Keep every block's norm at every step, for a run that replays them.
         on_step: Called with the number of steps done after each; False saves and stops.
@@ -219,7 +221,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """Kernels of CUDA that give the same bits each time, so that a resumed run is the run that was not stopped."""
+    """Kernels of CUDA that give the same bits each time, so that a resumed run is the same run."""
     if device.type != "cuda":
         yield
         return

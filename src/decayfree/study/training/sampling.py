@@ -1,4 +1,6 @@
-"""One row of metrics from a model in training: scores, norms, effective learning rates, angles, off-span share.
+"""One row of metrics from a model in training.
+
+Scores, norms, effective learning rates, angles, off-span share.
 
 Reads the model and changes nothing. Decides neither when to sample nor where rows go.
 """
@@ -35,7 +37,10 @@ _IMAGES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Sampler:
-    """All that a sample needs beside the step; weights have the names that they have without a parametrization."""
+    """All that a sample needs beside the step.
+
+    Weights have the names that they have without a parametrization.
+    """
 
     model: nn.Module
     found: Invariance
@@ -80,7 +85,7 @@ class Sampler:
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the scale-invariant weights, and of biases that work together with one, by parameter name."""
+        """Copies of the scale-invariant weights, and of biases that go with one, by parameter name."""
         names = [name for weight in self.found for name in (weight.name, weight.bias) if name is not None]
         return {name: self.model.get_parameter(name).detach().clone() for name in names}
 
@@ -123,7 +128,10 @@ class Sampler:
 
     @torch.no_grad()
     def _norms_and_rates(self, learning_rate: float) -> tuple[dict[str, float], dict[str, float]]:
-        """Means over blocks of ‖w‖ and of the effective learning rate: η/‖w‖² in the SGD family, η/‖w‖ in others."""
+        """Means over blocks of ‖w‖ and of the effective learning rate:
+
+        η/‖w‖² in the SGD family, η/‖w‖ in others.
+        """
         parameters: Mapping[str, Tensor] = dict(self.model.named_parameters())
         norms, rates = {}, {}
         for weight in self.found:
@@ -139,7 +147,10 @@ class Sampler:
 
 
 def family_of(optimizer: Optimizer) -> Family | Literal["none"]:
-    """The optimizer's family, or ``none`` where its effective learning rate does not depend on the norm, or nobody knows how."""
+    """The optimizer's family, or ``none``.
+
+    The latter where its effective learning rate does not depend on the norm, or nobody knows how.
+    """
     try:
         return update_family(optimizer)
     except InvalidInputError:

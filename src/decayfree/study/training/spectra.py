@@ -1,6 +1,7 @@
 """Where the energy of each weight lies along the principal directions of its inputs.
 
-Works on a copy of the model, so that nothing in it changes; decides neither when nor where the result is kept.
+Works on a copy of the model, so that nothing in it changes; decides neither when nor where the result is
+kept.
 """
 
 import copy

@@ -1,6 +1,6 @@
-"""What every test shares: one seed, and property tests that draw the same cases on every run.
+"""What every test and doctest shares: one seed, and property tests that draw the same cases on every run.
 
-No helper is here; tests import those by name from the files beside this one.
+No helper is here; tests import those by name from tests/support.
 """
 
 import random
@@ -14,7 +14,7 @@ settings.register_profile("decayfree", derandomize=True, deadline=None, database
 settings.load_profile("decayfree")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def seed() -> int:
     """The seed of the test; torch's and Python's global generators start from it."""
     seed = 20210206
