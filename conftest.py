@@ -14,10 +14,17 @@ settings.register_profile("decayfree", derandomize=True, deadline=None, database
 settings.load_profile("decayfree")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def seed() -> int:
     """The seed of the test; torch's and Python's global generators start from it."""
     seed = 20210206
     torch.manual_seed(seed)
     random.seed(seed)
     return seed
+
+
+@pytest.fixture(autouse=True)
+def _seeded_examples(request: pytest.FixtureRequest) -> None:
+    """Examples in docstrings draw the same numbers every time, and do not have to say so."""
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("seed")
