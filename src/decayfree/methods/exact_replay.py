@@ -55,6 +55,8 @@ class ExactReplay(Method):
     """
 
     name: ClassVar[str] = "exact_replay"
+    short: ClassVar[str] = "exact replay"
+    holds_norms: ClassVar[bool] = True
     replayed_weight_decay: float
 
     @property

@@ -34,6 +34,7 @@ class Hyperball(Method):
     """
 
     name: ClassVar[str] = "hyperball"
+    holds_norms: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

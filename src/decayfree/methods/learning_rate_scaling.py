@@ -36,6 +36,8 @@ class LearningRateScaling(Method):
     """
 
     name: ClassVar[str] = "learning_rate_scaling"
+    short: ClassVar[str] = "learning-rate scaling"
+    color_slot: ClassVar[int] = 4
     replayed_weight_decay: float
 
     @property

@@ -58,6 +58,13 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    """In a study's file, and of the file that the method is in."""
+    short: ClassVar[str] = ""
+    """What sentences and tables call it where it occurs with one setting only; empty for its label."""
+    holds_norms: ClassVar[bool] = False
+    """Whether norms stay where they are put, whatever the optimizer does."""
+    color_slot: ClassVar[int] = 5
+    """Which of the page's eight colors it prefers; those that prefer the same one take the next that is free."""
 
     @property
     @abstractmethod

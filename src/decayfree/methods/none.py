@@ -19,6 +19,8 @@ class NoTreatment(Method):
     """
 
     name: ClassVar[str] = "none"
+    short: ClassVar[str] = "no decay"
+    color_slot: ClassVar[int] = 1
 
     @property
     def label(self) -> str:

@@ -45,6 +45,7 @@ class RotationalEquilibrium(Method):
     """
 
     name: ClassVar[str] = "rotational_equilibrium"
+    holds_norms: ClassVar[bool] = True
     weight_decay: float
     averaging: float = 0.99
     """This share of the running mean square of an update's norm stays from step to step."""

@@ -46,6 +46,8 @@ class WeightDecay(Method):
     """
 
     name: ClassVar[str] = "weight_decay"
+    short: ClassVar[str] = "weight decay"
+    color_slot: ClassVar[int] = 2
     weight_decay: float
     form: Literal["own", "coupled", "decoupled"] = "own"
 

@@ -30,6 +30,9 @@ class WRS(Method):
     """
 
     name: ClassVar[str] = "wrs"
+    short: ClassVar[str] = "WRS"
+    holds_norms: ClassVar[bool] = True
+    color_slot: ClassVar[int] = 0
     radius: float | Literal["init"] = 1.0
     every: int = 1
     momentum: Literal["keep", "scale"] = "keep"
