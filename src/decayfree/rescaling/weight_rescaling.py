@@ -115,9 +115,8 @@ class WeightRescaling:
         with torch.inference_mode(False):
             self.radii = radii_of(found.model, self._weights, radius)
         self._n_steps = 0
-        self._n_skipped: Tensor | None = (
-            None  # on the device: steps that a GradScaler skipped inside a fused optimizer
-        )
+        # On the device: steps that a GradScaler skipped inside a fused optimizer.
+        self._n_skipped: Tensor | None = None
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
