@@ -41,7 +41,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 # The same inside the two largest folders.
 STUDY_FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"run_settings"}),
+    frozenset({"run_settings", "disk"}),
     frozenset({"optimizers", "models", "data", "statistics"}),
     frozenset({"spec"}),
     frozenset({"builtin", "files", "demo"}),
@@ -60,7 +60,7 @@ REPORT_FLOORS: tuple[frozenset[str], ...] = (
 ONLY = {
     "report": (
         *("study.files", "study.spec", "study.run_settings", "study.optimizers", "study.statistics"),
-        "errors",
+        *("study.disk", "errors"),
     )
 }
 LONGEST_CHAIN = 23

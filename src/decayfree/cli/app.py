@@ -7,14 +7,13 @@ request cannot be met, 130 after Ctrl-C.
 """
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 from decayfree.cli.study import app as study_app
 from decayfree.cli.study_progress import FAILED, as_typed, fail, require, run_and_report
+from decayfree.dynamics.sinks import without_nan
 from decayfree.errors import DecayFreeError, InvalidInputError
 
 # torch is there by now: it comes with the package. Everything else that is heavy is imported by the command
@@ -187,7 +187,7 @@ def inspect(
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             typer.echo(f"Warning: {warning.message}", err=True)
-    typer.echo(json.dumps(_json_safe(found.to_dict()), allow_nan=False) if as_json else repr(found))
+    typer.echo(json.dumps(without_nan(found.to_dict()), allow_nan=False) if as_json else repr(found))
 
 
 @app.command()
@@ -259,7 +259,7 @@ def convert(
     except DecayFreeError as error:
         fail(error)
     typer.echo(
-        json.dumps(_json_safe(conversion.to_dict()), allow_nan=False) if as_json else conversion.text()
+        json.dumps(without_nan(conversion.to_dict()), allow_nan=False) if as_json else conversion.text()
     )
 
 
@@ -382,12 +382,3 @@ def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_j
                     f"  residual {check.residual:.1e}, tolerance {check.tolerance:.0e}", highlight=False
                 )
     console.print(f"\n{summary(checks, elapsed_s)}", highlight=False)
-
-
-def _json_safe(value: Any) -> Any:
-    """The same with null for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

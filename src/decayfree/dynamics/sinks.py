@@ -82,7 +82,7 @@ class JsonLines:
             raise InvalidInputError(f"samples cannot go to {self.path}: it is a folder; name a file in it")
 
     def __call__(self, sample: Sample) -> None:
-        line = json.dumps(_without_nan(vars(sample)), allow_nan=False)
+        line = json.dumps(without_nan(vars(sample)), allow_nan=False)
         with self.path.open("ab") as file:
             # What a killed process left of a line stays a line of its own.
             file.write((b"" if _ends_a_line(self.path) else b"\n") + line.encode() + b"\n")
@@ -146,6 +146,20 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Sample]:
     return list(samples.values())
 
 
+def without_nan(value: Any) -> Any:
+    """A value for JSON: None for numbers that it does not know, lists for tuples.
+
+    Example:
+        >>> without_nan({"norm": (1.0, math.nan), "name": "conv"})
+        {'norm': [1.0, None], 'name': 'conv'}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _summary_writer(folder: str | os.PathLike[str]) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -162,13 +176,6 @@ def _ends_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_nan(value: Any) -> Any:

@@ -15,6 +15,7 @@ from decayfree.errors import MissingExtraError
 from decayfree.report.numbers.groups import study_groups
 from decayfree.report.pages.detailed import detailed_page
 from decayfree.report.pages.overview import overview_page
+from decayfree.study.disk import replace_text
 from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
@@ -40,9 +41,7 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
     out = Path(out)
     text = render(read_study(out), reference=reference)
     path = out / FILE_NAME
-    unfinished = path.with_suffix(".html.tmp")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    unfinished.replace(path)
+    replace_text(path, text)
     return path
 
 

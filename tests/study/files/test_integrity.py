@@ -16,8 +16,6 @@ from decayfree.study.files.integrity import (
     ResultError,
     Seal,
     is_no_room,
-    replace_text,
-    replacing,
     seal_zip,
     sealed_json,
     unsealed_json,
@@ -187,21 +185,6 @@ def test_a_checkpoint_is_a_table(tmp_path):
         seal_zip(file)
     with pytest.raises(ResultError, match=r"last\.pt: not the checkpoint of a run, but a list"):
         load_checkpoint(tmp_path)
-
-
-def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    replace_text(path, "before")
-
-    def fail_in_a_write():
-        with replacing(path) as file:
-            file.write(b"half")
-            raise OSError("out of breath")
-
-    with pytest.raises(OSError, match="out of breath"):
-        fail_in_a_write()
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_is_told_from_other_errors():

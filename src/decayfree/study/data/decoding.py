@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from decayfree.errors import InvalidInputError, MissingExtraError
 from decayfree.study.data.folders import cache_dir
+from decayfree.study.disk import replacing, take_lock
 
 _N_COLORS, _N_VALUES = 3, 256
 _COUNTS = struct.Struct(f"<{_N_COLORS * _N_VALUES}q")
@@ -39,6 +39,14 @@ class Decoded:
     """(n, 3, size, size), uint8, channels_last, mapped from a file."""
     counts: Tensor
     """(3, 256), int64: of each color, how many pixels have each value."""
+
+
+class _DamagedError(Exception):
+    """Files are no images; nothing of the others is kept."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(faults)
+        self.faults = faults
 
 
 def decode(parts: Sequence[list[str]], *, size: int) -> list[Decoded]:
@@ -98,30 +106,29 @@ def _mapped(path: Path, n_images: int, size: int) -> Decoded:
 def _decode_into(path: Path, part: list[str], size: int) -> list[str]:
     """Write the file, or say what is wrong with which image."""
     n_bytes = _n_bytes(len(part), size) + _COUNTS.size
-    partial = None
     try:
         if shutil.disk_usage(path.parent).free < n_bytes:
             raise OSError("there is not enough room")
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            partial = Path(file.name)
-            faults = _write(file, part, size)
+        with replacing(path, has_rivals=True) as file:  # where files cannot be locked
+            _write(file, part, size)
             file.flush()
             os.fsync(file.fileno())
-        if not faults:
-            partial.replace(path)
-        return faults
+    except _DamagedError as error:
+        return error.faults
     except OSError as error:
         raise InvalidInputError(
             f"the pixels of {len(part)} images, {n_bytes / 1e9:.3g} GB, could not be written to "
             f"{path.parent}: {error}. Make room, or set XDG_CACHE_HOME to a folder that has it."
         ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    return []
 
 
-def _write(file: IO[bytes], part: list[str], size: int) -> list[str]:
-    """Pixels, then counts; after the first image that cannot be read, only what is wrong with the others."""
+def _write(file: IO[bytes], part: list[str], size: int) -> None:
+    """Pixels, then counts; after the first image that cannot be read, only what is wrong with the others.
+
+    Raises:
+        _DamagedError: If there was one.
+    """
     counts = torch.zeros(_N_COLORS * _N_VALUES, dtype=torch.int64)
     faults = []
     with ThreadPoolExecutor() as pool:
@@ -133,8 +140,9 @@ def _write(file: IO[bytes], part: list[str], size: int) -> list[str]:
                 elif not faults:
                     file.write(image)
                     counts += _counted(image)
+    if faults:
+        raise _DamagedError(faults)
     file.write(_COUNTS.pack(*counts.tolist()))
-    return faults
 
 
 def _counted(image: bytes) -> Tensor:
@@ -182,8 +190,6 @@ def _alone(folder: Path) -> Iterator[None]:
             "Set XDG_CACHE_HOME to a folder that can."
         ) from error
     with lock:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a folder whose files cannot be locked
+            take_lock(lock, exclusive=True, waits=True)
         yield

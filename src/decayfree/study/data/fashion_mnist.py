@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decayfree.errors import InvalidInputError
 from decayfree.study.data.folders import cache_dir, missing, not_found
+from decayfree.study.disk import replacing
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -79,9 +80,8 @@ def fetch(folder: Path, *, address: str = ADDRESS) -> Path:
             raise InvalidInputError(
                 f"Fashion-MNIST: {url} has MD5 {found}, expected {md5}; it was not kept, try again"
             )
-        partial = folder / f"{name}.gz.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / f"{name}.gz")
+        with replacing(folder / f"{name}.gz") as file:
+            file.write(content)
     return folder
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from decayfree.study.disk import replacing
 from decayfree.study.files.integrity import ResultError
 from decayfree.study.spec.study_spec import StudySpec
 
@@ -35,14 +36,16 @@ def keep(out: Path, target: Path) -> Path:
     keys = {run.key for run in StudySpec.load(out / "study.toml").runs()}
     paths = (path for name in _KEPT for path in (out / "runs").glob(f"*/{name}"))
     target.mkdir(parents=True, exist_ok=True)
-    unfinished = target / f"{ARCHIVE_FILE}.partial"
-    with lzma.open(unfinished, "wb", preset=9) as file, tarfile.open(fileobj=file, mode="w") as archive:
+    with (
+        replacing(target / ARCHIVE_FILE) as whole,
+        lzma.open(whole, "wb", preset=9) as file,
+        tarfile.open(fileobj=file, mode="w") as archive,
+    ):
         for path in sorted(path for path in paths if path.parent.name in keys):
             content = path.read_bytes()
             entry = tarfile.TarInfo(path.relative_to(out).as_posix())
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    unfinished.replace(target / ARCHIVE_FILE)
     if target.resolve() != out.resolve():
         (target / "study.toml").write_bytes((out / "study.toml").read_bytes())
     return target / ARCHIVE_FILE

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
+from decayfree.dynamics.sinks import without_nan
+from decayfree.study.disk import replace_text, replacing
 from decayfree.study.files.integrity import (
     GrowingFile,
     ResultError,
     Seal,
-    replace_text,
-    replacing,
     seal_zip,
     sealed_json,
     zip_fault,
@@ -40,7 +40,6 @@ from decayfree.study.files.results import (
     row_to,
     set_aside_reasons,
     spectra_to,
-    without_nan,
 )
 from decayfree.study.run_settings import RunSettings
 

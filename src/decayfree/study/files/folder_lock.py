@@ -9,7 +9,6 @@ only between processes of one machine. Windows has no flock, so nothing is locke
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from decayfree.errors import DecayFreeError
-
-if sys.platform != "win32":
-    import fcntl
+from decayfree.study.disk import take_lock
 
 LOCK_FILE = ".lock"
 _TRY_FOR_S = 1.0
@@ -62,7 +59,7 @@ class FolderLock:
         # For a moment, since one that looks whether it is held takes a share in it, and so do the last
         # breaths of a killed runner.
         give_up_s = time.monotonic() + _TRY_FOR_S
-        while not _take(file, exclusive=True):
+        while not take_lock(file, exclusive=True):
             if time.monotonic() > give_up_s:
                 file.close()
                 raise FolderInUseError(_refusal(self._path))
@@ -107,20 +104,9 @@ def holder_of(out: Path) -> Holder | None:
     except OSError:
         return None
     with file:
-        if _take(file, exclusive=False):
+        if take_lock(file, exclusive=False):
             return None
         return _holder_in(file)
-
-
-def _take(file: IO[str], *, exclusive: bool) -> bool:
-    """Take the lock until the file is closed, or a share in it; False where another has it."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder_in(file: IO[str]) -> Holder:

@@ -4,13 +4,12 @@ They find damage (a file that was cut off, a bit that flipped), not forgery. Wha
 callers to say.
 """
 
-import contextlib
 import errno
 import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -166,29 +165,6 @@ def zip_fault(path: Path) -> str | None:
     if end != _ZIP_MARK + f"{found.crc32:0{_N_DIGITS}x}".encode():
         return f"{path}: its content has changed (its CRC-32 is {found.crc32:08x})"
     return None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write.
-
-    It takes the place of ``path`` at once when all is written, and leaves no trace where that fails.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w+b") as file:
-            yield file
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Put ``text`` where ``path`` is, at once."""
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 def is_no_room(error: BaseException | None) -> bool:

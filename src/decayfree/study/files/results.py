@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from decayfree.dynamics.sinks import without_nan
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
 from decayfree.study.files.integrity import ResultError, Seal, sealed_json, unsealed_json
 from decayfree.study.spec.study_spec import StudySpec
@@ -275,15 +276,6 @@ def row_to(row: Row) -> str:
     """The line of ``metrics.jsonl`` that says ``row``, with null for what is not finite."""
     record = {entry.name: getattr(row, entry.name) for entry in fields(row)}
     return json.dumps(without_nan(record), allow_nan=False) + "\n"
-
-
-def without_nan(value: Any) -> Any:
-    """A value for JSON: null for what is not finite, lists for tuples."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _TABLES = ("norms", "effective_learning_rates", "angular_updates")

@@ -21,8 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from decayfree.errors import DecayFreeError, MissingExtraError
+from decayfree.study.disk import replacing
 from decayfree.study.files.checkpoint import write_failure
-from decayfree.study.files.integrity import replacing
 from decayfree.study.files.results import CHECKPOINT_FILE, NORMS_FILE, RECORD_FILE, run_directory
 from decayfree.study.runner.process_pool import Job, Report, train_job
 

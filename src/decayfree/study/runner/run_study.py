@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from decayfree.errors import InvalidInputError
+from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_reason, read_state
 from decayfree.study.files.folder_lock import FolderLock, LockShare
-from decayfree.study.files.integrity import DiskFullError, is_no_room, replace_text
+from decayfree.study.files.integrity import DiskFullError, is_no_room
 from decayfree.study.files.results import ENDED, run_directory
 from decayfree.study.runner.cores import threads_each
 from decayfree.study.runner.process_pool import Job, Pool, Report

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_state
 from decayfree.study.files.results import ROWS_FILE, read_rows, run_directory
 from decayfree.study.run_settings import RunSettings
@@ -134,10 +135,10 @@ def tune(
             trial = _trial(number, proposed, spec.seeds, out / TRIALS_FOLDER)
             proposer.tell(trial.validation_accuracy)
             searches[index] = dataclasses.replace(searches[index], trials=(*searches[index].trials, trial))
-            _write(out / TRIALS_FILE, _records(searches))
+            replace_text(out / TRIALS_FILE, _records(searches))
             watch.trial_is_done()
     best = best_spec(spec, searches, n_seeds=n_test_seeds)
-    _write(out / BEST_FILE, best.to_toml())
+    replace_text(out / BEST_FILE, best.to_toml())
     return TuneOutcome(tuple(searches), left_out, out / BEST_FILE)
 
 
@@ -241,12 +242,6 @@ def _records(searches: Sequence[Search]) -> str:
 def _trial_records(search: Search) -> Iterator[Mapping[str, Any]]:
     for trial in search.trials:
         yield {"search": search.label, **dataclasses.asdict(trial)}
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _rounded(value: float) -> float:

@@ -7,8 +7,6 @@ There the t interval stays.
 import math
 from collections.abc import Sequence
 
-import torch
-
 from decayfree.study.statistics.estimates import CONFIDENCE
 
 MIN_FOR_BOOTSTRAP = 8
@@ -40,26 +38,17 @@ def bootstrap_interval(
         )
     if not all(map(math.isfinite, values)):
         raise ValueError(f"expected finite numbers to resample, found {list(values)}")
-    sample = torch.tensor(values, dtype=torch.float64)
-    mean = sample.mean()
-    if bool((sample == sample[0]).all()):
-        return float(mean), float(mean)
-    draws = torch.randint(n, (n_resamples, n), generator=torch.Generator().manual_seed(seed))
-    means = sample[draws].mean(dim=1).sort().values
-    levels = _levels(sample, means, confidence)
-    low, high = torch.quantile(means, levels).tolist()
-    return low, high
+    if min(values) == max(values):
+        return float(values[0]), float(values[0])
+    import numpy as np
+    from scipy.stats import bootstrap
 
-
-def _levels(sample: torch.Tensor, means: torch.Tensor, confidence: float) -> torch.Tensor:
-    """(2,), float64: the quantiles of the resampled means at which the interval ends."""
-    mean = sample.mean()
-    ties = 0.5 * (means == mean).double().mean()
-    bias = torch.special.ndtri((means < mean).double().mean() + ties)  # ẑ₀
-    left_out = (sample.sum() - sample) / (len(sample) - 1)
-    gaps = left_out.mean() - left_out
-    acceleration = gaps.pow(3).sum() / (6 * gaps.pow(2).sum().pow(1.5))  # â, by the jackknife
-    tail = (1 - confidence) / 2
-    z = bias + torch.special.ndtri(torch.tensor([tail, 1 - tail], dtype=torch.float64))
-    levels: torch.Tensor = torch.special.ndtr(bias + z / (1 - acceleration * z))
-    return levels
+    ends = bootstrap(
+        (values,),
+        np.mean,
+        method="BCa",
+        confidence_level=confidence,
+        n_resamples=n_resamples,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(ends.low), float(ends.high)

@@ -9,7 +9,6 @@ told apart.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from decayfree.study.statistics.estimates import CONFIDENCE
 
@@ -61,8 +60,7 @@ def mean_ranks(scores: Mapping[str, Sequence[float]], *, alpha: float = 1 - CONF
         >>> mean_ranks({"a": [3, 3, 3, 3, 3], "b": [2, 2, 2, 2, 2], "c": [1, 1, 1, 1, 1]}).ranks
         {'a': 1.0, 'b': 2.0, 'c': 3.0}
     """
-    from scipy.special import chdtrc
-    from scipy.stats import studentized_range
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
     sizes = {name: len(values) for name, values in scores.items()}
     n_methods, n_groups = len(scores), max(sizes.values(), default=0)
@@ -75,27 +73,13 @@ def mean_ranks(scores: Mapping[str, Sequence[float]], *, alpha: float = 1 - CONF
         math.isfinite(value) for values in scores.values() for value in values
     ):
         raise ValueError(f"expected a finite number of every method in every group, got sizes {sizes}")
-    rows = [_ranks(row) for row in zip(*scores.values(), strict=True)]
-    means = [math.fsum(column) / n_groups for column in zip(*rows, strict=True)]
-    n_ties = sum(n**3 - n for row in rows for n in _tie_sizes(row))
-    spread = 12 * n_groups * math.fsum((mean - (n_methods + 1) / 2) ** 2 for mean in means)
-    scale = n_methods * (n_methods + 1) - n_ties / (n_groups * (n_methods - 1))
+    # scipy ranks from the lowest; equal numbers share the mean of their ranks.
+    ranks = n_methods + 1 - rankdata(list(scores.values()), axis=0)
+    are_tied = bool((ranks == ranks[0]).all())  # everywhere: then Friedman's statistic is 0/0
     q = float(studentized_range.ppf(1 - alpha, n_methods, math.inf)) / math.sqrt(2)
     return MeanRanks(
-        dict(zip(scores, means, strict=True)),
+        dict(zip(scores, ranks.mean(axis=1).tolist(), strict=True)),
         n_groups,
-        float(chdtrc(n_methods - 1, spread / scale)) if scale > 0 else 1.0,
+        1.0 if are_tied else float(friedmanchisquare(*scores.values()).pvalue),
         q * math.sqrt(n_methods * (n_methods + 1) / (6 * n_groups)),
     )
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each number, 1 for the largest; equal numbers share the mean of their ranks."""
-    return [
-        sum(other > value for other in values) + (1 + sum(other == value for other in values)) / 2
-        for value in values
-    ]
-
-
-def _tie_sizes(ranks: Sequence[float]) -> list[int]:
-    return [len(list(equal)) for _, equal in groupby(sorted(ranks))]

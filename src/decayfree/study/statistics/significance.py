@@ -129,6 +129,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     n = len(differences)
     if not 1 <= n <= MAX_SIGN_FLIPS:
         raise ValueError(f"expected 1 to {MAX_SIGN_FLIPS} differences to try all signs of, got {n}")
+    # scipy's permutation_test gives the same, and takes 7 s for 20 differences where this takes 0.02 s.
     values = torch.tensor(differences, dtype=torch.float64)
     sums = torch.zeros(1, dtype=torch.float64)
     for value in values:
