@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Blocks, block_dots, block_norms, scale_blocks_
+from decayfree.blocks import (
+    Blocks,
+    Part,
+    block_dots,
+    block_norms,
+    factors_of_rows,
+    over_blocks,
+    scale_blocks_,
+)
 from decayfree.errors import InvalidInputError
 from support import reference
 from support.reference import BlockSpec
@@ -67,6 +75,34 @@ def test_the_inner_product_of_matching_blocks() -> None:
     assert block_dots(a, b, Blocks(1, (1, 1))).tolist() == [26.0, 44.0]
     bias_a, bias_b = torch.tensor([1.0, 10.0]), torch.tensor([3.0, 1.0])
     assert block_dots(a, b, Blocks(0, (1, 1)), bias_a, bias_b).tolist() == [20.0, 63.0]
+
+
+def test_a_part_is_its_weight_and_bias_in_blocks() -> None:
+    part = Part(torch.tensor([[3.0, 0.0], [0.0, 12.0]]), torch.tensor([4.0, 5.0]), Blocks(0, (1, 1)))
+    twice = part.each(lambda tensor: 2 * tensor)
+    assert part.norms().tolist() == [5.0, 13.0]
+    assert part.dots(twice).tolist() == [50.0, 338.0]
+    twice.scale_(torch.tensor([0.5, 2.0]))
+    assert [tensor.tolist() for tensor in twice.tensors] == [[[3.0, 0.0], [0.0, 48.0]], [4.0, 20.0]]
+    assert part.norms().tolist() == [5.0, 13.0]
+
+
+def test_a_part_without_a_bias_is_its_weight() -> None:
+    part = Part(torch.tensor([[3.0, 4.0]]), None, Blocks(0, (1,)))
+    assert part.each(torch.neg).tensors[0].tolist() == [[-3.0, -4.0]]
+    assert len(part.each(torch.neg).tensors) == 1
+    assert part.dots(part).tolist() == [25.0]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2), (4,), (1, 3)])
+def test_rows_are_summed_to_blocks_and_blocks_are_spread_over_rows(sizes: tuple[int, ...]) -> None:
+    blocks, rows = Blocks(0, sizes), torch.tensor([1.0, 2.0, 4.0, 8.0])
+    owners = torch.tensor(blocks.block_of_row)
+    assert over_blocks(rows, blocks).tolist() == [float(rows[owners == i].sum()) for i in range(len(sizes))]
+    assert over_blocks(rows, blocks, torch.amax).tolist() == [
+        float(rows[owners == i].max()) for i in range(len(sizes))
+    ]
+    assert factors_of_rows(rows[: len(sizes)], blocks).tolist() == rows[owners].tolist()
 
 
 def test_powers_of_two_scale_exactly_and_back(seed: int) -> None:

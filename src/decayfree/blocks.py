@@ -4,7 +4,7 @@ Norms, inner products and scaling of blocks of rows, with float32 inside. Does n
 such blocks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,6 +76,52 @@ class Blocks:
         return tuple(index for index, size in enumerate(self.block_sizes) for _ in range(size))
 
 
+@dataclass(frozen=True)
+class Part:
+    """What of a model is scaled block by block: a weight, with its bias where they only work together.
+
+    Or what belongs to the two likewise: their gradients, their values before a step.
+
+    Args:
+        weight: (*shape), floating.
+        bias: (n_rows,). Entry i belongs to row i.
+        blocks: How the rows are divided.
+
+    Example:
+        >>> part = Part(torch.tensor([[3.0], [8.0]]), torch.tensor([4.0, 6.0]), Blocks(0, (1, 1)))
+        >>> part.norms(), part.dots(part)
+        (tensor([ 5., 10.]), tensor([ 25., 100.]))
+        >>> part.scale_(torch.tensor([2.0, 0.5]))
+        >>> part.bias
+        tensor([8., 3.])
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    blocks: Blocks
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The weight, and its bias where there is one."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Part":
+        """The same blocks of what ``function`` makes of the weight and of the bias."""
+        return Part(function(self.weight), None if self.bias is None else function(self.bias), self.blocks)
+
+    def norms(self) -> Tensor:
+        """(n_blocks,): `block_norms`."""
+        return block_norms(self.weight, self.blocks, self.bias)
+
+    def dots(self, other: "Part") -> Tensor:
+        """(n_blocks,): `block_dots`."""
+        return block_dots(self.weight, other.weight, self.blocks, self.bias, other.bias)
+
+    def scale_(self, factors: Tensor) -> None:
+        """Multiply every block in place by its factor, (n_blocks,): `scale_blocks_`."""
+        scale_blocks_(self.weight, factors, self.blocks, self.bias)
+
+
 def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> Tensor:
     """L2 norm of every block.
 
@@ -97,12 +143,7 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
     rows = _row_norms(_by_row(weight, blocks), blocks)
     if bias is not None:
         rows = torch.hypot(rows, whole(_bias_rows(bias, blocks)).to(rows.dtype))
-    if blocks.rows_are_blocks:
-        return rows
-    if blocks.uniform_size:
-        norms: Tensor = torch.linalg.vector_norm(rows.reshape(-1, blocks.uniform_size), dim=1)
-        return norms
-    return torch.stack([torch.linalg.vector_norm(part) for part in rows.split(blocks.block_sizes)])
+    return over_blocks(rows, blocks, torch.linalg.vector_norm)
 
 
 def block_dots(
@@ -134,11 +175,7 @@ def block_dots(
         rows = rows + whole(_bias_rows(bias_a, blocks)).to(dtype) * whole(_bias_rows(bias_b, blocks)).to(
             dtype
         )
-    if blocks.rows_are_blocks:
-        return rows
-    if blocks.uniform_size:
-        return rows.reshape(-1, blocks.uniform_size).sum(dim=1)
-    return torch.stack([part.sum() for part in rows.split(blocks.block_sizes)])
+    return over_blocks(rows, blocks)
 
 
 @torch.no_grad()
@@ -178,8 +215,32 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
         _scale_sharded_(bias_rows, row_factors) if is_sharded(bias_rows) else bias_rows.mul_(row_factors)
 
 
+def over_blocks(of_rows: Tensor, blocks: Blocks, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
+    """One number for each block from one for each of its rows.
+
+    Args:
+        of_rows: (n_rows,).
+        blocks: How the rows are divided.
+        reduce: Makes one number of many, of all or along ``dim``; without it, their sum.
+
+    Returns:
+        (n_blocks,).
+
+    Example:
+        >>> over_blocks(torch.tensor([1.0, 2.0, 4.0]), Blocks(axis=0, block_sizes=(1, 2)))
+        tensor([1., 6.])
+    """
+    if blocks.rows_are_blocks:
+        return of_rows
+    if blocks.uniform_size:
+        return reduce(of_rows.reshape(-1, blocks.uniform_size), dim=1)
+    return torch.stack([reduce(part) for part in of_rows.split(blocks.block_sizes)])
+
+
 def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
     """Repeat each block's factor for all of its rows.
+
+    Without a copy from the host, which an accelerator would be waited for.
 
     Args:
         factors: (n_blocks,).
@@ -192,9 +253,8 @@ def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
         return factors
     if blocks.uniform_size:
         return factors.repeat_interleave(blocks.uniform_size)
-    return factors.repeat_interleave(
-        torch.tensor(blocks.block_sizes, device=factors.device), output_size=blocks.n_rows
-    )
+    parts = zip(factors.split(1), blocks.block_sizes, strict=True)
+    return torch.cat([part.expand(size) for part, size in parts])
 
 
 def norm_dtype(weight: Tensor) -> torch.dtype:

@@ -13,17 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from decayfree import dynamics
 from decayfree.blocks import Blocks
 from decayfree.dynamics.measures import (
     angular_update_rad,
-    chord,
     distance_to_equilibrium,
     effective_learning_rate,
-    gradient_norm_at_unit_radius,
     motion,
-    radial_share,
-    relative_update,
+    slope,
 )
 from decayfree.errors import InvalidInputError
 from support import reference
@@ -74,19 +70,19 @@ def exact(before: Sequence[float], after: Sequence[float]) -> tuple[float, float
 def test_a_quarter_turn() -> None:
     before, after = row(1.0, 0.0), row(0.0, 7.0)
     assert angular_update_rad(before, after, ONE).tolist() == [math.pi / 2]
-    assert chord(before, after, ONE).item() == pytest.approx(math.sqrt(2), rel=1e-15)
-    assert relative_update(before, after, ONE).item() == pytest.approx(math.sqrt(50), rel=1e-15)
+    assert motion(before, after, ONE).chord.item() == pytest.approx(math.sqrt(2), rel=1e-15)
+    assert motion(before, after, ONE).relative.item() == pytest.approx(math.sqrt(50), rel=1e-15)
 
 
 def test_an_about_face_is_pi_and_its_chord_the_diameter() -> None:
     assert angular_update_rad(row(3.0, -4.0), row(-6.0, 8.0), ONE).item() == math.pi
-    assert chord(row(3.0, -4.0), row(-6.0, 8.0), ONE).item() == 2.0
+    assert motion(row(3.0, -4.0), row(-6.0, 8.0), ONE).chord.item() == 2.0
 
 
 def test_growing_without_turning_is_no_angular_update() -> None:
     before, after = row(3.0, 4.0), row(6.0, 8.0)
     assert angular_update_rad(before, after, ONE).item() == 0.0
-    assert relative_update(before, after, ONE).item() == 1.0
+    assert motion(before, after, ONE).relative.item() == 1.0
     assert motion(before, after, ONE).radial.item() == 1.0
 
 
@@ -94,7 +90,7 @@ def test_no_step_is_no_update() -> None:
     weight = torch.randn(5, 3)
     blocks = Blocks(0, (1,) * 5)
     assert angular_update_rad(weight, weight, blocks).tolist() == [0.0] * 5
-    assert relative_update(weight, weight, blocks).tolist() == [0.0] * 5
+    assert motion(weight, weight, blocks).relative.tolist() == [0.0] * 5
 
 
 def test_a_block_turns_as_a_whole() -> None:
@@ -127,7 +123,7 @@ def test_the_effective_learning_rate_at_norm_two(family, expected, rate) -> None
 
 def test_half_of_a_gradient_at_sixty_degrees_is_radial() -> None:
     gradient = row(0.5, math.sqrt(0.75), dtype=torch.float64)
-    assert radial_share(row(-2.0, 0.0, dtype=torch.float64), gradient, ONE).item() == pytest.approx(
+    assert slope(row(-2.0, 0.0, dtype=torch.float64), gradient, ONE).radial_share.item() == pytest.approx(
         0.5, rel=1e-15
     )
 
@@ -135,19 +131,15 @@ def test_half_of_a_gradient_at_sixty_degrees_is_radial() -> None:
 def test_the_gradient_at_unit_radius_does_not_depend_on_the_norm() -> None:
     # g(cw) = g(w)/c: at twice the norm the gradient is half as long.
     weight, gradient = row(3.0, 4.0), row(-4.0, 3.0)
-    assert gradient_norm_at_unit_radius(weight, gradient, ONE).item() == 25.0
-    assert gradient_norm_at_unit_radius(2 * weight, gradient / 2, ONE).item() == 25.0
+    assert slope(weight, gradient, ONE).norm_at_unit_radius.item() == 25.0
+    assert slope(2 * weight, gradient / 2, ONE).norm_at_unit_radius.item() == 25.0
 
 
 def test_unit_radius_counts_per_row() -> None:
     # Four rows of norm 3: the block has norm 6, radius 3 per row; at radius 1 the gradient is three times as
     # long.
     weight, gradient = torch.full((4, 1), 3.0), torch.full((4, 1), 0.5)
-    assert gradient_norm_at_unit_radius(weight, gradient, Blocks(0, (4,))).item() == 3.0
-
-
-def test_the_norm_is_that_of_the_blocks() -> None:
-    assert dynamics.norm(torch.tensor([[3.0, 4.0]]), ONE).tolist() == [5.0]
+    assert slope(weight, gradient, Blocks(0, (4,))).norm_at_unit_radius.item() == 3.0
 
 
 def test_distance_to_equilibrium_is_a_share() -> None:
@@ -175,7 +167,8 @@ def test_small_angles_survive_large_steps_along_the_block(
     aside *= tangential * w.norm(dim=1, keepdim=True) / aside.norm(dim=1, keepdim=True)
     after = ((1 + radial) * w + aside).float()
     blocks = Blocks(0, (1, 1, 1))
-    measured = (f(before, after, blocks).tolist() for f in (angular_update_rad, chord, relative_update))
+    moved = motion(before, after, blocks)
+    measured = (values.tolist() for values in (moved.angle_rad, moved.chord, moved.relative))
     for angle, straight, relative, old, new in zip(*measured, before.tolist(), after.tolist(), strict=True):
         expected = exact(old, new)
         assert (angle, straight, relative) == pytest.approx(expected, rel=1e-7, abs=1e-14)
@@ -188,7 +181,7 @@ def test_angles_near_pi(beyond: float, seed: int) -> None:
     angle, straight, _ = exact(before[0].tolist(), after[0].tolist())
     assert math.pi - angle > beyond / 2
     assert math.pi - angular_update_rad(before, after, ONE).item() == pytest.approx(math.pi - angle, rel=1e-7)
-    assert chord(before, after, ONE).item() == pytest.approx(straight, rel=1e-14)
+    assert motion(before, after, ONE).chord.item() == pytest.approx(straight, rel=1e-14)
 
 
 @every_layout
@@ -204,10 +197,10 @@ def test_every_layout_of_blocks(
     arguments = (before, after, blocks, bias_before, bias_after)
     numbers = (reference.numbers_of(before, spec, bias_before), reference.numbers_of(after, spec, bias_after))
     expected = [exact(old, new) for old, new in zip(*numbers, strict=True)]
-    for index, function in enumerate((angular_update_rad, chord, relative_update)):
-        assert function(*arguments).tolist() == pytest.approx(
-            [values[index] for values in expected], rel=1e-12
-        )
+    moved = motion(*arguments)
+    assert angular_update_rad(*arguments).tolist() == moved.angle_rad.tolist()
+    for index, measured in enumerate((moved.angle_rad, moved.chord, moved.relative)):
+        assert measured.tolist() == pytest.approx([values[index] for values in expected], rel=1e-12)
 
 
 @every_layout
@@ -219,9 +212,9 @@ def test_gradients_in_every_layout_of_blocks(spec: BlockSpec, shape: tuple[int, 
     slopes = reference.norms_of(gradient, spec, bias_gradient)
     dots = reference.dots_of(weight, gradient, spec, bias, bias_gradient)
     shares = [abs(dot) / norm / size for dot, norm, size in zip(dots, norms, slopes, strict=True)]
-    assert radial_share(*arguments).tolist() == pytest.approx(shares, rel=1e-12)
+    assert slope(*arguments).radial_share.tolist() == pytest.approx(shares, rel=1e-12)
     at_one = [g * w / math.sqrt(n) for g, w, n in zip(slopes, norms, spec.sizes, strict=True)]
-    assert gradient_norm_at_unit_radius(*arguments).tolist() == pytest.approx(at_one, rel=1e-12)
+    assert slope(*arguments).norm_at_unit_radius.tolist() == pytest.approx(at_one, rel=1e-12)
 
 
 def test_a_weight_is_compared_in_pieces_as_in_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,13 +251,18 @@ def test_blocks_without_direction_give_nan_and_leave_the_others_alone(bad: float
     broken = weight.clone()
     broken[0] = bad
     blocks = Blocks(0, (1, 1))
-    for function in (angular_update_rad, chord, relative_update, radial_share):
-        values = function(broken, other, blocks)
-        assert math.isnan(values[0].item()), function
-        assert values[1] == function(weight, other, blocks)[1]
-    assert gradient_norm_at_unit_radius(broken, other, blocks)[1] > 0
+    for instrument, name in (
+        (motion, "angle_rad"),
+        (motion, "chord"),
+        (motion, "relative"),
+        (slope, "radial_share"),
+    ):
+        values = getattr(instrument(broken, other, blocks), name)
+        assert math.isnan(values[0].item()), name
+        assert values[1] == getattr(instrument(weight, other, blocks), name)[1]
+    assert slope(broken, other, blocks).norm_at_unit_radius[1] > 0
     if bad == 0.0:
-        assert math.isnan(gradient_norm_at_unit_radius(broken, other, blocks)[0].item())
+        assert math.isnan(slope(broken, other, blocks).norm_at_unit_radius[0].item())
 
 
 def test_a_block_that_vanishes_has_no_angle_but_a_relative_update() -> None:
@@ -272,7 +270,7 @@ def test_a_block_that_vanishes_has_no_angle_but_a_relative_update() -> None:
     after = torch.zeros(3, 50)
     for blocks in (Blocks(0, (1, 1, 1)), Blocks(0, (3,))):
         assert angular_update_rad(before, after, blocks).isnan().all()
-        assert relative_update(before, after, blocks).tolist() == pytest.approx([1.0] * blocks.n_blocks)
+        assert motion(before, after, blocks).relative.tolist() == pytest.approx([1.0] * blocks.n_blocks)
 
 
 @pytest.mark.parametrize("blocks", [Blocks(0, (2,)), Blocks(1, (2,), groups=2)])
@@ -283,8 +281,8 @@ def test_a_row_of_zeros_in_a_block_counts_where_it_went(blocks: Blocks) -> None:
 
 
 def test_a_zero_gradient_has_no_radial_share() -> None:
-    assert math.isnan(radial_share(row(3.0, 4.0), row(0.0, 0.0), ONE).item())
-    assert gradient_norm_at_unit_radius(row(3.0, 4.0), row(0.0, 0.0), ONE).item() == 0.0
+    assert math.isnan(slope(row(3.0, 4.0), row(0.0, 0.0), ONE).radial_share.item())
+    assert slope(row(3.0, 4.0), row(0.0, 0.0), ONE).norm_at_unit_radius.item() == 0.0
 
 
 # ---------------------------------------------------------------------------------------------- messages
@@ -310,7 +308,7 @@ def test_an_unknown_family_is_refused() -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("function", [angular_update_rad, gradient_norm_at_unit_radius])
+@pytest.mark.parametrize("function", [angular_update_rad, slope])
 def test_tensors_that_do_not_go_together_are_refused(function, arguments, message) -> None:
     with pytest.raises(InvalidInputError, match=message):
         function(*arguments)

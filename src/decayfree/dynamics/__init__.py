@@ -15,14 +15,9 @@ if TYPE_CHECKING:
         Motion,
         Slope,
         angular_update_rad,
-        chord,
         distance_to_equilibrium,
         effective_learning_rate,
-        gradient_norm_at_unit_radius,
         motion,
-        norm,
-        radial_share,
-        relative_update,
         slope,
     )
     from decayfree.dynamics.recorder import Recorder
@@ -37,15 +32,10 @@ __all__ = [
     "Slope",
     "TensorBoard",
     "angular_update_rad",
-    "chord",
     "distance_to_equilibrium",
     "effective_learning_rate",
-    "gradient_norm_at_unit_radius",
     "motion",
-    "norm",
-    "radial_share",
     "read_jsonl",
-    "relative_update",
     "slope",
     "update_family",
 ]
@@ -54,8 +44,7 @@ __getattr__ = lazy_face(
     __name__,
     {
         "measures": (
-            "norm effective_learning_rate Motion motion angular_update_rad chord relative_update Slope slope "
-            "radial_share gradient_norm_at_unit_radius distance_to_equilibrium"
+            "effective_learning_rate Motion motion angular_update_rad Slope slope distance_to_equilibrium"
         ),
         "families": "Family update_family",
         "recorder": "Recorder",

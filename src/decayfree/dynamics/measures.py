@@ -11,30 +11,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Blocks, block_norms
-from decayfree.dynamics.families import Family, update_family
-from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope, spread
+from decayfree.blocks import Blocks, factors_of_rows
+from decayfree.dynamics.families import Family
+from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope
 from decayfree.errors import InvalidInputError
-
-__all__ = [
-    "Family",
-    "Motion",
-    "Slope",
-    "angular_update_rad",
-    "chord",
-    "distance_to_equilibrium",
-    "effective_learning_rate",
-    "gradient_norm_at_unit_radius",
-    "motion",
-    "norm",
-    "radial_share",
-    "relative_update",
-    "slope",
-    "update_family",
-]
-
-norm = block_norms
-"""‖w‖ of every block, in units of the weight: :func:`decayfree.blocks.block_norms`."""
 
 
 def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: Family) -> Tensor:
@@ -45,7 +25,8 @@ def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family
     Args:
         norms: (n_blocks,), floating. ‖w‖ before the step, in units of the weight.
         learning_rate: η, as the optimizer has it.
-        family: ``"sgd"`` for η/‖w‖², ``"adam"`` and ``"sign"`` for η/‖w‖; see :func:`update_family`.
+        family: ``"sgd"`` for η/‖w‖², ``"adam"`` and ``"sign"`` for η/‖w‖; see
+            :func:`decayfree.dynamics.update_family`.
 
     Returns:
         (n_blocks,), as ``norms``; learning rate over squared units of the weight (``"sgd"``) or over units of
@@ -100,13 +81,16 @@ class Motion:
     def chord(self) -> Tensor:
         """(n_blocks,), from 0 to 2: ‖w'/‖w'‖ − w/‖w‖‖, the straight way between the two directions.
 
-        No unit.
+        No unit. NaN where a block is zero before or after.
         """
         return 2 * torch.sin(self.angle_rad / 2)
 
     @property
     def relative(self) -> Tensor:
-        """(n_blocks,): ‖Δw‖/‖w‖; no unit."""
+        """(n_blocks,): ‖Δw‖/‖w‖, the length of the change as a share of the norm before; no unit.
+
+        NaN where a block was zero before.
+        """
         return torch.hypot(self.radial, self.tangential)
 
 
@@ -143,6 +127,8 @@ def motion(
         >>> moved = motion(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 11.0]]), Blocks(0, (1,)))
         >>> moved.norms.item(), moved.radial.item(), moved.tangential.item()
         (5.0, 1.0, 1.0)
+        >>> [round(value.item(), 4) for value in (moved.angle_rad, moved.chord, moved.relative)]
+        [0.4636, 0.4595, 1.4142]
     """
     parts = pairs_of(before, after, blocks, bias_before, bias_after)
     # Sums over rows of squares alone, as one pools variances: nothing cancels, so that a small part aside
@@ -150,7 +136,7 @@ def motion(
     rows = [row_motion(old, new, layout) for old, new, layout in parts]
     squares = pooled([square for square, _, _ in rows], blocks)
     radial = pooled([square * growth for square, growth, _ in rows], blocks) / squares
-    of_rows = spread(radial, blocks)
+    of_rows = factors_of_rows(radial, blocks)
     aside = pooled([off + (growth - of_rows).square() * square for square, growth, off in rows], blocks)
     return Motion(squares.sqrt(), radial, (aside / squares).sqrt())
 
@@ -178,48 +164,6 @@ def angular_update_rad(
     return motion(before, after, blocks, bias_before, bias_after).angle_rad
 
 
-def chord(
-    before: Tensor,
-    after: Tensor,
-    blocks: Blocks,
-    bias_before: Tensor | None = None,
-    bias_after: Tensor | None = None,
-) -> Tensor:
-    """Distance between the directions of every block before and after a step, 2·sin(angle/2).
-
-    Arguments as for :func:`motion`.
-
-    Returns:
-        (n_blocks,), float64, from 0 to 2; no unit. NaN where a block is zero before or after.
-
-    Example:
-        >>> chord(torch.tensor([[1.0, 0.0]]), torch.tensor([[-3.0, 0.0]]), Blocks(0, (1,)))
-        tensor([2.], dtype=torch.float64)
-    """
-    return motion(before, after, blocks, bias_before, bias_after).chord
-
-
-def relative_update(
-    before: Tensor,
-    after: Tensor,
-    blocks: Blocks,
-    bias_before: Tensor | None = None,
-    bias_after: Tensor | None = None,
-) -> Tensor:
-    """Length of every block's change as a share of its norm before, ‖Δw‖/‖w‖.
-
-    Arguments as for :func:`motion`.
-
-    Returns:
-        (n_blocks,), float64; no unit. NaN where a block was zero before.
-
-    Example:
-        >>> relative_update(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 5.0]]), Blocks(0, (1,)))
-        tensor([0.2000], dtype=torch.float64)
-    """
-    return motion(before, after, blocks, bias_before, bias_after).relative
-
-
 @dataclass(frozen=True)
 class Slope:
     """How a gradient lies to the blocks of its weight. What :func:`slope` returns.
@@ -238,12 +182,22 @@ class Slope:
 
     @property
     def radial_share(self) -> Tensor:
-        """(n_blocks,), from 0 to 1: |⟨w, g⟩|/(‖w‖‖g‖); no unit. NaN where either is zero."""
+        """(n_blocks,), from 0 to 1: |⟨w, g⟩|/(‖w‖‖g‖), how much of the gradient lies along it; no unit.
+
+        Zero for a scale-invariant block, up to the normalization's ε and to rounding (Euler's theorem). NaN
+        where either is zero.
+        """
         return self.dots.abs() / (self.norms * self.gradient_norms)
 
     @property
     def norm_at_unit_radius(self) -> Tensor:
-        """(n_blocks,): ‖g‖·‖w‖/√R, in units of the loss; NaN where the block is zero."""
+        """(n_blocks,): ‖g‖·‖w‖/√R, in units of the loss; NaN where the block is zero.
+
+        What the gradient's norm would be at radius 1: the gradient of a scale-invariant block shrinks as the
+        block grows, g(cw) = g(w)/c. Radius counts per row, as everywhere here: a block of R rows is at radius
+        1 when its norm is √R. Times √R it is G in the formulas for equilibrium, which count with the whole
+        block.
+        """
         return torch.where(self.norms > 0, self.gradient_norms * self.norms / self.n_rows.sqrt(), math.nan)
 
     def divided_by(self, scale: float | Tensor) -> "Slope":
@@ -269,68 +223,21 @@ def slope(
         bias_gradient: (n_rows,). Its gradient.
 
     Returns:
-        What :func:`radial_share` and :func:`gradient_norm_at_unit_radius` are made of.
+        What the share along the block and the norm at radius 1 are made of.
 
     Raises:
         InvalidInputError: If shapes do not go together.
 
     Example:
-        >>> slope(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, -3.0]]), Blocks(0, (1,))).dots
-        tensor([0.], dtype=torch.float64)
+        >>> seen = slope(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -2.0]]), Blocks(0, (1,)))
+        >>> seen.radial_share.item(), seen.norm_at_unit_radius.item()
+        (0.8, 10.0)
     """
     parts = pairs_of(weight, gradient, blocks, bias, bias_gradient)
     rows = [row_slope(old, new, layout) for old, new, layout in parts]
     squares, gradient_squares, dots = (pooled(values, blocks) for values in zip(*rows, strict=True))
     n_rows = pooled([torch.ones_like(rows[0][0])], blocks)
     return Slope(squares.sqrt(), gradient_squares.sqrt(), dots, n_rows)
-
-
-def radial_share(
-    weight: Tensor,
-    gradient: Tensor,
-    blocks: Blocks,
-    bias: Tensor | None = None,
-    bias_gradient: Tensor | None = None,
-) -> Tensor:
-    """Share of every block's gradient that lies along the block, |⟨w, g⟩|/(‖w‖‖g‖).
-
-    Arguments as for :func:`slope`.
-
-    For a scale-invariant block it is zero up to the normalization's ε and to rounding (Euler's theorem).
-
-    Returns:
-        (n_blocks,), float64, from 0 to 1; no unit. NaN where block or gradient is zero.
-
-    Example:
-        >>> radial_share(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -2.0]]), Blocks(0, (1,)))
-        tensor([0.8000], dtype=torch.float64)
-    """
-    return slope(weight, gradient, blocks, bias, bias_gradient).radial_share
-
-
-def gradient_norm_at_unit_radius(
-    weight: Tensor,
-    gradient: Tensor,
-    blocks: Blocks,
-    bias: Tensor | None = None,
-    bias_gradient: Tensor | None = None,
-) -> Tensor:
-    """Norm that every block's gradient would have at radius 1, ‖g‖·‖w‖/√R; arguments as for :func:`slope`.
-
-    The gradient of a scale-invariant block shrinks as the block grows, g(cw) = g(w)/c. Radius counts per row,
-    as everywhere here: a block of R rows is at radius 1 when its norm is √R. So this does not depend on the
-    norm that the block has. Times √R it is G in the formulas for equilibrium, which count with the whole
-    block.
-
-    Returns:
-        (n_blocks,), float64, in units of the loss. NaN where the block is zero.
-
-    Example:
-        >>> weight, gradient = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[4.0, -3.0], [0.0, 0.0]])
-        >>> gradient_norm_at_unit_radius(weight, gradient, Blocks(0, (1, 1)))
-        tensor([25., nan], dtype=torch.float64)
-    """
-    return slope(weight, gradient, blocks, bias, bias_gradient).norm_at_unit_radius
 
 
 def distance_to_equilibrium(measured: Tensor, predicted: float | Tensor) -> Tensor:

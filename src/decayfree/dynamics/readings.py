@@ -15,6 +15,7 @@ from torch import Tensor
 from decayfree.blocks import Blocks, block_norms
 from decayfree.dynamics.families import Family
 from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
+from decayfree.dynamics.row_sums import widest
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def readings(
 def summary(values: Iterable[Tensor], quantiles: Sequence[float]) -> Tensor:
     """The statistics of several readings after each other, (n_readings · n_statistics,); see `statistics`."""
     parts = [
-        statistics(torch.stack([reading.detach().to(_wide(reading.device)) for reading in alike]), quantiles)
+        statistics(torch.stack([reading.detach().to(widest(reading.device)) for reading in alike]), quantiles)
         for _, alike in groupby(values, key=len)
     ]
     return torch.cat(parts).flatten()
@@ -120,10 +121,5 @@ def labels(quantiles: Sequence[float]) -> list[str]:
 def as_scalar(value: float | Tensor, device: torch.device) -> Tensor:
     """A number as (), in the precision of readings, without waiting for the device that it is on."""
     if isinstance(value, Tensor):
-        return value.detach().to(device, _wide(device), non_blocking=True).reshape(())
-    return torch.full((), value, dtype=_wide(device), device=device)
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    """Float64 where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+        return value.detach().to(device, widest(device), non_blocking=True).reshape(())
+    return torch.full((), value, dtype=widest(device), device=device)

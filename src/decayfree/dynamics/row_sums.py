@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Blocks, block_dots, faults_of_shape, is_sharded, scale_blocks_
+from decayfree.blocks import Blocks, block_dots, faults_of_shape, is_sharded, over_blocks, scale_blocks_
 from decayfree.errors import InvalidInputError
 
 # Copies in float64 are made of so many numbers at a time, three of them at once. On the CPU twice as many
@@ -63,7 +63,7 @@ def row_motion(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, T
 def row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
     """For every row ‖w‖², ‖g‖² and ⟨w, g⟩."""
     if not _has_matrix(weight, blocks):
-        rows, w, g = _each_row(blocks), weight.to(_wide(weight)), gradient.to(_wide(weight))
+        rows, w, g = _each_row(blocks), weight.to(widest(weight.device)), gradient.to(widest(weight.device))
         return block_dots(w, w, rows), block_dots(g, g, rows), block_dots(w, g, rows)
     results = []
     for w, g in _matrices(weight, gradient, blocks):
@@ -75,25 +75,12 @@ def row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor,
 
 def pooled(of_rows: Sequence[Tensor], blocks: Blocks) -> Tensor:
     """Sum over the weight and its bias, then over the rows of each block."""
-    rows = of_rows[0] if len(of_rows) == 1 else torch.stack(tuple(of_rows)).sum(dim=0)
-    if blocks.rows_are_blocks:
-        return rows
-    if blocks.uniform_size:
-        return rows.reshape(-1, blocks.uniform_size).sum(dim=1)
-    return torch.stack([part.sum() for part in rows.split(blocks.block_sizes)])
+    return over_blocks(of_rows[0] if len(of_rows) == 1 else torch.stack(tuple(of_rows)).sum(dim=0), blocks)
 
 
-def spread(of_blocks: Tensor, blocks: Blocks) -> Tensor:
-    """Repeat each block's number for all of its rows.
-
-    Without a copy from the host, which an accelerator would be waited for.
-    """
-    if blocks.rows_are_blocks:
-        return of_blocks
-    if blocks.uniform_size:
-        return of_blocks.repeat_interleave(blocks.uniform_size)
-    parts = zip(of_blocks.split(1), blocks.block_sizes, strict=True)
-    return torch.cat([part.expand(size) for part, size in parts])
+def widest(device: torch.device) -> torch.dtype:
+    """Float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _has_matrix(tensor: Tensor, blocks: Blocks) -> bool:
@@ -103,7 +90,7 @@ def _has_matrix(tensor: Tensor, blocks: Blocks) -> bool:
 
 def _matrices(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[tuple[Tensor, Tensor]]:
     """Copies of a few rows at a time of both tensors, (n_rows of them, numbers in a row)."""
-    dtype = _wide(first)
+    dtype = widest(first.device)
     tensors = [tensor.detach().movedim(blocks.axis, 0) for tensor in (first, second)]
     size = _PIECE_ON_CPU if first.device.type == "cpu" else _PIECE
     step = max(1, size * blocks.n_rows // first.numel())
@@ -118,7 +105,7 @@ def _row_motion_of_others(before: Tensor, after: Tensor, blocks: Blocks) -> tupl
 
     With copies of the whole.
     """
-    rows, weight = _each_row(blocks), before.detach().to(_wide(before), copy=True)
+    rows, weight = _each_row(blocks), before.detach().to(widest(before.device), copy=True)
     change = after.detach().to(weight.dtype) - weight
     squares = block_dots(weight, weight, rows)
     growth = torch.where(squares == 0, 0.0, block_dots(weight, change, rows) / squares)
@@ -130,8 +117,3 @@ def _row_motion_of_others(before: Tensor, after: Tensor, blocks: Blocks) -> tupl
 def _each_row(blocks: Blocks) -> Blocks:
     """Every row as a block of its own."""
     return Blocks(blocks.axis, (1,) * blocks.n_rows, blocks.groups)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    """Float64 where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
