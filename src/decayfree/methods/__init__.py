@@ -1,6 +1,6 @@
-"""Ways to treat the norms of scale-invariant weights, one file each; this file lists them.
+"""Ways to treat the norms of scale-invariant weights, one file each.
 
-A method's fields are its settings, so a new method is one file and one entry in ``METHODS``.
+A method's fields are its settings; a new method is one file, which ``METHODS`` finds by itself.
 """
 
 from typing import TYPE_CHECKING

@@ -4,9 +4,11 @@ Learning-rate scaling without its approximations: a learning rate and a momentum
 step. Does not decide any norm by itself: it needs those of the weight-decay run.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,14 +16,14 @@ from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
 from decayfree.errors import InvalidInputError
-from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.stepping import refuse_scaled_gradients
 from decayfree.methods.weight_decay import WeightDecay
-from decayfree.rescaling.radius import rows_norm
-from decayfree.rescaling.weight_rescaling import WeightRescaling
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ class _Replay:
         weight_decay: float,
         decoupled: bool,
     ) -> None:
+        from decayfree.rescaling.radius import rows_norm
+        from decayfree.rescaling.weight_rescaling import WeightRescaling
+
         self._optimizer = optimizer
         self._found = found
         self._replayed = replayed

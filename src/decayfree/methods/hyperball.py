@@ -6,15 +6,18 @@ Leaves what is not scale-invariant to the optimizer. Norms are of blocks here, w
 matrices.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim import Optimizer
 
-from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
-from decayfree.methods.turning import Turned
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Hyperball(Method):
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
+        from decayfree.methods.turning import Turned
+
         return Turned(optimizer, found, reach=_learning_rate, by="Hyperball")
 
 

@@ -3,21 +3,24 @@
 Does not change any norm by itself: norms grow as without decay, and the learning rate grows along.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms, scale_blocks_
-from decayfree.dynamics.families import update_family
-from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class _ScaledSteps:
     """Scales what each step of the optimizer adds to a block."""
 
     def __init__(self, optimizer: Optimizer, found: Invariance, replayed: BlockNormsByStep) -> None:
+        from decayfree.dynamics.families import update_family
+
         self._found = found
         self._parameters = dict(found.model.named_parameters())
         self._replayed = replayed

@@ -3,17 +3,19 @@
 Does not train and does not read files; a method works in anyone's loop. One file each beside this one.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
-from decayfree.rescaling.param_groups import split_params
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight
 
 ParamGroups = list[dict[str, Any]]
 BlockNormsByStep = Mapping[str, Tensor]
@@ -72,7 +74,7 @@ class Method(ABC):
         """What a legend says; methods with different settings have different labels."""
 
     @property
-    def replays(self) -> "Method | None":
+    def replays(self) -> Method | None:
         """The method whose run of the same seed must have left its block norms; None where none is needed."""
         return None
 
@@ -101,6 +103,8 @@ class Method(ABC):
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
         """The optimizer's parameter groups; ``rest_weight_decay`` is for what is not scale-invariant."""
+        from decayfree.rescaling.param_groups import split_params
+
         return split_params(model, found, weight_decay=rest_weight_decay)
 
     def optimizer(self, name: str, groups: ParamGroups, settings: Mapping[str, Any]) -> Optimizer | None:

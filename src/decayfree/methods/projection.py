@@ -5,18 +5,22 @@ What an update adds along a weight is taken out of it, so that momentum does not
 Takes the authors' package; the optimizer finds by itself, at every step, which weights are scale-invariant.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.errors import MissingExtraError
-from decayfree.invariance.result import Invariance
 from decayfree.methods.method import Method, ParamGroups, number_faults, only_with
 from decayfree.methods.weight_decay import groups_of
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
 
 _SETTINGS = {
     "sgd": ("lr", "momentum", "nesterov"),

@@ -3,13 +3,18 @@
 Checks what methods that replay a weight-decay run have in common. Is no method itself.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
 from decayfree.errors import InvalidInputError, MismatchError
-from decayfree.invariance.result import Invariance
 from decayfree.methods.method import BlockNormsByStep
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
 
 
 def fitting(replayed: BlockNormsByStep | None, found: Invariance, *, by: str) -> BlockNormsByStep:

@@ -6,18 +6,21 @@ Leaves what is not scale-invariant to the optimizer. Decays nothing: the coeffic
 turn.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim import Optimizer
 
 from decayfree import equilibrium
 from decayfree.errors import InvalidInputError
-from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
-from decayfree.methods.turning import Turned
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class RotationalEquilibrium(Method):
         Raises:
             InvalidInputError: If the angle of its equilibrium is unknown.
         """
+        from decayfree.methods.turning import Turned
+
         kind = type(optimizer).__name__.lower()
         if kind not in _ANGLES:
             faults = self.optimizer_faults(kind)

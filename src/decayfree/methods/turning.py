@@ -5,8 +5,10 @@ It turns in the direction that the optimizer wants.
 The arithmetic that methods with normalized updates share. Is no method itself and chooses no angle.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +16,11 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import block_dots, block_norms, scale_blocks_
 from decayfree.errors import MismatchError
-from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.stepping import around_steps
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight
 
 Group = Mapping[str, Any]
 Reach = Callable[[Group, float], float]

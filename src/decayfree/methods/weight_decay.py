@@ -6,14 +6,15 @@ Does not decay anything else: gains, biases and the last layer get the study's `
 for all methods, so that methods differ in nothing but their treatment of the scale-invariant weights.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from decayfree.invariance.result import Invariance
 from decayfree.methods.method import (
     AttachedMethod,
     BlockNormsByStep,
@@ -23,7 +24,9 @@ from decayfree.methods.method import (
     number_faults,
 )
 from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
-from decayfree.rescaling.param_groups import split_params
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
 
 Form = Literal["coupled", "decoupled"]
 
@@ -85,6 +88,8 @@ def groups_of(
 
     Both as the optimizer understands them.
     """
+    from decayfree.rescaling.param_groups import split_params
+
     decayed = _identities(model, found)
     groups = split_params(model, found, weight_decay=rest_weight_decay)
     for group in groups:

@@ -3,15 +3,18 @@
 Treats the scale-invariant weights that a probe finds, and nothing else. Takes torch's parametrization.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from decayfree.invariance.result import Invariance
 from decayfree.methods.method import Method
-from decayfree.methods.parametrizing import parametrized
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class WeightNormalization(Method):
         return "weight normalization"
 
     def prepare(self, model: nn.Module, found: Invariance) -> Invariance:
+        from decayfree.methods.parametrizing import parametrized
+
         fixed = {
             id(model.get_submodule(one.name.rpartition(".")[0]))
             for one in found

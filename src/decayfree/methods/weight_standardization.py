@@ -6,9 +6,11 @@ Treats the scale-invariant weights that a probe finds, and nothing else: so it d
 their treatment only.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,12 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
-from decayfree.dynamics.families import update_family
 from decayfree.errors import InvalidInputError
-from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
-from decayfree.methods.parametrizing import parametrized
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight
 
 # Far below the variance of any kernel that learns, so that v has no scale; with the 1e-5 of other code,
 # kernels of many inputs have one.
@@ -55,6 +57,8 @@ class WeightStandardization(Method):
         return "weight standardization"
 
     def prepare(self, model: nn.Module, found: Invariance) -> Invariance:
+        from decayfree.methods.parametrizing import parametrized
+
         return parametrized(
             model,
             found,
@@ -97,6 +101,8 @@ class _Standardized:
     """Nothing around a step; knows how much of a norm is the mean, which no step moves."""
 
     def __init__(self, optimizer: Optimizer, found: Invariance) -> None:
+        from decayfree.dynamics.families import update_family
+
         self._model = found.model
         try:
             self._power = 2 if update_family(optimizer) == "sgd" else 1

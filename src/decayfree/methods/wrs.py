@@ -3,18 +3,22 @@
 A thin wrapper for studies; what rescales is `decayfree.WeightRescaling`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
-from decayfree.rescaling.weight_rescaling import WeightRescaling
+
+if TYPE_CHECKING:
+    from decayfree.invariance.result import Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight
+    from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class WRS(Method):
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
+        from decayfree.rescaling.weight_rescaling import WeightRescaling
+
         return _AttachedRescaling(
             WeightRescaling(optimizer, found, radius=self.radius, every=self.every, momentum=self.momentum)
         )
