@@ -62,7 +62,7 @@ def fused_holders_of(held: Iterable[Held]) -> list[Holder]:
     others = []
     for one in held:
         rows = rows_in_memory(one)
-        if rows is None or rows.device.type != "cpu" or rows.dtype not in ROUNDING or rows.is_neg():
+        if rows is None or rows.device.type != "cpu" or rows.dtype not in ROUNDING:
             others.append(one)
         else:
             sorted_out[rows.dtype].append((one, rows))
