@@ -55,12 +55,12 @@ class Recorder:
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do
             not count.
-        sink: A file, to which lines of JSON are appended (`decayfree.sinks.read_jsonl` reads them), or
-            anything that can be called with a :class:`decayfree.sinks.Sample`. The file, by default
+        sink: A file, to which lines of JSON are appended (`decayfree.dynamics.read_jsonl` reads them), or
+            anything that can be called with a :class:`decayfree.dynamics.Sample`. The file, by default
             ``dynamics.jsonl`` in the working directory, is made with the first sample. With
             ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
         family: How the optimizer's step depends on the gradient's size, see
-            :func:`decayfree.dynamics.families`; by default told from its class. ``"none"`` leaves the
+            :func:`decayfree.dynamics.update_family`; by default told from its class. ``"none"`` leaves the
             effective learning rate out.
         quantiles: From 0 to 1; over the blocks of each weight.
         predicted_angles: Angular update at equilibrium, in radians a step, by parameter name; or a function
