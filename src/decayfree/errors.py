@@ -1,10 +1,10 @@
 """What can go wrong, by name.
 
-Each error is a :class:`DecayFreeError` and also the built-in that fits. No message is written here: the file
-that finds a fault says it.
+Each error is a :class:`DecayFreeError` and also the built-in that fits. The file that finds a fault says it;
+only what many files say alike is said here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class DecayFreeError(Exception):
@@ -44,7 +44,23 @@ class MissingExtraError(DecayFreeError, ImportError):
 Fault = tuple[type[DecayFreeError], str]
 
 
-def raise_all(faults: Sequence[Fault]) -> None:
-    """Raise one error with all faults; its class is that of the first."""
+def faults_of(kind: type[DecayFreeError], messages: Iterable[str]) -> list[Fault]:
+    """Several faults of one kind."""
+    return [(kind, message) for message in messages]
+
+
+def raise_all(faults: Sequence[Fault], *, about: str = "") -> None:
+    """Raise one error with all faults, after what they are about; its class is that of the first."""
     if faults:
-        raise faults[0][0]("; ".join(message for _, message in faults))
+        raise faults[0][0](about + "; ".join(message for _, message in faults))
+
+
+def whole_number_faults(name: str, value: object, *, least: int = 1) -> list[str]:
+    """Say of a setting that is no whole number of at least ``least`` that it must be one.
+
+    Example:
+        >>> whole_number_faults("every", 2), whole_number_faults("every", 0.5)
+        ([], ['every must be a whole number of at least 1, got 0.5'])
+    """
+    is_one = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return [] if is_one else [f"{name} must be a whole number of at least {least}, got {value!r}"]

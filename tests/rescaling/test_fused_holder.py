@@ -44,7 +44,7 @@ LOSSES = digit_losses(3, torch.float32)
 def held(weight: Tensor, target: float | Tensor = 1.0) -> Held:
     """A weight whose rows are its blocks, each held at a norm."""
     targets = torch.as_tensor(target, dtype=weight.dtype).expand(len(weight)).clone()
-    return Held("weight", weight, None, Blocks(0, (1,) * len(weight)), targets)
+    return Held(weight, None, Blocks(0, (1,) * len(weight)), "weight", targets)
 
 
 def holder_of(one: Held) -> FusedHolder:

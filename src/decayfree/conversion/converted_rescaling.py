@@ -75,9 +75,7 @@ def drop_decay(
         [(5, 0.1), (1, 0.0)]
     """
     recipe = _recipe(optimizer, found, gradient_norms, _scheduler_faults(optimizer))
-    held = {
-        name for weight in found if weight.name in recipe.radii for name in (weight.name, weight.bias) if name
-    }
+    held = {name for weight in found if weight.name in recipe.radii for name in weight.names}
     parameters = dict(found.model.named_parameters())
     groups = [(group, dict(group)) for group in optimizer.param_groups]
     try:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decayfree.blocks import block_norms
 from decayfree.conversion.decay_rule import DecayRule, settings_of
 from decayfree.conversion.explained import text_of
 from decayfree.conversion.weight_recipe import WeightRecipe
@@ -139,13 +138,11 @@ def _converted(
     rule: DecayRule,
     gradient_norms: Mapping[str, Tensor] | None,
 ) -> WeightRecipe:
-    parameters = dict(found.model.named_parameters())
-    tensor, bias = parameters[weight.name], parameters.get(weight.bias or "")
-    n_rows = weight.blocks.n_rows
-    fan_in = (tensor.numel() + (0 if bias is None else bias.numel())) // n_rows
+    part = found.parts()[weight.name]
+    fan_in = sum(tensor.numel() for tensor in part.tensors) // part.blocks.n_rows
     norms = gradient_norms[weight.name] if gradient_norms is not None and rule.needs_gradient_norm else None
     settled = _settled(rule, weight.block_sizes, fan_in, norms)
-    row_norms = block_norms(tensor, weight.blocks, bias).cpu().double() / _sizes(weight).sqrt()
+    row_norms = part.norms().cpu().double() / _sizes(weight).sqrt()
     columns = torch.tensor(
         [
             (math.nan, 0.0, math.inf)
@@ -159,7 +156,7 @@ def _converted(
     kept = torch.where(row_norms > 0, row_norms, 1.0)
     return WeightRecipe(
         name=weight.name,
-        shape=tuple(tensor.shape),
+        shape=tuple(part.weight.shape),
         rule=rule,
         fan_in=fan_in,
         gradient_norms=norms,

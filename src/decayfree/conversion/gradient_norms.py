@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.attachment import nothing_in_common, weights_in
-from decayfree.blocks import block_norms
+from decayfree.blocks import Part
 from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
 class GradientNorms(Mapping[str, Tensor]):
@@ -110,7 +109,7 @@ class GradientNorms(Mapping[str, Tensor]):
         # Fused optimizers get their gradients as a GradScaler scaled them, and divide inside.
         scale = getattr(optimizer, "grad_scale", None)
         for name, weight in self._weights.items():
-            norms = _at_unit_norm(weight, parameters)
+            norms = _at_unit_norm(weight.part(parameters))
             if norms is None:
                 continue
             squares = (norms if scale is None else norms / scale.to(norms.device)).square()
@@ -122,11 +121,9 @@ class GradientNorms(Mapping[str, Tensor]):
             self._counts[name] += is_finite
 
 
-def _at_unit_norm(weight: ScaleInvariantWeight, parameters: Mapping[str, Tensor]) -> Tensor | None:
+def _at_unit_norm(part: Part) -> Tensor | None:
     """‖g‖·‖w‖ of every block, or None without a gradient."""
-    tensor, bias = parameters[weight.name], parameters.get(weight.bias or "")
-    if tensor.grad is None:
+    if part.weight.grad is None:
         return None
-    bias_grad = None if bias is None else bias.grad
-    norms = block_norms(tensor.detach(), weight.blocks, None if bias is None else bias.detach())
-    return norms * block_norms(tensor.grad.detach(), weight.blocks, bias_grad)
+    bias_grad = None if part.bias is None else part.bias.grad
+    return part.each(Tensor.detach).norms() * Part(part.weight.grad.detach(), bias_grad, part.blocks).norms()

@@ -5,40 +5,21 @@ optimizer; recorder.py does.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Blocks, block_norms
+from decayfree.blocks import Part
 from decayfree.dynamics.families import Family
 from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
 from decayfree.dynamics.row_sums import widest
 
 
-@dataclass(frozen=True)
-class Change:
-    """One weight before and after one step.
-
-    Args:
-        blocks: How its rows are divided.
-        before: (*shape). The weight before the step.
-        bias_before: (n_rows,). Its bias before the step, where they only work together.
-        after: (*shape). The weight after it.
-        bias: (n_rows,). The bias after it.
-    """
-
-    blocks: Blocks
-    before: Tensor
-    bias_before: Tensor | None
-    after: Tensor
-    bias: Tensor | None
-
-
 def readings(
-    change: Change,
+    before: Part,
+    after: Part,
     gradient: Slope | None,
     learning_rate: Tensor,
     family: Family | Literal["none"],
@@ -47,7 +28,8 @@ def readings(
     """Every instrument's reading of every block.
 
     Args:
-        change: The weight before and after.
+        before: The weight before the step, with its bias where they only work together.
+        after: The same after it.
         gradient: How the gradient lay to the weight before the step; None where there was none.
         learning_rate: (), of the step.
         family: Of the optimizer; with ``"none"`` there is no effective learning rate.
@@ -56,9 +38,9 @@ def readings(
     Returns:
         By instrument, (n_blocks,), floating. What needs a gradient is missing where there was none.
     """
-    blocks, after, bias = change.blocks, change.after.detach(), change.bias
-    moved = motion(change.before, after, blocks, change.bias_before, bias)
-    found = {"norm": block_norms(after, blocks, None if bias is None else bias.detach())}
+    after = after.each(Tensor.detach)
+    moved = motion(before.weight, after.weight, after.blocks, before.bias, after.bias)
+    found = {"norm": after.norms()}
     if family != "none":
         found["effective_learning_rate"] = effective_learning_rate(moved.norms, learning_rate, family)
     found |= {"angular_update_rad": moved.angle_rad, "relative_update": moved.relative}

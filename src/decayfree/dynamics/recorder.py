@@ -10,38 +10,34 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
-from decayfree.blocks import unsupported_weights
+from decayfree.blocks import Part, unsupported_weights
 from decayfree.dynamics.families import Family, update_family
 from decayfree.dynamics.measures import Slope, slope
-from decayfree.dynamics.readings import Change, as_scalar, readings, summary
+from decayfree.dynamics.readings import as_scalar, readings, summary
 from decayfree.dynamics.readings import labels as labels_of
 from decayfree.dynamics.sinks import JsonLines, Sample
-from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, raise_all
+from decayfree.errors import (
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    UnsupportedWeightError,
+    faults_of,
+    raise_all,
+    whole_number_faults,
+)
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.step_counter import StepCounter
 
 PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
 Instrument = Callable[[str, Tensor], Tensor | None]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """One weight before a step that is looked at."""
-
-    weight: ScaleInvariantWeight
-    before: Tensor
-    bias_before: Tensor | None
-    slope: Slope | None
 
 
 class Recorder:
@@ -59,12 +55,12 @@ class Recorder:
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do
             not count.
-        sink: A file, to which lines of JSON are appended (`decayfree.sinks.read_jsonl` reads them), or
-            anything that can be called with a :class:`decayfree.sinks.Sample`. The file, by default
+        sink: A file, to which lines of JSON are appended (`decayfree.dynamics.read_jsonl` reads them), or
+            anything that can be called with a :class:`decayfree.dynamics.Sample`. The file, by default
             ``dynamics.jsonl`` in the working directory, is made with the first sample. With
             ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
         family: How the optimizer's step depends on the gradient's size, see
-            :func:`decayfree.dynamics.families`; by default told from its class. ``"none"`` leaves the
+            :func:`decayfree.dynamics.update_family`; by default told from its class. ``"none"`` leaves the
             effective learning rate out.
         quantiles: From 0 to 1; over the blocks of each weight.
         predicted_angles: Angular update at equilibrium, in radians a step, by parameter name; or a function
@@ -86,6 +82,7 @@ class Recorder:
             allowed.
 
     Example:
+        >>> from torch import nn
         >>> from decayfree import find_invariant
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -126,7 +123,8 @@ class Recorder:
         self.run = uuid.uuid4().hex[:8]
         self._steps = StepCounter()
         self._number = 0  # of the step that is looked at
-        self._kept: dict[str, _Kept] = {}
+        # Of a step that is looked at: weights as they were before, and how their gradients lay to them.
+        self._kept: dict[str, tuple[Part, Slope | None]] = {}
         optimizer.register_step_pre_hook(self._before_step)
         # A WeightRescaling puts its hook before all others, so that this one sees rescaled weights.
         optimizer.register_step_post_hook(self._after_step)
@@ -183,12 +181,7 @@ class Recorder:
         if missing:
             raise MismatchError(f"this is no state of a Recorder: it has no {', '.join(missing)}")
         n_steps, run = state["n_steps"], state["run"]
-        if (
-            isinstance(n_steps, bool)
-            or not isinstance(n_steps, int)
-            or n_steps < 0
-            or not isinstance(run, str)
-        ):
+        if whole_number_faults("n_steps", n_steps, least=0) or not isinstance(run, str):
             raise InvalidInputError(
                 "a Recorder's state has n_steps, a whole number of at least 0, and run, text; got "
                 f"{n_steps!r} and {run!r}"
@@ -224,8 +217,8 @@ class Recorder:
     @torch.no_grad()
     def _look(self) -> None:
         """Keep the weights as they are before the step, and what their gradients are like."""
-        parameters, groups = self._parameters(), self._groups()
-        gone = [weight.name for weight in self._weights if id(parameters[weight.name]) not in groups]
+        parts, groups = self._parts(), self._groups()
+        gone = [name for name, part in parts.items() if id(part.weight) not in groups]
         if gone:
             warnings.warn(
                 f"{len(gone)} weights ({gone[0]}, …) are not among the optimizer's parameters any more and "
@@ -233,27 +226,17 @@ class Recorder:
                 stacklevel=2,
             )
         # Of all weights first, so that what this needs for a moment does not come on top of the copies.
-        slopes = {}
-        for weight in self._weights:
-            parameter, bias = parameters[weight.name], parameters.get(weight.bias or "")
-            slopes[weight.name] = self._slope_of(weight, parameter, bias)
-        for weight in self._weights:
-            if weight.name not in gone:
-                before, bias = parameters[weight.name].detach().clone(), parameters.get(weight.bias or "")
-                bias_before = None if bias is None else bias.detach().clone()
-                self._kept[weight.name] = _Kept(weight, before, bias_before, slopes[weight.name])
+        slopes = {name: self._slope_of(part) for name, part in parts.items()}
+        for name, part in parts.items():
+            if name not in gone:
+                self._kept[name] = part.each(lambda tensor: tensor.detach().clone()), slopes[name]
 
-    def _slope_of(self, weight: ScaleInvariantWeight, parameter: Tensor, bias: Tensor | None) -> Slope | None:
-        gradient, bias_gradient = parameter.grad, None if bias is None else bias.grad
-        if gradient is None or (bias is not None and bias_gradient is None):
+    def _slope_of(self, part: Part) -> Slope | None:
+        gradient, bias_gradient = part.weight.grad, None if part.bias is None else part.bias.grad
+        if gradient is None or (part.bias is not None and bias_gradient is None):
             return None
-        seen = slope(
-            parameter,
-            gradient.to_dense() if gradient.is_sparse else gradient,
-            weight.blocks,
-            bias,
-            bias_gradient,
-        )
+        gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        seen = slope(part.weight, gradient, part.blocks, part.bias, bias_gradient)
         # A fused optimizer gets gradients that are still multiplied by the scale of a GradScaler.
         scale = getattr(self.optimizer, "grad_scale", None)
         return seen if scale is None else seen.divided_by(scale)
@@ -285,20 +268,16 @@ class Recorder:
         """
         names: dict[str, list[str]] = {}
         values: list[Tensor] = []
-        parameters, groups = self._parameters(), self._groups()
+        parts, groups = self._parts(), self._groups()
         for name in list(self._kept):
-            kept = self._kept.pop(name)  # so that it is freed when the next weight has had its turn
-            parameter, bias = parameters[name], parameters.get(kept.weight.bias or "")
-            group = groups[id(parameter)]
-            learning_rate = as_scalar(group["lr"], parameter.device)
-            seen = readings(
-                Change(kept.weight.blocks, kept.before, kept.bias_before, parameter, bias),
-                kept.slope,
-                learning_rate,
-                self.family,
-                self._predicted_angle(name, group),
-            )
-            seen |= {key: value for key, value in self._own_readings(name, parameter) if value is not None}
+            # Popped, so that it is freed when the next weight has had its turn.
+            before, gradient = self._kept.pop(name)
+            after = parts[name]
+            group = groups[id(after.weight)]
+            learning_rate = as_scalar(group["lr"], after.weight.device)
+            predicted_angle = self._predicted_angle(name, group)
+            seen = readings(before, after, gradient, learning_rate, self.family, predicted_angle)
+            seen |= {key: value for key, value in self._own_readings(name, after.weight) if value is not None}
             names[name] = list(seen)
             values += [learning_rate.reshape(1), summary(seen.values(), self.quantiles)]
         return names, torch.cat([value.to(values[0].device, non_blocking=True) for value in values])
@@ -313,8 +292,9 @@ class Recorder:
             return self.predicted_angles(name, group)
         return None if self.predicted_angles is None else self.predicted_angles.get(name)
 
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.found.model.named_parameters())
+    def _parts(self) -> dict[str, Part]:
+        parameters = dict(self.found.model.named_parameters())
+        return {weight.name: weight.part(parameters) for weight in self._weights}
 
     def _groups(self) -> dict[int, Mapping[str, Any]]:
         return {
@@ -329,9 +309,8 @@ class Recorder:
                     yield hooks, key
 
     def _faults(self) -> list[Fault]:
-        parameters = self._parameters()
-        recorded = {weight.name: parameters[weight.name] for weight in self._weights}
-        faults: list[Fault] = [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
+        recorded = {name: part.weight for name, part in self._parts().items()}
+        faults = faults_of(UnsupportedWeightError, flat_parameters(self.optimizer))
         if not len(self.found):
             nothing = (
                 "no scale-invariant weight was found in the model, so there is nothing to "
@@ -340,17 +319,14 @@ class Recorder:
             faults.append((MismatchError, nothing))
         elif not recorded:
             faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
-        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights(recorded)]
+        faults += faults_of(UnsupportedWeightError, unsupported_weights(recorded))
         if recorded and isinstance(self.predicted_angles, Mapping):
             unknown = ", ".join(sorted(self.predicted_angles.keys() - recorded.keys()))
             if unknown:
                 faults.append(
                     (MismatchError, f"predicted_angles has weights that are not recorded: {unknown}")
                 )
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            faults.append(
-                (InvalidInputError, f"every must be a whole number of at least 1, got {self.every!r}")
-            )
+        faults += faults_of(InvalidInputError, whole_number_faults("every", self.every))
         if not all(0 <= quantile <= 1 for quantile in self.quantiles):
             faults.append((InvalidInputError, f"quantiles must be from 0 to 1, got {self.quantiles}"))
         return faults

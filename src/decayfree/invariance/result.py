@@ -10,7 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import faults_of_shape
+from decayfree.blocks import Part, faults_of_shape
 from decayfree.errors import MismatchError
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
@@ -73,6 +73,11 @@ class Invariance(Sequence[ScaleInvariantWeight]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._weights if isinstance(key, str) else key in self._weights.values()
+
+    def parts(self, model: nn.Module | None = None) -> dict[str, Part]:
+        """The parameters in their blocks, by name; of ``model``, a copy for instance, instead of its own."""
+        parameters = dict((self.model if model is None else model).named_parameters())
+        return {weight.name: weight.part(parameters) for weight in self}
 
     def __repr__(self) -> str:
         return table_of(list(self), self.verdicts, self.model, self.dtype, self.confirmed_to)

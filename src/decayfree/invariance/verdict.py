@@ -1,9 +1,12 @@
 """What is said of one parameter: a verdict with its reason, and the blocks of those that have no scale."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from decayfree.blocks import Blocks
+from torch import Tensor
+
+from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
@@ -59,3 +62,12 @@ class ScaleInvariantWeight:
     def blocks(self) -> Blocks:
         """How the rows are divided."""
         return Blocks(self.axis, self.block_sizes, self.groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameter, and of its bias where they only work together."""
+        return (self.name,) if self.bias is None else (self.name, self.bias)
+
+    def part(self, values: Mapping[str, Tensor]) -> Part:
+        """It among tensors by name: the parameters of a model, their gradients, their values before a step."""
+        return Part(values[self.name], None if self.bias is None else values[self.bias], self.blocks)

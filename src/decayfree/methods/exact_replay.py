@@ -166,7 +166,7 @@ class _Replay:
     def _in_units_of_the_norm(self, weight: ScaleInvariantWeight, group: Mapping[str, Any]) -> None:
         unit = self._unit(weight, self._n_steps)
         before = self._unit(weight, max(self._n_steps - 1, 0))
-        tensors = self._tensors(weight)
+        tensors = weight.part(self._parameters).tensors
         buffers = [self._optimizer.state.get(one, {}).get("momentum_buffer") for one in tensors]
         if buffers[0] is not None:
             scale_blocks_(buffers[0], before / unit, weight.blocks, *buffers[1:])
@@ -188,6 +188,3 @@ class _Replay:
             tensor.grad = gradient
         self._gradients.clear()
         self._n_steps += 1
-
-    def _tensors(self, weight: ScaleInvariantWeight) -> list[Tensor]:
-        return [self._parameters[name] for name in (weight.name, weight.bias) if name is not None]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.blocks import block_norms, scale_blocks_
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay
@@ -103,8 +102,7 @@ class _ScaledSteps:
 
         After the replayed run's last step its last norms count.
         """
-        tensor, bias = self._tensors(weight)
-        norms = block_norms(tensor, weight.blocks, bias)
+        norms = weight.part(self._parameters).norms()
         replayed = self._replayed[weight.name]
         row = replayed[min(self._n_steps, len(replayed) - 1)].to(norms)
         return (norms / row).pow(self._power)
@@ -114,22 +112,16 @@ class _ScaledSteps:
         check_not_over(self._replayed, self._n_steps)
         for weight in self._found:
             self._factors[weight.name] = self._factor(weight)
-            for name in (weight.name, weight.bias):
-                if name is not None:
-                    self._before[name] = self._parameters[name].detach().clone()
+            for name in weight.names:
+                self._before[name] = self._parameters[name].detach().clone()
 
     @torch.no_grad()
     def _scale_updates(self) -> None:
         for weight in self._found:
-            names = [name for name in (weight.name, weight.bias) if name is not None]
-            updates = [self._parameters[name].detach() - self._before[name] for name in names]
-            scale_blocks_(updates[0], self._factors[weight.name], weight.blocks, *updates[1:])
-            for name, update in zip(names, updates, strict=True):
+            updates = {name: self._parameters[name].detach() - self._before[name] for name in weight.names}
+            weight.part(updates).scale_(self._factors[weight.name])
+            for name, update in updates.items():
                 self._parameters[name].copy_(self._before[name]).add_(update)
         self._before.clear()  # nothing but norms is kept between steps
         self._factors.clear()
         self._n_steps += 1
-
-    def _tensors(self, weight: ScaleInvariantWeight) -> tuple[Tensor, Tensor | None]:
-        bias = None if weight.bias is None else self._parameters[weight.bias]
-        return self._parameters[weight.name], bias

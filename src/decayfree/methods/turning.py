@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.blocks import block_dots, block_norms, scale_blocks_
 from decayfree.errors import MismatchError
 from decayfree.methods.stepping import around_steps
 
@@ -108,9 +107,9 @@ class Turned:
     @torch.no_grad()
     def _set_aside(self) -> None:
         for weight in self._weights:
-            for name, tensor in self._tensors(weight):
-                self._before[name] = tensor.detach().clone()
-                tensor.zero_()
+            for name in weight.names:
+                self._before[name] = self._parameters[name].detach().clone()
+                self._parameters[name].zero_()
 
     @torch.no_grad()
     def _turn(self) -> None:
@@ -120,38 +119,33 @@ class Turned:
         self._before.clear()
 
     def _turn_one(self, weight: ScaleInvariantWeight) -> None:
-        tensors = dict(self._tensors(weight))
-        updates, before = list(tensors.values()), [self._before[name] for name in tensors]
+        # Set to zero before the step, the weight is its own update until what it was is added again.
+        update, before = weight.part(self._parameters), weight.part(self._before)
         group, norms = self._group_of(weight), self.norms[weight.name]
         learning_rate = float(group["lr"])
         if self._tangential:
-            along = block_dots(updates[0], before[0], weight.blocks, *_biases(updates, before))
-            radial = [tensor.clone() for tensor in before]
-            scale_blocks_(radial[0], _ratio(along, norms.square()), weight.blocks, *radial[1:])
-            for update, part in zip(updates, radial, strict=True):
-                update.sub_(part)
+            radial = before.each(Tensor.clone)
+            radial.scale_(_ratio(update.dots(before), norms.square()))
+            for tensor, along in zip(update.tensors, radial.tensors, strict=True):
+                tensor.sub_(along)
         if learning_rate > 0:
-            size = block_norms(updates[0], weight.blocks, *updates[1:]) / learning_rate
+            size = update.norms() / learning_rate
             self._mean_squares[weight.name].mul_(self._averaging).add_(
                 size.square(), alpha=1 - self._averaging
             )
             rate = self._reach(group, learning_rate) * _ratio(norms, self._sizes(weight))
-            scale_blocks_(updates[0], rate / learning_rate, weight.blocks, *updates[1:])
-        for tensor, old in zip(updates, before, strict=True):
+            update.scale_(rate / learning_rate)
+        for tensor, old in zip(update.tensors, before.tensors, strict=True):
             tensor.add_(old)
         now = self._norms_of(weight)
-        scale_blocks_(updates[0], torch.where(now > 0, norms / now, 1.0), weight.blocks, *updates[1:])
+        update.scale_(torch.where(now > 0, norms / now, 1.0))
 
     def _sizes(self, weight: ScaleInvariantWeight) -> Tensor:
         """‖u‖ of every block in the last step, or the root of its running mean square, (n_blocks,)."""
         return (self._mean_squares[weight.name] / (1 - self._averaging**self._n_steps)).sqrt()
 
     def _norms_of(self, weight: ScaleInvariantWeight) -> Tensor:
-        tensors = [tensor.detach() for _, tensor in self._tensors(weight)]
-        return block_norms(tensors[0], weight.blocks, *tensors[1:])
-
-    def _tensors(self, weight: ScaleInvariantWeight) -> list[tuple[str, Tensor]]:
-        return [(name, self._parameters[name]) for name in (weight.name, weight.bias) if name is not None]
+        return weight.part(self._parameters).each(Tensor.detach).norms()
 
     def _group_of(self, weight: ScaleInvariantWeight) -> Group:
         """The optimizer's settings for the weight; `load_state_dict` of an optimizer replaces its groups."""
@@ -163,7 +157,3 @@ class Turned:
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
     """a/b, and 0 where b is: what has no size is not made larger."""
     return torch.where(b > 0, a / b, 0.0)
-
-
-def _biases(updates: list[Tensor], before: list[Tensor]) -> list[Tensor]:
-    return [updates[1], before[1]] if len(updates) > 1 else []

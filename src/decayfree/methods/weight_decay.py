@@ -157,5 +157,4 @@ def _identities(model: nn.Module, found: Invariance) -> set[int]:
 
     Scale-invariant weights, and biases that only work together with one.
     """
-    parameters = dict(model.named_parameters())
-    return {id(parameters[name]) for weight in found for name in (weight.name, weight.bias) if name}
+    return {id(tensor) for part in found.parts(model).values() for tensor in part.tensors}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.errors import whole_number_faults
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class WRS(Method):
 
     def faults(self) -> list[str]:
         faults = [] if self.radius == "init" else number_faults("radius", self.radius)
-        if self.every < 1:
-            faults.append(f"every must be a whole number of at least 1, got {self.every}")
-        return faults
+        return faults + whole_number_faults("every", self.every)
 
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None

@@ -18,7 +18,7 @@ def decay_faults(
     optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]
 ) -> list[str]:
     """Groups that decay a weight whose norm is held, with the cure."""
-    held = {id(parameters[name]): name for weight in weights for name in (weight.name, weight.bias) if name}
+    held = {id(parameters[name]): name for weight in weights for name in weight.names}
     faults = []
     for index, group in enumerate(optimizer.param_groups):
         names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]

@@ -17,14 +17,14 @@ from decayfree.rescaling.holder import ROUNDING, Holder, holders_of, rows_in_mem
 
 
 class FusedHolder(Holder):
-    """A :class:`decayfree.holding.Holder` whose steps read and write each kernel once, on one thread.
+    """A :class:`decayfree.rescaling.holder.Holder` whose steps read and write each kernel once, on one thread.
 
     What is left alone is the same, but for one thing: the other kernels of a weight are scaled beside one
     that is not finite.
 
     Args:
         held: Weights of one precision, all on the CPU.
-        rows: Of each weight its (kernels, fan-in) view from :func:`decayfree.holding.rows_in_memory`.
+        rows: Of each weight its (kernels, fan-in) view from :func:`decayfree.rescaling.holder.rows_in_memory`.
 
     Raises:
         ImportError: If numba is not installed.
@@ -62,7 +62,7 @@ def fused_holders_of(held: Iterable[Held]) -> list[Holder]:
     others = []
     for one in held:
         rows = rows_in_memory(one)
-        if rows is None or rows.device.type != "cpu" or rows.dtype not in ROUNDING or rows.is_neg():
+        if rows is None or rows.device.type != "cpu" or rows.dtype not in ROUNDING:
             others.append(one)
         else:
             sorted_out[rows.dtype].append((one, rows))

@@ -8,41 +8,33 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from decayfree.blocks import Blocks
+from decayfree.blocks import Part
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.radius import Radius, radius_of, rows_norm
 
 
 @dataclass(frozen=True)
-class Held:
+class Held(Part):
     """One weight and the norms its blocks are held at.
 
     Args:
-        name: Of the parameter.
         weight: The parameter.
         bias: Its bias, where they only work together.
         blocks: How its rows are divided.
+        name: Of the parameter.
         targets: (n_blocks,), in :func:`decayfree.blocks.norm_dtype` of the weight. Norm of each block; 0
             where it is to be left alone.
     """
 
     name: str
-    weight: Tensor
-    bias: Tensor | None
-    blocks: Blocks
     targets: Tensor
 
 
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
     """Radius of every block of each weight, by name."""
     parameters = dict(model.named_parameters())
-    return {
-        weight.name: radius_of(
-            radius, weight.name, parameters[weight.name], weight.blocks, parameters.get(weight.bias or "")
-        )
-        for weight in weights
-    }
+    return {weight.name: radius_of(radius, weight.name, weight.part(parameters)) for weight in weights}
 
 
 def held_of(
@@ -52,9 +44,9 @@ def held_of(
     parameters = dict(model.named_parameters())
     held = []
     for weight in weights:
-        parameter, blocks = parameters[weight.name], weight.blocks
-        targets = radii[weight.name].to(parameter.device) * rows_norm(blocks, parameter)
-        held.append(Held(weight.name, parameter, parameters.get(weight.bias or ""), blocks, targets))
+        part = weight.part(parameters)
+        targets = radii[weight.name].to(part.weight.device) * rows_norm(part.blocks, part.weight)
+        held.append(Held(part.weight, part.bias, part.blocks, weight.name, targets))
     return held
 
 

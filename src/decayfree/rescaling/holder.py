@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decayfree.blocks import block_norms, is_sharded, norm_dtype, scale_blocks_
+from decayfree.blocks import is_sharded, norm_dtype
 from decayfree.rescaling.held import Held
 
 # A piece is multiplied right after its norms were read, while it is in the cache; measured best between 2 and
@@ -221,15 +221,14 @@ def _measure(group: _Group, dtype: torch.dtype) -> None:
     for rows, norms, _ in group.rows:
         torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=dtype, out=norms)
     for held, norms, _ in group.others:
-        bias = None if held.bias is None else held.bias.detach()
-        norms.copy_(block_norms(held.weight.detach(), held.blocks, bias))
+        norms.copy_(held.each(Tensor.detach).norms())
 
 
 def _scale_(group: _Group) -> None:
     for rows, _, factors in group.rows:
         rows.mul_(factors)
     for held, _, factors in group.others:
-        scale_blocks_(held.weight, factors, held.blocks, held.bias)
+        held.scale_(factors)
 
 
 def _part(weight: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
     if not math.isfinite(weight_decay) or weight_decay < 0:
         raise InvalidInputError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
     found.check_fits(model)
-    held = {name for weight in found for name in (weight.name, weight.bias) if name}
+    held = {name for weight in found for name in weight.names}
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [
         {"params": [parameter for name, parameter in trainable.items() if name in held], "weight_decay": 0.0},

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Blocks, block_norms, norm_dtype
+from decayfree.blocks import Blocks, Part, norm_dtype
 from decayfree.errors import InvalidInputError
 
 # What float32 holds with room for √rows and for squares.
@@ -37,7 +37,7 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     ]
 
 
-def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
+def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
     """Radius of every block, (n_blocks,): norm a row.
 
     The first pattern that matches counts; 1 where none does.
@@ -45,10 +45,11 @@ def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: T
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.
     """
+    weight, blocks = part.weight, part.blocks
     if isinstance(radius, Mapping):
         value = next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
         if not isinstance(value, Tensor):
-            return radius_of(value, name, weight, blocks, bias)
+            return radius_of(value, name, part)
         if value.shape != (blocks.n_blocks,):
             raise InvalidInputError(
                 f"radius of {name}: expected one for each of its {blocks.n_blocks} blocks, "
@@ -56,9 +57,7 @@ def radius_of(radius: Radius, name: str, weight: Tensor, blocks: Blocks, bias: T
             )
         return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
     if isinstance(radius, str):  # "init"
-        return block_norms(weight.detach(), blocks, bias.detach() if bias is not None else None) / rows_norm(
-            blocks, weight
-        )
+        return part.each(Tensor.detach).norms() / rows_norm(blocks, weight)
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 
 

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from decayfree.attachment import nothing_in_common
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
-    Fault,
     InvalidInputError,
     MismatchError,
     NonFiniteWeightError,
     UnsupportedWeightError,
+    faults_of,
     raise_all,
 )
 from decayfree.invariance.result import Invariance
@@ -73,33 +73,22 @@ def rescale_(
         {'0.weight': tensor([2.])}
     """
     weights = list(found)
-    faults: list[Fault] = [
-        (InvalidInputError, fault) for fault in radius_faults(radius, [w.name for w in weights])
-    ]
+    faults = faults_of(InvalidInputError, radius_faults(radius, [weight.name for weight in weights]))
     if any(
         isinstance(value, str) for value in (radius.values() if isinstance(radius, Mapping) else [radius])
     ):
         faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
     raise_all(faults)
     found.check_fits(model)
-    parameters = dict(model.named_parameters())
-    raise_all(
-        [
-            (UnsupportedWeightError, fault)
-            for fault in unsupported_weights({weight.name: parameters[weight.name] for weight in weights})
-        ]
-    )
+    parameters = {name: part.weight for name, part in found.parts(model).items()}
+    raise_all(faults_of(UnsupportedWeightError, unsupported_weights(parameters)))
     held = held_of(model, weights, radii_of(model, weights, radius))
     if optimizer is not None:
         inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if weights and not any(id(parameters[weight.name]) in inside for weight in weights):
+        if weights and not any(id(parameter) in inside for parameter in parameters.values()):
             raise MismatchError(nothing_in_common(optimizer, found))
-        raise_all(
-            [
-                (InvalidInputError, fault)
-                for fault in moment_faults(optimizer, held, "optimizer=None, or a new optimizer")
-            ]
-        )
+        unknown = moment_faults(optimizer, held, "optimizer=None, or a new optimizer")
+        raise_all(faults_of(InvalidInputError, unknown))
     holders = holders_of(held)
     put_on_radius_(model, weights, holders, optimizer, stacklevel=3)
     return {name: factors.clone() for holder in holders for name, factors in by_name(holder, of="factors")}
@@ -117,11 +106,10 @@ def put_on_radius_(
     """Measure all, and only if all are finite scale all, with statistics and moments."""
     for holder in holders:
         holder.measure()
-    faults = [fault for holder in holders for fault in not_finite(holder)]
-    if faults:
-        raise NonFiniteWeightError(
-            f"these weights hold NaN or infinity; nothing was rescaled: {'; '.join(faults)}"
-        )
+    raise_all(
+        faults_of(NonFiniteWeightError, (name for holder in holders for name in not_finite(holder))),
+        about="these weights hold NaN or infinity; nothing was rescaled: ",
+    )
     for holder in holders:
         holder.factors.copy_(holder.careful_factors())
     factors = {name: values for holder in holders for name, values in by_name(holder, of="factors")}

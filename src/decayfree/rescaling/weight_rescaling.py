@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
-from decayfree.blocks import block_norms, unsupported_weights
+from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     AlreadyAttachedError,
     Fault,
@@ -26,7 +26,9 @@ from decayfree.errors import (
     NonFiniteWeightError,
     UnsupportedWeightError,
     WeightDecayError,
+    faults_of,
     raise_all,
+    whole_number_faults,
 )
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
@@ -38,6 +40,7 @@ from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import holders_of, not_finite
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
+from decayfree.step_counter import StepCounter
 
 
 class WeightRescaling:
@@ -114,9 +117,7 @@ class WeightRescaling:
         raise_all(self._faults(radius))
         with torch.inference_mode(False):
             self.radii = radii_of(found.model, self._weights, radius)
-        self._n_steps = 0
-        # On the device: steps that a GradScaler skipped inside a fused optimizer.
-        self._n_skipped: Tensor | None = None
+        self._steps = StepCounter()
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
@@ -134,7 +135,7 @@ class WeightRescaling:
     @property
     def n_steps(self) -> int:
         """Optimizer steps that the hook has seen, without those that a GradScaler skipped."""
-        return self._n_steps - (0 if self._n_skipped is None else int(self._n_skipped))
+        return self._steps.n_steps
 
     @property
     def factors(self) -> dict[str, Tensor]:
@@ -221,7 +222,7 @@ class WeightRescaling:
         raise_all(_setting_faults(state["every"], state["momentum"], self.fused))
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
-        self._n_steps, self._n_skipped = state["n_steps"], None
+        self._steps = StepCounter(state["n_steps"])
         self._optimizer_steps_before = state["optimizer_steps_before"]
         self._plan()
 
@@ -230,7 +231,7 @@ class WeightRescaling:
         """Look whether everything is as it should be; waits for the device."""
         self._report_pending()
         held = self._held_now()
-        norms = {one.name: block_norms(one.weight.detach(), one.blocks, one.bias) for one in held}
+        norms = {one.name: one.norms() for one in held}
         others = [other for other in rescalings_on(self.optimizer) if other is not self]
         n_steps = self.n_steps
         return deviation_of(
@@ -249,13 +250,13 @@ class WeightRescaling:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._report_pending(wait=False)
-        if self._was_skipped(optimizer):
+        if not self._steps.count(optimizer):
             return
-        self._n_steps += 1
         if not self._knows_moments:  # the optimizer makes its memory in its first step
             self._knows_moments = True
             raise_all(self._moment_faults())
-        if self._n_steps % self.every:
+        # This may be a step that was skipped, as only the device knows: nothing moved, and factors are exactly 1.
+        if not self._steps.is_multiple_of(self.every):
             return
         if not all(holder.is_current() for holder in self._holders):
             self._plan()
@@ -303,34 +304,19 @@ class WeightRescaling:
                     stacklevel=3,
                 )
 
-    def _was_skipped(self, optimizer: Optimizer) -> bool:
-        """Whether a GradScaler skipped this step in a fused optimizer, which calls ``step`` all the same."""
-        found_inf = getattr(optimizer, "found_inf", None)
-        if not isinstance(found_inf, Tensor):
-            return False
-        if found_inf.device.type == "cpu" or self.every > 1:
-            return bool(found_inf)
-        if self._n_skipped is None:
-            self._n_skipped = torch.zeros((), device=found_inf.device)
-        self._n_skipped += found_inf.detach().reshape(()) > 0
-        return False  # nothing moved, so every block is on its radius and its factor is exactly 1
-
     # Plumbing
 
     def _faults(self, radius: Radius) -> list[Fault]:
         names = [weight.name for weight in self._weights]
         held = {name: self._parameters()[name] for name in names}
-        faults: list[Fault] = []
-        faults += [(UnsupportedWeightError, fault) for fault in flat_parameters(self.optimizer)]
+        faults = faults_of(UnsupportedWeightError, flat_parameters(self.optimizer))
         if not names:
             faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
-        faults += [(UnsupportedWeightError, fault) for fault in unsupported_weights(held)]
-        faults += [(AlreadyAttachedError, fault) for fault in _already_attached(self.optimizer, held)]
-        faults += [
-            (WeightDecayError, fault)
-            for fault in decay_faults(self.optimizer, self._weights, self._parameters())
-        ]
-        faults += [(InvalidInputError, fault) for fault in (radius_faults(radius, names) if names else [])]
+        faults += faults_of(UnsupportedWeightError, unsupported_weights(held))
+        faults += faults_of(AlreadyAttachedError, _already_attached(self.optimizer, held))
+        decayed = decay_faults(self.optimizer, self._weights, self._parameters())
+        faults += faults_of(WeightDecayError, decayed)
+        faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
         return faults + _setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
@@ -363,10 +349,9 @@ class WeightRescaling:
         )
 
     def _moment_faults(self) -> list[Fault]:
-        return [
-            (InvalidInputError, fault)
-            for fault in moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
-        ]
+        return faults_of(
+            InvalidInputError, moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
+        )
 
     def _attach(self) -> None:
         handle = self.optimizer.register_step_post_hook(self._after_step)
@@ -374,23 +359,21 @@ class WeightRescaling:
         self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
 
     def _raise_if_not_finite(self) -> None:
-        faults = [fault for holder in self._holders for fault in not_finite(holder)]
-        if faults:
-            raise NonFiniteWeightError(
-                f"after optimizer step {self._n_steps} these weights hold NaN or infinity, and nothing was "
-                f"written over it: {'; '.join(faults)}"
-            )
+        faults = [name for holder in self._holders for name in not_finite(holder)]
+        raise_all(
+            faults_of(NonFiniteWeightError, faults),
+            about=f"after optimizer step {self.n_steps} these weights hold NaN or infinity, and nothing was "
+            "written over it: ",
+        )
 
 
 def _setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
-    faults: list[Fault] = []
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        faults.append((InvalidInputError, f"every must be a whole number of at least 1, got {every!r}"))
+    faults = whole_number_faults("every", every)
     if momentum not in ("keep", "scale"):
-        faults.append((InvalidInputError, f'momentum must be "keep" or "scale", got {momentum!r}'))
+        faults.append(f'momentum must be "keep" or "scale", got {momentum!r}')
     if not isinstance(fused, bool):
-        faults.append((InvalidInputError, f"fused must be True or False, got {fused!r}"))
-    return faults
+        faults.append(f"fused must be True or False, got {fused!r}")
+    return faults_of(InvalidInputError, faults)
 
 
 def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from decayfree.errors import (
     MismatchError,
     NonFiniteWeightError,
     UnsupportedWeightError,
+    faults_of,
     raise_all,
 )
 from decayfree.forward import Forward, call_model, movement, seeded, tensors_in
@@ -243,7 +244,7 @@ def _check(model: object, span: object, tolerance: object, forward: object) -> N
     if not isinstance(span, InputSpan):
         faults.append((InvalidInputError, f"span must be a span.InputSpan, got {type(span).__name__}"))
     else:
-        faults += [(InvalidInputError, fault) for fault in _span_faults(span)]
+        faults += faults_of(InvalidInputError, _span_faults(span))
         if isinstance(model, nn.Module) and not faults:
             faults += _weight_faults(model, span)
     raise_all(faults)
@@ -277,8 +278,7 @@ def _weight_faults(model: nn.Module, span: InputSpan) -> Iterator[Fault]:
                 ),
             )
     mine = {name: parameters[name] for name in span if name in parameters}
-    for fault in unsupported_weights(mine):
-        yield UnsupportedWeightError, fault
+    yield from faults_of(UnsupportedWeightError, unsupported_weights(mine))
     for name, parameter in mine.items():
         if is_sharded(parameter):
             yield (

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from decayfree.columns import aligned
-from decayfree.errors import AlreadyAttachedError, InvalidInputError, MismatchError
+from decayfree.errors import (
+    AlreadyAttachedError,
+    InvalidInputError,
+    MismatchError,
+    faults_of,
+    raise_all,
+    whole_number_faults,
+)
 from decayfree.span.layer_span import TOLERANCE, LayerSpan, principal_angles_rad
 from decayfree.span.patches import RowLayout, patches_of
 from decayfree.span.second_moment import Centering, MomentSum
@@ -252,8 +259,7 @@ class InputSpan:
                 faults.append(
                     f"{name}: {size} groups and features instead of {(layout.groups, layout.n_features)}"
                 )
-        if faults:
-            raise MismatchError("these spans do not go together: " + "; ".join(faults))
+        raise_all(faults_of(MismatchError, faults), about="these spans do not go together: ")
         return {
             name: MomentSum.from_state(moment, self.centered) for name, moment in state["moments"].items()
         }
@@ -267,10 +273,8 @@ def _check_settings(model: object, found: object, centered: object, max_features
         faults.append(f"found must be what find_invariant returned, a list of names, or None, got {found!r}")
     if not (isinstance(centered, bool) or centered == "overall"):
         faults.append(f'centered must be True, False or "overall", got {centered!r}')
-    if isinstance(max_features, bool) or not isinstance(max_features, int) or max_features < 1:
-        faults.append(f"max_features must be a whole number of at least 1, got {max_features!r}")
-    if faults:
-        raise InvalidInputError("; ".join(faults))
+    faults += whole_number_faults("max_features", max_features)
+    raise_all(faults_of(InvalidInputError, faults))
 
 
 def _chosen(names: Mapping[str, str], found: Iterable[Named | str]) -> set[str]:

@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-from decayfree.blocks import scale_blocks_
 from decayfree.methods.exact_replay import ExactReplay
 from decayfree.theory.check import Check, figure
 from decayfree.theory.subject import Subject
@@ -130,15 +129,15 @@ def _replayed(
     _follow_cosine(twin, lr, len(weights_by_step))
     follow = twin.before_step
 
+    def momentum_of(parameter: Tensor) -> Tensor:
+        momentum: Tensor = twin.optimizer.state[parameter]["momentum_buffer"]
+        return momentum
+
     def leave_momentum_alone(number: int) -> None:
         follow(number)
         for weight in twin.subject.found if number else ():
             factors = replayed[weight.name][number - 1] / replayed[weight.name][number]
-            names = [name for name in (weight.name, weight.bias) if name is not None]
-            buffers = [
-                twin.optimizer.state[twin.subject.parameters[name]]["momentum_buffer"] for name in names
-            ]
-            scale_blocks_(buffers[0], factors, weight.blocks, *buffers[1:])
+            weight.part(twin.subject.parameters).each(momentum_of).scale_(factors)
 
     if not is_exact:
         twin.before_step = leave_momentum_alone

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import scale_blocks_
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.theory.check import Check, figure, not_applicable
 from decayfree.theory.subject import Subject
@@ -181,9 +180,8 @@ def _scaled(subject: Subject, factor: float) -> Subject:
     twin = subject.copy().with_eps(subject.eps * factor**2)
     parameters = twin.parameters
     for weight in twin.found:
-        bias = None if weight.bias is None else parameters[weight.bias]
         factors = torch.full((weight.blocks.n_blocks,), factor, dtype=torch.float64)
-        scale_blocks_(parameters[weight.name], factors, weight.blocks, bias)
+        weight.part(parameters).scale_(factors)
     return twin
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decayfree.blocks import block_norms
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
 from decayfree.invariance.discovery import find_invariant
@@ -82,7 +81,7 @@ class Subject:
     @cached_property
     def held(self) -> dict[str, nn.Parameter]:
         """The scale-invariant weights with the biases that belong to them, by name."""
-        names = {name for weight in self.found for name in (weight.name, weight.bias) if name is not None}
+        names = {name for weight in self.found for name in weight.names}
         return {name: parameter for name, parameter in self.parameters.items() if name in names}
 
     @cached_property
@@ -119,10 +118,8 @@ class Subject:
         gradients = self.copy().gradients(0)
         ratios = []
         for weight in self.found:
-            bias = None if weight.bias is None else self.parameters[weight.bias].detach()
-            bias_gradient = None if weight.bias is None else gradients[weight.bias]
-            norms = block_norms(self.parameters[weight.name].detach(), weight.blocks, bias)
-            slopes = block_norms(gradients[weight.name], weight.blocks, bias_gradient)
+            norms = weight.part(self.parameters).each(Tensor.detach).norms()
+            slopes = weight.part(gradients).norms()
             ratios.append((norms / slopes)[slopes > 0])
         moving = torch.cat(ratios)
         if not len(moving):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.blocks import block_dots, block_norms, scale_blocks_
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.theory.subject import Subject
 
@@ -98,15 +97,12 @@ def training(
 
 def norms(values: Values, weight: ScaleInvariantWeight) -> Tensor:
     """(n_blocks,). Norms of one weight's blocks among ``values``."""
-    return block_norms(
-        values[weight.name], weight.blocks, None if weight.bias is None else values[weight.bias]
-    )
+    return weight.part(values).norms()
 
 
 def dots(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
     """(n_blocks,). Inner products of one weight's blocks in ``a`` and ``b``."""
-    bias_a, bias_b = (None, None) if weight.bias is None else (a[weight.bias], b[weight.bias])
-    return block_dots(a[weight.name], b[weight.name], weight.blocks, bias_a, bias_b)
+    return weight.part(a).dots(weight.part(b))
 
 
 def combined(*terms: tuple[float, Values]) -> Values:
@@ -129,9 +125,8 @@ def direction_distances(a: Values, b: Values, weight: ScaleInvariantWeight) -> T
     """
     directions = []
     for values in (a, b):
-        unit = {name: values[name].clone() for name in (weight.name, weight.bias) if name is not None}
-        bias = None if weight.bias is None else unit[weight.bias]
-        scale_blocks_(unit[weight.name], 1 / norms(values, weight), weight.blocks, bias)
+        unit = {name: values[name].clone() for name in weight.names}
+        weight.part(unit).scale_(1 / norms(values, weight))
         directions.append(unit)
     return norms(combined((1.0, directions[0]), (-1.0, directions[1])), weight)
 

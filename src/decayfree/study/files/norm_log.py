@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decayfree.blocks import block_norms
 from decayfree.errors import MismatchError
 from decayfree.invariance.result import Invariance
 from decayfree.study.files.integrity import GrowingFile
@@ -32,14 +31,7 @@ class NormLog:
     @torch.no_grad()
     def record(self) -> None:
         """Take the norms of all blocks as they are now."""
-        norms = [
-            block_norms(
-                self._parameters[weight.name],
-                weight.blocks,
-                None if weight.bias is None else self._parameters[weight.bias],
-            )
-            for weight in self._found
-        ]
+        norms = [weight.part(self._parameters).norms() for weight in self._found]
         if norms:
             self._rows.append(torch.cat(norms).float())
 

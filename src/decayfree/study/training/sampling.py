@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.blocks import block_norms
 from decayfree.dynamics.families import Family, update_family
 from decayfree.dynamics.measures import angular_update_rad, effective_learning_rate
 from decayfree.errors import InvalidInputError
@@ -86,7 +85,7 @@ class Sampler:
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the scale-invariant weights, and of biases that go with one, by parameter name."""
-        names = [name for weight in self.found for name in (weight.name, weight.bias) if name is not None]
+        names = [name for weight in self.found for name in weight.names]
         return {name: self.model.get_parameter(name).detach().clone() for name in names}
 
     def spectra(self) -> dict[str, Spectrum]:
@@ -113,18 +112,12 @@ class Sampler:
         """Means over blocks, without those of zeros, which have no direction."""
         if before is None:
             return dict.fromkeys((plain_name(weight.name) for weight in self.found), math.nan)
-        after: Mapping[str, Tensor] = dict(self.model.named_parameters())
-        return {
-            plain_name(weight.name): float(
-                angular_update_rad(
-                    before[weight.name],
-                    after[weight.name].detach(),
-                    weight.blocks,
-                    *(() if weight.bias is None else (before[weight.bias], after[weight.bias].detach())),
-                ).nanmean()
-            )
-            for weight in self.found
-        }
+        angles = {}
+        for name, after in self.found.parts(self.model).items():
+            old = self.found[name].part(before)
+            angle = angular_update_rad(old.weight, after.weight, after.blocks, old.bias, after.bias)
+            angles[plain_name(name)] = float(angle.nanmean())
+        return angles
 
     @torch.no_grad()
     def _norms_and_rates(self, learning_rate: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -132,11 +125,9 @@ class Sampler:
 
         η/‖w‖² in the SGD family, η/‖w‖ in others.
         """
-        parameters: Mapping[str, Tensor] = dict(self.model.named_parameters())
         norms, rates = {}, {}
-        for weight in self.found:
-            bias = None if weight.bias is None else parameters[weight.bias]
-            block = block_norms(parameters[weight.name], weight.blocks, bias)
+        for weight, part in zip(self.found, self.found.parts(self.model).values(), strict=True):
+            block = part.norms()
             name = plain_name(weight.name)
             norms[name] = float(block.mean())
             rates[name] = math.nan

@@ -1,0 +1,44 @@
+"""What the instruments do on an accelerator and nowhere else, on a stand-in for one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from decayfree.blocks import Blocks
+from decayfree.dynamics import row_sums
+from decayfree.dynamics.measures import motion, slope
+from decayfree.dynamics.readings import as_scalar, summary
+from support.elsewhere import Elsewhere, elsewhere
+
+BLOCKS = Blocks(0, (1,) * 6)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("cuda", torch.float64), ("mps", torch.float32)])
+@pytest.mark.parametrize("blocks", [BLOCKS, Blocks(1, (1,) * 6, groups=2)], ids=["rows", "in groups"])
+def test_float64_is_taken_where_the_device_has_it(
+    kind: str, dtype: torch.dtype, blocks: Blocks, seed: int
+) -> None:
+    shape = (6, 3) if blocks.groups == 1 else (4, 3)
+    before, after = (torch.randn(shape).as_subclass(Elsewhere) for _ in range(2))
+    with elsewhere(kind) as waits:
+        moved, seen = motion(before, after, blocks), slope(before, after, blocks)
+        scalar = as_scalar(0.5, before.device)
+        told = summary([moved.relative, seen.radial_share], (0.5,))
+        assert waits == []
+    for values in (moved.norms, moved.angle_rad, seen.dots, scalar, told):
+        assert values.dtype == dtype
+
+
+def test_pieces_are_larger_there(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_sums, "_PIECE_ON_CPU", 6)
+    monkeypatch.setattr(row_sums, "_PIECE", 9)
+    weight = torch.randn(6, 3)
+    sizes = [
+        [len(piece) for piece, _ in row_sums._matrices(one, one, BLOCKS)]
+        for one in (weight, weight.as_subclass(Elsewhere))
+    ]
+    assert sizes == [[2, 2, 2], [3, 3]]
+    there = motion(weight.as_subclass(Elsewhere), (2 * weight).as_subclass(Elsewhere), BLOCKS)
+    assert there.radial.as_subclass(Tensor).tolist() == motion(weight, 2 * weight, BLOCKS).radial.tolist()
