@@ -28,7 +28,7 @@ from support.zoo_entry import (
     tail,
     tokens,
 )
-from support.zoo_modules import CosineHead, Functional, HandLayerNorm, HandRMSNorm
+from support.zoo_modules import CosineHead, Functional, HandBatchNorm2d, HandLayerNorm, HandRMSNorm
 
 
 def conv(*, bias: bool = False, **options) -> nn.Conv2d:
@@ -103,6 +103,13 @@ BATCH_NORMS = [
         lambda: under(nn.BatchNorm2d(6, momentum=None)),
         images,
         {"conv.weight": kernels(6, norm=each(6))} | NORM_AND_HEAD,
+    ),
+    ZooModel(
+        "hand_written_batchnorm",
+        "its statistics follow whatever share of a batch it takes in; no function says which",
+        lambda: under(HandBatchNorm2d(6), bias=True),
+        images,
+        {"conv.weight": kernels(6, norm=each(6, shift="conv.bias")), "conv.bias": UNDECIDED} | NORM_AND_HEAD,
     ),
     ZooModel(
         "sync_batchnorm_on_one_process",

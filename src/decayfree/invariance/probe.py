@@ -5,7 +5,6 @@ one backward pass. Draws no conclusion: that is what partition.py and discovery.
 """
 
 import copy
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_map
 from decayfree.errors import DecayFreeError, InvalidInputError
 from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
+from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
 _NOISE_LENGTH = 1_000_003
@@ -49,6 +49,22 @@ class RadialDerivatives:
         return RadialDerivatives(
             self.radial + values * gradients, self.sizes.hypot(values), self.gradient_sizes.hypot(gradients)
         )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of the copy gave.
+
+    Args:
+        outputs: The floating outputs, flattened to a list, with their graph.
+        statistics: The running statistics that the run left, by module; copies, which later runs leave alone.
+        n_updates: By module, how often the run updated these statistics with momentum ½; 0 if the module
+            averages them by itself.
+    """
+
+    outputs: list[Tensor]
+    statistics: Mapping[str, Statistics]
+    n_updates: Mapping[str, int]
 
 
 class ForwardError(Exception):
@@ -85,18 +101,9 @@ class Probe:
         self._forward = forward or call_model
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
         self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
+        self.start = statistics_in(self.copy)  # the running statistics from which every run starts
         self._n_perturbed = 0
-        self._n_calls: Counter[int] = Counter()
         use_eps_(self.copy, eps)
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """The copy's buffers by name, as the last run left them."""
-        return dict(self.copy.named_buffers())
-
-    def start_of(self, buffer: str) -> Tensor:
-        """A buffer as it is at the start of every run."""
-        return self._buffers[buffer]
 
     @torch.no_grad()
     def perturb_(self) -> None:
@@ -108,21 +115,11 @@ class Probe:
                 _add_noise_(parameter, noise, offset=997 * (index % 500))
         self._n_perturbed += 1
 
-    def n_updates(self, module: nn.Module) -> int:
-        """How often the last run updated a module's running statistics with momentum ½.
-
-        0 if it averages them by itself.
-        """
-        return self._n_calls[id(getattr(module, "running_mean", None))]
-
-    def run(self, *, start: Mapping[str, float] | None = None) -> list[Tensor]:
+    def run(self, *, start: Mapping[str, float] | None = None) -> Ran:
         """Run the copy with its buffers and all randomness as at the start.
 
         Args:
             start: Buffers that start from a number instead.
-
-        Returns:
-            The floating outputs, flattened to a list, with their graph.
         """
         self._restore_buffers()
         for name, value in (start or {}).items():
@@ -138,13 +135,20 @@ class Probe:
                 raise
             except Exception as error:
                 raise ForwardError(error) from error
-        self._n_calls = exact.n_calls
-        return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
+        return Ran(
+            [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()],
+            statistics_in(self.copy),
+            {
+                name: exact.n_calls[id(self.copy.get_submodule(name)._buffers["running_mean"])]
+                for name in tracked_modules(self.copy)
+            },
+        )
 
     def gradients(self, outputs: list[Tensor]) -> dict[str, Tensor]:
         """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs.
 
-        Only of parameters on which they depend.
+        Only of parameters on which they depend. Before the next run, which puts buffers back: autograd
+        refuses a graph whose buffers were touched.
         """
         functional = self._functional(outputs)
         with default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
