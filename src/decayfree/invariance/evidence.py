@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decayfree.invariance.partition import Partition, Tolerance, n_leading_rows, partition
-from decayfree.invariance.probe import RadialDerivatives, radial_derivatives
+from decayfree.invariance.radial import RadialDerivatives, radial_derivatives
 
 _Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
 

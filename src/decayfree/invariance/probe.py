@@ -1,7 +1,7 @@
 """What happens to a model's outputs when its weights grow along themselves?
 
-Runs a float64 copy at a generic point and reads the radial derivative of every row of every parameter from
-one backward pass. Draws no conclusion: that is what partition.py and discovery.py do.
+Runs a float64 copy at a generic point, forward and backward, as often as it is asked to. Draws no conclusion:
+radial.py, partition.py and evidence.py do.
 """
 
 import copy
@@ -21,34 +21,6 @@ from decayfree.invariance.running_statistics import Statistics, statistics_in, t
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
 _NOISE_LENGTH = 1_000_003
-
-
-@dataclass(frozen=True)
-class RadialDerivatives:
-    """How the outputs react to scaling each row of a weight, in one probe.
-
-    Args:
-        radial: (n_rows,), float64. ⟨w_i, ∂φ/∂w_i⟩, the change of φ, in units of the outputs' own norm, per
-            relative growth of row i.
-        sizes: (n_rows,), float64. ‖w_i‖.
-        gradient_sizes: (n_rows,), float64. ‖∂φ/∂w_i‖.
-    """
-
-    radial: Tensor
-    sizes: Tensor
-    gradient_sizes: Tensor
-
-    @property
-    def magnitude(self) -> Tensor:
-        """(n_rows,), float64. ‖w_i‖‖∂φ/∂w_i‖, the largest value that ``radial`` could have."""
-        return self.sizes * self.gradient_sizes
-
-    def joined(self, bias: Tensor, bias_gradient: Tensor) -> "RadialDerivatives":
-        """The same of each row together with its entry of a bias, (n_rows,)."""
-        values, gradients = bias.detach().double().cpu(), bias_gradient.double().cpu()
-        return RadialDerivatives(
-            self.radial + values * gradients, self.sizes.hypot(values), self.gradient_sizes.hypot(gradients)
-        )
 
 
 @dataclass(frozen=True)
@@ -197,30 +169,6 @@ class Probe:
                 "the model that it is given)"
             )
         return functional
-
-
-def radial_derivatives(weight: Tensor, gradient: Tensor, axis: int, groups: int) -> RadialDerivatives:
-    """Radial derivative of every row of a weight.
-
-    Args:
-        weight: (*shape), of at least two dimensions.
-        gradient: (*shape), of φ.
-        axis: 0, or 1 where rows run along dimension 1 within ``groups`` parts of dimension 0.
-        groups: 1 for ``axis=0``.
-    """
-    n_rows = len(weight)
-    cut = (
-        (n_rows, 1, weight.numel() // n_rows, 1)
-        if axis == 0
-        else (groups, n_rows // groups, weight.shape[1], -1)
-    )
-    dims = (2,) if axis == 0 else (1, 3)
-    values, gradients = weight.detach().reshape(cut), gradient.reshape(cut)
-    radial = (values * gradients).sum(dims).flatten()
-    sizes, gradient_sizes = (
-        torch.linalg.vector_norm(part, dim=dims).flatten() for part in (values, gradients)
-    )
-    return RadialDerivatives(radial.double().cpu(), sizes.double().cpu(), gradient_sizes.double().cpu())
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from decayfree.forward import Forward, movement
 from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
+from decayfree.invariance.followers import TwoRuns
 from decayfree.invariance.labels import factors_for_one, labelled_factors, labels_of
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
@@ -26,7 +27,6 @@ from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
     Statistics,
-    TwoRuns,
     put_in,
     statistics_buffers,
 )
