@@ -83,7 +83,7 @@ def test_what_a_run_left_stays_what_it_was() -> None:
     again = probe.run().statistics["norm"].var
     assert torch.equal(ran.statistics["norm"].var, left)
     # Half of every variance is the one at the start, the other half the batch's, which has grown by 2².
-    start = probe.start["norm"].var
+    start = ran.start["norm"].var
     assert torch.allclose(again - start / 2, 4 * (left - start / 2), rtol=1e-12)
 
 

@@ -135,6 +135,13 @@ class TransposedLinear(nn.Module):
         return x @ self.weight
 
 
+class AddedProduct(TransposedLinear):
+    """``addmm`` with the weight as (in, out), and nothing to add."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(x.new_zeros(()), x, self.weight)
+
+
 class Experts(nn.Module):
     """One linear map for each expert in one (expert, in, out) parameter; their outputs side by side."""
 

@@ -47,7 +47,7 @@ class TwoRuns:
         unexplained = []
         for layer in self.before:
             growth = self._log2_growth(layer)
-            matches = _rounded_ones_repaired([table.block_of(value) for value in growth], growth, table)
+            matches = [table.block_of(value) for value in growth]
             if not self.is_exact or any(
                 not match and is_scaled(value) for match, value in zip(matches, growth, strict=True)
             ):
@@ -103,7 +103,7 @@ class TwoRuns:
         channels = torch.tensor([channel for channel, _ in pairs])
         logs = factors.log2()[[block for _, block in pairs]]
         growth = torch.tensor(self._log2_growth(layer), dtype=torch.float64)[channels]
-        # Exact, while the growth of a nearly constant channel is rounded.
+        # Exact, while growth is rounded.
         c = (logs + (growth - logs).round()).exp2()
         mean, moved = before.mean[channels], after.mean[channels]
         shift = (moved - c * mean) / (1 - c)  # from mean' = c(mean − b) + b
@@ -118,26 +118,6 @@ class TwoRuns:
             offset = rows[0] - int(channels[0])
             rows = tuple(channel + offset for channel, _ in completed)
         return NormLayer(layer, *names, parameter, rows)
-
-
-def _rounded_ones_repaired(
-    matches: list[tuple[str, int] | None], growth: list[float], table: LabelTable
-) -> list[tuple[str, int] | None]:
-    """Give a nearly constant channel a block, if one nearly fits.
-
-    What a run put into running statistics is a difference (``put_in``), in which a variance far below that
-    of the start has lost digits, and so has its growth. The block is that between those of its neighbors.
-    """
-    known = [(channel, *match) for channel, match in enumerate(matches) if match]
-    repaired = list(matches)
-    for channel, value in enumerate(growth):
-        if not known or matches[channel] or not is_scaled(value):
-            continue
-        neighbor, name, block = min(known, key=lambda entry: abs(entry[0] - channel))
-        guess = block + channel - neighbor
-        if table.nearly_fits(value, name, guess):
-            repaired[channel] = (name, guess)
-    return repaired
 
 
 def _with_dead_channels(pairs: list[tuple[int, int]], n_blocks: int, var: Tensor) -> list[tuple[int, int]]:

@@ -28,8 +28,6 @@ from torch import Tensor
 # Float32 reads it to 1e-6 at best, too coarse for thousands: there each weight is scaled alone, by factors
 # whose whole log2 tells its blocks apart.
 SAME = 1e-8
-# The growth of a channel that hardly varies is rounded, up to this; its neighbors must confirm the block.
-NEARLY_SAME = 1e-4
 
 
 def labels_of(n_blocks: Mapping[str, int], seed: int) -> dict[str, Tensor]:
@@ -63,7 +61,6 @@ class LabelTable:
     """
 
     def __init__(self, factors: Mapping[str, Tensor]) -> None:
-        self._factors = factors
         self._labels = sorted(
             (math.log2(factor) % 1, name, block)
             for name, values in factors.items()
@@ -80,13 +77,6 @@ class LabelTable:
             if abs(entry[0] - label) < SAME:
                 return entry[1], entry[2]
         return None
-
-    def nearly_fits(self, log2_growth: float, name: str, block: int) -> bool:
-        """Whether a block's label is that of a growth which may be rounded."""
-        if not 0 <= block < len(self._factors[name]):
-            return False
-        distance = log2_growth - float(self._factors[name][block].log2())
-        return abs(distance - round(distance)) < NEARLY_SAME
 
 
 def is_scaled(log2_growth: float) -> bool:

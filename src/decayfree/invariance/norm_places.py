@@ -103,7 +103,7 @@ def output_rows(leaf: Any, consumers: dict[Any, list[Any]]) -> tuple[int, int]:
             return 1, int(node._saved_groups)
     # Not through a transposition, as F.linear has it.
     is_multiplied = bool(users) and all(
-        type(node).__name__.startswith(("MmBackward", "AddmmBackward", "BmmBackward")) for node in users
+        type(node).__name__.startswith(("MmBackward", "AddmmBackward")) for node in users
     )
     return (1, 1) if is_multiplied else (0, 1)
 

@@ -29,12 +29,14 @@ class Ran:
 
     Args:
         outputs: The floating outputs, flattened to a list, with their graph.
+        start: The running statistics with which the run began, by module.
         statistics: The running statistics that the run left, by module; copies, which later runs leave alone.
         n_updates: By module, how often the run updated these statistics with momentum ½; 0 if the module
             averages them by itself.
     """
 
     outputs: list[Tensor]
+    start: Mapping[str, Statistics]
     statistics: Mapping[str, Statistics]
     n_updates: Mapping[str, int]
 
@@ -73,7 +75,6 @@ class Probe:
         self._forward = forward or call_model
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
         self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
-        self.start = statistics_in(self.copy)  # the running statistics from which every run starts
         self._n_perturbed = 0
         use_eps_(self.copy, eps)
 
@@ -96,6 +97,7 @@ class Probe:
         self._restore_buffers()
         for name, value in (start or {}).items():
             self.copy.get_buffer(name).fill_(value)
+        statistics_at_start = statistics_in(self.copy)
         with (
             seeded(self.seed, self.copy),
             default_dtype(self.dtype),
@@ -109,6 +111,7 @@ class Probe:
                 raise ForwardError(error) from error
         return Ran(
             [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()],
+            statistics_at_start,
             statistics_in(self.copy),
             {
                 name: exact.n_calls[id(self.copy.get_submodule(name)._buffers["running_mean"])]

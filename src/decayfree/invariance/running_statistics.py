@@ -73,6 +73,12 @@ def put_in(
         start: What each module held before the run.
         left: What it holds after it.
         kept: By module, the share of what it held before that is still in it; others are left out.
+
+    Example:
+        >>> start = Statistics(torch.tensor([0.0]), torch.tensor([1.0]))
+        >>> left = Statistics(torch.tensor([2.0]), torch.tensor([5.0]))
+        >>> put_in({"norm": start}, {"norm": left}, {"norm": 0.5})["norm"].var
+        tensor([9.], dtype=torch.float64)
     """
 
     def added(old: Tensor, new: Tensor, share: float) -> Tensor:
@@ -84,6 +90,19 @@ def put_in(
         )
         for name, share in kept.items()
     }
+
+
+def rounded_modules(start: Mapping[str, Statistics], added: Mapping[str, Statistics]) -> list[str]:
+    """Modules in which a run put a variance so far below that of the start that ``put_in`` loses its digits.
+
+    With a variance of 1 at the start, one of 1e-10 has six digits left, and four once its deviation is scaled
+    by a tenth: too few to tell blocks apart.
+    """
+    return [
+        name
+        for name, one in added.items()
+        if bool(((one.var != 0) & (one.var.abs() < 1e-4 * start[name].var.double().cpu().flatten())).any())
+    ]
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -28,6 +28,7 @@ from decayfree.invariance.running_statistics import (
     NormLayer,
     Statistics,
     put_in,
+    rounded_modules,
     statistics_buffers,
 )
 
@@ -86,6 +87,7 @@ class _Seen:
         calls: Of modules in the newest probe.
         kept: By module, the share of its old running statistics that a run leaves in them; only modules whose
             statistics a run changes.
+        start: Buffers with which runs begin from zero, so that no digits of small statistics are lost.
         statistics: What the newest probe put into running statistics.
         evidence: By parameter.
         findings: By parameter.
@@ -95,6 +97,7 @@ class _Seen:
     outputs: list[Tensor]
     calls: Calls
     kept: Mapping[str, float]
+    start: Mapping[str, float]
     statistics: Mapping[str, Statistics]
     evidence: Mapping[str, Evidence]
     findings: Mapping[str, Finding]
@@ -151,10 +154,10 @@ class _Search:
         """
         self._probe.perturb_()
         if so_far:
-            for name, factors in so_far.factors.items():
+            for name, scaling in so_far.factors.items():
                 finding = so_far.findings[name]
-                self._scale_(name, finding, factors * (4 if finding.is_vector else 1))
-        ran, calls = self._watched_run()
+                self._scale_(name, finding, scaling * (4 if finding.is_vector else 1))
+        ran, calls = self._watched_run(so_far.start if so_far else {})
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
@@ -163,12 +166,17 @@ class _Search:
         evidence = self._with_gradients(evidence, gradients)
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
         findings = self._findings(evidence, reached | gradients.keys())
-        statistics = put_in(self._probe.start, ran.statistics, kept)
-        return _Seen(ran.outputs, calls, kept, statistics, evidence, findings, self._factors(findings))
+        start, statistics = (
+            (so_far.start, put_in(ran.start, ran.statistics, kept))
+            if so_far
+            else self._first_statistics(ran, kept)
+        )
+        factors = self._factors(findings)
+        return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors)
 
-    def _watched_run(self) -> tuple[Ran, Calls]:
+    def _watched_run(self, start: Mapping[str, float]) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
-            return self._probe.run(), calls
+            return self._probe.run(start=start), calls
 
     def _no_evidence(self, outputs: list[Tensor]) -> dict[str, Evidence]:
         consumers, leaves = reversed_graph(outputs)
@@ -183,11 +191,12 @@ class _Search:
 
         Those that average by themselves run twice more, from zero and from one.
         """
-        start = self._probe.start
         kept = {
             name: 0.5 ** ran.n_updates[name]
             for name, left in ran.statistics.items()
-            if not (torch.equal(left.mean, start[name].mean) and torch.equal(left.var, start[name].var))
+            if not (
+                torch.equal(left.mean, ran.start[name].mean) and torch.equal(left.var, ran.start[name].var)
+            )
         }
         averaging = [name for name, share in kept.items() if share == 1.0]
         if averaging:
@@ -197,6 +206,22 @@ class _Search:
             )
             kept |= {name: float((from_one[name].mean - from_zero[name].mean).median()) for name in averaging}
         return {name: share for name, share in kept.items() if share < 1.0}
+
+    @torch.no_grad()
+    def _first_statistics(
+        self, ran: Ran, kept: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, Statistics]]:
+        """From what some buffers start from now on, and what the first run put into running statistics.
+
+        Where too few digits are left of that, the model runs once more from zero; unless its outputs notice.
+        """
+        statistics = put_in(ran.start, ran.statistics, kept)
+        zeros = dict.fromkeys(statistics_buffers(rounded_modules(ran.start, statistics)), 0.0)
+        if zeros:
+            again = self._probe.run(start=zeros)
+            if movement(ran.outputs, again.outputs) <= self._tolerance.confirm:
+                return zeros, put_in(again.start, again.statistics, kept)
+        return {}, statistics
 
     @torch.no_grad()
     def _with_gradients(
@@ -294,18 +319,18 @@ class _Search:
         return movement(seen.outputs, self._run_scaled(names, seen).outputs)
 
     def _run_scaled(self, names: Iterable[str], seen: _Seen) -> Ran:
-        return self._run_with({name: seen.factors[name] for name in names}, seen.findings)
+        return self._run_with({name: seen.factors[name] for name in names}, seen)
 
     @torch.no_grad()
-    def _run_with(self, factors: Mapping[str, Tensor], findings: Mapping[str, Finding]) -> Ran:
+    def _run_with(self, factors: Mapping[str, Tensor], seen: _Seen) -> Ran:
         """Run with some blocks scaled, and put the parameters back."""
         parameters = self._probe.parameters
-        touched = [parameters[leaf] for name in factors for leaf in (name, findings[name].bias) if leaf]
+        touched = [parameters[leaf] for name in factors for leaf in (name, seen.findings[name].bias) if leaf]
         kept = [(tensor, tensor.detach().clone()) for tensor in touched]
         for name, values in factors.items():
-            self._scale_(name, findings[name], values)
+            self._scale_(name, seen.findings[name], values)
         try:
-            return self._probe.run()
+            return self._probe.run(start=seen.start)
         finally:
             for tensor, values in kept:
                 tensor.copy_(values)
@@ -351,7 +376,7 @@ class _Search:
     def _followers_of_one(self, name: str, layers: list[str], seen: _Seen) -> list[NormLayer]:
         """Scale one weight alone and see which of the modules follow it."""
         factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
-        ran = self._run_with({name: factors}, seen.findings)
+        ran = self._run_with({name: factors}, seen)
         return self._two_runs(seen, ran).followers_of_one(layers, factors)
 
     def _two_runs(self, seen: _Seen, scaled: Ran) -> TwoRuns:
@@ -360,7 +385,7 @@ class _Search:
             for name, parameter in self._probe.parameters.items()
             if parameter.ndim == 1
         }
-        after = put_in(self._probe.start, scaled.statistics, seen.kept)
+        after = put_in(scaled.start, scaled.statistics, seen.kept)
         return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
 
     def _with_joined_biases(self, seen: _Seen) -> dict[str, Finding]:
