@@ -15,7 +15,7 @@ from decayfree import find_invariant
 from decayfree.invariance.evidence import Evidence
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.probe import Probe, Ran
-from decayfree.invariance.search import SearchResult, search
+from decayfree.invariance.search import SearchResult, _Search, search
 from support.zoo import BY_NAME
 from support.zoo_entry import ZooModel
 
@@ -112,6 +112,33 @@ def test_evidence_that_grows_leaves_the_old_one_alone() -> None:
     assert (moved.partition, moved.moves) == (None, 25.0)
 
 
+@pytest.mark.parametrize("eps", [1e-30, 1e-12])
+def test_a_larger_eps_does_not_show(eps: float) -> None:
+    """Where rounding asks for ε = 1e-12, blocks are only lengthened: a 64th of a block would show it."""
+    model, inputs = BY_NAME["conv2d_under_batchnorm2d"].make()
+    probe = Probe(model, 0.3 * inputs, None, torch.float64, seed=0, eps=eps)
+    result = _Search(probe, TOLERANCES[torch.float64], n_probes=3).result()
+    assert result.findings["conv.weight"].partition is not None
+    assert result.confirmed_to <= TOLERANCES[torch.float64].confirm
+
+
+def test_statistics_start_at_zero_only_where_nobody_notices() -> None:
+    """Outputs here are multiplied by the statistics from before the batch: with zeros all would seem to move."""
+
+    class Noticing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 6, 3, groups=3, bias=False), torch.nn.BatchNorm2d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            before = self.norm.running_var.clone().reshape(1, -1, 1, 1)
+            return self.norm(self.conv(x)).relu() * before
+
+    _, inputs = BY_NAME["conv2d_under_batchnorm2d"].make()
+    faint = inputs * torch.tensor([1.0, 1e-5, 1.0]).reshape(1, 3, 1, 1)
+    assert find_invariant(Noticing(), faint).verdicts["conv.weight"].verdict == "invariant"
+
+
 # How often the model runs: one probe and one confirmation, unless something else is needed.
 N_RUNS = {
     "conv_with_bias_under_batchnorm": 2,
@@ -119,6 +146,7 @@ N_RUNS = {
     "pre_activation_residual_network": 2,
     "convolution_with_bias_and_norm_used_three_times": 2,
     "hand_written_batchnorm": 2 + 2,  # from zero and from one, to see the share of a batch
+    "one_input_channel_a_hundred_thousand_times_fainter": 2 + 1,  # once more with statistics at zero
     "four_weights_in_a_chain": 2 + 4,  # several weights act on a channel: each of the four alone
 }
 
