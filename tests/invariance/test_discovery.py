@@ -149,6 +149,7 @@ PLACES = {
     "linear_under_cosine_classifier": {"fc.weight": {"head"}, "head.weight": {"head"}},
     "batchnorm_without_running_statistics": {"conv.weight": {"norm"}},
     "two_linears_with_relu_under_batchnorm": {"fc.weight": {"norm"}, "second.weight": {"norm"}},
+    "a_weight_before_a_gain_that_is_normalized_away": {"first.weight": {"norm1"}, "fc.weight": {"norm"}},
     "convolution_used_twice_with_two_norms": {"conv.weight": {"fine", "coarse"}},
 }
 

@@ -29,6 +29,7 @@ from support.zoo_entry import (
     tokens,
 )
 from support.zoo_modules import (
+    AddedProduct,
     ChannelShuffle,
     Experts,
     Functional,
@@ -97,6 +98,22 @@ LAYOUTS = [
         {"conv.weight": blocks(4, 4, 4, axis=1, groups=2)} | NORM_AND_HEAD,
     ),
     ZooModel(
+        "transposed_convolution_under_one_group",
+        "one block along whatever dimension; its rows are said to be the output channels, along dimension 1",
+        lambda: net(conv=nn.ConvTranspose2d(4, 6, 3, bias=False), norm=nn.GroupNorm(1, 6), **tail(6)),
+        images4,
+        {"conv.weight": blocks(6, axis=1)} | NORM_AND_HEAD,
+    ),
+    ZooModel(
+        "grouped_transposed_convolution_under_one_group",
+        "one block whatever the groups; its rows are said to be the output channels of the convolution's",
+        lambda: net(
+            conv=nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), norm=nn.GroupNorm(1, 6), **tail(6)
+        ),
+        images4,
+        {"conv.weight": blocks(6, axis=1, groups=2)} | NORM_AND_HEAD,
+    ),
+    ZooModel(
         "depthwise_convolution",
         "a kernel is a row whatever its fan-in",
         lambda: under_batchnorm(nn.Conv2d(4, 4, 3, groups=4, bias=False), 4),
@@ -116,6 +133,20 @@ LAYOUTS = [
         lambda: net(fc=TransposedLinear(5, 6), norm=nn.BatchNorm1d(6), act=nn.ReLU(), head=nn.Linear(6, 3)),
         rows,
         {"fc.weight": kernels(6, axis=1, norm=each(6))} | NORM_AND_HEAD,
+    ),
+    ZooModel(
+        "linear_with_a_transposed_weight_under_layernorm",
+        "x @ weight: one block along whatever dimension; its rows are said to be the output features",
+        lambda: net(fc=TransposedLinear(8, 6), norm=nn.LayerNorm(6), act=nn.ReLU(), head=nn.Linear(6, 3)),
+        tokens,
+        {"fc.weight": blocks(6, axis=1)} | NORM_AND_HEAD,
+    ),
+    ZooModel(
+        "transposed_weight_in_addmm_under_layernorm",
+        "addmm(bias, x, weight), as some language models have it: output features run along dimension 1",
+        lambda: net(fc=AddedProduct(5, 6), norm=nn.LayerNorm(6), act=nn.ReLU(), head=nn.Linear(6, 3)),
+        rows,
+        {"fc.weight": blocks(6, axis=1)} | NORM_AND_HEAD,
     ),
     ZooModel(
         "heads_along_dimension_one",

@@ -46,6 +46,28 @@ class HandRMSNorm(nn.Module):
         return self.weight * statistics.to(x.dtype)
 
 
+class HandBatchNorm2d(nn.Module):
+    """BatchNorm written out, which keeps nine tenths of its running statistics by itself."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_channels))
+        self.bias = nn.Parameter(torch.zeros(n_channels))
+        self.register_buffer("running_mean", torch.zeros(n_channels))
+        self.register_buffer("running_var", torch.ones(n_channels))
+        self.eps = 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+            self.running_mean.lerp_(mean.detach(), 0.1)
+            self.running_var.lerp_(var.detach(), 0.1)
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = self.weight / torch.sqrt(var + self.eps)
+        return (x - mean.reshape(1, -1, 1, 1)) * scale.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+
+
 class Functional(nn.Module):
     """Calls a function, so that a functional layer can stand in a Sequential."""
 
@@ -111,6 +133,13 @@ class TransposedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight
+
+
+class AddedProduct(TransposedLinear):
+    """``addmm`` with the weight as (in, out), and nothing to add."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(x.new_zeros(()), x, self.weight)
 
 
 class Experts(nn.Module):

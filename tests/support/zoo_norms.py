@@ -28,7 +28,7 @@ from support.zoo_entry import (
     tail,
     tokens,
 )
-from support.zoo_modules import CosineHead, Functional, HandLayerNorm, HandRMSNorm
+from support.zoo_modules import CosineHead, Functional, HandBatchNorm2d, HandLayerNorm, HandRMSNorm
 
 
 def conv(*, bias: bool = False, **options) -> nn.Conv2d:
@@ -103,6 +103,24 @@ BATCH_NORMS = [
         lambda: under(nn.BatchNorm2d(6, momentum=None)),
         images,
         {"conv.weight": kernels(6, norm=each(6))} | NORM_AND_HEAD,
+    ),
+    ZooModel(
+        "one_input_channel_a_hundred_thousand_times_fainter",
+        "its kernels' channels have a variance of 1e-11 beside running ones of 1, and follow like the others",
+        lambda: net(
+            conv=nn.Conv2d(3, 6, 3, groups=3, bias=False),
+            norm=nn.BatchNorm2d(6),
+            **tail(6),
+        ),
+        lambda g: images(g) * torch.tensor([1.0, 1e-5, 1.0]).reshape(1, 3, 1, 1),
+        {"conv.weight": kernels(6, norm=each(6))} | NORM_AND_HEAD,
+    ),
+    ZooModel(
+        "hand_written_batchnorm",
+        "its statistics follow whatever share of a batch it takes in; no function says which",
+        lambda: under(HandBatchNorm2d(6), bias=True),
+        images,
+        {"conv.weight": kernels(6, norm=each(6, shift="conv.bias")), "conv.bias": UNDECIDED} | NORM_AND_HEAD,
     ),
     ZooModel(
         "sync_batchnorm_on_one_process",
@@ -240,6 +258,20 @@ OTHER_NORMS = [
         {"first.weight": LEFT_OUT, "fc.weight": blocks(6)} | NORM_AND_HEAD,
     ),
     ZooModel(
+        "a_weight_before_a_gain_that_is_normalized_away",
+        "the first norm takes the first weight's scale, and its gain, which is scaled too, has none itself",
+        lambda: net(
+            first=nn.Linear(8, 8, bias=False),
+            norm1=nn.RMSNorm(8),
+            fc=nn.Linear(8, 6, bias=False),
+            norm=nn.LayerNorm(6),
+            act=nn.ReLU(),
+            head=nn.Linear(6, 3),
+        ),
+        tokens,
+        {"first.weight": blocks(8), "norm1.weight": LEFT_OUT, "fc.weight": blocks(6)} | NORM_AND_HEAD,
+    ),
+    ZooModel(
         "linear_under_cosine_classifier",
         "features and class vectors are normalized: one scale for all features, one for each class vector",
         lambda: net(fc=nn.Linear(5, 6), head=CosineHead(6, 4)),
@@ -322,6 +354,7 @@ ACTIVATIONS = [
     broken("silu", nn.SiLU()),
     broken("relu6", nn.ReLU6(), size=10.0),
     broken("relu6_far_below_its_bend", nn.ReLU6(), factor=20.0),
+    broken("hardshrink_far_above_its_bend", nn.Hardshrink(1e-4), factor=0.01),
     broken("hardswish", nn.Hardswish()),
     broken("sigmoid", nn.Sigmoid()),
     broken("tanh", nn.Tanh()),

@@ -1,18 +1,17 @@
 """What do the probes say of one parameter?
 
 Gathers its radial derivatives, along every dimension that its rows may have and with and without its bias,
-and draws the conclusion. Runs no model.
+and draws the conclusion. Runs no model and changes nothing: what it says, it returns.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from decayfree.invariance.finding import Finding
-from decayfree.invariance.partition import Tolerance, n_leading_rows, partition
-from decayfree.invariance.probe import RadialDerivatives, radial_derivatives
+from decayfree.invariance.partition import Partition, Tolerance, n_leading_rows, partition
+from decayfree.invariance.radial import RadialDerivatives, radial_derivatives
 
 _Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
 
@@ -28,7 +27,25 @@ class RoundingDecidesError(Exception):
     """
 
 
-@dataclass
+@dataclass(frozen=True)
+class Conclusion:
+    """What all probes so far say of one parameter.
+
+    Args:
+        moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
+            probes.
+        partition: Its blocks, or None where it is not scale-invariant or that is not known.
+        is_joint: Whether the blocks are those of the weight together with its bias.
+        is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
+    """
+
+    moves: float = 0.0
+    partition: Partition | None = None
+    is_joint: bool = False
+    is_mostly_silent: bool = False
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The radial derivatives of one parameter, probe by probe.
 
@@ -36,24 +53,24 @@ class Evidence:
         tolerance: What counts as zero and as evidence.
         output_rows: (axis, groups) along which the operation that uses it has its output channels: breaks
             ties.
-        is_joint: Whether the last conclusion holds for the weight together with its bias.
+        n_probes: How many probes gave it a gradient worth speaking of.
+        by_key: What they say, for each way to divide it into rows that was tried.
     """
 
     tolerance: Tolerance
     output_rows: tuple[int, int] = (0, 1)
-    is_joint: bool = False
-    _by_key: dict[_Key, list[RadialDerivatives]] = field(default_factory=dict)
-    _n_probes: int = 0
+    n_probes: int = 0
+    by_key: Mapping[_Key, tuple[RadialDerivatives, ...]] = field(default_factory=dict)
 
     @property
     def is_silent(self) -> bool:
         """Whether no probe gave it a gradient worth speaking of."""
-        return not self._n_probes
+        return not self.n_probes
 
-    def add(
+    def with_probe(
         self, weight: Tensor, gradient: Tensor, bias: Tensor | None, bias_gradient: Tensor | None
-    ) -> None:
-        """Take in one probe.
+    ) -> "Evidence":
+        """The evidence with one probe more.
 
         Args:
             weight: (*shape).
@@ -69,34 +86,27 @@ class Evidence:
         if float(rows.magnitude.max()) > _ABSURD:
             raise RoundingDecidesError
         if bool((rows.magnitude <= self.tolerance.evidence).all()):
-            return  # dropped out, this time or always: this probe says nothing of it
-        self._n_probes += 1
-        self._keep((False, 0, 1), rows)
-        if bool((rows.radial.abs() <= self.tolerance.zero * rows.magnitude + self.tolerance.floor).all()):
-            return
-        if weight.ndim > 1 and self._is_zero_in_all(rows):
-            for groups in _divisors(len(values)):
-                self._keep((False, 1, groups), radial_derivatives(values, gradients, 1, groups))
-        if bias is not None:
-            self._add_joint(
-                values,
-                gradients,
-                rows,
-                bias,
-                torch.zeros_like(bias) if bias_gradient is None else bias_gradient,
-            )
+            return self  # dropped out, this time or always: this probe says nothing of it
+        added = {(False, 0, 1): rows}
+        if bool((rows.radial.abs() > self.tolerance.zero * rows.magnitude + self.tolerance.floor).any()):
+            if weight.ndim > 1 and self._is_zero_in_all(rows):
+                for groups in _divisors(len(values)):
+                    added[False, 1, groups] = radial_derivatives(values, gradients, 1, groups)
+            if bias is not None:
+                slope = torch.zeros_like(bias) if bias_gradient is None else bias_gradient
+                added |= _joint(values, gradients, rows, bias, slope)
+        by_key = {**self.by_key, **{key: (*self.by_key.get(key, ()), one) for key, one in added.items()}}
+        return replace(self, n_probes=self.n_probes + 1, by_key=by_key)
 
-    def conclude(self, finding: Finding) -> None:
-        """Write what all probes so far say into ``finding``; not its bias nor its norm layers."""
-        finding.is_silent = self.is_silent
-        finding.partition, finding.is_mostly_silent = None, False
+    def conclusion(self) -> Conclusion:
+        """What all probes so far say."""
         if self.is_silent:
-            return
-        finding.moves = max(float(probe.radial.sum().abs()) for probe in self._by_key[False, 0, 1])
+            return Conclusion()
+        moves = max(float(probe.radial.sum().abs()) for probe in self.by_key[False, 0, 1])
         found = {
             key: partition(*key[1:], probes, self.tolerance)
-            for key, probes in self._by_key.items()
-            if len(probes) == self._n_probes
+            for key, probes in self.by_key.items()
+            if len(probes) == self.n_probes
         }
         passed = {key: one for key, one in found.items() if one}
 
@@ -104,33 +114,19 @@ class Evidence:
             return not key[0], passed[key].blocks.n_blocks, key[1:] == self.output_rows
 
         best = max(passed, key=preference, default=None)
-        if best:
-            finding.is_mostly_silent = passed[best].is_mostly_silent
-            finding.partition = None if finding.is_mostly_silent else passed[best]
-            self.is_joint = best[0]
+        if best is None:
+            return Conclusion(moves)
+        if passed[best].is_mostly_silent:
+            return Conclusion(moves, is_mostly_silent=True)
+        return Conclusion(moves, passed[best], is_joint=best[0])
 
     def leading_rows(self) -> tuple[int, int]:
         """(rows, blocks) at the start that are scale-invariant.
 
         The others may not be, as queries and keys before values are.
         """
-        probes = self._by_key.get((True, 0, 1), self._by_key.get((False, 0, 1), []))
-        return n_leading_rows(probes, self.tolerance) if probes and len(probes) == self._n_probes else (0, 0)
-
-    def _add_joint(
-        self, values: Tensor, gradients: Tensor, rows: RadialDerivatives, bias: Tensor, bias_gradient: Tensor
-    ) -> None:
-        if len(bias) == len(values):
-            self._keep((True, 0, 1), rows.joined(bias, bias_gradient))
-        groups, rest = divmod(len(bias), values.shape[1])
-        if not rest and groups and len(values) % groups == 0:
-            self._keep(
-                (True, 1, groups),
-                radial_derivatives(values, gradients, 1, groups).joined(bias, bias_gradient),
-            )
-
-    def _keep(self, key: _Key, derivatives: RadialDerivatives) -> None:
-        self._by_key.setdefault(key, []).append(derivatives)
+        probes = self.by_key.get((True, 0, 1), self.by_key.get((False, 0, 1), ()))
+        return n_leading_rows(probes, self.tolerance) if probes and len(probes) == self.n_probes else (0, 0)
 
     def _is_zero_in_all(self, rows: RadialDerivatives) -> bool:
         """Whether all rows together have no radial derivative.
@@ -141,6 +137,20 @@ class Evidence:
             float(rows.radial.sum().abs())
             <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
         )
+
+
+def _joint(
+    values: Tensor, gradients: Tensor, rows: RadialDerivatives, bias: Tensor, bias_gradient: Tensor
+) -> dict[_Key, RadialDerivatives]:
+    """The radial derivatives of rows together with their entries of a bias, along each axis that it fits."""
+    found: dict[_Key, RadialDerivatives] = {}
+    if len(bias) == len(values):
+        found[True, 0, 1] = rows.joined(bias, bias_gradient)
+    groups, rest = divmod(len(bias), values.shape[1])
+    if not rest and groups and len(values) % groups == 0:
+        along = radial_derivatives(values, gradients, 1, groups)
+        found[True, 1, groups] = along.joined(bias, bias_gradient)
+    return found
 
 
 def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:

@@ -8,7 +8,7 @@ layer types.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +17,38 @@ from torch.overrides import TorchFunctionMode
 
 NEGLIGIBLE_EPS = 1e-30  # PyTorch refuses 0 in training
 
+# Attributes under which modules keep their ε.
 _EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps", "norm_eps")
 
-# Position of ε among the arguments.
-_EPS_POSITION: dict[Callable[..., Any], int] = {
-    functional.batch_norm: 7,
-    torch.batch_norm: 7,
-    functional.instance_norm: 7,
-    torch.instance_norm: 7,
-    functional.layer_norm: 4,
-    torch.layer_norm: 4,
-    functional.group_norm: 4,
-    torch.group_norm: 4,
-    functional.rms_norm: 3,
-    torch.rms_norm: 3,
-    functional.normalize: 3,
-}
-# Position of the momentum with which batch statistics enter the running ones, and of the running mean.
-_MOMENTUM_POSITION: dict[Callable[..., Any], int] = {
-    functional.batch_norm: 6,
-    torch.batch_norm: 6,
-    functional.instance_norm: 6,
-    torch.instance_norm: 6,
-}
-_MEAN_POSITION: dict[Callable[..., Any], int] = {
-    functional.batch_norm: 1,
-    torch.batch_norm: 3,
-    functional.instance_norm: 1,
-    torch.instance_norm: 3,
+
+class _Positions(NamedTuple):
+    """Where arguments stand when they are passed by position.
+
+    Args:
+        eps: ε.
+        momentum: The momentum with which batch statistics enter the running ones; None where there are none.
+        mean: The running mean; None where there is none.
+    """
+
+    eps: int
+    momentum: int | None = None
+    mean: int | None = None
+
+
+# Every function of PyTorch that takes an ε and divides by what it sees. The functions of torch are written in
+# C++ and have other orders than those of torch.nn.functional that call them.
+_FUNCTIONS: dict[Callable[..., Any], _Positions] = {
+    functional.batch_norm: _Positions(eps=7, momentum=6, mean=1),
+    torch.batch_norm: _Positions(eps=7, momentum=6, mean=3),
+    functional.instance_norm: _Positions(eps=7, momentum=6, mean=1),
+    torch.instance_norm: _Positions(eps=7, momentum=6, mean=3),
+    functional.layer_norm: _Positions(eps=4),
+    torch.layer_norm: _Positions(eps=4),
+    functional.group_norm: _Positions(eps=4),
+    torch.group_norm: _Positions(eps=4),
+    functional.rms_norm: _Positions(eps=3),
+    torch.rms_norm: _Positions(eps=3),
+    functional.normalize: _Positions(eps=3),
 }
 
 _MOMENTUM = 0.5
@@ -80,12 +84,13 @@ class ExactArithmetic(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _EPS_POSITION:
-            args = _with(args, kwargs, _EPS_POSITION[func], "eps", self.eps)
-        if func in _MOMENTUM_POSITION:
-            args = _with(args, kwargs, _MOMENTUM_POSITION[func], "momentum", _MOMENTUM)
-            at = _MEAN_POSITION[func]
-            self.n_calls[id(args[at] if len(args) > at else kwargs.get("running_mean"))] += 1
+        if func in _FUNCTIONS:
+            at = _FUNCTIONS[func]
+            args = _with(args, kwargs, at.eps, "eps", self.eps)
+            if at.momentum is not None and at.mean is not None:
+                args = _with(args, kwargs, at.momentum, "momentum", _MOMENTUM)
+                mean = args[at.mean] if len(args) > at.mean else kwargs.get("running_mean")
+                self.n_calls[id(mean)] += 1
         if self.dtype == torch.float64:
             if func in _DOWNCASTS:
                 return args[0].double()

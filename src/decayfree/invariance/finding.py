@@ -6,7 +6,7 @@ from decayfree.invariance.partition import Partition
 from decayfree.invariance.running_statistics import NormLayer
 
 
-@dataclass
+@dataclass(frozen=True)
 class Finding:
     """What was measured on one parameter.
 

@@ -1,8 +1,10 @@
 """Where in the model does the scale of a weight disappear?
 
 Compares what every module takes in and puts out before and after scaling, and follows the autograd graph from
-a weight to the first modules that no longer notice. Only names places for people to read: no verdict depends
-on it.
+a weight to the first modules that no longer notice. The places are for people to read, and say which weights
+to scale alone; no verdict depends on them. The graph also shows along which dimension the operation that uses
+a weight has its output channels (``output_rows``), and that does decide the axis of a weight which is one
+block along any.
 """
 
 from collections import defaultdict
@@ -19,8 +21,8 @@ from decayfree.forward import tensors_in
 _UNMOVED = 1e-5  # relative; scaling by a random factor moves a sum by far more
 
 
-@dataclass
-class _Call:
+@dataclass(frozen=True)
+class Call:
     """One call of a module: fingerprints of what went in and came out."""
 
     taken: Tensor | None = None
@@ -28,69 +30,47 @@ class _Call:
     node: Any = None
 
 
-_Calls = dict[tuple[str, int], _Call]
+# By module and how many calls of it came before.
+Calls = dict[tuple[str, int], Call]
 
 
-class ModuleWatch:
-    """Remembers two runs of a model module by module: the first with its graph, the second to compare."""
+@contextmanager
+def watched(model: nn.Module) -> Iterator[Calls]:
+    """Remember the calls of all modules while it is open."""
+    calls: Calls = {}
+    handles = []
+    for name, module in model.named_modules():
+        before, after = _hooks(name, calls)
+        handles += [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._first: _Calls = {}
-        self._second: _Calls = {}
 
-    @contextmanager
-    def first_run(self) -> Iterator[None]:
-        """Hook the run before scaling."""
-        self._first = {}
-        with self._hooked(self._first):
-            yield
+def places(
+    outputs: list[Tensor], before: Calls, after: Calls, weights: dict[str, nn.Parameter]
+) -> dict[str, tuple[str, ...]]:
+    """For each weight the modules in which its scale is lost, nearest first.
 
-    @contextmanager
-    def second_run(self) -> Iterator[None]:
-        """Hook the run after scaling."""
-        self._second = {}
-        with self._hooked(self._second):
-            yield
+    Args:
+        outputs: Of the run before scaling, with their graph.
+        before: The calls of that run.
+        after: The calls of a run with scaled weights.
+        weights: The weights that were scaled.
 
-    def places(self, outputs: list[Tensor], weights: dict[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
-        """For each weight the modules in which its scale is lost, nearest first.
-
-        Empty where the graph does not show it.
-        """
-        ends = self._unmoved_calls()
-        consumers, leaves = reversed_graph(outputs)
-        return {
-            name: _first_ends(name, leaves.get(id(weight)), consumers, ends)
-            for name, weight in weights.items()
-        }
-
-    def _unmoved_calls(self) -> dict[Any, tuple[str, bool]]:
-        """Nodes whose values scaling does not change, and the module behind each.
-
-        With them, whether what that module took in changed.
-        """
-        nodes: dict[Any, tuple[str, bool]] = {}
-        for key, before in self._first.items():
-            after = self._second.get(key, _Call())
-            if before.node is not None and _is_unmoved(before.given, after.given):
-                nodes.setdefault(before.node, (key[0], not _is_unmoved(before.taken, after.taken)))
-        return nodes
-
-    @contextmanager
-    def _hooked(self, calls: _Calls) -> Iterator[None]:
-        handles = []
-        for name, module in self._model.named_modules():
-            before, after = _hooks(name, calls)
-            handles += [
-                module.register_forward_pre_hook(before, with_kwargs=True),
-                module.register_forward_hook(after),
-            ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    Returns:
+        Module names by weight; empty where the graph does not show them.
+    """
+    ends = _unmoved_calls(before, after)
+    consumers, leaves = reversed_graph(outputs)
+    return {
+        name: _first_ends(name, leaves.get(id(weight)), consumers, ends) for name, weight in weights.items()
+    }
 
 
 def reversed_graph(outputs: list[Tensor]) -> tuple[dict[Any, list[Any]], dict[int, Any]]:
@@ -123,12 +103,25 @@ def output_rows(leaf: Any, consumers: dict[Any, list[Any]]) -> tuple[int, int]:
             return 1, int(node._saved_groups)
     # Not through a transposition, as F.linear has it.
     is_multiplied = bool(users) and all(
-        type(node).__name__.startswith(("MmBackward", "AddmmBackward", "BmmBackward")) for node in users
+        type(node).__name__.startswith(("MmBackward", "AddmmBackward")) for node in users
     )
     return (1, 1) if is_multiplied else (0, 1)
 
 
-def _hooks(name: str, calls: _Calls) -> tuple[Callable[..., None], Callable[..., None]]:
+def _unmoved_calls(first: Calls, second: Calls) -> dict[Any, tuple[str, bool]]:
+    """Nodes whose values scaling does not change, and the module behind each.
+
+    With them, whether what that module took in changed.
+    """
+    nodes: dict[Any, tuple[str, bool]] = {}
+    for key, before in first.items():
+        after = second.get(key, Call())
+        if before.node is not None and _is_unmoved(before.given, after.given):
+            nodes.setdefault(before.node, (key[0], not _is_unmoved(before.taken, after.taken)))
+    return nodes
+
+
+def _hooks(name: str, calls: Calls) -> tuple[Callable[..., None], Callable[..., None]]:
     open_calls: list[tuple[int, Tensor | None]] = []
     n_calls = 0
 
@@ -139,7 +132,7 @@ def _hooks(name: str, calls: _Calls) -> tuple[Callable[..., None], Callable[...,
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         index, taken = open_calls.pop()
-        calls[name, index] = _Call(taken, *_fingerprint(output))  # inner modules come first
+        calls[name, index] = Call(taken, *_fingerprint(output))  # inner modules come first
 
     return before, after
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks
-from decayfree.invariance.probe import RadialDerivatives
+from decayfree.invariance.radial import RadialDerivatives
 
 
 @dataclass(frozen=True)

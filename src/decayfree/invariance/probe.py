@@ -1,11 +1,10 @@
 """What happens to a model's outputs when its weights grow along themselves?
 
-Runs a float64 copy at a generic point and reads the radial derivative of every row of every parameter from
-one backward pass. Draws no conclusion: that is what partition.py and discovery.py do.
+Runs a float64 copy at a generic point, forward and backward, as often as it is asked to. Draws no conclusion:
+radial.py, partition.py and evidence.py do.
 """
 
 import copy
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,37 +17,28 @@ from torch.utils._pytree import tree_map
 from decayfree.errors import DecayFreeError, InvalidInputError
 from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
+from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
 _NOISE_LENGTH = 1_000_003
 
 
 @dataclass(frozen=True)
-class RadialDerivatives:
-    """How the outputs react to scaling each row of a weight, in one probe.
+class Ran:
+    """What one run of the copy gave.
 
     Args:
-        radial: (n_rows,), float64. ⟨w_i, ∂φ/∂w_i⟩, the change of φ, in units of the outputs' own norm, per
-            relative growth of row i.
-        sizes: (n_rows,), float64. ‖w_i‖.
-        gradient_sizes: (n_rows,), float64. ‖∂φ/∂w_i‖.
+        outputs: The floating outputs, flattened to a list, with their graph.
+        start: The running statistics with which the run began, by module.
+        statistics: The running statistics that the run left, by module; copies, which later runs leave alone.
+        n_updates: By module, how often the run updated these statistics with momentum ½; 0 if the module
+            averages them by itself.
     """
 
-    radial: Tensor
-    sizes: Tensor
-    gradient_sizes: Tensor
-
-    @property
-    def magnitude(self) -> Tensor:
-        """(n_rows,), float64. ‖w_i‖‖∂φ/∂w_i‖, the largest value that ``radial`` could have."""
-        return self.sizes * self.gradient_sizes
-
-    def joined(self, bias: Tensor, bias_gradient: Tensor) -> "RadialDerivatives":
-        """The same of each row together with its entry of a bias, (n_rows,)."""
-        values, gradients = bias.detach().double().cpu(), bias_gradient.double().cpu()
-        return RadialDerivatives(
-            self.radial + values * gradients, self.sizes.hypot(values), self.gradient_sizes.hypot(gradients)
-        )
+    outputs: list[Tensor]
+    start: Mapping[str, Statistics]
+    statistics: Mapping[str, Statistics]
+    n_updates: Mapping[str, int]
 
 
 class ForwardError(Exception):
@@ -86,17 +76,7 @@ class Probe:
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
         self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
         self._n_perturbed = 0
-        self._n_calls: Counter[int] = Counter()
         use_eps_(self.copy, eps)
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """The copy's buffers by name, as the last run left them."""
-        return dict(self.copy.named_buffers())
-
-    def start_of(self, buffer: str) -> Tensor:
-        """A buffer as it is at the start of every run."""
-        return self._buffers[buffer]
 
     @torch.no_grad()
     def perturb_(self) -> None:
@@ -108,25 +88,16 @@ class Probe:
                 _add_noise_(parameter, noise, offset=997 * (index % 500))
         self._n_perturbed += 1
 
-    def n_updates(self, module: nn.Module) -> int:
-        """How often the last run updated a module's running statistics with momentum ½.
-
-        0 if it averages them by itself.
-        """
-        return self._n_calls[id(getattr(module, "running_mean", None))]
-
-    def run(self, *, start: Mapping[str, float] | None = None) -> list[Tensor]:
+    def run(self, *, start: Mapping[str, float] | None = None) -> Ran:
         """Run the copy with its buffers and all randomness as at the start.
 
         Args:
             start: Buffers that start from a number instead.
-
-        Returns:
-            The floating outputs, flattened to a list, with their graph.
         """
         self._restore_buffers()
         for name, value in (start or {}).items():
             self.copy.get_buffer(name).fill_(value)
+        statistics_at_start = statistics_in(self.copy)
         with (
             seeded(self.seed, self.copy),
             default_dtype(self.dtype),
@@ -138,13 +109,21 @@ class Probe:
                 raise
             except Exception as error:
                 raise ForwardError(error) from error
-        self._n_calls = exact.n_calls
-        return [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()]
+        return Ran(
+            [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()],
+            statistics_at_start,
+            statistics_in(self.copy),
+            {
+                name: exact.n_calls[id(self.copy.get_submodule(name)._buffers["running_mean"])]
+                for name in tracked_modules(self.copy)
+            },
+        )
 
     def gradients(self, outputs: list[Tensor]) -> dict[str, Tensor]:
         """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs.
 
-        Only of parameters on which they depend.
+        Only of parameters on which they depend. Before the next run, which puts buffers back: autograd
+        refuses a graph whose buffers were touched.
         """
         functional = self._functional(outputs)
         with default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
@@ -193,30 +172,6 @@ class Probe:
                 "the model that it is given)"
             )
         return functional
-
-
-def radial_derivatives(weight: Tensor, gradient: Tensor, axis: int, groups: int) -> RadialDerivatives:
-    """Radial derivative of every row of a weight.
-
-    Args:
-        weight: (*shape), of at least two dimensions.
-        gradient: (*shape), of φ.
-        axis: 0, or 1 where rows run along dimension 1 within ``groups`` parts of dimension 0.
-        groups: 1 for ``axis=0``.
-    """
-    n_rows = len(weight)
-    cut = (
-        (n_rows, 1, weight.numel() // n_rows, 1)
-        if axis == 0
-        else (groups, n_rows // groups, weight.shape[1], -1)
-    )
-    dims = (2,) if axis == 0 else (1, 3)
-    values, gradients = weight.detach().reshape(cut), gradient.reshape(cut)
-    radial = (values * gradients).sum(dims).flatten()
-    sizes, gradient_sizes = (
-        torch.linalg.vector_norm(part, dim=dims).flatten() for part in (values, gradients)
-    )
-    return RadialDerivatives(radial.double().cpu(), sizes.double().cpu(), gradient_sizes.double().cpu())
 
 
 @contextmanager

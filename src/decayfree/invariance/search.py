@@ -1,11 +1,12 @@
 """How is a verdict on every parameter reached?
 
 Runs the probes, confirms all blocks at once by finite scaling, and looks up which normalizations cancel them.
-Gives figures, not words: discovery.py says what they mean.
+Each step takes what the ones before returned and returns what it saw; nothing is read from what a run left in
+the model. Gives figures, not words: discovery.py says what they mean.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,25 +18,26 @@ from decayfree.forward import Forward, movement
 from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
-from decayfree.invariance.norm_places import ModuleWatch, output_rows, reversed_graph
+from decayfree.invariance.followers import TwoRuns
+from decayfree.invariance.labels import factors_for_one, labelled_factors, labels_of
+from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
-from decayfree.invariance.probe import Probe, refused_calls
+from decayfree.invariance.probe import Probe, Ran, refused_calls
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
     Statistics,
-    followers,
-    read_statistics,
+    put_in,
+    rounded_modules,
     statistics_buffers,
-    tracked_modules,
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class SearchResult:
     """All findings, by parameter name, and how outputs moved when all blocks were scaled at once."""
 
-    findings: dict[str, Finding]
+    findings: Mapping[str, Finding]
     confirmed_to: float
 
 
@@ -76,224 +78,265 @@ def search(
             ) from error
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the probes so far have shown.
+
+    Args:
+        outputs: Of the newest probe, with their graph.
+        calls: Of modules in the newest probe.
+        kept: By module, the share of its old running statistics that a run leaves in them; only modules whose
+            statistics a run changes.
+        start: Buffers with which runs begin from zero, so that no digits of small statistics are lost.
+        statistics: What the newest probe put into running statistics.
+        evidence: By parameter.
+        findings: By parameter.
+        factors: For each candidate, by which its blocks are scaled to confirm them; (n_blocks,), float64.
+    """
+
+    outputs: list[Tensor]
+    calls: Calls
+    kept: Mapping[str, float]
+    start: Mapping[str, float]
+    statistics: Mapping[str, Statistics]
+    evidence: Mapping[str, Evidence]
+    findings: Mapping[str, Finding]
+    factors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Confirmation:
+    """How all candidates, scaled at once, moved the outputs, and what that run left and called."""
+
+    movement: float
+    ran: Ran
+    calls: Calls
+
+
 class _Search:
+    """The steps of a search; remembers nothing but what it was made with."""
+
     def __init__(self, probe: Probe, tolerance: Tolerance, n_probes: int) -> None:
         self._probe = probe
         self._tolerance = tolerance
         self._n_probes = n_probes
-        self._watch = ModuleWatch(probe.copy)
-        # By module, the share of its old running statistics that a run leaves in them.
-        self._kept: dict[str, float] = {}
         self._biases = {name: bias_of(name, probe.parameters) for name in probe.parameters}
-        self._before: dict[str, Statistics] = {}
-        # Of the log2 of factors: all different, so that a factor tells its block.
-        self._fractions: dict[str, Tensor] = {}
-        self._evidence = {name: Evidence(tolerance) for name in probe.parameters}
-        self._findings = {
-            name: Finding(
-                tuple(parameter.shape), is_real=parameter.is_floating_point() and parameter.numel() > 0
-            )
-            for name, parameter in probe.parameters.items()
-        }
 
     def result(self) -> SearchResult:
+        seen = None
         for index in range(self._n_probes):
-            outputs = self._probe_once(index)
+            seen = self._probe_once(seen)
             is_last = index + 1 == self._n_probes
-            if self._wants_more() and not is_last:
+            if _wants_more(seen.findings) and not is_last:
                 continue
-            confirmed_to = self._movement_of(self._candidates(), outputs)
-            if confirmed_to <= self._tolerance.confirm:
+            confirmation = self._confirm(seen)
+            if confirmation.movement <= self._tolerance.confirm:
                 break
             if is_last:
-                confirmed_to = self._without_culprits(outputs)
-        self._find_norm_layers(outputs)
-        if self._join_biases():
-            confirmed_to = self._movement_of(self._candidates(), outputs)
-            self._find_norm_layers(outputs)
-        for name, finding in self._findings.items():
-            if not finding.partition and not finding.is_vector:
-                finding.leading = self._evidence[name].leading_rows()
-        return SearchResult(self._findings, confirmed_to)
+                seen = replace(seen, findings=self._without_culprits(seen))
+                confirmation = self._confirm(seen)
+        assert seen is not None
+        seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
+        joined = self._with_joined_biases(seen)
+        if joined != seen.findings:
+            seen = replace(seen, findings=joined)
+            confirmation = self._confirm(seen)
+            seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
+        return SearchResult(_with_leading_rows(seen), confirmation.movement)
 
     # Probes
 
-    def _probe_once(self, index: int) -> list[Tensor]:
+    def _probe_once(self, so_far: _Seen | None) -> _Seen:
         """One forward and backward pass at a new point.
 
         The later points are such that what passed so far is much longer or shorter: below a bend, everything
         looks linear.
         """
         self._probe.perturb_()
-        if index:
-            for name in self._candidates():
-                self._scale_(name, self._factors(name) * (4 if self._findings[name].is_vector else 1))
-        outputs = self._watched_run()
-        if index == 0:
-            _check_finite(outputs)
-            self._kept = self._kept_shares()
-            outputs = self._watched_run() if set(self._kept.values()) - {0.5} else outputs
-            consumers, leaves = reversed_graph(outputs)
-            for name, parameter in self._probe.parameters.items():
-                self._evidence[name].output_rows = output_rows(leaves.get(id(parameter)), consumers)
-        self._before = self._statistics()
-        self._record(self._probe.gradients(outputs))
-        return outputs
+        if so_far:
+            for name, scaling in so_far.factors.items():
+                finding = so_far.findings[name]
+                self._scale_(name, finding, scaling * (4 if finding.is_vector else 1))
+        ran, calls = self._watched_run(so_far.start if so_far else {})
+        if not so_far:
+            _check_finite(ran.outputs)
+        evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
+        gradients = self._probe.gradients(ran.outputs)
+        kept = so_far.kept if so_far else self._kept_shares(ran)
+        evidence = self._with_gradients(evidence, gradients)
+        reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
+        findings = self._findings(evidence, reached | gradients.keys())
+        start, statistics = (
+            (so_far.start, put_in(ran.start, ran.statistics, kept))
+            if so_far
+            else self._first_statistics(ran, kept)
+        )
+        factors = self._factors(findings)
+        return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors)
 
-    def _watched_run(self) -> list[Tensor]:
-        with self._watch.first_run():
-            return self._probe.run()
+    def _watched_run(self, start: Mapping[str, float]) -> tuple[Ran, Calls]:
+        with watched(self._probe.copy) as calls:
+            return self._probe.run(start=start), calls
 
-    def _kept_shares(self) -> dict[str, float]:
-        """Of modules whose running statistics the last run changed.
+    def _no_evidence(self, outputs: list[Tensor]) -> dict[str, Evidence]:
+        consumers, leaves = reversed_graph(outputs)
+        return {
+            name: Evidence(self._tolerance, output_rows(leaves.get(id(parameter)), consumers))
+            for name, parameter in self._probe.parameters.items()
+        }
+
+    @torch.no_grad()
+    def _kept_shares(self, ran: Ran) -> dict[str, float]:
+        """Of modules whose running statistics a run changed, the share of the old ones that it left.
 
         Those that average by themselves run twice more, from zero and from one.
         """
-        modules, buffers = dict(self._probe.copy.named_modules()), self._probe.buffers
-        changed = [
-            name
-            for name in tracked_modules(self._probe.copy)
-            if any(
-                not torch.equal(buffers[leaf], self._probe.start_of(leaf))
-                for leaf in statistics_buffers([name])
+        kept = {
+            name: 0.5 ** ran.n_updates[name]
+            for name, left in ran.statistics.items()
+            if not (
+                torch.equal(left.mean, ran.start[name].mean) and torch.equal(left.var, ran.start[name].var)
             )
-        ]
-        kept = {name: 0.5 ** self._probe.n_updates(modules[name]) for name in changed}
-        averaging = [name for name in changed if kept[name] == 1.0]
+        }
+        averaging = [name for name, share in kept.items() if share == 1.0]
         if averaging:
-            means = []
-            for start in (0.0, 1.0):
-                self._probe.run(start=dict.fromkeys(statistics_buffers(averaging), start))
-                means.append(
-                    {
-                        name: self._probe.buffers[f"{name}.running_mean".removeprefix(".")].clone()
-                        for name in averaging
-                    }
-                )
-            kept |= {name: float((means[1][name] - means[0][name]).median()) for name in averaging}
+            from_zero, from_one = (
+                self._probe.run(start=dict.fromkeys(statistics_buffers(averaging), value)).statistics
+                for value in (0.0, 1.0)
+            )
+            kept |= {name: float((from_one[name].mean - from_zero[name].mean).median()) for name in averaging}
         return {name: share for name, share in kept.items() if share < 1.0}
 
     @torch.no_grad()
-    def _record(self, gradients: Mapping[str, Tensor]) -> None:
-        parameters = self._probe.parameters
+    def _first_statistics(
+        self, ran: Ran, kept: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, Statistics]]:
+        """From what some buffers start from now on, and what the first run put into running statistics.
+
+        Where too few digits are left of that, the model runs once more from zero; unless its outputs notice.
+        """
+        statistics = put_in(ran.start, ran.statistics, kept)
+        zeros = dict.fromkeys(statistics_buffers(rounded_modules(ran.start, statistics)), 0.0)
+        if zeros:
+            again = self._probe.run(start=zeros)
+            if movement(ran.outputs, again.outputs) <= self._tolerance.confirm:
+                return zeros, put_in(again.start, again.statistics, kept)
+        return {}, statistics
+
+    @torch.no_grad()
+    def _with_gradients(
+        self, evidence: Mapping[str, Evidence], gradients: Mapping[str, Tensor]
+    ) -> dict[str, Evidence]:
+        added = dict(evidence)
         for name, gradient in gradients.items():
-            self._findings[name].has_path = True
-            if self._findings[name].is_real:
-                bias = self._biases[name] or ""
-                self._evidence[name].add(
-                    parameters[name], gradient, parameters.get(bias), gradients.get(bias)
+            parameter, bias = self._probe.parameters[name], self._biases[name] or ""
+            if _is_real(parameter):
+                added[name] = evidence[name].with_probe(
+                    parameter, gradient, self._probe.parameters.get(bias), gradients.get(bias)
                 )
-        for name, finding in self._findings.items():
-            self._evidence[name].conclude(finding)
-        for name, finding in self._findings.items():
-            is_joint = self._evidence[name].is_joint or (finding.is_vector and self._has_silent_bias(name))
-            finding.bias = self._biases[name] if finding.partition and is_joint else None
-        self._fractions = self._draw_fractions()
+        return added
 
-    def _wants_more(self) -> bool:
-        """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
-        return any(
-            finding.is_silent
-            or finding.is_mostly_silent
-            or (finding.partition and finding.partition.n_silent_rows)
-            for finding in self._findings.values()
-            if finding.has_path and not finding.is_vector
-        )
+    def _findings(self, evidence: Mapping[str, Evidence], reached: Collection[str]) -> dict[str, Finding]:
+        """What the evidence says of every parameter; not yet what cancels its scale."""
+        findings = {}
+        for name, parameter in self._probe.parameters.items():
+            conclusion = evidence[name].conclusion()
+            findings[name] = Finding(
+                tuple(parameter.shape),
+                is_real=_is_real(parameter),
+                has_path=name in reached,
+                is_silent=evidence[name].is_silent,
+                is_mostly_silent=conclusion.is_mostly_silent,
+                moves=conclusion.moves,
+                bias=self._biases[name] if conclusion.is_joint else None,
+                partition=conclusion.partition,
+            )
+        return {
+            name: replace(finding, bias=self._biases[name])
+            if finding.is_vector and self._has_silent_bias(name, findings)
+            else finding
+            for name, finding in findings.items()
+        }
 
-    def _has_silent_bias(self, name: str) -> bool:
+    def _has_silent_bias(self, name: str, findings: Mapping[str, Finding]) -> bool:
         """Whether its bias reaches no output, so that it may be scaled along or not.
 
         A normalization takes it away.
         """
-        bias, found = self._biases[name], self._findings[name].partition
+        bias, found = self._biases[name], findings[name].partition
         return (
             bias is not None
             and found is not None
-            and self._evidence[bias].is_silent
-            and self._findings[bias].shape == (found.blocks.n_rows,)
+            and findings[bias].is_silent
+            and findings[bias].shape == (found.blocks.n_rows,)
         )
+
+    def _factors(self, findings: Mapping[str, Finding]) -> dict[str, Tensor]:
+        """For each candidate random factors over four decades, with labels (labels.py); gains are doubled."""
+        sizes = {name: one.partition.blocks.n_blocks for name, one in findings.items() if one.partition}
+        labels = labels_of(
+            {name: size for name, size in sizes.items() if not findings[name].is_vector}, self._probe.seed
+        )
+        least = -6 if self._probe.eps < 1e-20 else 0  # a larger ε shows where a block is small
+        seeds = {name: self._probe.seed + index for index, name in enumerate(findings)}
+        return {
+            name: labelled_factors(labels[name], least, seeds[name])
+            if name in labels
+            else torch.full((size,), 2.0, dtype=torch.float64)
+            for name, size in sizes.items()
+        }
 
     # Confirmation
 
-    def _candidates(self) -> list[str]:
-        return [name for name, finding in self._findings.items() if finding.partition]
+    def _confirm(self, seen: _Seen) -> _Confirmation:
+        """Scale all candidates at once and run."""
+        with watched(self._probe.copy) as calls:
+            ran = self._run_scaled(_candidates(seen.findings), seen)
+        return _Confirmation(movement(seen.outputs, ran.outputs), ran, calls)
 
-    def _without_culprits(self, outputs: list[Tensor]) -> float:
-        """Drop the candidates that move the outputs; the movement of the others."""
-        for name in self._culprits(self._candidates(), outputs):
-            finding = self._findings[name]
-            finding.moves, finding.partition, finding.failed_finite = (
-                self._movement_of([name], outputs),
-                None,
-                True,
+    def _without_culprits(self, seen: _Seen) -> dict[str, Finding]:
+        """The findings in which no candidate that moves the outputs is one any more."""
+        culprits = {
+            name: replace(
+                seen.findings[name],
+                moves=self._movement_of([name], seen),
+                partition=None,
+                failed_finite=True,
             )
-        return self._movement_of(self._candidates(), outputs)
+            for name in self._culprits(_candidates(seen.findings), seen)
+        }
+        return {**seen.findings, **culprits}
 
-    def _culprits(self, names: list[str], outputs: list[Tensor]) -> list[str]:
-        if not names or self._movement_of(names, outputs) <= self._tolerance.confirm:
+    def _culprits(self, names: list[str], seen: _Seen) -> list[str]:
+        if not names or self._movement_of(names, seen) <= self._tolerance.confirm:
             return []
         if len(names) == 1:
             return names
         middle = len(names) // 2
-        return self._culprits(names[:middle], outputs) + self._culprits(names[middle:], outputs)
+        return self._culprits(names[:middle], seen) + self._culprits(names[middle:], seen)
 
-    def _movement_of(self, names: list[str], outputs: list[Tensor]) -> float:
-        with torch.no_grad(), self._watch.second_run():
-            return movement(outputs, self._run_scaled({name: self._factors(name) for name in names}))
+    def _movement_of(self, names: list[str], seen: _Seen) -> float:
+        return movement(seen.outputs, self._run_scaled(names, seen).outputs)
 
-    def _factors(self, name: str) -> Tensor:
-        """Random factors over four decades.
-
-        Gains are only doubled, so that running_statistics.py can tell them from weights, whose log2 is no
-        integer.
-        """
-        finding = self._findings[name]
-        assert finding.partition is not None
-        n_blocks = finding.partition.blocks.n_blocks
-        if finding.is_vector:
-            return torch.full((n_blocks,), 2.0, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(self._probe.seed + list(self._findings).index(name))
-        least = -6 if self._probe.eps < 1e-20 else 0  # a larger ε shows where a block is small
-        return (self._fractions[name] + torch.randint(least, 7, (n_blocks,), generator=generator)).exp2()
-
-    def _draw_fractions(self) -> dict[str, Tensor]:
-        """One for every block of all matrices, away from 0 and 1."""
-        sizes = {
-            name: one.partition.blocks.n_blocks
-            for name, one in self._findings.items()
-            if one.partition and not one.is_vector
-        }
-        return dict(
-            zip(
-                sizes,
-                (0.05 + 0.9 * self._spread(sum(sizes.values()))).split(list(sizes.values())),
-                strict=True,
-            )
-        )
-
-    def _spread(self, number: int) -> Tensor:
-        """Random numbers in (0, 1), at least half of 1/number apart, of which none is a sum of others."""
-        generator = torch.Generator().manual_seed(self._probe.seed)
-        cells = torch.randperm(number, generator=generator).double()
-        return (cells + 0.25 + 0.5 * torch.rand(number, generator=generator, dtype=torch.float64)) / max(
-            number, 1
-        )
+    def _run_scaled(self, names: Iterable[str], seen: _Seen) -> Ran:
+        return self._run_with({name: seen.factors[name] for name in names}, seen)
 
     @torch.no_grad()
-    def _run_scaled(self, factors: Mapping[str, Tensor]) -> list[Tensor]:
+    def _run_with(self, factors: Mapping[str, Tensor], seen: _Seen) -> Ran:
+        """Run with some blocks scaled, and put the parameters back."""
         parameters = self._probe.parameters
-        touched = [parameters[leaf] for name in factors for leaf in (name, self._findings[name].bias) if leaf]
+        touched = [parameters[leaf] for name in factors for leaf in (name, seen.findings[name].bias) if leaf]
         kept = [(tensor, tensor.detach().clone()) for tensor in touched]
         for name, values in factors.items():
-            self._scale_(name, values)
+            self._scale_(name, seen.findings[name], values)
         try:
-            return self._probe.run()
+            return self._probe.run(start=seen.start)
         finally:
             for tensor, values in kept:
                 tensor.copy_(values)
 
-    def _scale_(self, name: str, factors: Tensor) -> None:
-        finding, parameters = self._findings[name], self._probe.parameters
+    def _scale_(self, name: str, finding: Finding, factors: Tensor) -> None:
+        parameters = self._probe.parameters
         assert finding.partition is not None
         weight, bias = parameters[name].detach(), parameters.get(finding.bias or "")
         weight = weight.reshape(-1) if weight.ndim == 0 else weight
@@ -306,52 +349,84 @@ class _Search:
 
     # Normalizations
 
-    def _statistics(self) -> dict[str, Statistics]:
-        return read_statistics(self._probe.copy, self._probe.start_of, self._kept)
+    def _with_norm_layers(self, seen: _Seen, confirmation: _Confirmation) -> dict[str, Finding]:
+        """The findings with what cancels the scale of each matrix.
 
-    def _find_norm_layers(self, outputs: list[Tensor]) -> None:
-        """Right after the confirming run, whose statistics are still in the buffers."""
-        weights = {
-            name: finding
-            for name, finding in self._findings.items()
-            if finding.partition and not finding.is_vector
+        Args:
+            seen: With the findings that were confirmed.
+            confirmation: Of these findings.
+        """
+        factors = {
+            name: seen.factors[name]
+            for name in _candidates(seen.findings)
+            if not seen.findings[name].is_vector
         }
-        factors = {name: self._factors(name) for name in weights}
-        after = self._statistics()
+        weights = {name: self._probe.parameters[name] for name in factors}
+        places_of = places(seen.outputs, seen.calls, confirmation.calls, weights)
+        found, unexplained = self._two_runs(seen, confirmation.ran).followers(factors)
+        findings = dict(seen.findings)
+        for name in factors:
+            layers = found[name]
+            if unexplained and (not places_of[name] or not set(unexplained).isdisjoint(places_of[name])):
+                layers = layers + self._followers_of_one(name, unexplained, seen)
+            others = [] if layers else [NormLayer(place) for place in places_of[name]]
+            findings[name] = replace(findings[name], norm_layers=(*layers, *others))
+        return findings
+
+    def _followers_of_one(self, name: str, layers: list[str], seen: _Seen) -> list[NormLayer]:
+        """Scale one weight alone and see which of the modules follow it."""
+        factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
+        ran = self._run_with({name: factors}, seen)
+        return self._two_runs(seen, ran).followers_of_one(layers, factors)
+
+    def _two_runs(self, seen: _Seen, scaled: Ran) -> TwoRuns:
         vectors = {
             name: parameter.detach().double().cpu()
             for name, parameter in self._probe.parameters.items()
             if parameter.ndim == 1
         }
+        after = put_in(scaled.start, scaled.statistics, seen.kept)
+        return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
 
-        def follow_one(name: str) -> tuple[Mapping[str, Statistics], Tensor]:
-            alone = (0.25 + 2.75 * self._spread(len(factors[name]))).exp2()
-            self._run_scaled({name: alone})
-            return self._statistics(), alone
+    def _with_joined_biases(self, seen: _Seen) -> dict[str, Finding]:
+        """The findings with some silent biases scaled along.
 
-        places = self._watch.places(outputs, {name: self._probe.parameters[name] for name in weights})
-        found = followers(
-            self._before,
-            after,
-            factors,
-            vectors,
-            follow_one,
-            places,
-            is_exact=self._probe.dtype == torch.float64,
-        )
-        for name, finding in weights.items():
-            named = {layer.name for layer in found[name]}
-            others = [] if named else [NormLayer(place) for place in places[name]]
-            finding.norm_layers = (*found[name], *others)
-
-    def _join_biases(self) -> bool:
-        """Scale a bias along where, left behind, it would shift a running mean by what no parameter tells."""
-        joined = False
-        for name, finding in self._findings.items():
+        Those that, left behind, would shift a running mean by what no parameter tells.
+        """
+        joined = {}
+        for name, finding in seen.findings.items():
             is_unclear = any(layer.blocks and layer.shift == UNKNOWN_SHIFT for layer in finding.norm_layers)
-            if is_unclear and finding.bias is None and self._has_silent_bias(name):
-                finding.bias, joined = self._biases[name], True
+            is_joined = is_unclear and finding.bias is None and self._has_silent_bias(name, seen.findings)
+            joined[name] = replace(finding, bias=self._biases[name]) if is_joined else finding
         return joined
+
+
+def _candidates(findings: Mapping[str, Finding]) -> list[str]:
+    return [name for name, finding in findings.items() if finding.partition]
+
+
+def _wants_more(findings: Mapping[str, Finding]) -> bool:
+    """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
+    return any(
+        finding.is_silent
+        or finding.is_mostly_silent
+        or (finding.partition and finding.partition.n_silent_rows)
+        for finding in findings.values()
+        if finding.has_path and not finding.is_vector
+    )
+
+
+def _with_leading_rows(seen: _Seen) -> dict[str, Finding]:
+    return {
+        name: finding
+        if finding.partition or finding.is_vector
+        else replace(finding, leading=seen.evidence[name].leading_rows())
+        for name, finding in seen.findings.items()
+    }
+
+
+def _is_real(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() and parameter.numel() > 0
 
 
 def _check_finite(outputs: list[Tensor]) -> None:
