@@ -21,17 +21,17 @@ from decayfree.report.charts.axes import (
     share_range,
 )
 from decayfree.report.numbers.series import (
+    Cell,
     Curve,
-    MethodSeries,
     StudyNumbers,
     mean_angular_update,
     mean_effective_learning_rate,
     mean_norm,
     norm_of,
+    predicted_angles,
     rate_of,
 )
 from decayfree.report.numbers.spectra import first_spectrum, last_spectrum
-from decayfree.report.words.angles import predicted
 from decayfree.study.files.results import Row
 
 MAX_SMALL_MULTIPLES = 8
@@ -95,14 +95,13 @@ class Chart:
         return any(y is not None for trace in measured for y in trace["y"])
 
 
-def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
+def looks(methods: Sequence[Cell]) -> dict[str, Look]:
     """A look for each method by label: the same kind of method has the same color in every study."""
-    preferred = {"wrs": 0, "none": 1, "weight_decay": 2, "learning_rate_scaling": 4}
     dashes = ("solid", "dot", "dash", "dashdot", "longdash")
     free = list(range(8))
     chosen: dict[str, Look] = {}
     for method in methods:
-        wanted = preferred.get(method.name, 5)
+        wanted = method.settings.method.color_slot
         slot = min(free, key=lambda candidate: (candidate - wanted) % 8) if free else len(chosen) % 8
         if slot in free:
             free.remove(slot)
@@ -165,7 +164,7 @@ def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> C
     drawn = drawn or looks(numbers.methods)
     chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE, drawn)
     for method in numbers.shown:
-        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted(method))
+        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted_angles(method))
     return chart
 
 

@@ -67,7 +67,7 @@ def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
 
 def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
     chosen = sweep.chosen
-    final = chosen.series.final_test if chosen else None
+    final = chosen.final_test if chosen else None
     spread = _spread(sweep)
     validation = mean_interval(list(chosen.validation.values())).mean if chosen else NAN
     return TableRow(
@@ -84,7 +84,7 @@ def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
             TableCell(
                 str(chosen.n if chosen else 0),
                 sort=float(chosen.n if chosen else 0),
-                runs=run_links(chosen.runs.values()) if chosen else (),
+                runs=run_links(chosen.begun.values()) if chosen else (),
             ),
             *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
         )
@@ -96,7 +96,7 @@ def _share(share: float | None) -> TableCell:
 
 
 def _spread(sweep: Sweep) -> Spread | None:
-    return spread_of([cell.series.final_test.mean for cell in sweep.cells if cell.series.final_test])
+    return spread_of([cell.final_test.mean for cell in sweep.cells if cell.final_test])
 
 
 def _spans(numbers: StudyGroups) -> str:
