@@ -9,8 +9,7 @@ in its text.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from decayfree.report.charts.axes import error_axis, setting_axis
-from decayfree.report.charts.curves import Chart, Look, plain_text
+from decayfree.report.charts.axes import Chart, Look, error_axis, plain_text, setting_axis
 from decayfree.report.numbers.groups import Group, Sweep
 from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences, significant

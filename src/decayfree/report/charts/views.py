@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from decayfree.report.charts import curves as charts
-from decayfree.report.charts.curves import Chart, Look
+from decayfree.report.charts.axes import Chart, Look, looks
 from decayfree.report.charts.sensitivity import over_learning_rate, over_weight_decay, sensitivity_text
 from decayfree.report.numbers.compared import drawn_together
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
@@ -89,9 +89,9 @@ def method_looks(numbers: StudyGroups) -> dict[str, Look]:
     For every cell where one page shows all of them together, else for every method.
     """
     if numbers.are_methods_all:
-        return charts.looks(numbers.cells)
+        return looks(numbers.cells)
     first = {sweep.label: sweep.cells[0] for group in numbers.groups for sweep in group.sweeps}
-    return charts.looks([replace(first[label], label=label) for label in numbers.methods])
+    return looks([replace(first[label], label=label) for label in numbers.methods])
 
 
 def _parts(group: Group) -> list[tuple[str, list[Sweep]]]:

@@ -145,18 +145,41 @@ def study_groups(study: Study) -> StudyGroups:
         place = tuple(axis.value(settings) for axis in axes)
         grouped.setdefault(place, {}).setdefault(names[_treatment(settings)], []).append(settings)
     words = _axis_words(axes, cells)
-    found = tuple(
-        Group(
-            place={axis.title: words[axis.title, value] for axis, value in zip(axes, place, strict=True)},
-            sweeps=tuple(
-                Sweep(label, tuple(_cell(one, label, swept, planned, begun) for one in settings))
-                for label, settings in methods.items()
+    groups = StudyGroups(
+        study,
+        tuple(axis.title for axis in axes),
+        tuple(
+            Group(
+                place={axis.title: words[axis.title, value] for axis, value in zip(axes, place, strict=True)},
+                sweeps=tuple(
+                    Sweep(label, tuple(_cell(one, label, swept, planned, begun) for one in settings))
+                    for label, settings in methods.items()
+                ),
+            )
+            for place, methods in grouped.items()
+        ),
+    )
+    return _with_whole_labels(groups) if groups.are_methods_all else groups
+
+
+def _with_whole_labels(numbers: StudyGroups) -> StudyGroups:
+    """Where methods are all that differs, a legend has room for all settings of each."""
+    sweeps = [
+        Sweep(
+            sweep.label,
+            tuple(
+                dataclasses.replace(
+                    cell,
+                    label=cell.settings.method.label,
+                    short=sweep.label if len(sweep.cells) == 1 else cell.settings.method.label,
+                )
+                for cell in sweep.cells
             ),
         )
-        for place, methods in grouped.items()
-    )
-    groups = StudyGroups(study, tuple(axis.title for axis in axes), found)
-    return _with_whole_labels(groups) if groups.are_methods_all else groups
+        for group in numbers.groups
+        for sweep in group.sweeps
+    ]
+    return dataclasses.replace(numbers, groups=(Group({}, tuple(sweeps)),))
 
 
 @dataclass(frozen=True)
@@ -283,28 +306,6 @@ def _cell(
     setting = ", ".join(_setting_words(settings, swept))
     label = setting if setting.startswith(method) else f"{method}, {setting}" if setting else method
     return Cell(settings, runs, len(own), label, method, setting)
-
-
-def _with_whole_labels(numbers: StudyGroups) -> StudyGroups:
-    """Where methods are all that differs, a legend has room for all settings of each."""
-    return dataclasses.replace(
-        numbers,
-        groups=tuple(
-            dataclasses.replace(
-                group,
-                sweeps=tuple(
-                    dataclasses.replace(sweep, cells=tuple(_with_whole_label(sweep, c) for c in sweep.cells))
-                    for sweep in group.sweeps
-                ),
-            )
-            for group in numbers.groups
-        ),
-    )
-
-
-def _with_whole_label(sweep: Sweep, cell: Cell) -> Cell:
-    label = cell.settings.method.label
-    return dataclasses.replace(cell, label=label, short=sweep.label if len(sweep.cells) == 1 else label)
 
 
 def _setting_words(settings: RunSettings, swept: Sequence[str]) -> Iterator[str]:

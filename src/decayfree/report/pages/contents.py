@@ -7,7 +7,7 @@ group, and the choices. It computes no statistics and writes no HTML.
 from collections.abc import Mapping
 from typing import Any
 
-from decayfree.report.charts.curves import Look
+from decayfree.report.charts.axes import Look
 from decayfree.report.charts.sensitivity import sensitivity_notes
 from decayfree.report.charts.views import curve_views, method_looks, sensitivity_views
 from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together

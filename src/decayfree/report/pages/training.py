@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from decayfree.report.charts import curves as charts
-from decayfree.report.charts.curves import Chart
+from decayfree.report.charts.axes import Chart
 from decayfree.report.numbers.series import StudyNumbers
 from decayfree.report.words import angles, spans
 from decayfree.report.words import curves as findings

@@ -282,7 +282,7 @@ def _what_could_be_seen(main: Entries) -> str:
     if not unseen:
         return ""
     low, high = min(unseen), max(unseen)
-    size = points(low, 2) if len(unseen) == 1 else f"{points(low, 2)} to {points(high, 2)}"
+    size = points(low, 2) if len(unseen) == 1 else f"{100 * low:.2f} to {points(high, 2)}"
     return (
         "Where no difference is seen, the smallest that could have been seen in this family of "
         f"{count(main.family.n_tests, 'comparison')} was {size}: smaller ones are not ruled out."
