@@ -121,15 +121,7 @@ def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
 
 
 def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entries:
-    """One cell a method and group, the chosen one, each against the chosen one of the reference.
-
-    Args:
-        numbers: The study.
-        reference: Name or label of the method to compare with; by default by `reference_of`.
-
-    Raises:
-        UnknownReferenceError: If no method is called so; names those that there are.
-    """
+    """One cell a method and group, the chosen one, each against the chosen one of the reference."""
     check_reference(numbers, reference)
     pairs = []
     for group in numbers.groups:
@@ -149,13 +141,6 @@ def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
     """Every cell against the reference of its group.
 
     Where that was not chosen, against its first cell with the same learning rate.
-
-    Args:
-        numbers: The study.
-        reference: Name or label of the method to compare with; by default by `reference_of`.
-
-    Raises:
-        UnknownReferenceError: If no method is called so; names those that there are.
     """
     check_reference(numbers, reference)
     pairs = []

@@ -10,11 +10,15 @@ from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.table import (
+    NOTHING,
     Column,
     Strip,
     Table,
     TableCell,
     TableRow,
+    accuracy_cell,
+    axis_columns,
+    difference_cell,
     place,
     run_links,
     table_of,
@@ -25,17 +29,13 @@ from decayfree.report.words.wording import (
     count,
     p_value,
     percent,
-    percent_range,
     points,
     signed_interval,
-    signed_points,
 )
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
 from decayfree.study.statistics.significance import MAX_SIGN_FLIPS, sign_flip_p
-
-NAN = float("nan")
 
 
 def comparison_table(
@@ -49,7 +49,7 @@ def comparison_table(
     digits, axis = decimals(entries.entries), strip_axis(entries.entries)
     columns = [
         Column("Method", is_filter=True),
-        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in numbers.axes),
+        *axis_columns(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
         *(
@@ -103,7 +103,7 @@ def _extent(cell: Cell) -> list[float]:
 def _strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> TableCell:
     final, seeds = cell.final_test, list(cell.test.values())
     if final is None:
-        return TableCell("–", sort=NAN)
+        return NOTHING
     ends = final.interval
     strip = Strip(
         color,
@@ -124,18 +124,12 @@ def _row(
     strip: TableCell | None,
 ) -> TableRow:
     cell = entry.cell
-    final = cell.final_test
-    accuracy = TableCell(
-        percent(final.mean, digits) if final else "–",
-        percent_range(*final.interval, digits) if final and final.interval else "",
-        final.mean if final else NAN,
-    )
     return TableRow(
         (
             TableCell(cell.label if numbers.are_methods_all else entry.sweep.label),
             *(TableCell(entry.group.place[axis]) for axis in numbers.axes),
             *([TableCell(cell.setting or "–")] if has_settings else []),
-            accuracy,
+            accuracy_cell(cell.final_test, digits),
             *([strip] if strip else []),
             TableCell(
                 str(cell.n),
@@ -144,7 +138,7 @@ def _row(
                 runs=run_links(cell.begun.values()),
                 facts=_facts(entry),
             ),
-            _difference(entry, digits),
+            difference_cell(entry.difference, digits),
             _p_cell(entry),
             TableCell(verdict(entry), _smallest(entry, digits)),
         ),
@@ -161,17 +155,9 @@ def _lost(entry: Entry) -> str:
     return ", ".join(f"{n}{SPACE}{word}" for n, word in parts if n)
 
 
-def _difference(entry: Entry, digits: int) -> TableCell:
-    difference = entry.difference
-    if difference is None:
-        return TableCell("–", sort=NAN)
-    interval = signed_interval(*difference.interval, digits) if difference.interval else ""
-    return TableCell(signed_points(difference.mean, digits), interval, difference.mean)
-
-
 def _p_cell(entry: Entry) -> TableCell:
     if entry.judgement is None or entry.judgement.adjusted_p is None or entry.judgement.p_value is None:
-        return TableCell("–", sort=NAN)
+        return NOTHING
     alone = p_value(entry.judgement.p_value)
     return TableCell(p_value(entry.judgement.adjusted_p), f"alone {alone}", entry.judgement.adjusted_p)
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from decayfree.report.numbers.groups import Group, StudyGroups
 from decayfree.report.numbers.series import Cell
-from decayfree.report.tables.table import Column, Table, TableCell, TableRow, run_links, table_of
+from decayfree.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    axis_columns,
+    run_links,
+    table_of,
+)
 from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
 from decayfree.study.files.results import Run
 
@@ -80,7 +89,7 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
     has_peak = any(PEAK in run.cost for one in known for run in one.runs)
     columns = [
         Column("Method", is_filter=True),
-        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes),
+        *axis_columns(axes),
         Column("Time of an epoch", "seconds, mean", is_number=True),
         Column(f"Over {base}", "ratio of times", is_number=True),
         Column("Optimizer's state", "of the parameters' bytes", is_number=True),
@@ -140,7 +149,7 @@ def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
 
 def _number(value: float, wording: object) -> TableCell:
     if not math.isfinite(value):
-        return TableCell("–", sort=NAN)
+        return NOTHING
     assert callable(wording)
     return TableCell("0" if value == 0 else str(wording(value)), sort=value)
 

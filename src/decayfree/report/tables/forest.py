@@ -13,6 +13,8 @@ from decayfree.report.tables.table import (
     Table,
     TableCell,
     TableRow,
+    axis_columns,
+    difference_cell,
     place,
     run_links,
     table_of,
@@ -40,7 +42,7 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
     axis = _axis(shown)
     columns = [
         Column("Method", is_filter=True),
-        *(Column(name[0].upper() + name[1:], is_filter=True) for name in numbers.axes),
+        *axis_columns(numbers.axes),
         Column(
             f"{chosen.reference} minus …",
             f"points, 95{SPACE}% interval",
@@ -160,13 +162,12 @@ def _row(
     difference = entry.difference
     assert difference is not None
     whisker = tuple(place(end, axis) for end in difference.interval) if difference.interval else None
-    text = signed_points(difference.mean, 2)
-    interval = signed_interval(*difference.interval, 2) if difference.interval else ""
+    shown = difference_cell(difference, 2)
     strip = Strip(
         color=colors[entry.sweep.label],
         spoken=(
-            f"{base} minus {entry.sweep.label}, {entry.group.label}: {text} points"
-            f" {f'({interval})' if interval else ''}"
+            f"{base} minus {entry.sweep.label}, {entry.group.label}: {shown.text} points"
+            f" {f'({shown.note})' if shown.note else ''}"
         ),
         middle=place(difference.mean, axis),
         whisker=(whisker[0], whisker[1]) if whisker else None,
@@ -177,7 +178,7 @@ def _row(
             TableCell(entry.sweep.label),
             *(TableCell(entry.group.place[name]) for name in numbers.axes),
             TableCell("", strip=strip, sort=difference.mean),
-            TableCell(text, interval, difference.mean),
+            shown,
             TableCell(str(difference.n), sort=float(difference.n), runs=run_links(entry.cell.begun.values())),
         )
     )
