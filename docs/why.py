@@ -23,9 +23,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from decayfree import theory
 from decayfree.cli.verify import notes, tinted_digits
-from decayfree.report import study_numbers
+from decayfree.report import compare, study_groups, study_numbers
 from decayfree.report.numbers import spectra
-from decayfree.report.numbers.series import MethodSeries, StudyNumbers, mean_angular_update, norm_of, rate_of
+from decayfree.report.numbers.series import (
+    Cell,
+    StudyNumbers,
+    mean_angular_update,
+    norm_of,
+    predicted_angles,
+    rate_of,
+)
 from decayfree.report.words import angles, spans, verdicts
 from decayfree.report.words import curves as findings
 from decayfree.study import Row, read_study
@@ -102,7 +109,7 @@ def angular_updates(numbers: StudyNumbers) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.6))
     for method in numbers.shown:
         curve(axes, numbers, method, mean_angular_update)
-        points = angles.predicted(method)
+        points = predicted_angles(method)
         if points:
             axes.plot(*zip(*points, strict=True), color=color(numbers, method), linestyle="--", linewidth=1)
     axes.set_ylabel("angular update, radians")
@@ -153,7 +160,7 @@ def accuracies(numbers: StudyNumbers) -> None:
     """Final test accuracy of every seed, and the mean's interval."""
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.5 * len(numbers.shown)))
     for place, method in enumerate(numbers.shown):
-        finals = [100 * value for value in method.final_test_accuracies.values()]
+        finals = [100 * value for value in method.test.values()]
         axes.plot(finals, [place] * len(finals), "o", color=color(numbers, method), markersize=4, alpha=0.5)
         estimate = method.final_test
         if estimate is not None and estimate.low is not None and estimate.high is not None:
@@ -165,7 +172,7 @@ def accuracies(numbers: StudyNumbers) -> None:
     save(figure, "accuracy", None)
 
 
-def curve(axes: Axes, numbers: StudyNumbers, method: MethodSeries, value: Callable[[Row], float]) -> None:
+def curve(axes: Axes, numbers: StudyNumbers, method: Cell, value: Callable[[Row], float]) -> None:
     """Geometric mean over seeds."""
     points = method.curve(value, is_logarithmic=True).points
     axes.plot(*xy(points), color=color(numbers, method), label=method.label, linewidth=1.4)
@@ -176,7 +183,7 @@ def xy(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def color(numbers: StudyNumbers, method: MethodSeries) -> str:
+def color(numbers: StudyNumbers, method: Cell) -> str:
     """One for each method, told apart by the color-blind too."""
     return COLORS[numbers.methods.index(method) % len(COLORS)]
 
@@ -205,6 +212,8 @@ def save(figure: plt.Figure, name: str, legend_of: Axes | None) -> None:
 def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:
     """The page, line by line."""
     recipe = numbers.study.spec.recipe
+    groups = study_groups(numbers.study)
+    main = compare(groups)
     yield "# Why train without weight decay"
     yield ""
     yield (
@@ -273,8 +282,8 @@ def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:
     )
     yield from section(
         "Does it matter?",
-        verdicts.results(numbers),
-        verdicts.statistics_note(numbers),
+        verdicts.results(main),
+        " ".join(verdicts.statistics_notes(groups, main)),
         picture="accuracy",
         alt="Final test accuracies of every method",
     )

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from decayfree.report import write_report
-from decayfree.report.numbers.compared import Entry, compare_all, compare_chosen, mean_over_groups
-from decayfree.report.numbers.groups import Cell, Group, StudyGroups, study_groups
+from decayfree.report.numbers.compared import REFERENCES, Entry, compare_all, compare_chosen, mean_over_groups
+from decayfree.report.numbers.groups import Group, StudyGroups, study_groups
+from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.comparison import comparison_table
 from decayfree.report.words.wording import percent, points, signed_interval, signed_points
 from decayfree.study import Study, read_study
@@ -27,7 +28,7 @@ from decayfree.study.files.archive import ARCHIVE_FILE, keep
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-OURS, THEIRS = "wrs", "weight_decay"
+OURS, THEIRS = REFERENCES
 
 
 def main() -> None:
@@ -133,25 +134,25 @@ def every_setting(group: Group) -> Iterator[str]:
 
 def mean_of(cell: Cell) -> str:
     """Mean test accuracy over seeds, in percent without its sign."""
-    final = cell.series.final_test
+    final = cell.final_test
     return f"{100 * final.mean:.2f}" if final else "diverged"
 
 
 def overview_table(studies: dict[str, Study]) -> Iterator[str]:
     """A row a study: weight rescaling beside weight decay, each at the setting that validation data chose."""
-    yield "| study | runs | no decay | weight decay | WRS | WRS minus weight decay, points | seen |"
+    yield "| study | runs | no decay | weight decay | WRS | WRS minus weight decay, points | WRS is |"
     yield "|---|--:|--:|--:|--:|--:|---|"
     for name, study in studies.items():
         groups = study_groups(study)
-        entries = compare_chosen(groups, THEIRS).entries
-        ours = [entry for entry in entries if entry.sweep.name == OURS]
+        entries = compare_chosen(groups).entries
+        theirs = [entry for entry in entries if entry.sweep.name == THEIRS]
         accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
         cells = [
             f"[{name}](results/{name})",
             str(len(study.runs)),
             *accuracies,
-            difference(ours),
-            seen(groups, ours),
+            difference(theirs),
+            seen(groups, theirs),
         ]
         yield f"| {' | '.join(cells)} |"
 
@@ -161,36 +162,34 @@ def mean_accuracy(entries: tuple[Entry, ...], method: str) -> str:
     whole = [
         entry.group
         for entry in entries
-        if all(other.cell.series.final_test for other in entries if other.group is entry.group)
+        if all(other.cell.final_test for other in entries if other.group is entry.group)
     ]
     finals = [
-        entry.cell.series.final_test
-        for entry in entries
-        if entry.sweep.name == method and entry.group in whole
+        entry.cell.final_test for entry in entries if entry.sweep.name == method and entry.group in whole
     ]
     means = [final.mean for final in finals if final]
     return percent(sum(means) / len(means), 2) if means else "–"
 
 
-def difference(ours: list[Entry]) -> str:
-    """Mean paired difference.
+def difference(theirs: list[Entry]) -> str:
+    """Mean paired difference, ours minus theirs.
 
     With its interval over seeds in one group, without one over groups, which share images and seeds.
     """
-    if len(ours) == 1 and ours[0].difference:
-        one = ours[0].difference
+    if len(theirs) == 1 and theirs[0].difference:
+        one = theirs[0].difference
         return signed_points(one.mean, 2) + (
             f" ({signed_interval(*one.interval, 2)})" if one.interval else ""
         )
-    mean = mean_over_groups(ours)
+    mean = mean_over_groups(theirs)
     return f"{signed_points(mean.mean, 2)}, mean of {mean.n}" if mean else "–"
 
 
-def seen(groups: StudyGroups, ours: list[Entry]) -> str:
-    """How many groups show which difference, after correction for their number."""
-    verdicts = [entry.judgement.verdict for entry in ours if entry.judgement]
+def seen(groups: StudyGroups, theirs: list[Entry]) -> str:
+    """In how many groups ours is seen to be higher or lower, after correction for all comparisons."""
+    verdicts = [entry.judgement.verdict for entry in theirs if entry.judgement]
     if len(verdicts) == 1:
-        smallest = ours[0].judgement.smallest_visible if ours[0].judgement else None
+        smallest = theirs[0].judgement.smallest_visible if theirs[0].judgement else None
         is_hidden = verdicts[0] == "no difference seen" and smallest is not None
         return verdicts[0] + (f" (smallest visible {points(smallest or 0.0, 2)})" if is_hidden else "")
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}

@@ -42,7 +42,9 @@ def test_a_table_fits_with_no_word_cut_off(tmp_path: Path) -> None:
     lines = printed(tmp_path, axes_spec(n_seeds=3, axes=(RATES,), methods=LONG_NAMES))
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
-    assert lines[1].split() == ["Method", "Setting", "Accuracy", "n", "Difference", "Seen"]
+    assert lines[1].split() == ["weight"]
+    assert lines[2].split() == ["weight", "decay", "decay"]
+    assert lines[3].split() == ["Method", "Setting", "Accuracy", "n", "minus", "is"]
     assert "standardization" in " ".join(lines)
 
 
@@ -51,7 +53,7 @@ def test_what_is_seen_is_said_in_a_word_and_after_which_correction(tmp_path: Pat
     seen = [line.split()[-1] for line in lines if "\N{NO-BREAK SPACE}%" in line]
     assert len(seen) == 5
     assert seen.count("reference") == 1
-    assert set(seen) <= {"reference", "no", "higher", "lower"}
+    assert set(seen) <= {"reference", "seen", "higher", "lower"}
     said = "Seen after Holm's correction for 4 comparisons; the intervals are not corrected."
     assert lines[-1].strip() == said
 

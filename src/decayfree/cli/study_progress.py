@@ -25,7 +25,6 @@ from decayfree.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from decayfree.report.numbers.groups import StudyGroups
-    from decayfree.report.tables.final_rows import FinalRow
     from decayfree.study.runner.run_study import Progress as StudyProgress
     from decayfree.study.runner.run_study import StudyOutcome
     from decayfree.study.spec.study_spec import StudySpec
@@ -138,18 +137,11 @@ def show_page(out: Path, console: Console, *, reference: str | None = None) -> N
     ``reference`` is the method that others are compared with.
     """
     from decayfree.report.numbers.groups import study_groups
-    from decayfree.report.numbers.series import study_numbers
     from decayfree.report.page import write_report
-    from decayfree.report.tables.final_rows import final_rows
     from decayfree.study.files.results import read_study
 
     page = write_report(out, reference=reference)
-    study = read_study(out)
-    groups = study_groups(study)
-    if groups.are_methods_all:
-        console.print(_finals(final_rows(study_numbers(study, reference))))
-    else:
-        console.print(_comparisons(groups, reference))
+    console.print(_comparisons(study_groups(read_study(out)), reference))
     console.print(f"The page: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
@@ -207,17 +199,16 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
 
     All cells where nothing could be chosen.
     """
-    from decayfree.report.numbers.compared import compare_all, compare_chosen
+    from decayfree.report.numbers.compared import compare
     from decayfree.report.tables.comparison import comparison_table
 
-    chosen = compare_chosen(groups, reference)
-    entries = chosen if chosen.entries else compare_all(groups, reference)
+    entries = compare(groups, reference)
     shown = comparison_table(groups, entries, "", "")
     table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title != "p"]
     for _, column in kept:
         table.add_column(
-            "Accuracy" if column.title == "Test accuracy" else escape(column.title),
+            _heading(column.title, column.note),
             justify="right" if column.is_number else "left",
             no_wrap=column.is_number,
             overflow="fold",
@@ -230,10 +221,17 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
             f"Seen after Holm's correction for {n_judged} comparisons; the intervals are not corrected."
         )
         table.caption_justify = "left"
-    for row in shown.rows:
-        cells = [(row.cells[index], column) for index, column in kept]
-        table.add_row(*(escape(_brief(cell.text, cell.note, column.title)) for cell, column in cells))
+    for entry, row in zip(entries.entries, shown.rows, strict=True):
+        cells = [(row.cells[index], column) for index, column in kept[1:]]
+        texts = (_brief(cell.text, cell.note, column.title) for cell, column in cells)
+        table.add_row(*map(escape, (entry.cell.short, *texts)))
     return table
+
+
+def _heading(title: str, note: str) -> str:
+    """A heading within the width of a terminal; whose verdict it is stands in the note."""
+    short = {"Test accuracy": "Accuracy", "Seen": note.replace(" ", "\n")}
+    return escape(short.get(title, title.replace(" minus …", "\nminus")))
 
 
 def _brief(text: str, note: str, title: str) -> str:
@@ -241,25 +239,8 @@ def _brief(text: str, note: str, title: str) -> str:
 
     Intervals of accuracies and what else is noted are on the page.
     """
-    if title in ("Difference", "n") and note:
+    if (title == "n" or title.endswith("minus …")) and note:
         return f"{text} ({note})"
     if title == "Setting":
         return text.replace("learning rate ", "lr ").replace("weight decay ", "wd ")
-    return {"the one compared with": "reference", "no difference seen": "no"}.get(text, text)
-
-
-def _finals(rows: "list[FinalRow]") -> Table:
-    """The final accuracies as the terminal shows them, within 80 columns."""
-    reference = next((row.short for row in rows if row.is_reference), "reference")
-    table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
-    table.add_column("Method", no_wrap=True)
-    table.add_column("Mean", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_column("n", justify="right")
-    table.add_column(f"Minus {escape(reference)}", justify="right", no_wrap=True)
-    for row in rows:
-        difference = (
-            f"{row.difference} ({row.difference_interval})" if row.difference_interval else row.difference
-        )
-        table.add_row(escape(row.short), row.mean or "–", row.interval, str(row.n), difference or "–")
-    return table
+    return {"the one compared with": "reference", "no difference seen": "not seen"}.get(text, text)

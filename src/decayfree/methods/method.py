@@ -65,8 +65,10 @@ class Method(ABC):
     """What sentences and tables call it where it occurs with one setting only; empty for its label."""
     holds_norms: ClassVar[bool] = False
     """Whether norms stay where they are put, whatever the optimizer does."""
+    is_treatment: ClassVar[bool] = True
+    """Whether it does anything at all; what a method costs is told beside the one that does not."""
     color_slot: ClassVar[int] = 5
-    """Which of the page's eight colors it prefers; those that prefer the same take the next that is free."""
+    """Which of the page's eight colors it prefers; those that prefer one take the next that is free."""
 
     @property
     @abstractmethod

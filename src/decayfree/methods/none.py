@@ -20,6 +20,7 @@ class NoTreatment(Method):
 
     name: ClassVar[str] = "none"
     short: ClassVar[str] = "no decay"
+    is_treatment: ClassVar[bool] = False
     color_slot: ClassVar[int] = 1
 
     @property

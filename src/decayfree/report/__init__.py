@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.report.numbers.series import StudyNumbers, study_numbers
+    from decayfree.report.numbers.compared import compare, study_numbers
+    from decayfree.report.numbers.groups import StudyGroups, study_groups
+    from decayfree.report.numbers.series import StudyNumbers
     from decayfree.report.page import render, write_report
-    from decayfree.report.tables.final_rows import FinalRow, final_rows
 
 __all__ = [
-    "FinalRow",
+    "StudyGroups",
     "StudyNumbers",
-    "final_rows",
+    "compare",
     "render",
+    "study_groups",
     "study_numbers",
     "write_report",
 ]
@@ -25,7 +27,8 @@ __getattr__ = lazy_face(
     __name__,
     {
         "page": "render write_report",
-        "numbers.series": "StudyNumbers study_numbers",
-        "tables.final_rows": "FinalRow final_rows",
+        "numbers.compared": "compare study_numbers",
+        "numbers.groups": "StudyGroups study_groups",
+        "numbers.series": "StudyNumbers",
     },
 )

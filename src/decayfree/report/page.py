@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from decayfree.errors import MissingExtraError
-from decayfree.report.numbers.groups import study_groups
-from decayfree.report.pages.detailed import detailed_page
-from decayfree.report.pages.overview import overview_page
+from decayfree.report.pages.contents import contents
 from decayfree.study.disk import replace_text
 from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
-TEMPLATES = ("page.html", "detailed.html", "overview.html", "parts.html")
+TEMPLATES = ("page.html", "parts.html")
 
 
 def write_report(out: str | Path, *, reference: str | None = None) -> Path:
@@ -27,8 +25,8 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 
     Args:
         out: The study's folder.
-        reference: Name or label of the method that others are compared with. By default weight rescaling
-            where runs differ in nothing but their method, and weight decay where they differ in more.
+        reference: Name or label of the method that all differences are taken from, as "reference minus
+            other". By default weight rescaling or, without any, weight decay.
 
     Returns:
         The page's path, ``out/report.html``.
@@ -58,9 +56,7 @@ def render(study: Study, *, reference: str | None = None) -> str:
         raise MissingExtraError(
             f"the report needs {error.name}, which is not installed: pip install 'decayfree[study]'"
         ) from error
-    groups = study_groups(study)
-    is_detailed = groups.are_methods_all
-    page = detailed_page(study, reference) if is_detailed else overview_page(groups, reference)
+    page = contents(study, reference)
     environment = Environment(
         loader=DictLoader({name: _resource(name) for name in TEMPLATES}),
         autoescape=True,
@@ -68,7 +64,7 @@ def render(study: Study, *, reference: str | None = None) -> str:
         trim_blocks=False,
         keep_trailing_newline=True,
     )
-    return environment.get_template("detailed.html" if is_detailed else "overview.html").render(
+    return environment.get_template("page.html").render(
         page=page,
         run_base=f"{study.archive}#" if study.archive else "",
         style=Markup(_resource("page.css")),  # ours, like the scripts: nothing from outside is in them

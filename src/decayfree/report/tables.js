@@ -44,11 +44,17 @@
     if (!search) continue;
     tools.hidden = false;
     const cellText = (cell) => (cell.querySelector("summary") ?? cell.firstChild)?.textContent.trim() ?? "";
+    // What a row is found by: all that it says but the facts on its difference, which name the reference in every row.
+    const found = new Map([...table.tBodies[0].rows].map((row) => {
+      const copy = row.cloneNode(true);
+      for (const fact of copy.querySelectorAll(".fact")) fact.remove();
+      return [row, copy.textContent.toLowerCase()];
+    }));
     function filter() {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       let n = 0;
       for (const row of table.tBodies[0].rows) {
-        const text = row.textContent.toLowerCase();
+        const text = found.get(row);
         const fits = words.every((word) => text.includes(word))
           && selects.every((select) => !select.value || cellText(row.cells[select.dataset.column]) === select.value);
         row.hidden = !fits;

@@ -6,6 +6,7 @@ How a browser draws them is tested in `test_browser`.
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from decayfree.methods import WRS, NoTreatment, WeightDecay
 from decayfree.report import StudyNumbers, study_numbers
 from decayfree.report.charts import axes
 from decayfree.report.charts import curves as charts
-from decayfree.report.words.angles import predicted
+from decayfree.report.numbers.series import Cell, predicted_angles
 from decayfree.study import RunSettings, read_study
 from support.synthetic_study import METHODS, WEIGHTS, Writer, study_spec
 
@@ -94,9 +95,7 @@ def test_a_kind_of_method_keeps_its_color_in_other_studies(tmp_path: Path, numbe
 
 
 def test_a_study_of_many_methods_still_gives_each_a_look() -> None:
-    methods = [
-        charts.MethodSeries(f"decay {n}", f"decay {n}", "weight_decay", {}, SETTINGS) for n in range(10)
-    ]
+    methods = [Cell(SETTINGS, {}, 1, f"decay {n}", f"decay {n}") for n in range(10)]
     assert len({look.color for look in charts.looks(methods).values()}) == 8
 
 
@@ -164,7 +163,7 @@ def test_predicted_angles_are_thin_dashed_lines_in_the_color_of_their_method(num
         assert trace["line"]["width"] < measured["line"]["width"]
         assert [text for text in trace["text"] if text] == ["predicted"]
         assert len(trace["text"]) == len(trace["x"]) == len(trace["y"])
-        assert trace["y"] == pytest.approx([angle for _, angle in predicted(method)], rel=1e-3)
+        assert trace["y"] == pytest.approx([angle for _, angle in predicted_angles(method)], rel=1e-3)
 
 
 def test_the_law_of_the_off_span_share_is_circles_in_the_color_of_their_method(numbers: StudyNumbers) -> None:
@@ -268,13 +267,12 @@ def test_the_end_of_a_schedule_does_not_stretch_the_axis_of_the_rates(numbers: S
 
 
 def test_names_are_escaped_as_plotly_reads_them(tmp_path: Path) -> None:
-    method = charts.MethodSeries("a <b> & c", "a", "none", {}, SETTINGS)
+    method = Cell(SETTINGS, {}, 1, "a <b> & c", "a")
     assert charts.looks([method]).keys() == {"a <b> & c"}
     assert charts.plain_text(method.label) == "a &lt;b&gt; &amp; c"
 
 
 def test_decay_methods_take_neighboring_colors() -> None:
-    methods = [
-        charts.MethodSeries(WeightDecay(d).label, "", "weight_decay", {}, SETTINGS) for d in (5e-4, 5e-3)
-    ]
+    decays = [replace(SETTINGS, method=WeightDecay(d)) for d in (5e-4, 5e-3)]
+    methods = [Cell(settings, {}, 1, settings.label, "") for settings in decays]
     assert [look.color for look in charts.looks(methods).values()] == ["--m2", "--m3"]

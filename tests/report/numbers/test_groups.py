@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from decayfree.methods import WRS, NoTreatment, WeightDecay
+from decayfree.methods import WRS, Hyperball, NoTreatment, WeightDecay
+from decayfree.methods.method import Method
 from decayfree.report.numbers.compared import (
     UnknownReferenceError,
     compare_all,
@@ -19,6 +20,7 @@ from decayfree.report.numbers.compared import (
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.study import Axis, Override, StudySpec, read_study
 from decayfree.study.statistics import mean_interval
+from support.synthetic_study import AXES_METHODS as AXES
 from support.synthetic_study import DECAYS, RATES, Writer, axes_spec, bumpy, hot, study_spec, sweep_spec
 
 
@@ -32,7 +34,7 @@ def test_each_value_of_an_axis_is_a_group_with_all_methods(tmp_path: Path) -> No
     assert [group.label for group in numbers.groups] == ["SGD, momentum 0.9", "SGD", "Adam", "AdamW", "Lion"]
     for group in numbers.groups:
         assert [sweep.label for sweep in group.sweeps] == ["no decay", "weight decay", "WRS"]
-        assert [sorted(cell.runs) for cell in group.cells] == [[0, 1]] * 3
+        assert [sorted(cell.begun) for cell in group.cells] == [[0, 1]] * 3
     assert not numbers.is_swept
     assert not numbers.are_methods_all
 
@@ -47,8 +49,8 @@ def test_learning_rates_and_coefficients_are_swept_and_make_no_groups(tmp_path: 
         "WRS": len(RATES),
     }
     decay = group.sweeps[1].cells[0]
-    assert decay.setting == decay.series.label == "weight decay 1e-05, learning rate 0.03"
-    assert group.sweeps[2].cells[0].series.label == "WRS, learning rate 0.03"
+    assert decay.setting == decay.label == "weight decay 1e-05, learning rate 0.03"
+    assert group.sweeps[2].cells[0].label == "WRS, learning rate 0.03"
     assert [decay.weight_decay, group.cells[0].weight_decay, group.sweeps[2].cells[0].weight_decay] == [
         1e-5,
         0.0,
@@ -106,10 +108,11 @@ def test_without_validation_data_nothing_is_chosen(tmp_path: Path) -> None:
     assert compare_chosen(numbers).entries == ()
     for entry in compare_all(numbers).entries:
         assert entry.reference is not None
-        assert (entry.reference.weight_decay, entry.reference.learning_rate) == (
-            1e-5,
-            entry.cell.learning_rate,
-        )
+        assert entry.reference.settings.method == WRS()
+        assert entry.reference.learning_rate == entry.cell.learning_rate
+    for entry in compare_all(numbers, "weight_decay").entries:
+        assert entry.reference is not None
+        assert entry.reference.weight_decay == 1e-5, "the first setting"
 
 
 def test_a_setting_of_which_runs_diverged_is_not_chosen(tmp_path: Path) -> None:
@@ -120,40 +123,56 @@ def test_a_setting_of_which_runs_diverged_is_not_chosen(tmp_path: Path) -> None:
     assert [decay.cells[index] for index in decay.choice.left_out] == lost
 
 
-def test_every_method_is_compared_with_decay_of_its_own_group(tmp_path: Path) -> None:
+def test_a_difference_is_rescaling_minus_the_other_method_of_its_own_group(tmp_path: Path) -> None:
     numbers = groups_of(tmp_path, axes_spec())
     entries = compare_chosen(numbers)
     assert entries.family.n_tests == len(entries.compared) == 10
     assert sum(entry.is_reference for entry in entries.entries) == 5
     for entry in entries.entries:
-        assert entry.reference is entry.group.sweeps[1].cells[0]
+        assert entry.reference is entry.group.sweeps[2].cells[0]
         if entry.difference:
-            test, base = entry.cell.test, entry.group.sweeps[1].cells[0].test
-            assert entry.difference.mean == pytest.approx(sum(test[s] - base[s] for s in test) / 4)
+            test, base = entry.cell.test, entry.group.sweeps[2].cells[0].test
+            assert entry.difference.mean == pytest.approx(sum(base[s] - test[s] for s in test) / 4)
 
 
 def test_another_reference_can_be_asked_for(tmp_path: Path) -> None:
     numbers = groups_of(tmp_path, axes_spec(n_seeds=2))
-    for name in ("wrs", "WRS"):
+    for name in ("none", "no decay"):
         entries = compare_chosen(numbers, name)
-        assert {entry.sweep.label for entry in entries.entries if entry.is_reference} == {"WRS"}
+        assert {entry.sweep.label for entry in entries.entries if entry.is_reference} == {"no decay"}
+        assert entries.reference == "no decay"
     with pytest.raises(UnknownReferenceError, match="one of none, weight_decay, wrs; got 'wd'"):
         compare_all(numbers, "wd")
 
 
-def test_without_decay_no_treatment_is_the_reference(tmp_path: Path) -> None:
-    numbers = groups_of(tmp_path, axes_spec(n_seeds=2, methods=(WRS(), NoTreatment())))
-    assert {entry.sweep.label for entry in compare_chosen(numbers).entries if entry.is_reference} == {
-        "no decay"
-    }
+@pytest.mark.parametrize(
+    ("methods", "reference"),
+    [
+        ((NoTreatment(), WeightDecay(1e-3), WRS()), "WRS"),
+        ((NoTreatment(), WeightDecay(1e-3), Hyperball()), "weight decay"),
+        ((NoTreatment(), Hyperball()), "no decay"),
+    ],
+)
+def test_the_reference_is_rescaling_else_decay_else_the_first_method(
+    tmp_path: Path, methods: tuple[Method, ...], reference: str
+) -> None:
+    assert compare_chosen(groups_of(tmp_path, axes_spec(n_seeds=2, methods=methods))).reference == reference
+
+
+def test_a_method_of_which_no_run_is_done_is_no_reference(tmp_path: Path) -> None:
+    lost = frozenset((WRS().label, seed) for seed in range(2))
+    numbers = groups_of(tmp_path, axes_spec(n_seeds=2), not_begun=lost)
+    assert compare_chosen(numbers).reference == "weight decay"
+    none = groups_of(tmp_path / "none", axes_spec(n_seeds=1), not_begun=frozenset((m.label, 0) for m in AXES))
+    assert compare_all(none).reference == "WRS"
 
 
 def test_means_over_groups_and_ranks_count_each_group_once(tmp_path: Path) -> None:
     numbers = groups_of(tmp_path, axes_spec())
     entries = compare_chosen(numbers)
-    wrs = entries.of("WRS")
-    expected = mean_interval([entry.difference.mean for entry in wrs if entry.difference])
-    assert mean_over_groups(wrs) == expected
+    decay = entries.of("weight decay")
+    expected = mean_interval([entry.difference.mean for entry in decay if entry.difference])
+    assert mean_over_groups(decay) == expected
     assert expected.n == 5
     ranks = ranks_of(numbers, entries)
     assert ranks is not None

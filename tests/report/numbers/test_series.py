@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from decayfree.methods import WRS, NoTreatment, WeightDecay
-from decayfree.report import study_numbers
+from decayfree.report import compare, study_groups, study_numbers
 from decayfree.report.numbers.series import mean_effective_learning_rate, mean_norm
 from decayfree.study import read_study
 from support.synthetic_study import FINAL_TEST, METHODS, WEIGHTS, Writer, study_spec
@@ -21,9 +21,7 @@ def test_final_accuracies_are_those_of_the_last_rows(tmp_path: Path) -> None:
     numbers = study_numbers(read_study(Writer(tmp_path).write()))
     assert [method.label for method in numbers.methods] == list(FINAL_TEST)
     for method in numbers.methods:
-        assert list(method.final_test_accuracies.values()) == pytest.approx(
-            FINAL_TEST[method.label], abs=1e-12
-        )
+        assert list(method.test.values()) == pytest.approx(FINAL_TEST[method.label], abs=1e-12)
         assert method.final_test is not None
         assert method.final_test.mean == pytest.approx(np.mean(FINAL_TEST[method.label]))
 
@@ -83,12 +81,12 @@ def test_runs_that_are_not_done_do_not_count(tmp_path: Path, state: str) -> None
     writer = Writer(
         tmp_path, states={("no decay", 0): (state, None)}, not_begun=frozenset({("WRS, radius 1", 4)})
     )
-    numbers = study_numbers(read_study(writer.write()))
-    assert [method.n for method in numbers.methods] == [4, 5, 5, 5, 4]
-    assert (numbers.n_done, [run.seed for run in numbers.unfinished]) == (23, [0])
-    comparison = numbers.comparison(numbers.methods[0])
-    assert comparison is not None
-    assert comparison.difference.n == 3  # seeds 1 to 3
+    numbers = study_groups(read_study(writer.write()))
+    assert [method.n for method in numbers.cells] == [4, 5, 5, 5, 4]
+    assert [len(method.begun) for method in numbers.cells] == [5, 5, 5, 5, 4]
+    difference = compare(numbers).entries[0].difference
+    assert difference is not None
+    assert difference.n == 3  # seeds 1 to 3
 
 
 def test_one_seed_has_a_curve_without_an_interval(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from decayfree.methods import WRS, NoTreatment, WeightDecay
-from decayfree.report import final_rows, render, study_numbers, write_report
+from decayfree.report import render, write_report
 from decayfree.report.charts.sensitivity import (
     decay_axis,
     over_learning_rate,
@@ -85,12 +85,13 @@ def test_the_summary_counts_what_was_seen(tmp_path: Path) -> None:
         "With which optimizers do the methods differ?",
         "3 methods (no decay, weight decay and WRS) over optimizer (SGD, momentum 0.9, SGD, Adam, AdamW and "
         "Lion), with 4 seeds each: 60 of 60 runs are done.",
-        "No decay is lower in 5 of 5 comparisons; −2.00 points in the mean over 5 groups.",
-        "WRS is not seen to differ in 5 of 5 comparisons; 0.00 points in the mean over 5 groups.",
+        "WRS is higher than no decay in 5 of 5 comparisons; +2.00 points in the mean over 5 groups.",
+        "WRS is not seen to differ from weight decay in 5 of 5 comparisons; 0.00 points in the mean over 5",
         "in this family of 10 comparisons was",
         "for the family of all 10 comparisons",
-        "Differences are taken from weight decay of the same group, seed by seed.",
-        "Mean difference over groups, each group counted once: No decay: −2.00 points",
+        "Every difference is WRS minus the method of the row, in the same group and seed by seed: above zero, "
+        "WRS is higher.",
+        "Mean difference over groups, each group counted once: WRS minus no decay: +2.00 points",
     ):
         assert said in text, said
 
@@ -100,7 +101,7 @@ def test_words_follow_the_numbers_whichever_way_they_come_out(tmp_path: Path) ->
         return 1.8 - stepped(settings)
 
     text = text_of(page_of(tmp_path, axes_spec(), final_of=reversed_))
-    assert "No decay is higher in 5 of 5 comparisons; +2.00 points in the mean over 5 groups." in text
+    assert "WRS is lower than no decay in 5 of 5 comparisons; −2.00 points in the mean over 5 groups." in text
 
 
 def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:
@@ -109,16 +110,18 @@ def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:
     assert len(rows) == 15
     assert rows[0].startswith('<tr><th scope="row">no decay</th><td>SGD, momentum 0.9</td>')
     assert f"90.00{SPACE}%" in rows[0]
-    assert "−2.00" in rows[0]
-    assert "<td>lower</td>" in rows[0]
-    assert '<tr class="ours"><th scope="row">weight decay' in rows[1]
-    assert "no difference seen<small>" in rows[2].replace("<br>", "")
-    assert "smallest visible:" in rows[2]
+    assert "+2.00" in rows[0]
+    assert "<td>higher</td>" in rows[0]
+    assert "no difference seen<small>" in rows[1].replace("<br>", "")
+    assert "smallest visible:" in rows[1]
+    assert '<tr class="ours"><th scope="row">WRS' in rows[2]
+    assert "<td>the one compared with</td>" in rows[2]
     for row, settings in zip(rows, read_study(tmp_path).spec.runs(), strict=False):
         assert row.count('href="runs/') == 4
         assert f'<a href="runs/{settings.key}/">seed 0</a>' in row
     assert "exact sign-flip test, alone</i> p" in rows[0]
-    assert "true difference seen with a probability of 80" in rows[2]
+    assert "true difference seen with a probability of 80" in rows[1]
+    assert f"<i>difference</i> WRS minus no decay (4{SPACE}pairs)" in rows[0]
 
 
 def test_every_link_leads_to_the_folder_of_a_run_and_every_run_is_linked(tmp_path: Path) -> None:
@@ -128,15 +131,15 @@ def test_every_link_leads_to_the_folder_of_a_run_and_every_run_is_linked(tmp_pat
 
 
 def test_another_reference_can_be_asked_for(tmp_path: Path) -> None:
-    page = page_of(tmp_path, axes_spec(n_seeds=2), reference="wrs")
-    assert "Differences are taken from WRS of the same group" in text_of(page)
+    page = page_of(tmp_path, axes_spec(n_seeds=2), reference="none")
+    assert "Every difference is no decay minus the method of the row" in text_of(page)
     with pytest.raises(UnknownReferenceError, match="expected a method to compare with, one of none"):
         write_report(tmp_path, reference="nothing like it")
 
 
 def test_the_detailed_page_takes_a_reference_too(tmp_path: Path) -> None:
     study = read_study(Writer(tmp_path).write())
-    assert "Minus no decay" in render(study, reference="none")
+    assert "no decay minus …" in render(study, reference="none")
     with pytest.raises(UnknownReferenceError, match="got 'adamp'"):
         render(study, reference="adamp")
 
@@ -244,7 +247,7 @@ def test_sensitivity_is_drawn_over_both_with_zero_apart(tmp_path: Path) -> None:
     assert len(chart.figure["data"]) == 1 + 5 + 1
     middle = {cell.weight_decay: cell for cell in group.sweeps[1].cells if cell.learning_rate == 0.1}[1e-3]
     line = {trace["name"]: trace for trace in over_decay[1].figure["data"]}["weight decay"]
-    final = middle.series.final_test
+    final = middle.final_test
     assert final is not None
     assert line["y"][2] == pytest.approx(1 - final.mean, rel=1e-3)
     assert line["y"][2] - line["error_y"]["arrayminus"][2] == pytest.approx(1 - (final.high or 0), rel=1e-2)
@@ -326,16 +329,20 @@ def test_what_differs_and_what_all_runs_share_is_stated(tmp_path: Path) -> None:
     assert "n_steps 300" in text
 
 
-def test_the_terminal_gets_a_row_for_every_group_and_method(tmp_path: Path) -> None:
-    study = read_study(Writer(tmp_path, spec=axes_spec(n_seeds=2), final_of=bumpy, n_intervals=2).write())
-    rows = final_rows(study_numbers(study))
-    assert [row.label for row in rows[:3]] == [
-        "no decay · SGD, momentum 0.9",
-        "weight decay · SGD, momentum 0.9",
-        "WRS · SGD, momentum 0.9",
-    ]
-    assert [row.is_reference for row in rows[:3]] == [False, True, False]
-    assert rows[0].difference.startswith("−")
+def test_a_difference_points_one_way_in_tables_forests_and_texts(tmp_path: Path) -> None:
+    """WRS is 2 points above no decay: so say the table, the forest, its caption and the sentences."""
+    page = page_of(tmp_path, axes_spec(), final_of=stepped)
+    headings = page.read_text(encoding="utf-8")
+    assert headings.count("WRS minus …<br>") == 2
+    assert "Seen<br><small>WRS is</small>" in headings
+    for table in ("comparison-table", "forest-table"):
+        row = rows_of(page, table)[0]
+        assert "no decay" in row
+        assert "+2.00" in row
+        assert "−2.00" not in row
+    assert (
+        'aria-label="WRS minus no decay, SGD, momentum 0.9: +2.00 points' in rows_of(page, "forest-table")[0]
+    )
 
 
 def test_methods_of_several_kinds_keep_their_settings_apart(tmp_path: Path) -> None:

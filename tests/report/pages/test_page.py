@@ -15,7 +15,7 @@ import pytest
 
 from decayfree.errors import MissingExtraError
 from decayfree.methods import NoTreatment, WeightDecay
-from decayfree.report import render, study_numbers, write_report
+from decayfree.report import compare, render, study_groups, study_numbers, write_report
 from decayfree.report.page import embedded_json
 from decayfree.report.words import angles, spans, verdicts
 from decayfree.report.words import curves as findings
@@ -80,9 +80,6 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
     parsed, numbers = Parsed.of(page), study_numbers(read_study(tmp_path))
     text = words(parsed.text)
     for paragraph in (
-        verdicts.summary,
-        verdicts.results,
-        verdicts.statistics_note,
         findings.test_accuracy,
         findings.train_accuracy,
         findings.norms,
@@ -92,7 +89,13 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
         spans.spectrum,
     ):
         assert words(paragraph(numbers)) in text
+    groups = study_groups(read_study(tmp_path))
+    main = compare(groups)
+    for paragraph in (*verdicts.summary(groups, main), verdicts.results(main), verdicts.reference_text(main)):
+        assert words(paragraph) in text
     for note in (
+        *verdicts.statistics_notes(groups, main),
+        verdicts.table_note(),
         *findings.effective_learning_rate_notes(numbers),
         *angles.angular_update_notes(numbers),
         *spans.off_span_notes(numbers),

@@ -14,7 +14,7 @@ import pytest
 
 from decayfree.methods import WRS, NoTreatment
 from decayfree.report import StudyNumbers, study_numbers
-from decayfree.report.numbers.series import mean_angular_update
+from decayfree.report.numbers.series import mean_angular_update, predicted_angles
 from decayfree.report.words import angles
 from decayfree.study import RunSettings, Study, read_study
 from support.synthetic_study import Writer, study_spec
@@ -107,14 +107,14 @@ def test_under_a_held_norm_the_angle_follows_the_learning_rate(tmp_path: Path) -
 
 def test_predictions_are_those_of_the_step_that_was_measured(numbers: StudyNumbers) -> None:
     decay = numbers.methods[1]
-    points = angles.predicted(decay)
+    points = predicted_angles(decay)
     assert [step for step, _ in points] == [row.step for row in decay.runs[0].rows[1:]]
     step, angle = points[12]
     rate = 0.05 * (1 + math.cos(math.pi * (step - 1) / 1200))
     chord = math.sqrt(2 * rate * 0.0005 / 1.9)
     assert angle == pytest.approx(2 * math.asin(chord / 2))
     assert mean_angular_update(decay.runs[0].rows[13]) == pytest.approx(angle, rel=1e-3)
-    assert angles.predicted(numbers.methods[0]) == []
+    assert predicted_angles(numbers.methods[0]) == []
 
 
 def test_the_notes_say_how_long_it_takes_to_come_to_balance(numbers: StudyNumbers) -> None:

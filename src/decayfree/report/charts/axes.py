@@ -1,16 +1,83 @@
-"""The axes of a chart: which part of the numbers is shown, on which scale, with which ticks.
+"""A chart before anything is drawn in it: how methods look, which part of the numbers is shown, with which ticks.
 
 It draws no curves. Ranges come from means and not from intervals, which few seeds can make very wide.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from decayfree.report.numbers.series import Curve
+from decayfree.report.numbers.series import Cell, Curve
 
 N_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn everywhere: a color of the style sheet, a dash and a width in pixels."""
+
+    color: str
+    dash: str
+    width: float
+    opacity: str = ""
+    """Two hexadecimal digits, or nothing for a full color."""
+
+    @property
+    def paint(self) -> str:
+        """The color as a chart names it, for the page to resolve."""
+        return f"var({self.color}){self.opacity}"
+
+    def shaded(self, index: int, n: int) -> "Look":
+        """The look of one of ``n`` settings of the same method, the first one the faintest."""
+        if n == 1:
+            return self
+        return replace(self, opacity=f"{round(255 * (0.3 + 0.7 * index / (n - 1))):02x}", width=1.6)
+
+    @property
+    def svg_dashes(self) -> str:
+        """The dash as SVG writes it, for the legend."""
+        return {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "8 3 2 3", "longdash": "12 4"}[
+            self.dash
+        ]
+
+
+Looks = Mapping[str, Look]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure: its id in the page, a title, a unit, and what plotly.js gets."""
+
+    id: str
+    title: str
+    unit: str
+    figure: dict[str, Any]
+
+    @property
+    def has_points(self) -> bool:
+        """Whether anything was measured: predictions alone are no curve."""
+        measured = [trace for trace in self.figure["data"] if trace["mode"] in ("lines", "lines+markers")]
+        return any(y is not None for trace in measured for y in trace["y"])
+
+
+def looks(methods: Sequence[Cell]) -> dict[str, Look]:
+    """A look for each method by label: the same kind of method has the same color in every study."""
+    dashes = ("solid", "dot", "dash", "dashdot", "longdash")
+    free = list(range(8))
+    chosen: dict[str, Look] = {}
+    for method in methods:
+        wanted = method.settings.method.color_slot
+        slot = min(free, key=lambda candidate: (candidate - wanted) % 8) if free else len(chosen) % 8
+        if slot in free:
+            free.remove(slot)
+        chosen[method.label] = Look(f"--m{slot}", dashes[slot % 5], 3.0 if slot == 0 else 2.0)
+    return chosen
+
+
+def plain_text(text: str) -> str:
+    """Text as plotly shows it: it reads names as a small part of HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ It computes no statistics and writes no findings. Colors are named, as in ``var(
 them in its light and its dark scheme, so that a method has one color everywhere.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from decayfree.report.charts.axes import (
@@ -15,23 +14,27 @@ from decayfree.report.charts.axes import (
     NORM,
     OFF_SPAN,
     RATE,
+    Chart,
+    Look,
+    Looks,
     Scale,
     layout,
+    looks,
+    plain_text,
     rank_layout,
     share_range,
 )
 from decayfree.report.numbers.series import (
     Curve,
-    MethodSeries,
     StudyNumbers,
     mean_angular_update,
     mean_effective_learning_rate,
     mean_norm,
     norm_of,
+    predicted_angles,
     rate_of,
 )
 from decayfree.report.numbers.spectra import first_spectrum, last_spectrum
-from decayfree.report.words.angles import predicted
 from decayfree.study.files.results import Row
 
 MAX_SMALL_MULTIPLES = 8
@@ -45,69 +48,6 @@ MIN_SEEDS_OF_BAND = 3
 """With two seeds the t interval is 12.7 times as long as the distance between them:
 it would cover the chart.
 """
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a method is drawn everywhere: a color of the style sheet, a dash and a width in pixels."""
-
-    color: str
-    dash: str
-    width: float
-    opacity: str = ""
-    """Two hexadecimal digits, or nothing for a full color."""
-
-    @property
-    def paint(self) -> str:
-        """The color as a chart names it, for the page to resolve."""
-        return f"var({self.color}){self.opacity}"
-
-    def shaded(self, index: int, n: int) -> "Look":
-        """The look of one of ``n`` settings of the same method, the first one the faintest."""
-        if n == 1:
-            return self
-        return replace(self, opacity=f"{round(255 * (0.3 + 0.7 * index / (n - 1))):02x}", width=1.6)
-
-    @property
-    def svg_dashes(self) -> str:
-        """The dash as SVG writes it, for the legend."""
-        return {"solid": "none", "dash": "7 4", "dot": "2 3", "dashdot": "8 3 2 3", "longdash": "12 4"}[
-            self.dash
-        ]
-
-
-Looks = Mapping[str, Look]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure: its id in the page, a title, a unit, and what plotly.js gets."""
-
-    id: str
-    title: str
-    unit: str
-    figure: dict[str, Any]
-
-    @property
-    def has_points(self) -> bool:
-        """Whether anything was measured: predictions alone are no curve."""
-        measured = [trace for trace in self.figure["data"] if trace["mode"] in ("lines", "lines+markers")]
-        return any(y is not None for trace in measured for y in trace["y"])
-
-
-def looks(methods: Sequence[MethodSeries]) -> dict[str, Look]:
-    """A look for each method by label: the same kind of method has the same color in every study."""
-    preferred = {"wrs": 0, "none": 1, "weight_decay": 2, "learning_rate_scaling": 4}
-    dashes = ("solid", "dot", "dash", "dashdot", "longdash")
-    free = list(range(8))
-    chosen: dict[str, Look] = {}
-    for method in methods:
-        wanted = preferred.get(method.name, 5)
-        slot = min(free, key=lambda candidate: (candidate - wanted) % 8) if free else len(chosen) % 8
-        if slot in free:
-            free.remove(slot)
-        chosen[method.label] = Look(f"--m{slot}", dashes[slot % 5], 3.0 if slot == 0 else 2.0)
-    return chosen
 
 
 def accuracy_chart(
@@ -165,7 +105,7 @@ def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> C
     drawn = drawn or looks(numbers.methods)
     chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE, drawn)
     for method in numbers.shown:
-        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted(method))
+        chart.figure["data"] += _prediction(method.label, drawn[method.label], predicted_angles(method))
     return chart
 
 
@@ -189,11 +129,6 @@ def spectrum_charts(numbers: StudyNumbers) -> list[Chart]:
     shown = weights if len(weights) <= MAX_SMALL_MULTIPLES else (weights[0], weights[-1])
     charts = [_spectrum_chart(numbers, f"spectrum-{index}", name) for index, name in enumerate(shown)]
     return [chart for chart in charts if chart is not None]
-
-
-def plain_text(text: str) -> str:
-    """Text as plotly shows it: it reads names as a small part of HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _weights(numbers: StudyNumbers) -> tuple[str, ...]:

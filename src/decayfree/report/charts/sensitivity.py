@@ -9,9 +9,9 @@ in its text.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from decayfree.report.charts.axes import error_axis, setting_axis
-from decayfree.report.charts.curves import Chart, Look, plain_text
-from decayfree.report.numbers.groups import Cell, Group, Sweep
+from decayfree.report.charts.axes import Chart, Look, error_axis, plain_text, setting_axis
+from decayfree.report.numbers.groups import Group, Sweep
+from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences, significant
 
 Point = tuple[float, Cell]
@@ -33,7 +33,7 @@ def over_weight_decay(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
             (sweep, cell) for sweep in group.sweeps for cell in sweep.cells if cell.learning_rate == rate
         ]
         lines = {sweep.label: _points(sweep, rate) for sweep in swept}
-        lines |= {sweep.label: _points(sweep, rate) for sweep in group.sweeps if sweep.name == "none"}
+        lines |= {sweep.label: _points(sweep, rate) for sweep in group.sweeps if not sweep.is_treatment}
         levels = {sweep.label: cell for sweep, cell in cells if cell.weight_decay is None}
         charts.append(_decay_chart(f"learning rate {rate:g}", lines, levels, looks))
     _share_axes(charts)
@@ -120,7 +120,7 @@ def decay_axis(decays: Sequence[float]) -> tuple[dict[str, Any], Callable[[float
 
 
 def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars: bool) -> dict[str, Any]:
-    known = [(x, cell, cell.series.final_test) for x, cell in line]
+    known = [(x, cell, cell.final_test) for x, cell in line]
     shown = [(x, cell, final) for x, cell, final in known if final is not None]
     errors = [_error(final.mean) for _, _, final in shown]
     trace: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars:
 
 def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[dict[str, Any]]:
     """A method without a coefficient, as a line across the chart with the band of its interval."""
-    final = cell.series.final_test
+    final = cell.final_test
     if final is None:
         return []
     x = [float(f"{10 ** (ends[0] + share * (ends[1] - ends[0])):.6g}") for share in (0, 0.25, 0.5, 0.75, 1)]
@@ -194,7 +194,7 @@ def _finished(
             "name": "diverged",
             "x": [float(f"{x:.6g}")],
             "y": [None],  # the foot of the chart, which is known when all charts of the group are
-            "text": [plain_text(f"{cell.series.label}: {cell.n_diverged} of {cell.n_planned} runs diverged")],
+            "text": [plain_text(f"{cell.label}: {cell.n_diverged} of {cell.n_planned} runs diverged")],
             "marker": {
                 "color": look.paint,
                 "size": 10,
@@ -239,7 +239,7 @@ def _symbols(cells: Sequence[Cell]) -> list[str]:
 
 
 def _spoken(cell: Cell) -> str:
-    final = cell.series.final_test
+    final = cell.final_test
     if final is None:
         return "no finished run"
     interval = f" ({percent(final.low or 0.0)} to {percent(final.high or 0.0)})" if final.interval else ""
@@ -248,7 +248,7 @@ def _spoken(cell: Cell) -> str:
 
 
 def _means(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
-    return [(cell, cell.series.final_test.mean) for cell in cells if cell.series.final_test]
+    return [(cell, cell.final_test.mean) for cell in cells if cell.final_test]
 
 
 def _range_over(sweep: Sweep, rate: float) -> str:
@@ -287,9 +287,9 @@ def _over_rates(sweep: Sweep) -> str:
 
 
 def _diverged(group: Group) -> str:
-    lost = [(cell.series.label, cell.n_diverged) for cell in group.cells if cell.n_diverged]
+    lost = [(cell.label, cell.n_diverged) for cell in group.cells if cell.n_diverged]
     if not lost:
         return "No run diverged."
-    n_lost, n_runs = sum(n for _, n in lost), sum(len(cell.runs) for cell in group.cells)
+    n_lost, n_runs = sum(n for _, n in lost), sum(len(cell.begun) for cell in group.cells)
     named = listing([f"{label} ({n})" for label, n in lost[:6]]) + (", and others" if len(lost) > 6 else "")
     return f"{n_lost} of {n_runs} runs diverged: {named}."

@@ -1,4 +1,4 @@
-"""The charts of a study with axes, one set a group: the page shows one group at a time and draws no other.
+"""The charts of several groups, one set a group: the page shows one group at a time and draws no other.
 
 It computes no statistics and writes no sentences of its own.
 """
@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from decayfree.report.charts import curves as charts
-from decayfree.report.charts.curves import Chart, Look
+from decayfree.report.charts.axes import Chart, Look, looks
 from decayfree.report.charts.sensitivity import over_learning_rate, over_weight_decay, sensitivity_text
-from decayfree.report.numbers.groups import Cell, Group, StudyGroups, Sweep
-from decayfree.report.numbers.series import MethodSeries, StudyNumbers
+from decayfree.report.numbers.compared import drawn_together
+from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
 
 
 @dataclass(frozen=True)
@@ -84,44 +84,44 @@ def curve_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed:
 
 
 def method_looks(numbers: StudyGroups) -> dict[str, Look]:
-    """A look for every method, the same in all groups."""
-    names = {sweep.label: sweep.cells[0] for group in numbers.groups for sweep in group.sweeps}
-    return charts.looks([replace(names[label].series, label=label) for label in numbers.methods])
+    """A look for everything that the legend of a page names, the same in all groups and charts.
+
+    For every cell where one page shows all of them together, else for every method.
+    """
+    if numbers.are_methods_all:
+        return looks(numbers.cells)
+    first = {sweep.label: sweep.cells[0] for group in numbers.groups for sweep in group.sweeps}
+    return looks([replace(first[label], label=label) for label in numbers.methods])
 
 
-def _parts(group: Group) -> list[tuple[str, list[tuple[Sweep, list[Cell]]]]]:
+def _parts(group: Group) -> list[tuple[str, list[Sweep]]]:
     """What can be drawn together.
 
     The cells of a group or, where the learning rate is swept as well, those of one rate.
     """
-    rates = group.learning_rates
-    is_apart = any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps)
-    if not is_apart:
-        return [(group.label, [(sweep, list(sweep.cells)) for sweep in group.sweeps])]
-    return [
-        (
-            " · ".join(part for part in (group.label, f"learning rate {rate:g}") if part),
-            [(sweep, [c for c in sweep.cells if c.learning_rate == rate]) for sweep in group.sweeps],
-        )
-        for rate in rates
+    if not any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps):
+        return [(group.label, list(group.sweeps))]
+    parts = []
+    for rate in group.learning_rates:
+        kept = [(s.label, tuple(c for c in s.cells if c.learning_rate == rate)) for s in group.sweeps]
+        title = " · ".join(part for part in (group.label, f"learning rate {rate:g}") if part)
+        parts.append((title, [Sweep(label, cells) for label, cells in kept if cells]))
+    return parts
+
+
+def _curves(numbers: StudyGroups, sweeps: Sequence[Sweep], looks: Mapping[str, Look]) -> tuple[Chart, ...]:
+    ordered = [
+        Sweep(sweep.label, tuple(sorted(sweep.cells, key=lambda cell: cell.weight_decay or 0.0)))
+        for sweep in sweeps
     ]
-
-
-def _curves(
-    numbers: StudyGroups, sweeps: Sequence[tuple[Sweep, list[Cell]]], looks: Mapping[str, Look]
-) -> tuple[Chart, ...]:
-    series: list[MethodSeries] = []
-    drawn: dict[str, Look] = {}
-    groups: dict[str, str] = {}
-    for sweep, cells in sweeps:
-        ordered = sorted(cells, key=lambda cell: cell.weight_decay or 0.0)
-        for index, cell in enumerate(ordered):
-            series.append(cell.series)
-            drawn[cell.series.label] = looks[sweep.label].shaded(index, len(ordered))
-            groups[cell.series.label] = sweep.label
-    part = StudyNumbers(numbers.study, tuple(series))
+    part = drawn_together(numbers.study, ordered)
     if not part.shown:
         return ()
+    drawn, methods = {}, {}
+    for sweep in ordered:
+        for index, cell in enumerate(sweep.cells):
+            drawn[cell.label] = looks[sweep.label].shaded(index, len(sweep.cells))
+            methods[cell.label] = sweep.label
     found = (
         charts.accuracy_chart(part, "test", drawn),
         charts.accuracy_chart(part, "train", drawn),
@@ -131,5 +131,5 @@ def _curves(
     )
     for chart in found:
         for trace in chart.figure["data"]:
-            trace["legendgroup"] = groups.get(trace["legendgroup"], trace["legendgroup"])
+            trace["legendgroup"] = methods.get(trace["legendgroup"], trace["legendgroup"])
     return tuple(chart for chart in found if chart.has_points)

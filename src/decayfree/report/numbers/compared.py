@@ -1,6 +1,7 @@
 """Which cells of a study are compared with which, and what the comparisons say together.
 
-A family corrected by Holm.
+The one rule of all tables, pages and texts: a difference is the reference minus the method of the row, and
+the reference is weight rescaling wherever there is any. A family of comparisons is corrected by Holm.
 
 It decides nothing by test results: what stands for a method was chosen by validation data, or there was
 nothing to choose.
@@ -11,18 +12,40 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from decayfree.errors import DecayFreeError
-from decayfree.report.numbers.groups import Cell, Group, StudyGroups, Sweep
+from decayfree.report.numbers.groups import Group, StudyGroups, Sweep, study_groups
+from decayfree.report.numbers.series import Cell, StudyNumbers
+from decayfree.study.files.results import Study
 from decayfree.study.statistics.estimates import Comparison, Estimate, mean_interval, paired_difference
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks, mean_ranks
 from decayfree.study.statistics.significance import Family, Judgement, family_of
 
-REFERENCES = ("weight_decay", "none")
+REFERENCES = ("wrs", "weight_decay")
 """What others are compared with unless something else is asked for: the first of these that a group has."""
+
+
+def reference_of(sweeps: Sequence[Sweep], asked: str | None = None) -> Sweep | None:
+    """The method of a group that all differences are taken from: difference = reference minus the other.
+
+    What was asked for, and nothing else then; else the first of `REFERENCES` that has a finished run; else
+    the first method that has one; where no run is done, the same without asking for one.
+
+    Args:
+        sweeps: The methods of the group, in the order of the study.
+        asked: Name or label of a method; None leaves it to the rule.
+
+    Returns:
+        The method, or None where the group has no such one.
+    """
+    if asked is not None:
+        return next((sweep for sweep in sweeps if asked in (sweep.name, sweep.label)), None)
+    finished = [sweep for sweep in sweeps if any(cell.n for cell in sweep.cells)] or list(sweeps)
+    named = [sweep for name in REFERENCES for sweep in finished if sweep.name == name]
+    return next(iter([*named, *finished]), None)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell, and how it compares with the reference of its group.
+    """A cell, and how the reference of its group compares with it.
 
     ``judgement`` is None where there is nothing to compare.
     """
@@ -32,6 +55,13 @@ class Entry:
     cell: Cell
     reference: Cell | None
     judgement: Judgement | None
+    is_alone: bool
+    """Whether it is the only one of its method and group."""
+
+    @property
+    def name(self) -> str:
+        """What sentences call it within its group."""
+        return self.sweep.label if self.is_alone else self.cell.label
 
     @property
     def is_reference(self) -> bool:
@@ -40,7 +70,7 @@ class Entry:
 
     @property
     def difference(self) -> Estimate | None:
-        """Mean paired difference in test accuracy, cell minus reference."""
+        """Mean paired difference in test accuracy, reference minus cell."""
         return self.judgement.comparison.difference if self.judgement else None
 
 
@@ -50,6 +80,12 @@ class Entries:
 
     entries: tuple[Entry, ...]
     family: Family[int]
+
+    @property
+    def reference(self) -> str:
+        """What differences are taken from, as headings and sentences name it."""
+        names = dict.fromkeys(entry.cell.short for entry in self.entries if entry.is_reference)
+        return next(iter(names)) if len(names) == 1 else "the reference"
 
     @property
     def compared(self) -> tuple[Entry, ...]:
@@ -67,20 +103,29 @@ class UnknownReferenceError(DecayFreeError, ValueError):
     """Methods were to be compared with one that the study does not have."""
 
 
-def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entries:
-    """One cell a method and group, the chosen one, each against the chosen one of the reference.
+def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
+    """The comparisons of the first table of a page.
+
+    Every cell where a page shows all of them together, else those that validation data chose, else every one.
 
     Args:
         numbers: The study.
-        reference: Name or label of the method to compare with; by default weight decay, where a group has it.
+        reference: Name or label of the method to compare with; by default by `reference_of`.
 
     Raises:
         UnknownReferenceError: If no method is called so; names those that there are.
     """
+    chosen = compare_chosen(numbers, reference)
+    is_chosen = chosen.entries and not numbers.are_methods_all
+    return chosen if is_chosen else compare_all(numbers, reference)
+
+
+def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entries:
+    """One cell a method and group, the chosen one, each against the chosen one of the reference."""
     check_reference(numbers, reference)
     pairs = []
     for group in numbers.groups:
-        base = reference_of(group, reference)
+        base = reference_of(group.sweeps, reference)
         against = base.chosen if base else None
         for sweep in group.sweeps:
             cell = sweep.chosen
@@ -96,37 +141,43 @@ def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
     """Every cell against the reference of its group.
 
     Where that was not chosen, against its first cell with the same learning rate.
-
-    Args:
-        numbers: The study.
-        reference: Name or label of the method to compare with; by default weight decay, where a group has it.
-
-    Raises:
-        UnknownReferenceError: If no method is called so; names those that there are.
     """
     check_reference(numbers, reference)
     pairs = []
     for group in numbers.groups:
-        base = reference_of(group, reference)
+        base = reference_of(group.sweeps, reference)
         for sweep in group.sweeps:
             pairs += [(group, sweep, cell, _counterpart(cell, base)) for cell in sweep.cells]
     return _judged(pairs)
 
 
-def reference_of(group: Group, reference: str | None = None) -> Sweep | None:
-    """The method that the others of a group are compared with; None where the group does not have it."""
-    if reference is not None:
-        return next((sweep for sweep in group.sweeps if reference in (sweep.name, sweep.label)), None)
-    for name in REFERENCES:
-        for sweep in group.sweeps:
-            if sweep.name == name:
-                return sweep
-    return group.sweeps[0] if group.sweeps else None
+def study_numbers(study: Study, reference: str | None = None) -> StudyNumbers:
+    """What is drawn and told of a study whose runs differ in nothing but their method.
+
+    Args:
+        study: Such a study; of one with axes, all cells of all groups.
+        reference: Name or label of the method to compare with; by default by `reference_of`.
+
+    Raises:
+        UnknownReferenceError: If no method is called so; names those that there are.
+    """
+    groups = study_groups(study)
+    check_reference(groups, reference)
+    return drawn_together(study, [sweep for group in groups.groups for sweep in group.sweeps], reference)
+
+
+def drawn_together(study: Study, sweeps: Sequence[Sweep], reference: str | None = None) -> StudyNumbers:
+    """Methods of one group with their reference."""
+    base = reference_of(sweeps, reference)
+    cells = [] if base is None else [cell for cell in (base.chosen, *base.cells) if cell and cell.n]
+    return StudyNumbers(
+        study, tuple(cell for sweep in sweeps for cell in sweep.cells), next(iter(cells), None)
+    )
 
 
 def check_reference(numbers: StudyGroups, reference: str | None) -> None:
     """Raise an `UnknownReferenceError` where no method of the study is called so."""
-    if reference is None or any(reference_of(group, reference) for group in numbers.groups):
+    if reference is None or any(reference_of(group.sweeps, reference) for group in numbers.groups):
         return
     names = dict.fromkeys(sweep.name for group in numbers.groups for sweep in group.sweeps)
     raise UnknownReferenceError(
@@ -170,14 +221,15 @@ def _counterpart(cell: Cell, base: Sweep | None) -> Cell | None:
 
 def _judged(pairs: Sequence[tuple[Group, Sweep, Cell, Cell | None]]) -> Entries:
     comparisons: dict[int, Comparison] = {}
-    for index, (_, _, cell, against) in enumerate(pairs):
-        if against is not None and against is not cell:
-            comparison = paired_difference(cell.test, against.test)
+    for index, (_, _, cell, base) in enumerate(pairs):
+        if base is not None and base is not cell:
+            comparison = paired_difference(base.test, cell.test)
             if comparison is not None:
                 comparisons[index] = comparison
     family = family_of(comparisons)
+    sweeps = [id(sweep) for _, sweep, _, _ in pairs]
     entries = tuple(
-        Entry(group, sweep, cell, against, family.judgements.get(index))
-        for index, (group, sweep, cell, against) in enumerate(pairs)
+        Entry(group, sweep, cell, base, family.judgements.get(index), sweeps.count(id(sweep)) == 1)
+        for index, (group, sweep, cell, base) in enumerate(pairs)
     )
     return Entries(entries, family)

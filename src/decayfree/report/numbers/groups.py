@@ -1,4 +1,4 @@
-"""The numbers behind the page of a study with axes: its runs sorted into groups, methods and settings.
+"""The runs of a study sorted into groups, methods and settings; one network without axes is one group.
 
 A group is all runs that agree in everything that was not treated or tuned: optimizer, network, data. In it, a
 method's cells differ only in what is swept (learning rate, coefficient of decay); a cell's runs differ only
@@ -12,66 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from decayfree.report.numbers.series import SHORT, MethodSeries
+from decayfree.report.numbers.series import Cell
 from decayfree.study.files.results import Run, Study
 from decayfree.study.run_settings import RunSettings, flattened
 from decayfree.study.statistics.sweeps import Choice, best_of_sweep
 
 LEARNING_RATE = "learning_rate"
-GENERIC = {**SHORT, "weight_decay": "weight decay"}
-"""What a method is called whatever its settings."""
 MAX_DETAILED_CELLS = 8
 MAX_DETAILED_SWEEP = 3
-
-
-@dataclass(frozen=True)
-class Cell:
-    """All runs with one setting; only the seed differs."""
-
-    settings: RunSettings
-    """Of its first seed."""
-    runs: Mapping[int, Run]
-    """Those that have begun, by seed, whatever became of them."""
-    n_planned: int
-    setting: str
-    """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1; often
-    empty.
-    """
-    series: MethodSeries
-    """Its finished runs."""
-
-    @property
-    def n(self) -> int:
-        """Number of finished runs."""
-        return self.series.n
-
-    @property
-    def n_diverged(self) -> int:
-        """Number of runs that ended in numbers that are not finite."""
-        return sum(run.state == "diverged" for run in self.runs.values())
-
-    @property
-    def learning_rate(self) -> float:
-        """The first one of its schedule."""
-        return self.settings.recipe.learning_rate
-
-    @property
-    def weight_decay(self) -> float | None:
-        """The method's own coefficient, 0 without any treatment; None where a method has no such setting."""
-        if self.settings.method.name == "none":
-            return 0.0
-        value = getattr(self.settings.method, "weight_decay", None)
-        return value if isinstance(value, float) else None
-
-    @property
-    def validation(self) -> dict[int, float]:
-        """Validation accuracy after the last step, by seed; NaN where no images are kept for it."""
-        return {seed: run.rows[-1].validation_accuracy for seed, run in self.series.runs.items()}
-
-    @property
-    def test(self) -> dict[int, float]:
-        """Test accuracy after the last step, by seed."""
-        return self.series.final_test_accuracies
 
 
 @dataclass(frozen=True)
@@ -86,6 +34,11 @@ class Sweep:
     def name(self) -> str:
         """The method's name in the study's file."""
         return self.cells[0].settings.method.name
+
+    @property
+    def is_treatment(self) -> bool:
+        """Whether the method does anything at all."""
+        return self.cells[0].settings.method.is_treatment
 
     @cached_property
     def choice(self) -> Choice[int]:
@@ -129,7 +82,7 @@ class Group:
 
 @dataclass(frozen=True)
 class StudyGroups:
-    """A study with axes, sorted."""
+    """A study, sorted."""
 
     study: Study
     axes: tuple[str, ...]
@@ -192,17 +145,41 @@ def study_groups(study: Study) -> StudyGroups:
         place = tuple(axis.value(settings) for axis in axes)
         grouped.setdefault(place, {}).setdefault(names[_treatment(settings)], []).append(settings)
     words = _axis_words(axes, cells)
-    groups = tuple(
-        Group(
-            place={axis.title: words[axis.title, value] for axis, value in zip(axes, place, strict=True)},
-            sweeps=tuple(
-                Sweep(label, tuple(_cell(one, label, swept, planned, begun) for one in settings))
-                for label, settings in methods.items()
+    groups = StudyGroups(
+        study,
+        tuple(axis.title for axis in axes),
+        tuple(
+            Group(
+                place={axis.title: words[axis.title, value] for axis, value in zip(axes, place, strict=True)},
+                sweeps=tuple(
+                    Sweep(label, tuple(_cell(one, label, swept, planned, begun) for one in settings))
+                    for label, settings in methods.items()
+                ),
+            )
+            for place, methods in grouped.items()
+        ),
+    )
+    return _with_whole_labels(groups) if groups.are_methods_all else groups
+
+
+def _with_whole_labels(numbers: StudyGroups) -> StudyGroups:
+    """Where methods are all that differs, a legend has room for all settings of each."""
+    sweeps = [
+        Sweep(
+            sweep.label,
+            tuple(
+                dataclasses.replace(
+                    cell,
+                    label=cell.settings.method.label,
+                    short=sweep.label if len(sweep.cells) == 1 else cell.settings.method.label,
+                )
+                for cell in sweep.cells
             ),
         )
-        for place, methods in grouped.items()
-    )
-    return StudyGroups(study, tuple(axis.title for axis in axes), groups)
+        for group in numbers.groups
+        for sweep in group.sweeps
+    ]
+    return dataclasses.replace(numbers, groups=(Group({}, tuple(sweeps)),))
 
 
 @dataclass(frozen=True)
@@ -290,6 +267,7 @@ def _method_names(cells: Sequence[RunSettings]) -> dict[tuple[Any, ...], str]:
     Its label where that is the same throughout, else what its labels begin with.
     """
     labels: dict[tuple[Any, ...], list[str]] = {}
+    shorts = {_treatment(settings): settings.method.short for settings in cells}
     for settings in cells:
         labels.setdefault(_treatment(settings), []).append(settings.label)
     names = [dict(treatment)["name"] for treatment in labels]
@@ -297,8 +275,8 @@ def _method_names(cells: Sequence[RunSettings]) -> dict[tuple[Any, ...], str]:
     for treatment, own in labels.items():
         name = dict(treatment)["name"]
         label = own[0] if len(set(own)) == 1 else _common_words(own)
-        if names.count(name) == 1 and name in GENERIC:
-            label = GENERIC[name]
+        if names.count(name) == 1 and shorts[treatment]:
+            label = shorts[treatment]
         if label in found.values():
             others = {**dict(treatment)}
             others.pop("name")
@@ -325,11 +303,9 @@ def _cell(
 ) -> Cell:
     own = planned[settings]
     runs = {one.seed: begun[one.key] for one in own if one.key in begun}
-    done = {seed: run for seed, run in runs.items() if run.state == "done" and run.rows}
     setting = ", ".join(_setting_words(settings, swept))
     label = setting if setting.startswith(method) else f"{method}, {setting}" if setting else method
-    series = MethodSeries(label, label, settings.method.name, done, settings)
-    return Cell(settings, runs, len(own), setting, series)
+    return Cell(settings, runs, len(own), label, method, setting)
 
 
 def _setting_words(settings: RunSettings, swept: Sequence[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The numbers behind the page: per method its finished runs, its curves over training, its final accuracies.
+"""The numbers behind the page: the runs of one setting, their curves over training, their final accuracies.
 
 It writes no text and draws nothing. Only runs that are done count; the others are listed on the page.
 """
@@ -7,20 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from decayfree.study.files.results import Row, Run, Study
+from decayfree.study.optimizers import equilibrium_at
 from decayfree.study.run_settings import Recipe, RunSettings
-from decayfree.study.statistics.estimates import Estimate, mean_interval, paired_difference
-from decayfree.study.statistics.significance import Family, Judgement, family_of
-
-SHORT = {
-    "none": "no decay",
-    "learning_rate_scaling": "learning-rate scaling",
-    "exact_replay": "exact replay",
-    "wrs": "WRS",
-}
-"""What sentences call a method that occurs with one setting only."""
+from decayfree.study.statistics.estimates import Estimate, mean_interval
 
 
 @dataclass(frozen=True)
@@ -42,20 +33,25 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class MethodSeries:
-    """One method of the study.
+class Cell:
+    """All runs with one setting; only the seed differs."""
 
-    What legends call it, what sentences call it, and its finished runs by seed.
-    """
-
-    label: str
-    short: str
-    name: str
-    runs: Mapping[int, Run]
     settings: RunSettings
-    """Of one of its seeds."""
-    begun: tuple[Run, ...] = ()
-    """All that have begun, finished or not."""
+    """Of its first seed."""
+    begun: Mapping[int, Run]
+    """Those that have begun, by seed, whatever became of them."""
+    n_planned: int
+    label: str
+    """What legends call it, setting and all."""
+    short: str
+    """What sentences call it: the method, and its setting only where several are told together."""
+    setting: str = ""
+    """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1."""
+
+    @cached_property
+    def runs(self) -> dict[int, Run]:
+        """Those that are done, by seed."""
+        return {seed: run for seed, run in self.begun.items() if run.state == "done" and run.rows}
 
     @property
     def n(self) -> int:
@@ -63,9 +59,32 @@ class MethodSeries:
         return len(self.runs)
 
     @property
-    def final_test_accuracies(self) -> dict[int, float]:
+    def n_diverged(self) -> int:
+        """Number of runs that ended in numbers that are not finite."""
+        return sum(run.state == "diverged" for run in self.begun.values())
+
+    @property
+    def learning_rate(self) -> float:
+        """The first one of its schedule."""
+        return self.settings.recipe.learning_rate
+
+    @property
+    def weight_decay(self) -> float | None:
+        """The method's own coefficient, 0 without any treatment; None where a method has no such setting."""
+        if not self.settings.method.is_treatment:
+            return 0.0
+        value = getattr(self.settings.method, "weight_decay", None)
+        return value if isinstance(value, float) else None
+
+    @property
+    def test(self) -> dict[int, float]:
         """Test accuracy after the last step, by seed; a share from 0 to 1."""
         return {seed: run.rows[-1].test_accuracy for seed, run in self.runs.items()}
+
+    @property
+    def validation(self) -> dict[int, float]:
+        """Validation accuracy after the last step, by seed; NaN where no images are kept for it."""
+        return {seed: run.rows[-1].validation_accuracy for seed, run in self.runs.items()}
 
     @cached_property
     def final_test(self) -> Estimate | None:
@@ -103,12 +122,12 @@ class MethodSeries:
 
 @dataclass(frozen=True)
 class StudyNumbers:
-    """All that the page says in numbers."""
+    """What is drawn and told together: one network, one data set, a curve for each setting of a method."""
 
     study: Study
-    methods: tuple[MethodSeries, ...]
-    compared_with: str | None = None
-    """Name or label of the method that the others are compared with, where one was asked for."""
+    methods: tuple[Cell, ...]
+    reference: Cell | None
+    """The one that the others are compared with, drawn on top of them; one that has a finished run."""
 
     @property
     def recipe(self) -> Recipe:
@@ -116,73 +135,14 @@ class StudyNumbers:
         return self.methods[0].settings.recipe
 
     @property
-    def shown(self) -> tuple[MethodSeries, ...]:
+    def shown(self) -> tuple[Cell, ...]:
         """The methods that have a finished run."""
         return tuple(method for method in self.methods if method.n)
 
-    @cached_property
-    def reference(self) -> MethodSeries | None:
-        """The method that the others are compared with.
-
-        What was asked for, else WRS, else weight decay, else the first one shown.
-        """
-        for name in (self.compared_with, "wrs", "weight_decay"):
-            for method in self.shown:
-                if name in (method.name, method.label, method.short):
-                    return method
-        return self.shown[0] if self.shown else None
-
     @property
-    def others(self) -> tuple[MethodSeries, ...]:
+    def others(self) -> tuple[Cell, ...]:
         """The methods shown, without the reference."""
         return tuple(method for method in self.shown if method is not self.reference)
-
-    @cached_property
-    def family(self) -> Family[str]:
-        """Final test accuracy of every method minus that of the reference, paired by seed, by label.
-
-        Corrected together.
-        """
-        base = self.reference.final_test_accuracies if self.reference else {}
-        compared = {m.label: paired_difference(m.final_test_accuracies, base) for m in self.others}
-        return family_of({label: comparison for label, comparison in compared.items() if comparison})
-
-    def comparison(self, method: MethodSeries) -> Judgement | None:
-        """What the difference of a method from the reference says as one of the family.
-
-        None where there is none.
-        """
-        return self.family.judgements.get(method.label)
-
-    @cached_property
-    def unfinished(self) -> tuple[Run, ...]:
-        """Runs that diverged, failed or are not done, in the order of the study."""
-        return tuple(run for run in self.study.runs if run.state != "done")
-
-    @property
-    def n_done(self) -> int:
-        """Number of finished runs."""
-        return sum(method.n for method in self.methods)
-
-
-def study_numbers(study: Study, compared_with: str | None = None) -> StudyNumbers:
-    """Sort the runs of a study by method, in the order of its spec.
-
-    Where runs of a method differ in more, `study_groups` sorts them.
-    """
-    begun = {run.key: run for run in study.runs}
-    by_key = {run.key: run for run in study.runs if run.state == "done" and run.rows}
-    planned: dict[Any, list[RunSettings]] = {}
-    for settings in study.spec.runs():
-        planned.setdefault(settings.method, []).append(settings)
-    names = [method.name for method in planned]
-    methods = []
-    for method, own in planned.items():
-        runs = {settings.seed: by_key[settings.key] for settings in own if settings.key in by_key}
-        short = SHORT[method.name] if names.count(method.name) == 1 and method.name in SHORT else method.label
-        every = tuple(begun[settings.key] for settings in own if settings.key in begun)
-        methods.append(MethodSeries(method.label, short, method.name, runs, own[0], every))
-    return StudyNumbers(study, tuple(methods), compared_with)
 
 
 def norm_of(weight: str) -> Callable[[Row], float]:
@@ -213,13 +173,26 @@ def mean_angular_update(row: Row) -> float:
     return geometric_mean(list(row.angular_updates.values()))
 
 
-def finals(methods: Sequence[MethodSeries], value: Callable[[Row], float]) -> dict[str, float]:
+def predicted_angles(method: Cell) -> list[tuple[int, float]]:
+    """(Steps done, angle of the last of them at the balance of decay and gradients).
+
+    At every sample after the first, from the recipe alone; empty where no balance is known.
+    """
+    settings, points = method.settings, []
+    for step in method.curve(mean_angular_update, is_logarithmic=True).steps:
+        balance = equilibrium_at(settings.method, settings.recipe, step - 1) if step else None
+        if balance is not None:
+            points.append((step, balance.angle_rad))
+    return points
+
+
+def finals(methods: Sequence[Cell], value: Callable[[Row], float]) -> dict[str, float]:
     """Mean of ``value`` after the last step, by method, where there is one."""
     estimates = {method.short: method.final(value) for method in methods}
     return {label: estimate.mean for label, estimate in estimates.items() if estimate is not None}
 
 
-def starts(methods: Sequence[MethodSeries], value: Callable[[Row], float]) -> dict[str, float]:
+def starts(methods: Sequence[Cell], value: Callable[[Row], float]) -> dict[str, float]:
     """Mean of ``value`` before the first step, by method, where there is one."""
     curves = {method.short: method.curve(value).mean for method in methods}
     return {label: means[0] for label, means in curves.items() if means and means[0] is not None}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from decayfree.report.numbers.series import MethodSeries
+from decayfree.report.numbers.series import Cell
 from decayfree.study.files.results import Run, Spectrum
 
 
@@ -38,19 +38,19 @@ class MeanSpectrum:
     n: int
 
 
-def first_spectrum(methods: Sequence[MethodSeries], weight: str) -> MeanSpectrum | None:
+def first_spectrum(methods: Sequence[Cell], weight: str) -> MeanSpectrum | None:
     """The spectrum before the first step, over all runs of these methods; None where it was not recorded."""
     return _mean([run.spectra[0].get(weight) for run in _runs(methods) if 0 in run.spectra])
 
 
-def last_spectrum(methods: Sequence[MethodSeries], weight: str) -> MeanSpectrum | None:
+def last_spectrum(methods: Sequence[Cell], weight: str) -> MeanSpectrum | None:
     """The spectrum after the last step, over all runs of these methods; None where it was not recorded."""
     return _mean(
         [run.spectra[run.n_steps].get(weight) for run in _runs(methods) if run.n_steps in run.spectra]
     )
 
 
-def _runs(methods: Sequence[MethodSeries]) -> list[Run]:
+def _runs(methods: Sequence[Cell]) -> list[Run]:
     return [run for method in methods for run in method.runs.values()]
 
 

@@ -6,8 +6,18 @@ It draws nothing. Where no images were kept for validation it says so and choose
 """
 
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
-from decayfree.report.tables.table import Column, Table, TableCell, TableRow, run_links, table_of
-from decayfree.report.words.wording import SPACE, count, listing, percent, percent_range, points, sentences
+from decayfree.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    accuracy_cell,
+    axis_columns,
+    run_links,
+    table_of,
+)
+from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
 from decayfree.study.statistics.estimates import mean_interval
 from decayfree.study.statistics.sweeps import Spread, spread_of
 
@@ -48,7 +58,7 @@ def choices_table(numbers: StudyGroups) -> Table:
     """
     columns = [
         Column("Method", is_filter=True),
-        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in numbers.axes),
+        *axis_columns(numbers.axes),
         Column("Chosen", "of so many settings"),
         Column("Validation accuracy", "mean", is_number=True),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
@@ -67,7 +77,6 @@ def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
 
 def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
     chosen = sweep.chosen
-    final = chosen.series.final_test if chosen else None
     spread = _spread(sweep)
     validation = mean_interval(list(chosen.validation.values())).mean if chosen else NAN
     return TableRow(
@@ -76,15 +85,11 @@ def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
             *(TableCell(group.place[axis]) for axis in numbers.axes),
             TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
             TableCell(percent(validation, 2) if chosen else "–", sort=validation),
-            TableCell(
-                percent(final.mean, 2) if final else "–",
-                percent_range(*final.interval, 2) if final and final.interval else "",
-                final.mean if final else NAN,
-            ),
+            accuracy_cell(chosen.final_test if chosen else None, 2),
             TableCell(
                 str(chosen.n if chosen else 0),
                 sort=float(chosen.n if chosen else 0),
-                runs=run_links(chosen.runs.values()) if chosen else (),
+                runs=run_links(chosen.begun.values()) if chosen else (),
             ),
             *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
         )
@@ -92,11 +97,11 @@ def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
 
 
 def _share(share: float | None) -> TableCell:
-    return TableCell("–", sort=NAN) if share is None else TableCell(percent(share, 2), sort=share)
+    return NOTHING if share is None else TableCell(percent(share, 2), sort=share)
 
 
 def _spread(sweep: Sweep) -> Spread | None:
-    return spread_of([cell.series.final_test.mean for cell in sweep.cells if cell.series.final_test])
+    return spread_of([cell.final_test.mean for cell in sweep.cells if cell.final_test])
 
 
 def _spans(numbers: StudyGroups) -> str:

@@ -1,61 +1,87 @@
-"""The tables of a study with axes.
-
-Every cell's accuracy, its difference from the reference, and what that shows.
+"""The tables of comparisons: every cell's accuracy, the reference minus it, and what that shows.
 
 It computes no statistics: `compared` does. Whether a table shows chosen cells or all of them is for its
 caller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
-from decayfree.report.tables.table import Column, Table, TableCell, TableRow, run_links, table_of
+from decayfree.report.numbers.series import Cell
+from decayfree.report.tables.table import (
+    NOTHING,
+    Column,
+    Strip,
+    Table,
+    TableCell,
+    TableRow,
+    accuracy_cell,
+    axis_columns,
+    difference_cell,
+    place,
+    run_links,
+    table_of,
+)
+from decayfree.report.words.verdicts import decimals
 from decayfree.report.words.wording import (
     SPACE,
     count,
     p_value,
     percent,
-    percent_range,
     points,
     signed_interval,
-    signed_points,
 )
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
 from decayfree.study.statistics.significance import MAX_SIGN_FLIPS, sign_flip_p
 
-NAN = float("nan")
 
+def comparison_table(
+    numbers: StudyGroups, entries: Entries, id: str, caption: str, colors: Mapping[str, str] | None = None
+) -> Table:
+    """A row a cell: method, group, setting, accuracy, runs, difference, adjusted p value and verdict.
 
-def comparison_table(numbers: StudyGroups, entries: Entries, id: str, caption: str) -> Table:
-    """A row a cell: method, group, setting, accuracy, runs, difference, adjusted p value and verdict."""
-    has_settings = any(entry.cell.setting for entry in entries.entries)
-    digits = decimals(entries.entries)
+    With ``colors``, by label of a cell, also a strip of its seeds on an axis that all rows have in common.
+    """
+    has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
+    digits, axis = decimals(entries.entries), strip_axis(entries.entries)
     columns = [
         Column("Method", is_filter=True),
-        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in numbers.axes),
+        *axis_columns(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
+        *(
+            [
+                Column(
+                    "Each seed, mean and interval", ends=(percent(axis[0], digits), percent(axis[1], digits))
+                )
+            ]
+            * (colors is not None)
+        ),
         Column("n", "runs", is_number=True),
-        Column("Difference", f"points, 95{SPACE}% interval", is_number=True),
+        Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
         Column("p", "Holm", is_number=True),
-        Column("Seen", is_filter=True),
+        Column("Seen", f"{entries.reference} is", is_filter=True),
     ]
-    rows = [_row(numbers, entry, has_settings, digits) for entry in entries.entries]
+    rows = []
+    for entry in entries.entries:
+        strip = None if colors is None else _strip(entry.cell, colors[entry.cell.label], axis, digits)
+        rows.append(_row(numbers, entries, entry, has_settings, digits, strip))
     return table_of(id, caption, columns, rows)
 
 
-def decimals(entries: Sequence[Entry]) -> int:
-    """Decimals of a percentage: two where one would hide half of the intervals."""
-    finals = [entry.cell.series.final_test for entry in entries]
-    widths = sorted(final.half_width for final in finals if final and final.half_width is not None)
-    return 2 if widths and widths[len(widths) // 2] < 0.005 else 1
+def strip_axis(entries: Sequence[Entry]) -> tuple[float, float]:
+    """Ends of the strips' common axis: every seed fits, and every interval of three seeds or more."""
+    ends = [end for entry in entries for end in _extent(entry.cell)]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    margin = max(0.04 * (high - low), 0.001)
+    return max(low - margin, 0.0), min(high + margin, 1.0)
 
 
 def verdict(entry: Entry) -> str:
-    """What a comparison shows, in the words of the page."""
+    """What a comparison shows: whether the reference is higher or lower, or why nothing is said."""
     if not entry.cell.n:
         return "every run diverged" if entry.cell.n_diverged == entry.cell.n_planned else "no finished run"
     if entry.is_reference:
@@ -69,28 +95,50 @@ def verdict(entry: Entry) -> str:
     return entry.judgement.verdict
 
 
-def _row(numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int) -> TableRow:
-    cell = entry.cell
-    final = cell.series.final_test
-    accuracy = TableCell(
-        percent(final.mean, digits) if final else "–",
-        percent_range(*final.interval, digits) if final and final.interval else "",
-        final.mean if final else NAN,
+def _extent(cell: Cell) -> list[float]:
+    final, seeds = cell.final_test, list(cell.test.values())
+    return [*seeds, *final.interval] if final and final.interval and final.n >= 3 else seeds
+
+
+def _strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> TableCell:
+    final, seeds = cell.final_test, list(cell.test.values())
+    if final is None:
+        return NOTHING
+    ends = final.interval
+    strip = Strip(
+        color,
+        f"{cell.label}: {', '.join(percent(accuracy, digits) for accuracy in seeds)}",
+        place(final.mean, axis),
+        (place(ends[0], axis), place(ends[1], axis)) if ends else None,
+        tuple(place(accuracy, axis) for accuracy in seeds),
     )
+    return TableCell("", strip=strip, sort=final.mean)
+
+
+def _row(
+    numbers: StudyGroups,
+    entries: Entries,
+    entry: Entry,
+    has_settings: bool,
+    digits: int,
+    strip: TableCell | None,
+) -> TableRow:
+    cell = entry.cell
     return TableRow(
         (
-            TableCell(entry.sweep.label),
+            TableCell(cell.label if numbers.are_methods_all else entry.sweep.label),
             *(TableCell(entry.group.place[axis]) for axis in numbers.axes),
             *([TableCell(cell.setting or "–")] if has_settings else []),
-            accuracy,
+            accuracy_cell(cell.final_test, digits),
+            *([strip] if strip else []),
             TableCell(
                 str(cell.n),
                 _lost(entry),
                 float(cell.n),
-                runs=run_links(cell.runs.values()),
+                runs=run_links(cell.begun.values()),
                 facts=_facts(entry),
             ),
-            _difference(entry, digits),
+            difference_cell(entry.difference, digits),
             _p_cell(entry),
             TableCell(verdict(entry), _smallest(entry, digits)),
         ),
@@ -101,23 +149,15 @@ def _row(numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int) ->
 def _lost(entry: Entry) -> str:
     """Runs that a mean over finished runs does not show."""
     cell = entry.cell
-    failed = sum(run.state == "failed" for run in cell.runs.values())
+    failed = sum(run.state == "failed" for run in cell.begun.values())
     left = cell.n_planned - cell.n - cell.n_diverged - failed
     parts = ((cell.n_diverged, "diverged"), (failed, "failed"), (left, "not done"))
     return ", ".join(f"{n}{SPACE}{word}" for n, word in parts if n)
 
 
-def _difference(entry: Entry, digits: int) -> TableCell:
-    difference = entry.difference
-    if difference is None:
-        return TableCell("–", sort=NAN)
-    interval = signed_interval(*difference.interval, digits) if difference.interval else ""
-    return TableCell(signed_points(difference.mean, digits), interval, difference.mean)
-
-
 def _p_cell(entry: Entry) -> TableCell:
     if entry.judgement is None or entry.judgement.adjusted_p is None or entry.judgement.p_value is None:
-        return TableCell("–", sort=NAN)
+        return NOTHING
     alone = p_value(entry.judgement.p_value)
     return TableCell(p_value(entry.judgement.adjusted_p), f"alone {alone}", entry.judgement.adjusted_p)
 
@@ -136,8 +176,8 @@ def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
     if difference is None or reference is None or difference.n < 2:
         return ()
     seeds = sorted(entry.cell.test.keys() & reference.test.keys())
-    pairs = [entry.cell.test[seed] - reference.test[seed] for seed in seeds]
-    facts = [("minus", f"{reference.series.label} ({count(len(pairs), 'pair')})")]
+    pairs = [reference.test[seed] - entry.cell.test[seed] for seed in seeds]
+    facts = [("difference", f"{reference.label} minus {entry.cell.label} ({count(len(pairs), 'pair')})")]
     if len(pairs) <= MAX_SIGN_FLIPS:
         facts.append(("exact sign-flip test, alone", f"p{SPACE}={SPACE}{p_value(sign_flip_p(pairs))}"))
     if len(pairs) >= MIN_FOR_BOOTSTRAP:

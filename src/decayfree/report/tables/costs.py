@@ -9,7 +9,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from decayfree.report.tables.table import Column, Table, TableCell, TableRow, run_links, table_of
+from decayfree.report.numbers.groups import Group, StudyGroups
+from decayfree.report.numbers.series import Cell
+from decayfree.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    axis_columns,
+    run_links,
+    table_of,
+)
 from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
 from decayfree.study.files.results import Run
 
@@ -37,15 +48,48 @@ class Priced:
     """A run, and the one without treatment."""
 
 
-def costs_table(priced: Sequence[Priced], axes: Sequence[str], base: str) -> Table | None:
+def priced(numbers: StudyGroups) -> tuple[str, list[Priced]]:
+    """What costs are compared with, no treatment where it is there, and the runs of every method and group.
+
+    Where one page shows all settings together, each of them counts as a method.
+    """
+    rows = [
+        (group, name, cells)
+        for group in numbers.groups
+        for name, cells in _methods(group, numbers.are_methods_all)
+    ]
+    untreated = [name for _, name, cells in rows if not cells[0].settings.method.is_treatment]
+    base = next(iter([*untreated, *(name for _, name, _ in rows)]))
+    found = []
+    for group, name, cells in rows:
+        bases = [cell for other, label, own in rows if other is group and label == base for cell in own]
+        pairs = [
+            (run, other.runs[seed])
+            for cell in cells
+            for other in bases
+            if other.learning_rate == cell.learning_rate
+            for seed, run in cell.runs.items()
+            if seed in other.runs
+        ]
+        found.append(Priced(name, group.place, [run for cell in cells for run in cell.runs.values()], pairs))
+    return base, found
+
+
+def _methods(group: Group, is_each_cell: bool) -> list[tuple[str, tuple[Cell, ...]]]:
+    if is_each_cell:
+        return [(cell.short, (cell,)) for cell in group.cells]
+    return [(sweep.label, sweep.cells) for sweep in group.sweeps]
+
+
+def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Table | None:
     """A row for every method and group; None where no run has recorded what it cost."""
-    known = [one for one in priced if any(run.cost for run in one.runs)]
+    known = [one for one in costs if any(run.cost for run in one.runs)]
     if not known:
         return None
     has_peak = any(PEAK in run.cost for one in known for run in one.runs)
     columns = [
         Column("Method", is_filter=True),
-        *(Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes),
+        *axis_columns(axes),
         Column("Time of an epoch", "seconds, mean", is_number=True),
         Column(f"Over {base}", "ratio of times", is_number=True),
         Column("Optimizer's state", "of the parameters' bytes", is_number=True),
@@ -57,14 +101,14 @@ def costs_table(priced: Sequence[Priced], axes: Sequence[str], base: str) -> Tab
     return table_of("costs-table", f"Training time and memory; ratios to {base}.", columns, rows)
 
 
-def costs_text(priced: Sequence[Priced], base: str) -> str:
+def costs_text(costs: Sequence[Priced], base: str) -> str:
     """How much longer an epoch takes with each method, over all groups.
 
     And which methods keep memory of their own.
     """
     ratios: dict[str, list[float]] = {}
     kept: dict[str, float] = {}
-    for one in priced:
+    for one in costs:
         ratios.setdefault(one.method, []).extend(_time_ratios(one))
         share = _share(one, METHOD)
         if share > 0:
@@ -105,7 +149,7 @@ def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
 
 def _number(value: float, wording: object) -> TableCell:
     if not math.isfinite(value):
-        return TableCell("–", sort=NAN)
+        return NOTHING
     assert callable(wording)
     return TableCell("0" if value == 0 else str(wording(value)), sort=value)
 

@@ -9,18 +9,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from decayfree.report.numbers.groups import setting_text
+from decayfree.report.numbers.groups import StudyGroups, setting_text
 from decayfree.report.tables.table import folder_of
-from decayfree.report.words.wording import SPACE, count
+from decayfree.report.words.wording import SPACE, count, listing
 from decayfree.study.files.results import Run, Study
 
 
-def faults(study: Study, places: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def faults(study: Study, places: Mapping[str, str]) -> list[dict[str, Any]]:
     """Runs that diverged, failed or are not done, in the order of the study.
 
     ``places`` says by key what a run is called.
     """
-    return [_fault(run, (places or {}).get(run.key, run.label)) for run in study.runs if run.state != "done"]
+    return [_fault(run, places.get(run.key, run.label)) for run in study.runs if run.state != "done"]
 
 
 def no_faults(study: Study) -> str:
@@ -40,6 +40,31 @@ def set_aside(study: Study) -> str:
     return (
         f"Files of {count(len(damaged), 'run')} were found damaged and set aside, "
         f"and the runs begun anew: {reasons}."
+    )
+
+
+def settings_text(numbers: StudyGroups) -> str:
+    """What methods act on, and what is equal for all."""
+    recipes = [cell.settings.recipe for cell in numbers.cells]
+    decays = sorted({recipe.rest_weight_decay for recipe in recipes})
+    rest = (
+        f"weight decay {' or '.join(f'{decay:g}' for decay in decays)}" if any(decays) else "no weight decay"
+    )
+    noise = ", random ones included" if any(recipe.data.label_noise for recipe in recipes) else ""
+    acted_on, run = "the scale-invariant weights", ""
+    if numbers.are_methods_all:
+        recipe, weights = recipes[0], next((cell.weights for cell in numbers.cells if cell.n), ())
+        if weights:
+            acted_on = f"the {count(len(weights), 'scale-invariant weight')} ({listing(weights)})"
+        run = (
+            f"A run takes {recipe.n_steps:,} steps of {recipe.batch_size} images at a learning rate of "
+            f"{recipe.learning_rate:g} ({recipe.schedule} schedule). "
+        )
+    return (
+        f"What a method does, it does to {acted_on} and to nothing else. Gains γ and biases β of the "
+        f"normalizations and the last layer get {rest} under every method. {run}Training accuracy is "
+        f"measured in eval mode against the labels that were trained on{noise}. Equal seeds start from equal "
+        "weights and see equal batches, whatever the method."
     )
 
 

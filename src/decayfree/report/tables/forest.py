@@ -1,13 +1,11 @@
-"""Paired differences from the reference over all groups of a study, and mean ranks.
-
-Differences are told method by method.
+"""Paired differences, reference minus method, over all groups of a study, and mean ranks.
 
 It computes no statistics and knows no HTML: a forest is a table whose rows have strips.
 """
 
 from collections.abc import Mapping, Sequence
 
-from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups, ranks_of, reference_of
+from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups, ranks_of
 from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.tables.table import (
     Column,
@@ -15,6 +13,8 @@ from decayfree.report.tables.table import (
     Table,
     TableCell,
     TableRow,
+    axis_columns,
+    difference_cell,
     place,
     run_links,
     table_of,
@@ -36,21 +36,27 @@ MIN_GROUPS_OF_MEAN = 3
 """With two groups the t interval is 12.7 times as long as the distance between them."""
 
 
-def forest_table(
-    numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str], reference: str | None = None
-) -> Table:
+def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table:
     """A row for every method and group, with the interval of its difference on a common axis."""
     shown = [entry for entry in chosen.entries if entry.difference is not None]
     axis = _axis(shown)
     columns = [
         Column("Method", is_filter=True),
-        *(Column(name[0].upper() + name[1:], is_filter=True) for name in numbers.axes),
-        Column("Difference", f"95{SPACE}% interval", ends=(signed_points(axis[0]), signed_points(axis[1]))),
+        *axis_columns(numbers.axes),
+        Column(
+            f"{chosen.reference} minus …",
+            f"points, 95{SPACE}% interval",
+            ends=(signed_points(axis[0]), signed_points(axis[1])),
+        ),
         Column("Points", f"95{SPACE}% interval", is_number=True),
         Column("Pairs", is_number=True),
     ]
-    rows = [_row(numbers, entry, axis, colors) for entry in shown]
-    return table_of("forest-table", _caption(numbers, reference), columns, rows)
+    rows = [_row(numbers, chosen.reference, entry, axis, colors) for entry in shown]
+    caption = (
+        f"Test accuracy of {chosen.reference} minus that of each method in the same group, paired by seed; "
+        f"right of the line, which is at no difference, {chosen.reference} is higher."
+    )
+    return table_of("forest-table", caption, columns, rows)
 
 
 def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
@@ -61,8 +67,8 @@ def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
         if mean is None or mean.n < MIN_GROUPS_OF_MEAN or mean.interval is None:
             continue
         said.append(
-            f"{method}: {signed_points(mean.mean, 2)} points (95{SPACE}% interval over "
-            f"{count(mean.n, 'group')} {signed_interval(*mean.interval, 2)})."
+            f"{chosen.reference} minus {method}: {signed_points(mean.mean, 2)} points (95{SPACE}% interval "
+            f"over {count(mean.n, 'group')} {signed_interval(*mean.interval, 2)})."
         )
     if not said:
         return "There are too few groups for an interval over groups."
@@ -151,17 +157,17 @@ def _apart(ranks: MeanRanks) -> str:
 
 
 def _row(
-    numbers: StudyGroups, entry: Entry, axis: tuple[float, float], colors: Mapping[str, str]
+    numbers: StudyGroups, base: str, entry: Entry, axis: tuple[float, float], colors: Mapping[str, str]
 ) -> TableRow:
     difference = entry.difference
     assert difference is not None
     whisker = tuple(place(end, axis) for end in difference.interval) if difference.interval else None
-    text = signed_points(difference.mean, 2)
-    interval = signed_interval(*difference.interval, 2) if difference.interval else ""
+    shown = difference_cell(difference, 2)
     strip = Strip(
         color=colors[entry.sweep.label],
         spoken=(
-            f"{entry.sweep.label}, {entry.group.label}: {text} points {f'({interval})' if interval else ''}"
+            f"{base} minus {entry.sweep.label}, {entry.group.label}: {shown.text} points"
+            f" {f'({shown.note})' if shown.note else ''}"
         ),
         middle=place(difference.mean, axis),
         whisker=(whisker[0], whisker[1]) if whisker else None,
@@ -172,8 +178,8 @@ def _row(
             TableCell(entry.sweep.label),
             *(TableCell(entry.group.place[name]) for name in numbers.axes),
             TableCell("", strip=strip, sort=difference.mean),
-            TableCell(text, interval, difference.mean),
-            TableCell(str(difference.n), sort=float(difference.n), runs=run_links(entry.cell.runs.values())),
+            shown,
+            TableCell(str(difference.n), sort=float(difference.n), runs=run_links(entry.cell.begun.values())),
         )
     )
 
@@ -193,11 +199,3 @@ def _axis(entries: Sequence[Entry]) -> tuple[float, float]:
     largest = max(means, default=0.0)
     size = 1.05 * max(largest, min(max(ends, default=0.0), 3 * largest), 0.001)
     return (-size, size)
-
-
-def _caption(numbers: StudyGroups, reference: str | None) -> str:
-    bases = dict.fromkeys(base.label for group in numbers.groups if (base := reference_of(group, reference)))
-    return (
-        f"Test accuracy minus that of {listing(list(bases))} in the same group, paired by seed; "
-        "the line is at no difference."
-    )

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from decayfree.report.words.wording import percent
+from decayfree.report.words.wording import percent, percent_range, signed_interval, signed_points
 from decayfree.study.files.results import Run
+from decayfree.study.statistics.estimates import Estimate
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class TableCell:
         return self.text if self.sort is None else self.sort
 
 
+NOTHING = TableCell("–", sort=math.nan)
+
+
 @dataclass(frozen=True)
 class TableRow:
     """Cells in the order of the columns; the first one names the row."""
@@ -106,6 +110,27 @@ def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[Ta
         if column.is_filter and len(values) > 1:
             filters[index] = values
     return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
+
+
+def axis_columns(axes: Iterable[str]) -> list[Column]:
+    """A column for each axis of a study."""
+    return [Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes]
+
+
+def accuracy_cell(final: Estimate | None, decimals: int) -> TableCell:
+    """A mean accuracy with its interval below; a dash where no run is done."""
+    if final is None:
+        return NOTHING
+    interval = percent_range(*final.interval, decimals) if final.interval else ""
+    return TableCell(percent(final.mean, decimals), interval, final.mean)
+
+
+def difference_cell(difference: Estimate | None, decimals: int) -> TableCell:
+    """A difference in points with its sign and its interval below; a dash where there is none."""
+    if difference is None:
+        return NOTHING
+    interval = signed_interval(*difference.interval, decimals) if difference.interval else ""
+    return TableCell(signed_points(difference.mean, decimals), interval, difference.mean)
 
 
 def run_links(runs: Iterable[Run], decimals: int = 2) -> tuple[RunLink, ...]:

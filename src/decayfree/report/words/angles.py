@@ -8,7 +8,13 @@ It draws nothing. The prediction is the study's, from the recipe alone; nothing 
 import math
 from collections.abc import Mapping, Sequence
 
-from decayfree.report.numbers.series import MethodSeries, StudyNumbers, geometric_mean, mean_angular_update
+from decayfree.report.numbers.series import (
+    Cell,
+    StudyNumbers,
+    geometric_mean,
+    mean_angular_update,
+    predicted_angles,
+)
 from decayfree.report.words.wording import (
     NOTHING,
     by_method,
@@ -43,7 +49,7 @@ def angular_updates(numbers: StudyNumbers) -> str:
     return sentences(
         _halfway(numbers, curves),
         _against_prediction(numbers, decays) if decays else "",
-        *(_following(numbers, method) for method in numbers.shown if method.name == "wrs"),
+        *(_following(numbers, method) for method in numbers.shown if _has_only_a_held_norm(method)),
     )
 
 
@@ -58,11 +64,13 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     constants = {
         method.short: [_time_constant(method, step) for step in (0, recipe.n_steps // 2)]
         for method in numbers.shown
-        if predicted(method)
+        if predicted_angles(method)
     }
     if not constants:
         return notes
-    forms = {getattr(method.settings.method, "form", "own") for method in numbers.shown if predicted(method)}
+    forms = {
+        getattr(method.settings.method, "form", "own") for method in numbers.shown if predicted_angles(method)
+    }
     is_plain = "decoupled" not in forms and not recipe.optimizer.nesterov
     formula = " by √(2ηλ/(1+μ))" if is_plain else " by an angle"
     constant = " of (1−μ)/(4ηλ) steps" if is_plain else ""
@@ -89,26 +97,13 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     ]
 
 
-def predicted(method: MethodSeries) -> list[tuple[int, float]]:
-    """(Steps done, angle of the last of them at the balance of decay and gradients).
-
-    At every sample after the first.
-    """
-    settings, points = method.settings, []
-    for step in method.curve(mean_angular_update, is_logarithmic=True).steps:
-        balance = equilibrium_at(settings.method, settings.recipe, step - 1) if step else None
-        if balance is not None:
-            points.append((step, balance.angle_rad))
-    return points
-
-
-def _measured(method: MethodSeries) -> dict[int, float]:
+def _measured(method: Cell) -> dict[int, float]:
     return dict(method.curve(mean_angular_update, is_logarithmic=True).points)
 
 
-def _measured_over_predicted(method: MethodSeries) -> dict[int, float]:
+def _measured_over_predicted(method: Cell) -> dict[int, float]:
     measured = _measured(method)
-    return {step: measured[step] / angle for step, angle in predicted(method) if step in measured}
+    return {step: measured[step] / angle for step, angle in predicted_angles(method) if step in measured}
 
 
 def _halfway(numbers: StudyNumbers, curves: Mapping[str, Mapping[int, float]]) -> str:
@@ -160,7 +155,13 @@ def _whether_it_holds(late: Mapping[str, float]) -> str:
     return f"So in the last quarter the prediction does not hold for {listing(failing)}{because}."
 
 
-def _following(numbers: StudyNumbers, method: MethodSeries) -> str:
+def _has_only_a_held_norm(method: Cell) -> bool:
+    """Whether its norms are held and its steps are those that the learning rate makes, and no other ones."""
+    kind = method.settings.method
+    return kind.holds_norms and kind.replays is None and method.weight_decay is None
+
+
+def _following(numbers: StudyNumbers, method: Cell) -> str:
     """Whether angles under a held norm are proportional to the learning rate.
 
     What is left is the change of the gradients.
@@ -184,7 +185,7 @@ def _middle(numbers: StudyNumbers, steps: Sequence[int]) -> int:
     return min(steps, key=lambda step: abs(2 * step - numbers.recipe.n_steps))
 
 
-def _time_constant(method: MethodSeries, step: int) -> float:
+def _time_constant(method: Cell, step: int) -> float:
     balance = equilibrium_at(method.settings.method, method.settings.recipe, step)
     return math.nan if balance is None or balance.time_constant_steps is None else balance.time_constant_steps
 

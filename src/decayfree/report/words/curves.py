@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from decayfree.report.numbers.series import (
-    MethodSeries,
+    Cell,
     StudyNumbers,
     finals,
     mean_effective_learning_rate,
@@ -81,9 +81,9 @@ def norms(numbers: StudyNumbers) -> str:
     return sentences(
         f"From the first sample to the last the norms change by {by_method(changes, factor)}: geometric "
         f"means over {n_weights} and all seeds.",
-        *(_largest_change(method) for method in numbers.shown if method.name == "none"),
-        *(_second_half(method) for method in numbers.shown if method.name == "weight_decay"),
-        *(_held(method) for method in numbers.shown if method.name in ("wrs", "exact_replay")),
+        *(_largest_change(method) for method in numbers.shown if not method.settings.method.is_treatment),
+        *(_second_half(method) for method in numbers.shown if _decays(method)),
+        *(_held(method) for method in numbers.shown if method.settings.method.holds_norms),
     )
 
 
@@ -96,7 +96,7 @@ def effective_learning_rates(numbers: StudyNumbers) -> str:
         "Divided by the scheduled learning rate, so that the schedule cancels, it changes over the training "
         f"by {by_method(changes, factor)}."
     )
-    replays = [method for method in numbers.shown if method.name in ("learning_rate_scaling", "exact_replay")]
+    replays = [method for method in numbers.shown if method.settings.method.replays is not None]
     if not any(method.curve(mean_effective_learning_rate).points for method in numbers.shown):
         return "No effective learning rate was recorded: with this optimizer none is known."
     return sentences(
@@ -160,7 +160,7 @@ def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
 
 
 def _changes(
-    methods: Sequence[MethodSeries], value: Callable[[Row], float], *, from_half: bool = False
+    methods: Sequence[Cell], value: Callable[[Row], float], *, from_half: bool = False
 ) -> dict[str, float]:
     """Last over first value of the geometric mean over seeds, by method.
 
@@ -176,7 +176,7 @@ def _changes(
     return changes
 
 
-def _held(method: MethodSeries) -> str:
+def _held(method: Cell) -> str:
     """How far rescaling lets the norms depart from what they are at the first sample."""
     deviation = max(
         abs(norm / run.rows[0].norms[name] - 1)
@@ -190,7 +190,7 @@ def _held(method: MethodSeries) -> str:
     )
 
 
-def _largest_change(method: MethodSeries) -> str:
+def _largest_change(method: Cell) -> str:
     changes = {name: _changes([method], norm_of(name)) for name in method.weights}
     growth = {name: change[method.short] for name, change in changes.items() if change}
     if len(growth) < 2:
@@ -202,13 +202,18 @@ def _largest_change(method: MethodSeries) -> str:
     )
 
 
-def _second_half(method: MethodSeries) -> str:
+def _decays(method: Cell) -> bool:
+    """Whether decay shrinks the norms, and nothing puts them back."""
+    return bool(method.weight_decay) and not method.settings.method.holds_norms
+
+
+def _second_half(method: Cell) -> str:
     """Whether decay has come to its equilibrium: what it still changes late."""
     change = _changes([method], mean_norm, from_half=True).get(method.short)
     return f"{method.short} changes them by {factor(change)} in the second half alone." if change else ""
 
 
-def _half_way(numbers: StudyNumbers, reference: MethodSeries) -> str:
+def _half_way(numbers: StudyNumbers, reference: Cell) -> str:
     """The effective learning rates at the sampled step nearest to half-time, relative to the reference."""
     curves = {
         method.short: dict(method.curve(mean_effective_learning_rate, is_logarithmic=True).points)
@@ -231,12 +236,9 @@ def _per_learning_rate(row: Row) -> float:
     return mean_effective_learning_rate(row) / row.learning_rate if row.learning_rate > 0 else math.nan
 
 
-def _tracking(method: MethodSeries, numbers: StudyNumbers) -> str:
+def _tracking(method: Cell, numbers: StudyNumbers) -> str:
     """How closely a run that replays weight decay follows it, seed by seed and sample by sample."""
-    replayed = _setting(method, "replayed_weight_decay")
-    followed = [
-        m for m in numbers.shown if m.name == "weight_decay" and _setting(m, "weight_decay") == replayed
-    ]
+    followed = [other for other in numbers.shown if other.settings.method == method.settings.method.replays]
     if not followed:
         return ""
     decay = followed[0]
@@ -253,7 +255,3 @@ def _tracking(method: MethodSeries, numbers: StudyNumbers) -> str:
     return (
         f"{method.short} follows {decay.short} of the same seed, as it is meant to, {within} at every sample."
     )
-
-
-def _setting(method: MethodSeries, name: str) -> object:
-    return getattr(method.settings.method, name, None)

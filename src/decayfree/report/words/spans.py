@@ -8,7 +8,7 @@ It draws nothing. It returns plain text that the page escapes.
 import math
 from collections.abc import Mapping
 
-from decayfree.report.numbers.series import MethodSeries, StudyNumbers, finals, starts
+from decayfree.report.numbers.series import Cell, StudyNumbers, finals, starts
 from decayfree.report.numbers.spectra import MeanSpectrum, first_spectrum, last_spectrum
 from decayfree.report.words.wording import (
     NOTHING,
@@ -34,7 +34,7 @@ LAW_TOLERANCE = 0.01
 def off_span(numbers: StudyNumbers) -> str:
     """How the off-span share of the first layer changes, and how well its law holds.
 
-    And how methods compare with no treatment.
+    And how the reference compares with each of the others.
     """
     if numbers.reference is None:
         return NOTHING
@@ -45,11 +45,10 @@ def off_span(numbers: StudyNumbers) -> str:
         return f"No off-span share of {layer or 'a first layer'} was recorded."
     is_common = len({percent(begin) for begin in begins.values()}) == 1
     began = f"{percent(min(begins.values()))} under every method" if is_common else by_method(begins, percent)
-    untreated = [method for method in numbers.shown if method.name == "none"]
     return sentences(
         f"The share starts at {began} and ends at {by_method(ends, fine_percent)}.",
         _law(numbers),
-        *(_against(method, base) for base in untreated for method in numbers.shown if method is not base),
+        *(_against(numbers.reference, method) for method in numbers.others),
     )
 
 
@@ -182,25 +181,25 @@ def _n_main(spectra: Mapping[str, MeanSpectrum]) -> str:
     return f"{few} of {count(n_directions, 'direction')}"
 
 
-def _against(method: MethodSeries, baseline: MethodSeries) -> str:
-    """The final off-span share of a method against the one without treatment, paired by seed."""
-    comparison = paired_difference(_final_shares(method), _final_shares(baseline))
+def _against(reference: Cell, method: Cell) -> str:
+    """The final off-span share of the reference minus that of a method, paired by seed."""
+    comparison = paired_difference(_final_shares(reference), _final_shares(method))
     if comparison is None:
         return ""
     difference = comparison.difference
     if difference.interval is None or difference.half_width is None:
-        return f"One seed in common says nothing about {method.short} against {baseline.short}."
+        return f"One seed in common says nothing about {reference.short} against {method.short}."
     if comparison.verdict == "no difference seen":
         return (
-            f"Between {method.short} and {baseline.short}: no difference seen (smallest difference that "
+            f"Between {reference.short} and {method.short}: no difference seen (smallest difference that "
             f"these {difference.n} seeds could have shown: {points(difference.half_width)})."
         )
     return (
-        f"{method.short} ends {comparison.verdict} than {baseline.short}, by {points(difference.mean)} "
+        f"{reference.short} ends {comparison.verdict} than {method.short}, by {points(difference.mean)} "
         f"(95{SPACE}% interval {interval_of_sizes(*difference.interval)})."
     )
 
 
-def _final_shares(method: MethodSeries) -> dict[int, float]:
+def _final_shares(method: Cell) -> dict[int, float]:
     shares = {seed: run.rows[-1].off_span_share for seed, run in method.runs.items()}
     return {seed: share for seed, share in shares.items() if math.isfinite(share)}

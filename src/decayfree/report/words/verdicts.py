@@ -1,12 +1,13 @@
-"""Who is better.
+"""Who is better: the summary of a study, what its tables compare, and what their statistics mean.
 
-The summary of a study, the paragraph on final test accuracies, and what their statistics mean.
-
-What does not favor weight rescaling is said in the same words as what does. It returns plain text that the
-page escapes.
+Every sentence is computed from the numbers, whichever way they came out: what does not favor weight rescaling
+is said in the same words as what does. It returns plain text that the page escapes.
 """
 
-from decayfree.report.numbers.series import MethodSeries, StudyNumbers
+from collections.abc import Sequence
+
+from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups
+from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.words.wording import (
     SPACE,
     accuracy,
@@ -16,152 +17,273 @@ from decayfree.report.words.wording import (
     percent,
     points,
     sentences,
+    signed_points,
 )
-from decayfree.study.statistics.estimates import CONFIDENCE
-from decayfree.study.statistics.significance import Judgement
+from decayfree.study.statistics.estimates import CONFIDENCE, Verdict
+from decayfree.study.statistics.power import POWER
 
-Compared = list[tuple[MethodSeries, Judgement]]
+MAX_NAMED = 6
 
 
-def decimals(numbers: StudyNumbers) -> int:
+def decimals(entries: Sequence[Entry]) -> int:
     """Decimals of a percentage: two where one would hide half of the intervals."""
-    finals = [method.final_test for method in numbers.shown]
+    finals = [entry.cell.final_test for entry in entries]
     widths = sorted(final.half_width for final in finals if final and final.half_width is not None)
     return 2 if widths and widths[len(widths) // 2] < 0.005 else 1
 
 
-def summary(numbers: StudyNumbers) -> str:
-    """The whole study in one paragraph."""
-    reference = numbers.reference
-    if reference is None or reference.final_test is None:
-        return sentences(_what_was_trained(numbers), "Nothing can be said before a run is done.")
-    return sentences(
-        _what_was_trained(numbers),
-        f"{reference.short} ends at a test accuracy of {accuracy(reference.final_test, decimals(numbers))}.",
-        *_verdicts_in_short(numbers),
+def summary(numbers: StudyGroups, main: Entries) -> list[str]:
+    """What was trained; what the comparisons show in short; what the study could have seen."""
+    if len(numbers.groups) > 1:
+        shown = _over_groups(numbers, main)
+    elif any(entry.cell.n for entry in main.entries):
+        shown = _in_short(main)
+    else:
+        shown = "Nothing can be said before a run is done."
+    hint = (
         "One network on one data set, with one learning rate for all, "
-        "is a hint and not a verdict on any method.",
+        "is a hint and not a verdict on any method."
+        if numbers.are_methods_all
+        else ""
     )
+    said = [_what_was_trained(numbers), shown, sentences(_what_could_be_seen(main), hint)]
+    return [text for text in said if text]
 
 
-def results(numbers: StudyNumbers) -> str:
-    """The table of final accuracies: who is higher, who is lower, where no difference is seen."""
-    reference, compared = numbers.reference, _compared(numbers)
-    if reference is None:
+def results(main: Entries) -> str:
+    """One group: who is higher, who is lower, by how much, and where no difference is seen."""
+    means = {entry.name: entry.cell.final_test.mean for entry in main.entries if entry.cell.final_test}
+    if not means:
         return "No run is done, so there is no final accuracy to show."
-    if not compared:
-        return f"{reference.short} has no finished run in common with another method: there is no comparison."
-    n_decimals = decimals(numbers)
+    if not any(entry.judgement for entry in main.entries):
+        return f"{main.reference} has no finished run in common with another method: there is no comparison."
+    digits = decimals(main.entries)
+    best = max(means, key=lambda name: means[name])
     return sentences(
-        _highest(numbers),
-        _seen("better", reference, _having("lower", compared), n_decimals),
-        _seen("worse", reference, _having("higher", compared), n_decimals),
-        *_unseen(reference, compared, n_decimals),
+        f"The highest mean is that of {best}: {percent(means[best], digits)}.",
+        _seen("better", main.reference, _having("higher", main.entries), digits),
+        _seen("worse", main.reference, _having("lower", main.entries), digits),
+        *_unseen(main, digits),
     )
 
 
-def statistics_note(numbers: StudyNumbers) -> str:
-    """How intervals, differences and the smallest visible difference are meant."""
-    n_comparisons, level = numbers.family.n_tests, numbers.family.level
-    is_beyond = any(m.final_test and (m.final_test.high or 0.0) > 1 for m in numbers.shown)
-    return sentences(
-        f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds; n counts finished runs.",
-        "A t interval of few seeds can reach beyond 100\N{NO-BREAK SPACE}%." if is_beyond else "",
-        "Differences are taken seed by seed, over the seeds that both methods finished.",
-        (
-            "Whether a difference is seen is decided by paired t tests with Holm's correction for all "
-            f"{count(n_comparisons, 'comparison')}: the chance that any shows a difference where there is "
-            f"none is at most {percent(1 - CONFIDENCE, 0)}. The smallest difference that n seeds could have "
-            "shown is the smallest mean difference that is seen at the level at which the correction stops "
-            f"(p{SPACE}≤{SPACE}{level:.2g}); intervals are corrected for nothing, so that they may leave out "
-            "zero where no difference is seen."
-        )
-        if n_comparisons
-        else "",
-        "All methods got the same learning rate, tuned for none of them; equal learning rates are not equal "
-        "steps (see the effective learning rates), so a difference may be one of step size.",
-    )
+def caption(numbers: StudyGroups, entries: Entries) -> str:
+    """What the rows of a table of comparisons are."""
+    what = "One row for each method" + (f" and {' and '.join(numbers.axes)}" if numbers.axes else "")
+    if any(len(entry.sweep.cells) > 1 for entry in entries.entries):
+        are_chosen = all(entry.is_alone for entry in entries.entries)
+        what += ", at the setting that validation data chose" if are_chosen else " and setting"
+    return f"{what}. Accuracy on the test images after the last step, mean over seeds."
 
 
-def _what_was_trained(numbers: StudyNumbers) -> str:
-    spec, model = numbers.study.spec, numbers.recipe.model
-    data = numbers.recipe.data
-    noise = (
-        f", {percent(data.label_noise, 0)} of the training labels drawn at random" if data.label_noise else ""
+def reference_text(main: Entries) -> str:
+    """Which way differences are taken, and how the setting of the reference was chosen."""
+    bases = [entry.reference for entry in main.entries if entry.reference]
+    if not bases:
+        return "There is nothing to compare with."
+    first = (
+        f"Every difference is {main.reference} minus the method of the row, in the same group and seed by "
+        f"seed: above zero, {main.reference} is higher."
     )
+    groups = {id(entry.group): entry for entry in main.entries if entry.is_reference}
+    sweeps = [entry.sweep for entry in groups.values()]
+    if all(len(sweep.cells) == 1 for sweep in sweeps):
+        return first
+    if all(sweep.chosen for sweep in sweeps):
+        return f"{first} Its setting in each group is the one with the highest mean validation accuracy."
     return (
-        f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on "
-        f"{data.name} ({data.n_train:,} training and {data.n_test:,} test images{noise}) by "
-        f"{count(len(numbers.methods), 'method')} with {count(len(spec.seeds), 'seed')} each; "
-        f"{numbers.n_done} of {numbers.study.n_planned} runs are done."
+        f"{first} No images were kept for validation to choose its setting by, so that each row is compared "
+        "with its first setting of the same learning rate."
     )
 
 
-def _verdicts_in_short(numbers: StudyNumbers) -> list[str]:
-    compared = _compared(numbers)
-    names = {
-        verdict: listing([method.short for method, _ in _having(verdict, compared)])
-        for verdict in ("lower", "higher", "no difference seen", "too few seeds")
-        if _having(verdict, compared)
-    }
-    templates = {
-        "lower": "That is better than {}.",
-        "higher": "That is worse than {}.",
+def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
+    """How intervals, p values and the smallest visible difference are meant."""
+    level, n = main.family.level, main.family.n_tests
+    finals = [entry.cell.final_test for entry in main.entries]
+    is_beyond = any(final and (final.high or 0.0) > 1 for final in finals)
+    notes = [
+        f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds, each for itself and corrected for "
+        "nothing, so that one of a difference may leave out zero where none is seen; n counts finished runs, "
+        "and differences are over the seeds that both finished."
+        + (f" A t interval of few seeds can reach beyond 100{SPACE}%." if is_beyond else "")
+    ]
+    if n:
+        notes += [
+            "p is that of the paired t test, by Holm's procedure for the family of all "
+            f"{count(n, 'comparison')}: the chance that any of them shows a difference where there is none is "
+            f"at most {percent(1 - CONFIDENCE, 0)}.",
+            "The smallest visible difference is the smallest mean difference that these seeds could have "
+            f"shown at the level at which the procedure stopped (p{SPACE}≤{SPACE}{level:.2g}): below it, no "
+            "difference is seen.",
+        ]
+    if numbers.are_methods_all:
+        notes.append(
+            "All methods got the same learning rate, tuned for none of them; equal learning rates are not "
+            "equal steps (see the effective learning rates), so a difference may be one of step size."
+        )
+    return notes
+
+
+def table_note() -> str:
+    """What else a table of comparisons shows."""
+    return (
+        "Below each p is the same one alone, uncorrected. A true difference of the smallest visible size would be "
+        f"seen about every other time; the one that is seen with a probability of {percent(POWER, 0)}, alone and "
+        "with the scatter of these seeds, is larger, and unfolds with n."
+    )
+
+
+def everything_text(everything: Entries) -> str:
+    """Whose family the second table is."""
+    return (
+        f"The same for every setting, as a family of {count(everything.family.n_tests, 'comparison')}. "
+        "Settings that no validation data chose stand here for completeness: "
+        "the best of many is high by chance as well."
+    )
+
+
+def _what_was_trained(numbers: StudyGroups) -> str:
+    study = numbers.study
+    states = [run.state for run in study.runs]
+    lost = [f"{states.count(state)} {state}" for state in ("diverged", "failed") if state in states]
+    done = f"{states.count('done')} of {study.n_planned} runs are done{', ' + listing(lost) if lost else ''}."
+    n_seeds = count(len(study.spec.seeds), "seed")
+    if numbers.are_methods_all:
+        recipe = study.spec.recipe
+        data, model = recipe.data, recipe.model
+        noise = f", {percent(data.label_noise, 0)} of the training labels drawn at random"
+        return (
+            f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on "
+            f"{data.name} ({data.n_train:,} training and {data.n_test:,} test images"
+            f"{noise if data.label_noise else ''}) by {count(len(numbers.cells), 'method')} with {n_seeds} "
+            f"each; {done}"
+        )
+    axes = f" over {listing([_axis(numbers, axis) for axis in numbers.axes])}" if numbers.axes else ""
+    methods = f"{count(len(numbers.methods), 'method')} ({listing(numbers.methods)})"
+    return f"{methods}{axes}, with {n_seeds} each: {done}"
+
+
+def _axis(numbers: StudyGroups, axis: str) -> str:
+    values = list(dict.fromkeys(group.place[axis] for group in numbers.groups))
+    if len(values) > MAX_NAMED:
+        return f"{len(values)} values of {axis}"
+    return f"{axis} ({listing(values)})"
+
+
+def _in_short(main: Entries) -> str:
+    """Of one group: where the reference ends, and beside whom that is better or worse."""
+    finals = [entry.cell.final_test for entry in main.entries if entry.is_reference and entry.cell.final_test]
+    # Where nothing was chosen, every learning rate has a reference of its own, and none of them is "that".
+    only = finals[0] if len(finals) == 1 else None
+    beside = "That" if only else main.reference
+    templates: dict[Verdict, str] = {
+        "higher": f"{beside} is better than {{}}.",
+        "lower": f"{beside} is worse than {{}}.",
         "no difference seen": "No difference is seen to {}.",
         "too few seeds": "One seed says nothing about the difference to {}.",
     }
-    return [template.format(names[verdict]) for verdict, template in templates.items() if verdict in names]
+    said = [(template, _having(verdict, main.entries)) for verdict, template in templates.items()]
+    return sentences(
+        f"{main.reference} ends at a test accuracy of {accuracy(only, decimals(main.entries))}."
+        if only
+        else "",
+        *(template.format(listing([entry.name for entry in found])) for template, found in said if found),
+    )
 
 
-def _highest(numbers: StudyNumbers) -> str:
-    means = {m.short: m.final_test.mean for m in numbers.shown if m.final_test}
-    best = max(means, key=lambda label: means[label])
-    return f"The highest mean is that of {best}: {percent(means[best], decimals(numbers))}."
+def _over_groups(numbers: StudyGroups, main: Entries) -> str:
+    """For every method: in how many groups the reference is higher, lower, or no difference is seen."""
+    if not main.compared:
+        return "There is no comparison yet: it takes two seeds that two methods of a group finished."
+    said = [_beside(main, method, len(numbers.groups)) for method in numbers.methods]
+    return sentences("In test accuracy:", *said)
 
 
-def _seen(word: str, reference: MethodSeries, compared: Compared, n_decimals: int) -> str:
-    if not compared:
-        return f"{reference.short} is not seen to be {word} than any other method."
-    items = [f"{method.short} (by {_magnitude(comparison, n_decimals)})" for method, comparison in compared]
-    return f"{reference.short} is {word} than {listing(items)}."
+def _beside(main: Entries, method: str, n_groups: int) -> str:
+    entries = [entry for entry in main.of(method) if entry in main.compared]
+    if not entries:
+        return ""
+    found = {verdict: _having(verdict, entries) for verdict in _WORDS}
+    parts = [
+        f"{_WORDS[verdict]} {method} in {len(having)}"
+        + (f" ({listing([entry.group.label for entry in having])})" if _is_named(verdict, having) else "")
+        for verdict, having in found.items()
+        if having
+    ]
+    mean = mean_over_groups(entries) if len(entries) <= n_groups else None
+    tail = (
+        f"; {signed_points(mean.mean, 2)} points in the mean over {mean.n} groups"
+        if mean and mean.n > 1
+        else ""
+    )
+    return f"{main.reference} is {listing(parts)} of {count(len(entries), 'comparison')}{tail}."
 
 
-def _unseen(reference: MethodSeries, compared: Compared, n_decimals: int) -> list[str]:
+_WORDS: dict[Verdict, str] = {
+    "higher": "higher than",
+    "lower": "lower than",
+    "no difference seen": "not seen to differ from",
+}
+
+
+def _is_named(verdict: Verdict, having: Sequence[Entry]) -> bool:
+    return verdict != "no difference seen" and len(having) <= MAX_NAMED // 2
+
+
+def _seen(word: str, reference: str, found: Sequence[Entry], digits: int) -> str:
+    if not found:
+        return f"{reference} is not seen to be {word} than any other method."
+    return f"{reference} is {word} than {listing([f'{e.name} (by {_magnitude(e, digits)})' for e in found])}."
+
+
+def _unseen(main: Entries, digits: int) -> list[str]:
     """Where no difference is seen, with the smallest that could have been.
 
     Methods of equal n in one sentence.
     """
-    unseen = _having("no difference seen", compared)
+    unseen = _having("no difference seen", main.entries)
     said = []
-    for n in sorted({comparison.difference.n for _, comparison in unseen}, reverse=True):
+    for n in sorted({entry.difference.n for entry in unseen if entry.difference}, reverse=True):
         items = [
-            f"{method.short} ({points(comparison.smallest_visible or 0.0, n_decimals)})"
-            for method, comparison in unseen
-            if comparison.difference.n == n
+            f"{entry.name} ({points(entry.judgement.smallest_visible or 0.0, digits)})"
+            for entry in unseen
+            if entry.judgement and entry.judgement.difference.n == n
         ]
         said.append(
             f"No difference seen (smallest difference that these {n} seeds could have shown) between "
-            f"{reference.short} and: {listing(items)}."
+            f"{main.reference} and: {listing(items)}."
         )
-    said += [
-        f"About {m.short}, one seed in common says nothing." for m, _ in _having("too few seeds", compared)
+    return said + [
+        f"About {entry.name}, one seed in common says nothing."
+        for entry in _having("too few seeds", main.entries)
     ]
-    return said
 
 
-def _magnitude(comparison: Judgement, n_decimals: int) -> str:
-    """The size of a difference whose interval excludes zero: 4.1 points, 95 % interval 2.0 to 6.2."""
-    difference = comparison.difference
-    text = points(difference.mean, n_decimals)
-    if difference.interval is None:
+def _magnitude(entry: Entry, digits: int) -> str:
+    """The size of a difference that is seen: 4.1 points, 95 % interval 2.0 to 6.2."""
+    assert entry.difference is not None
+    text = points(entry.difference.mean, digits)
+    if entry.difference.interval is None:
         return text
-    return f"{text}, 95{SPACE}% interval {interval_of_sizes(*difference.interval, n_decimals)}"
+    return f"{text}, 95{SPACE}% interval {interval_of_sizes(*entry.difference.interval, digits)}"
 
 
-def _compared(numbers: StudyNumbers) -> Compared:
-    pairs = [(method, numbers.comparison(method)) for method in numbers.others]
-    return [(method, comparison) for method, comparison in pairs if comparison is not None]
+def _having(verdict: Verdict, entries: Sequence[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.judgement and entry.judgement.verdict == verdict]
 
 
-def _having(verdict: str, compared: Compared) -> Compared:
-    return [(method, comparison) for method, comparison in compared if comparison.verdict == verdict]
+def _what_could_be_seen(main: Entries) -> str:
+    unseen = [
+        entry.judgement.smallest_visible
+        for entry in _having("no difference seen", main.entries)
+        if entry.judgement and entry.judgement.smallest_visible is not None
+    ]
+    if not unseen:
+        return ""
+    low, high = min(unseen), max(unseen)
+    size = points(low, 2) if len(unseen) == 1 else f"{100 * low:.2f} to {points(high, 2)}"
+    return (
+        "Where no difference is seen, the smallest that could have been seen in this family of "
+        f"{count(main.family.n_tests, 'comparison')} was {size}: smaller ones are not ruled out."
+    )

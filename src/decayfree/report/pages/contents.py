@@ -1,0 +1,152 @@
+"""What stands on the page of a study: tables, charts and texts by the names that the template knows.
+
+Where runs differ in nothing but their method, all their curves and what they say; else a set of charts a
+group, and the choices. It computes no statistics and writes no HTML.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from decayfree.report.charts.axes import Look
+from decayfree.report.charts.sensitivity import sensitivity_notes
+from decayfree.report.charts.views import curve_views, method_looks, sensitivity_views
+from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together
+from decayfree.report.numbers.groups import StudyGroups, study_groups
+from decayfree.report.pages.training import sections
+from decayfree.report.tables import choices, costs, ending, forest
+from decayfree.report.tables.comparison import comparison_table
+from decayfree.report.words import verdicts
+from decayfree.report.words.wording import count, sentences
+from decayfree.study.files.results import Study
+
+
+def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
+    """All that the template shows.
+
+    Args:
+        study: Its runs may differ in anything.
+        reference: Name or label of the method that all differences are taken from; by default weight
+            rescaling.
+
+    Raises:
+        UnknownReferenceError: If the study has no such method.
+    """
+    numbers = study_groups(study)
+    looks, main = method_looks(numbers), compare(numbers, reference)
+    colors = {label: look.color for label, look in looks.items()}
+    is_one_group = len(numbers.groups) == 1
+    results = verdicts.results(main) if is_one_group else ""
+    return {
+        "title": study.spec.title,
+        "question": study.spec.question,
+        "kicker": _kicker(numbers, len(looks)),
+        "summary": verdicts.summary(numbers, main),
+        "methods": [_legend_entry(label, look) for label, look in looks.items()],
+        "comparison": comparison_table(
+            numbers,
+            main,
+            "comparison-table",
+            verdicts.caption(numbers, main),
+            colors if numbers.are_methods_all else None,
+        ),
+        "comparison_text": sentences(results, verdicts.reference_text(main)),
+        "statistics_notes": [*verdicts.statistics_notes(numbers, main), verdicts.table_note()],
+        "sensitivity_notes": sensitivity_notes(),
+        **_choices(numbers),
+        **_forest(numbers, main, colors),
+        **_everything(numbers, main, reference),
+        **_charts(numbers, looks, reference),
+        **_costs(numbers),
+        "faults": ending.faults(study, _places(numbers)),
+        "no_faults": ending.no_faults(study),
+        "set_aside": ending.set_aside(study),
+        "settings_text": ending.settings_text(numbers),
+        "settings": ending.settings_tables(study),
+    }
+
+
+def _legend_entry(label: str, look: Look) -> dict[str, Any]:
+    return {"label": label, "color": look.color, "width": look.width, "dashes": look.svg_dashes}
+
+
+def _kicker(numbers: StudyGroups, n_methods: int) -> str:
+    study = numbers.study
+    data = list(dict.fromkeys(settings.recipe.data.name for settings in study.spec.runs()))
+    parts = [
+        "decayfree study",
+        ", ".join(data),
+        count(n_methods, "method"),
+        *([count(len(numbers.groups), "group")] if numbers.axes else []),
+        count(len(study.spec.seeds), "seed"),
+        count(study.n_planned, "run"),
+    ]
+    return " · ".join(parts)
+
+
+def _charts(numbers: StudyGroups, looks: Mapping[str, Look], reference: str | None) -> dict[str, Any]:
+    if numbers.are_methods_all:
+        sweeps = [sweep for group in numbers.groups for sweep in group.sweeps]
+        found = sections(drawn_together(numbers.study, sweeps, reference))
+        drawn = [chart for section in found for chart in section.charts + section.by_weight]
+        return {
+            "sections": found,
+            "figures": {chart.id: chart.figure for chart in drawn},
+            "view_sections": {"sensitivity": None, "curves": None},
+            "views": {},
+        }
+    views = [view for view in (sensitivity_views(numbers, looks), curve_views(numbers, looks)) if view.views]
+    return {
+        "sections": [],
+        "figures": {},
+        "view_sections": {"sensitivity": None, "curves": None, **{view.id: view for view in views}},
+        "views": {view.id: view.data for view in views},
+    }
+
+
+def _choices(numbers: StudyGroups) -> dict[str, Any]:
+    if not numbers.is_swept or numbers.are_methods_all:
+        return {"choices": None, "choices_text": ""}
+    table = choices.choices_table(numbers) if numbers.has_validation else None
+    return {"choices": table, "choices_text": choices.choices_text(numbers)}
+
+
+def _forest(numbers: StudyGroups, main: Entries, colors: Mapping[str, str]) -> dict[str, Any]:
+    if len(numbers.groups) < 2 or not main.compared or (numbers.is_swept and not numbers.has_validation):
+        return {"forest": None, "ranks": None, "forest_text": "", "ranks_text": "", "forest_note": ""}
+    return {
+        "forest": forest.forest_table(numbers, main, colors),
+        "ranks": forest.ranks_table(numbers, main, colors),
+        "forest_text": forest.forest_text(numbers, main),
+        "ranks_text": forest.ranks_text(numbers, main),
+        "forest_note": forest.forest_note(),
+    }
+
+
+def _everything(numbers: StudyGroups, main: Entries, reference: str | None) -> dict[str, Any]:
+    """Every setting, where the first table shows chosen ones alone."""
+    everything = compare_all(numbers, reference)
+    if len(main.entries) == len(everything.entries):
+        return {"everything": None, "everything_text": ""}
+    caption = verdicts.caption(numbers, everything)
+    return {
+        "everything": comparison_table(numbers, everything, "everything-table", caption),
+        "everything_text": verdicts.everything_text(everything),
+    }
+
+
+def _costs(numbers: StudyGroups) -> dict[str, Any]:
+    base, priced = costs.priced(numbers)
+    return {
+        "costs": costs.costs_table(priced, numbers.axes, base),
+        "costs_text": costs.costs_text(priced, base),
+        "costs_note": costs.NOTE,
+    }
+
+
+def _places(numbers: StudyGroups) -> dict[str, str]:
+    return {
+        run.key: f"{cell.label} · {group.label}" if numbers.axes else cell.label
+        for group in numbers.groups
+        for cell in group.cells
+        for run in cell.begun.values()
+    }

@@ -1,0 +1,98 @@
+"""What happened while training, section by section: every curve of every method, and what it says.
+
+It computes no statistics, judges no final accuracy and writes no HTML.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from decayfree.report.charts import curves as charts
+from decayfree.report.charts.axes import Chart
+from decayfree.report.numbers.series import StudyNumbers
+from decayfree.report.words import angles, spans
+from decayfree.report.words import curves as findings
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with one paragraph, its charts, small ones for each weight, and notes on how to read them."""
+
+    id: str
+    title: str
+    text: str
+    charts: list[Chart] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    by_weight: list[Chart] = dataclasses.field(default_factory=list)
+    keys: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    """What is drawn in these charts beside the methods: the kind of mark and what it means."""
+
+
+def sections(numbers: StudyNumbers) -> list[Section]:
+    """All of them, in the order of the page; none where no run is done."""
+    if not numbers.shown:
+        return []
+    found = [
+        Section(
+            "test",
+            "Test accuracy while training",
+            findings.test_accuracy(numbers),
+            [charts.accuracy_chart(numbers, "test")],
+        ),
+        Section(
+            "train",
+            "Training accuracy",
+            findings.train_accuracy(numbers),
+            [charts.accuracy_chart(numbers, "train")],
+        ),
+        _norms(numbers),
+        Section(
+            "rates",
+            "Effective learning rates",
+            findings.effective_learning_rates(numbers),
+            [charts.effective_learning_rate_chart(numbers)],
+            findings.effective_learning_rate_notes(numbers),
+            by_weight=charts.effective_learning_rate_charts(numbers),
+        ),
+        Section(
+            "angles",
+            "Angular updates",
+            angles.angular_updates(numbers),
+            [charts.angular_update_chart(numbers)],
+            angles.angular_update_notes(numbers),
+        ),
+        Section(
+            "span",
+            "Off-span share of the first layer",
+            spans.off_span(numbers),
+            [charts.off_span_chart(numbers)],
+            spans.off_span_notes(numbers),
+            keys=[{"mark": "circle", "text": "what it must be, in the color of the method"}],
+        ),
+        Section(
+            "spectrum",
+            "Where the weights lie in the spectrum of their inputs",
+            spans.spectrum(numbers),
+            by_weight=charts.spectrum_charts(numbers),
+            notes=spans.spectrum_notes(numbers),
+            keys=[
+                {"mark": "solid", "text": "before training, all methods"},
+                {"mark": "area", "text": "variance of the inputs after training"},
+            ],
+        ),
+    ]
+    return [_without_empty_charts(section) for section in found]
+
+
+def _without_empty_charts(section: Section) -> Section:
+    """What was not recorded is not drawn, nor explained; the text says so."""
+    large = [chart for chart in section.charts if chart.has_points]
+    by_weight = [chart for chart in section.by_weight if chart.has_points]
+    if large or by_weight:
+        return dataclasses.replace(section, charts=large, by_weight=by_weight)
+    return dataclasses.replace(section, charts=[], by_weight=[], notes=[], keys=[])
+
+
+def _norms(numbers: StudyNumbers) -> Section:
+    drawn = charts.norm_charts(numbers)
+    large, small = (drawn, []) if len(drawn) == 1 else ([], drawn)
+    return Section("norms", "Weight norms", findings.norms(numbers), large, by_weight=small)
