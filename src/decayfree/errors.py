@@ -1,10 +1,10 @@
 """What can go wrong, by name.
 
 Each error is a :class:`DecayFreeError` and also the built-in that fits. No message is written here: the file
-that finds a fault says it.
+that finds a fault says it, with what may have been meant at its end (`closest`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class DecayFreeError(Exception):
@@ -48,3 +48,18 @@ def raise_all(faults: Sequence[Fault]) -> None:
     """Raise one error with all faults; its class is that of the first."""
     if faults:
         raise faults[0][0]("; ".join(message for _, message in faults))
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what may have been meant.
+
+    Example:
+        >>> closest("resnet19", ["resnet18", "vgg16"])
+        '; did you mean resnet18?'
+        >>> closest("x", ["resnet18"])
+        ''
+    """
+    import difflib  # rarely needed, and slow to import
+
+    matches = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
