@@ -220,9 +220,18 @@ def test_an_import_loads_few_of_our_modules(statement: str, most: int) -> None:
     assert len(ours) <= most, sorted(ours)
 
 
-def test_the_page_loads_nothing_that_trains() -> None:
-    loaded = loaded_by("import decayfree.report; decayfree.report.render")
-    trains = ("study.training", "study.runner", "study.search", "study.data", "theory", "cli")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import decayfree.report; decayfree.report.render",
+        "from decayfree.study import StudySpec; StudySpec.from_toml('[[methods]]\\nname = \"wrs\"').runs()",
+    ],
+)
+def test_reading_a_study_and_drawing_its_page_load_nothing_that_trains(statement: str) -> None:
+    trains = ("training", "runner", "search", "data", "models")
+    trains = (*(f"study.{unit}" for unit in trains), "theory", "cli")
+    loaded = loaded_by(statement)
+    assert "decayfree.study.spec.study_spec" in loaded
     assert not [name for name in loaded if name.startswith(tuple(f"decayfree.{unit}" for unit in trains))]
 
 

@@ -64,3 +64,18 @@ def whole_number_faults(name: str, value: object, *, least: int = 1) -> list[str
     """
     is_one = isinstance(value, int) and not isinstance(value, bool) and value >= least
     return [] if is_one else [f"{name} must be a whole number of at least {least}, got {value!r}"]
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what may have been meant.
+
+    Example:
+        >>> closest("resnet19", ["resnet18", "vgg16"])
+        '; did you mean resnet18?'
+        >>> closest("x", ["resnet18"])
+        ''
+    """
+    import difflib  # rarely needed, and slow to import
+
+    matches = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

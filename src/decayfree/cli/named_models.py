@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, closest
 
 Factory = Callable[[], Any]
 FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
@@ -80,8 +80,6 @@ def _factory_in_module(module_name: str, attribute: str) -> Factory:
     module = _import_from_here(module_name)
     known = [key for key in vars(module) if not key.startswith("_")]
     if not hasattr(module, attribute):
-        from decayfree.study.models.libraries import closest
-
         raise InvalidInputError(f"{module_name} has no {attribute!r}{closest(attribute, known)}")
     factory: Factory | nn.Module = getattr(module, attribute)
     if isinstance(factory, nn.Module):

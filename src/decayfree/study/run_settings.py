@@ -9,17 +9,58 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from decayfree.errors import closest
 from decayfree.methods.method import Method
 
 DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"]
 OptimizerName = Literal[
     "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adamax", "adagrad", "lion", "muon"
 ]
+
+MODEL_NAMES: tuple[str, ...] = (
+    *("vgg4-bn", "vgg6-bn", "vgg11-bn", "vgg13-bn", "vgg16-bn", "vgg19-bn"),
+    *("resnet18", "resnet34", "resnet50", "resnet20", "resnet32", "resnet56"),
+    *("preact-resnet18", "preact-resnet20", "wrn-16-4", "wrn-28-10"),
+    *("densenet-bc-40-12", "densenet-bc-100-12", "mobilenetv2", "mlp-bn"),
+)
+"""Our own networks; their builders, in this order, are in ``decayfree.study.models``, which trains."""
+LIBRARY_NAMES = ("timm", "torchvision")
+"""Packages whose models are named ``timm:NAME``."""
+
+
+class _Told:
+    """What is wrong, but for what rests on a value that could not be read."""
+
+    def __init__(self, unread: Collection[str]) -> None:
+        self.faults: list[str] = []
+        self._unread = unread
+
+    def add(self, is_wrong: bool, fields: str, sentence: str) -> None:
+        """Tell it if it is wrong.
+
+        Args:
+            is_wrong: Whether it is.
+            fields: Dotted names of all that the check looks at, divided by spaces; it is told of the first.
+            sentence: What was expected and what was found.
+        """
+        names = fields.split()
+        if is_wrong and not any(is_unread(name, self._unread) for name in names):
+            self.faults.append(f"{names[0]}: {sentence}")
+
+
+def is_unread(field: str, unread: Collection[str]) -> bool:
+    """Whether a field, or the table that it is in, is among those that could not be read."""
+    return any(field == one or field.startswith(f"{one}.") for one in unread)
+
+
+def unread_in(part: str, unread: Collection[str]) -> set[str]:
+    """The names, within a table, of those in it that could not be read."""
+    return {one.removeprefix(f"{part}.") for one in unread if one.startswith(f"{part}.")}
 
 
 @dataclass(frozen=True)
@@ -48,27 +89,33 @@ class DataSpec:
     0 for none.
     """
 
-    def faults(self) -> list[str]:
-        """What is wrong, one sentence each, beginning with the field's name."""
-        faults = [
-            f"{name}: expected at least 1, got {getattr(self, name)}"
-            for name in ("n_train", "n_test")
-            if getattr(self, name) < 1
-        ]
-        faults += [
-            f"{name}: expected at least 0, got {getattr(self, name)}"
-            for name in ("n_validation", "image_size", "crop_padding", "cutout")
-            if getattr(self, name) < 0
-        ]
-        if not 0 <= self.label_noise <= 1:
-            faults.append(f"label_noise: expected a share from 0 to 1, got {self.label_noise}")
-        if self.name == "image-folder" and self.image_size == 0:
-            faults.append(
-                "image_size: expected the pixels of a side, since images of a folder differ in size; got 0"
-            )
-        if self.name != "image-folder" and self.image_size > 0:
-            faults.append(f"image_size: {self.name} has a size of its own, expected 0, got {self.image_size}")
-        return faults
+    def faults(self, unread: Collection[str] = ()) -> list[str]:
+        """What is wrong, one sentence each, beginning with the field's name.
+
+        Args:
+            unread: Fields that hold a stand-in for what could not be read; nothing that rests on one is told.
+        """
+        told = _Told(unread)
+        for name in ("n_train", "n_test"):
+            told.add(getattr(self, name) < 1, name, f"expected at least 1, got {getattr(self, name)}")
+        for name in ("n_validation", "image_size", "crop_padding", "cutout"):
+            told.add(getattr(self, name) < 0, name, f"expected at least 0, got {getattr(self, name)}")
+        told.add(
+            not 0 <= self.label_noise <= 1,
+            "label_noise",
+            f"expected a share from 0 to 1, got {self.label_noise}",
+        )
+        told.add(
+            self.name == "image-folder" and self.image_size == 0,
+            "image_size name",
+            "expected the pixels of a side, since images of a folder differ in size; got 0",
+        )
+        told.add(
+            self.name != "image-folder" and self.image_size > 0,
+            "image_size name",
+            f"{self.name} has a size of its own, expected 0, got {self.image_size}",
+        )
+        return told.faults
 
 
 @dataclass(frozen=True)
@@ -82,18 +129,27 @@ class ModelSpec:
     width is their own.
     """
 
-    def faults(self) -> list[str]:
+    def faults(self, unread: Collection[str] = ()) -> list[str]:
         """What is wrong, one sentence each, beginning with the field's name.
 
-        Whether the name is known is for the spec to ask.
+        Args:
+            unread: Fields that hold a stand-in for what could not be read; nothing that rests on one is told.
         """
-        if not 0 < self.width_factor < math.inf:
-            return [f"width_factor: expected a finite number above 0, got {self.width_factor}"]
-        if ":" in self.name and self.width_factor != 1:
-            return [
-                f"width_factor: {self.name} has a width of its own, expected 1, got {self.width_factor:g}"
-            ]
-        return []
+        told = _Told(unread)
+        library, _, name = self.name.partition(":")
+        if self.name not in MODEL_NAMES and not (library in LIBRARY_NAMES and name):
+            known = [*MODEL_NAMES, *(f"{one}:NAME" for one in LIBRARY_NAMES)]
+            wanted = f"one of {', '.join(known[:-1])} or {known[-1]}"
+            meant = closest(self.name, MODEL_NAMES)
+            told.add(True, "name", f"expected {wanted}; got {self.name!r}{meant}")
+        is_width = 0 < self.width_factor < math.inf
+        told.add(not is_width, "width_factor", f"expected a finite number above 0, got {self.width_factor}")
+        told.add(
+            is_width and ":" in self.name and self.width_factor != 1,
+            "width_factor name",
+            f"{self.name} has a width of its own, expected 1, got {self.width_factor:g}",
+        )
+        return told.faults
 
 
 @dataclass(frozen=True)
@@ -121,18 +177,23 @@ class OptimizerSpec:
             return "SGD"
         return f"SGD, {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"
 
-    def faults(self) -> list[str]:
-        """What is wrong, one sentence each, beginning with the field's name."""
-        faults = [
-            f"{name}: expected at least 0 and below 1, got {getattr(self, name)}"
-            for name in ("momentum", "beta1", "beta2")
-            if not 0 <= getattr(self, name) < 1
-        ]
-        if self.name in ("sgd", "muon") and self.nesterov and self.momentum == 0:
-            faults.append("nesterov: needs a momentum above 0")
-        if not 0 <= self.eps < math.inf:
-            faults.append(f"eps: expected a finite number from 0, got {self.eps}")
-        return faults
+    def faults(self, unread: Collection[str] = ()) -> list[str]:
+        """What is wrong, one sentence each, beginning with the field's name.
+
+        Args:
+            unread: Fields that hold a stand-in for what could not be read; nothing that rests on one is told.
+        """
+        told = _Told(unread)
+        for name in ("momentum", "beta1", "beta2"):
+            value = getattr(self, name)
+            told.add(not 0 <= value < 1, name, f"expected at least 0 and below 1, got {value}")
+        told.add(
+            self.name in ("sgd", "muon") and self.nesterov and self.momentum == 0,
+            "nesterov momentum name",
+            "needs a momentum above 0",
+        )
+        told.add(not 0 <= self.eps < math.inf, "eps", f"expected a finite number from 0, got {self.eps}")
+        return told.faults
 
 
 _OPTIMIZER_LABELS = {
@@ -211,29 +272,42 @@ class Recipe:
             return 0.5 * (1 + math.cos(math.pi * share_done))
         return 1.0 if share_done < 0.5 else 0.1 if share_done < 0.75 else 0.01
 
-    def faults(self) -> list[str]:
-        """What is wrong here and in the parts, one sentence each, beginning with the field's dotted name."""
-        faults = [
-            f"{name}: expected at least {least}, got {getattr(self, name)}"
-            for name, least in (("n_epochs", 1), ("batch_size", 1))
-            if getattr(self, name) < least
-        ]
-        if self.n_samples < 2:
-            faults.append(f"n_samples: expected at least 2 (start and end), got {self.n_samples}")
-        if not 0 < self.learning_rate < math.inf:
-            faults.append(f"learning_rate: expected a finite number above 0, got {self.learning_rate}")
+    def faults(self, unread: Collection[str] = ()) -> list[str]:
+        """What is wrong here and in the parts, one sentence each, beginning with the field's dotted name.
+
+        Args:
+            unread: Dotted names of fields that hold a stand-in for what could not be read; nothing that rests
+                on one is told.
+        """
+        told = _Told(unread)
+        for name, least in (("n_epochs", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            told.add(value < least, name, f"expected at least {least}, got {value}")
+        told.add(
+            self.n_samples < 2, "n_samples", f"expected at least 2 (start and end), got {self.n_samples}"
+        )
+        told.add(
+            not 0 < self.learning_rate < math.inf,
+            "learning_rate",
+            f"expected a finite number above 0, got {self.learning_rate}",
+        )
         for name in ("rest_weight_decay", "n_warmup_epochs"):
-            if not 0 <= getattr(self, name) < math.inf:
-                faults.append(f"{name}: expected a finite number from 0, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            faults.append(f"label_smoothing: expected at least 0 and below 1, got {self.label_smoothing}")
+            value = getattr(self, name)
+            told.add(not 0 <= value < math.inf, name, f"expected a finite number from 0, got {value}")
+        told.add(
+            not 0 <= self.label_smoothing < 1,
+            "label_smoothing",
+            f"expected at least 0 and below 1, got {self.label_smoothing}",
+        )
         for name, part in (("data", self.data), ("model", self.model), ("optimizer", self.optimizer)):
-            faults += [f"{name}.{fault}" for fault in part.faults()]
-        if self.batch_size > self.data.n_train >= 1:
-            faults.append(
-                f"batch_size: expected at most the {self.data.n_train} training images, got {self.batch_size}"
-            )
-        return faults
+            if not is_unread(name, unread):
+                told.faults += [f"{name}.{fault}" for fault in part.faults(unread_in(name, unread))]
+        told.add(
+            self.batch_size > self.data.n_train >= 1,
+            "batch_size data.n_train",
+            f"expected at most the {self.data.n_train} training images, got {self.batch_size}",
+        )
+        return told.faults
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from decayfree import find_invariant
 from decayfree.errors import InvalidInputError
-from decayfree.study.models import MODELS, Sizes, build_model, model_faults
-from decayfree.study.run_settings import ModelSpec
+from decayfree.study.models import MODELS, Sizes, build_model
+from decayfree.study.models.libraries import LIBRARIES
+from decayfree.study.run_settings import LIBRARY_NAMES, MODEL_NAMES, ModelSpec
 
 SLOW = {"vgg19-bn", "resnet34", "resnet50", "resnet56", "wrn-28-10", "densenet-bc-100-12"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS]
@@ -337,9 +338,14 @@ def test_a_few_steps_of_gradient_descent_lower_the_loss(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_the_names_that_a_spec_may_hold_are_those_of_the_networks():
+    assert tuple(MODELS) == MODEL_NAMES
+    assert sorted(LIBRARIES) == sorted(LIBRARY_NAMES)
+
+
 @pytest.mark.parametrize("name", [*MODELS, "timm:resnet18", "torchvision:vgg11_bn"])
 def test_a_known_name_has_no_faults(name):
-    assert model_faults(ModelSpec(name=name, width_factor=1.0)) == []
+    assert ModelSpec(name=name, width_factor=1.0).faults() == []
 
 
 @pytest.mark.parametrize(
@@ -347,7 +353,7 @@ def test_a_known_name_has_no_faults(name):
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
     spec = ModelSpec(name=name, width_factor=1.0)
-    [fault] = model_faults(spec)
+    [fault] = spec.faults()
     assert fault.startswith("name: expected one of vgg4-bn, vgg6-bn, vgg11-bn")
     assert f"mlp-bn, timm:NAME or torchvision:NAME; got {name!r}" in fault
     with pytest.raises(
@@ -357,5 +363,5 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
 
 
 def test_a_name_with_a_slip_is_answered_with_the_nearest():
-    [fault] = model_faults(ModelSpec(name="vgg11_bn"))
+    [fault] = ModelSpec(name="vgg11_bn").faults()
     assert "; did you mean vgg11-bn" in fault

@@ -166,7 +166,7 @@ def test_all_faults_of_axes_and_overrides_are_told_at_once():
         """
     )
     expected = [
-        "axes[3].valus: no such key; known keys: path, values",
+        "axes[3].valus: no such key; known keys: path, values; did you mean values?",
         "axes[3].values: missing",
         "overrides[1].when: missing",
         "axes[0].path: learning_rte: no such setting of the recipe; known are task, learning_rate",
@@ -175,11 +175,13 @@ def test_all_faults_of_axes_and_overrides_are_told_at_once():
         "axes[2].values: expected a table of settings of optimizer, got 'adam'",
         "axes[2].values: optimizer.nam: no such setting of the recipe; known are task, learning_rate",
         "axes[2].values.name: expected one of sgd, adam",
+        "axes[3].path: seed: no such setting of the recipe; known are task, learning_rate",
         "overrides[0].when.optimizer.name: expected one of sgd, adam",
         "overrides[0].set: method: no such setting of the recipe; known are task, learning_rate",
         "overrides[0]: expected either set or skip = true",
-        "overrides[1].when: method.radios: no such setting of a method; known are method.",
-        "overrides[1].set.method.radius: expected a number",
+        "overrides[1]: expected either set or skip = true",
+        "overrides[2].when: method.radios: no such setting of a method; known are method.",
+        "overrides[2].set.method.radius: expected a number",
     ]
     assert len(told) == len(expected)
     for line, beginning in zip(told, expected, strict=True):

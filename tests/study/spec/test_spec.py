@@ -66,7 +66,7 @@ def test_all_faults_of_a_file_are_reported_at_once_with_the_known_keys():
         "10 faults in the study's spec:",
         f"color: no such key; known keys: {names(StudySpec)}",
         "seeds: expected a list of whole numbers, got [0, 'one']",
-        f"recipe.learning_rte: no such key; known keys: {names(Recipe)}",
+        f"recipe.learning_rte: no such key; known keys: {names(Recipe)}; did you mean learning_rate?",
         "recipe.schedule: expected one of cosine, constant, step; got 'linear'",
         "recipe.n_epochs: expected a whole number, got 1.5",
         "recipe.data: expected a table, got 3",
@@ -90,7 +90,7 @@ def test_types_and_ranges_of_a_file_are_reported_together():
         StudySpec.from_toml(text)
     assert [line.strip() for line in str(caught.value).splitlines()] == [
         "3 faults in the study's spec:",
-        f"sees: no such key; known keys: {names(StudySpec)}",
+        f"sees: no such key; known keys: {names(StudySpec)}; did you mean seeds?",
         "methods[0].radius must be a finite number above 0, got -1.0",
         "recipe.learning_rate: expected a finite number above 0, got 0.0",
     ]

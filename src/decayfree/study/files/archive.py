@@ -16,7 +16,6 @@ from pathlib import Path
 
 from decayfree.study.disk import replacing
 from decayfree.study.files.integrity import ResultError
-from decayfree.study.spec.study_spec import StudySpec
 
 ARCHIVE_FILE = "runs.tar.xz"
 _KEPT = ("run.json", "metrics.jsonl", "spectra.json")
@@ -31,6 +30,8 @@ def keep(out: Path, target: Path) -> Path:
     Raises:
         ResultError: If there is no study in ``out``.
     """
+    from decayfree.study.spec.study_spec import StudySpec  # what reads an archive needs no spec
+
     if not (out / "study.toml").is_file():
         raise ResultError(f"no study in {out}: there is no study.toml")
     keys = {run.key for run in StudySpec.load(out / "study.toml").runs()}

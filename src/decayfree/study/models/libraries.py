@@ -3,13 +3,12 @@
 Never downloads, and imports the libraries only when asked for one of their models.
 """
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, MissingExtraError, closest
 
 Factory = Callable[[], Any]
 
@@ -31,19 +30,6 @@ def library_factory(
         MissingExtraError: If the library is not installed.
     """
     return LIBRARIES[library](name, n_classes, image_size)
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: what may have been meant.
-
-    Example:
-        >>> closest("resnet19", ["resnet18", "vgg16"])
-        '; did you mean resnet18?'
-        >>> closest("x", ["resnet18"])
-        ''
-    """
-    matches = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def _torchvision_factory(name: str, n_classes: int | None, image_size: tuple[int, int] | None) -> Factory:

@@ -1,7 +1,7 @@
 """The networks of the studies, by name; one file for each family.
 
 Does not decide how their weights are treated, nor on which device or in which memory format they lie. A
-further network is one file and one entry in ``MODELS``.
+further network is one file, one entry in ``MODELS`` and its name in ``run_settings``.
 """
 
 import copy
@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, raise_all
 from decayfree.study.models.densenet import DenseNetBC
-from decayfree.study.models.libraries import LIBRARIES, closest, library_factory
+from decayfree.study.models.libraries import library_factory
 from decayfree.study.models.mlp import MlpBN
 from decayfree.study.models.mobilenet import MobileNetV2
 from decayfree.study.models.preactivation import PreActivationResNet
@@ -21,7 +21,7 @@ from decayfree.study.models.sizes import Builder, Sizes
 from decayfree.study.models.vgg import VggBN
 from decayfree.study.run_settings import ModelSpec
 
-__all__ = ["MODELS", "Builder", "Sizes", "build_model", "model_faults"]
+__all__ = ["MODELS", "Builder", "Sizes", "build_model"]
 
 MODELS: dict[str, Builder] = {
     "vgg4-bn": partial(VggBN, depths=(2, 2)),
@@ -68,9 +68,7 @@ def build_model(
         InvalidInputError: If there is no such network, or it does not make logits of such images.
         MissingExtraError: If the library that holds it is not installed.
     """
-    faults = model_faults(spec)
-    if faults:
-        raise InvalidInputError("; ".join(faults))
+    raise_all([(InvalidInputError, fault) for fault in spec.faults()])
     sizes = Sizes(
         n_classes=n_classes, image_size=image_size, n_channels=n_channels, width_factor=spec.width_factor
     )
@@ -78,21 +76,6 @@ def build_model(
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
         model = MODELS[spec.name](sizes) if spec.name in MODELS else _library_model(spec.name, sizes, seed)
     return model.train()
-
-
-def model_faults(spec: ModelSpec) -> list[str]:
-    """What is wrong with the name.
-
-    Whether a library has the model shows when it is built, since that imports the library.
-    """
-    library, _, name = spec.name.partition(":")
-    if spec.name in MODELS or (library in LIBRARIES and name):
-        return []
-    known = [*MODELS, *(f"{library}:NAME" for library in ("timm", "torchvision"))]
-    return [
-        f"name: expected one of {', '.join(known[:-1])} or {known[-1]}; "
-        f"got {spec.name!r}{closest(spec.name, MODELS)}"
-    ]
 
 
 def _library_model(full_name: str, sizes: Sizes, seed: int) -> nn.Module:

@@ -1,21 +1,33 @@
 """Settings that vary in a study: axes that multiply, and overrides that change some of the combinations.
 
-Knows no seeds and no files. What is wrong is told in lists of sentences; ``spec`` makes one error of them.
+Knows no seeds and no files. What is wrong is told fault by fault; `study_spec` makes one error of them.
 """
 
 import dataclasses
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decayfree.errors import closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
-from decayfree.study.run_settings import Recipe, RunSettings
-from decayfree.study.spec.toml import Table, field_paths, field_type, read_value, replaced, to_toml
+from decayfree.study.run_settings import Recipe, RunSettings, is_unread
+from decayfree.study.spec.told import Fault
+from decayfree.study.spec.toml import (
+    Table,
+    as_field,
+    field_paths,
+    field_type,
+    is_table,
+    replaced,
+    to_toml,
+    value_fault,
+)
 
 _METHOD = "method."
+UNREAD: Any = object()
+"""In place of what a table of a file lacks."""
 
 
 @dataclass(frozen=True)
@@ -75,60 +87,86 @@ def overridden(run: RunSettings, overrides: Sequence[Override]) -> RunSettings |
     return run
 
 
-def axis_faults(axes: Sequence[Axis]) -> list[str]:
-    """What is wrong with axes, whatever the runs are."""
-    faults = []
-    for index, axis in enumerate(axes):
-        where = f"axes[{index}]"
-        if not isinstance(axis.values, tuple) or not axis.values:
-            faults.append(f"{where}.values: expected a list of at least one value, got {axis.values!r}")
+def axis_faults(axis: Axis, where: str) -> Iterator[Fault | str]:
+    """What is wrong with one axis, whatever the runs are; nothing of what is `UNREAD`."""
+    if UNREAD in (axis.path, axis.values):
+        if axis.path is not UNREAD and not is_setting(axis.path):
+            yield _no_such_setting(f"{where}.path", axis.path, "the recipe", field_paths(Recipe))
+        return
+    if not isinstance(axis.values, tuple) or not axis.values:
+        yield f"{where}.values: expected a list of at least one value, got {axis.values!r}"
+        return
+    if len(set(axis.values)) < len(axis.values):
+        yield f"{where}.values: expected each value once, got {to_toml(list(map(_thawed, axis.values)))}"
+    for value in axis.values:
+        yield from _recipe_faults(axis.path, value, f"{where}.path", f"{where}.values")
+
+
+def is_setting(path: Any) -> bool:
+    """Whether the recipe has a setting of this dotted name."""
+    return isinstance(path, str) and field_type(Recipe, path) is not None
+
+
+def usable(axis: Axis) -> Axis:
+    """The axis with those of its values that are without faults, each once."""
+    values = axis.values if isinstance(axis.values, tuple) else ()
+    sound = (one for one in values if not any(_recipe_faults(axis.path, one, "", "")))
+    return Axis(axis.path, tuple(dict.fromkeys(sound)))
+
+
+def paths_set_by(override: Override) -> set[Any]:
+    """The dotted names that it sets, whatever they are."""
+    return {path for path, _ in override.set} if _is_table(override.set) else set()
+
+
+def set_by(override: Override) -> dict[str, Any]:
+    """The settings of the recipe that it sets to values without faults, by dotted name; those of tables too."""
+    entries = override.set if _is_table(override.set) else ()
+    return {
+        name: one
+        for path, value in entries
+        if is_setting(path) and not any(_recipe_faults(path, value, "", ""))
+        for name, one in (
+            ((f"{path}.{key}", one) for key, one in value) if _is_table(value) else ((path, value),)
+        )
+    }
+
+
+def override_faults(override: Override, where: str) -> Iterator[Fault | str]:
+    """What is wrong with one override, whatever the runs are; nothing of what is `UNREAD`."""
+    for name, table in (("when", override.when), ("set", override.set)):
+        if table is UNREAD:
             continue
-        if len(set(axis.values)) < len(axis.values):
-            faults.append(
-                f"{where}.values: expected each value once, got {to_toml(list(map(_thawed, axis.values)))}"
-            )
-        for value in axis.values:
-            faults += _recipe_faults(axis.path, value, f"{where}.path", f"{where}.values")
-    paths = Counter(axis.path for axis in axes)
-    faults += [f"axes: {path} has {n} axes, expected one" for path, n in paths.items() if n > 1]
-    return list(dict.fromkeys(faults))
+        if not _is_table(table):
+            yield f"{where}.{name}: expected a table of settings, got {table!r}"
+            continue
+        for path, value in table:
+            for one in value if name == "when" and isinstance(value, tuple) else (value,):
+                yield from _setting_faults(path, one, f"{where}.{name}", may_be_any=name == "when")
+    skip: object = override.skip  # a file may say anything
+    if not isinstance(skip, bool):
+        yield f"{where}.skip: expected true or false, got {skip!r}"
+    elif skip == bool(override.set):
+        yield f"{where}: expected either set or skip = true"
 
 
-def override_faults(overrides: Sequence[Override]) -> list[str]:
-    """What is wrong with overrides, whatever the runs are."""
-    faults: list[str] = []
-    for index, override in enumerate(overrides):
-        where = f"overrides[{index}]"
-        for name, table in (("when", override.when), ("set", override.set)):
-            if not _is_table(table):
-                faults.append(f"{where}.{name}: expected a table of settings, got {table!r}")
-            else:
-                faults += [
-                    fault
-                    for path, value in table
-                    for one in (value if name == "when" and isinstance(value, tuple) else (value,))
-                    for fault in _setting_faults(path, one, f"{where}.{name}", may_be_any=name == "when")
-                ]
-        skip: object = override.skip  # a file may say anything
-        if not isinstance(skip, bool):
-            faults.append(f"{where}.skip: expected true or false, got {skip!r}")
-        elif skip == bool(override.set):
-            faults.append(f"{where}: expected either set or skip = true")
-    return faults
-
-
-def unused_faults(combinations: Sequence[RunSettings], overrides: Sequence[Override]) -> Iterator[str]:
+def unused_faults(
+    combinations: Sequence[RunSettings], overrides: Sequence[Override], unread: Collection[str] = ()
+) -> Iterator[str]:
     """Overrides that fit no run, most likely misspelt, or that set what the method of a run does not have.
 
     Args:
         combinations: The runs before any override.
         overrides: Without faults of their own.
+        unread: Dotted names of what could not be read of the recipe: whether it fits is not known.
     """
     left: list[RunSettings] = list(combinations)
     for index, override in enumerate(overrides):
         fitting = [run for run in left if override.fits(run.flat())]
-        if not fitting:
-            yield f"overrides[{index}].when: fits no run: {to_toml(_thawed(override.when))}"
+        if not fitting and not any(is_unread(path, unread) for path, _ in override.when):
+            names = [value for path, value in override.when if path == "method.name"]
+            meant = closest(str(names[0]), METHODS) if names and names[0] not in METHODS else ""
+            yield f"overrides[{index}].when: fits no run: {to_toml(_thawed(override.when))}{meant}"
         lacking = {
             f"overrides[{index}].set: {path}: {run.method.name} has no such setting"
             for path, _ in override.set
@@ -154,46 +192,50 @@ def _with(run: RunSettings, path: str, value: Any) -> RunSettings:
 def _as_field(cls: type, path: str, value: Any) -> Any:
     """A value as the field holds it, 1.0 for a number that is written 1; a table's entries likewise."""
     hint = field_type(cls, path)
-    if dataclasses.is_dataclass(hint):
+    if is_table(hint):
         return tuple((key, _as_field(cls, f"{path}.{key}", entry)) for key, entry in value)
-    return read_value(hint, value, path, [])
+    return as_field(hint, value)
 
 
-def _setting_faults(path: Any, value: Any, where: str, *, may_be_any: bool) -> list[str]:
+def _setting_faults(path: Any, value: Any, where: str, *, may_be_any: bool) -> Iterator[Fault | str]:
     """What is wrong with one entry of an override; a condition may name the seed and the method as well."""
     if may_be_any and path in ("seed", f"{_METHOD}name"):
-        return []
+        return
     if not isinstance(path, str) or not path.startswith(_METHOD):
-        return _recipe_faults(path, value, where, f"{where}.{path}")
+        yield from _recipe_faults(path, value, where, f"{where}.{path}")
+        return
     name = path.removeprefix(_METHOD)
     hints = [field_type(cls, name) for cls in METHODS.values() if name in _settings_of(cls)]
     if not hints:
         known = sorted({f"{_METHOD}{one}" for cls in METHODS.values() for one in _settings_of(cls)})
-        return [f"{where}: {path}: no such setting of a method; known are {', '.join(known)}"]
-    attempts: list[list[str]] = [[] for _ in hints]
-    for hint, faults in zip(hints, attempts, strict=True):
-        read_value(hint, value, f"{where}.{path}", faults)
-    return min(attempts, key=len)
+        yield _no_such_setting(where, path, "a method", known)
+        return
+    faults = [value_fault(hint, value, f"{where}.{path}") for hint in hints]
+    if None not in faults:
+        yield from faults[:1]  # type: ignore[misc]
 
 
-def _recipe_faults(path: Any, value: Any, where_path: str, where_value: str) -> list[str]:
+def _recipe_faults(path: Any, value: Any, where_path: str, where_value: str) -> Iterator[Fault | str]:
     """What is wrong with one value for one setting of the recipe."""
     hint = field_type(Recipe, path) if isinstance(path, str) else None
     if hint is None:
-        return [
-            f"{where_path}: {path}: no such setting of the recipe; known are {', '.join(field_paths(Recipe))}"
-        ]
-    if not dataclasses.is_dataclass(hint):
-        faults: list[str] = []
-        read_value(hint, value, where_value, faults)
-        return faults
-    if not _is_table(value) or not value:
-        return [f"{where_value}: expected a table of settings of {path}, got {value!r}"]
-    return [
-        fault
-        for key, entry in value
-        for fault in _recipe_faults(f"{path}.{key}", entry, where_value, f"{where_value}.{key}")
-    ]
+        yield _no_such_setting(where_path, path, "the recipe", field_paths(Recipe))
+    elif is_table(hint):
+        if not _is_table(value) or not value:
+            yield Fault(where_value, f"a table of settings of {path}", value)
+            return
+        for key, entry in value:
+            yield from _recipe_faults(f"{path}.{key}", entry, where_value, f"{where_value}.{key}")
+    else:
+        fault = value_fault(hint, value, where_value)
+        if fault is not None:
+            yield fault
+
+
+def _no_such_setting(where: str, path: Any, of: str, known: list[str]) -> str:
+    return (
+        f"{where}: {path}: no such setting of {of}; known are {', '.join(known)}{closest(str(path), known)}"
+    )
 
 
 def _settings_of(cls: type[Method]) -> list[str]:

@@ -5,33 +5,21 @@ Does not load data, build models or train. A file with faults gives one error th
 
 import dataclasses
 import itertools
-import math
 import tomllib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from decayfree.errors import DecayFreeError
+from decayfree.errors import DecayFreeError, closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
-from decayfree.study.models.networks import model_faults
-from decayfree.study.optimizers import optimizer_faults
-from decayfree.study.run_settings import Recipe, RunSettings, plain
-from decayfree.study.spec.axes import (
-    Axis,
-    Override,
-    axis_faults,
-    overridden,
-    override_faults,
-    recipes,
-    unused_faults,
-)
+from decayfree.study.run_settings import Recipe, RunSettings, plain, unread_in
+from decayfree.study.spec.axes import UNREAD, Axis, Override, overridden
+from decayfree.study.spec.checks import combinations, parts_of, whole_faults
+from decayfree.study.spec.told import Fault, Told, no_such_key
 from decayfree.study.spec.toml import frozen, read_values, tables_to_toml, to_toml
-
-MAX_RUNS = 100_000
 
 
 class SpecError(DecayFreeError, ValueError):
@@ -55,10 +43,14 @@ class StudySpec:
     """Where the images lie, for data that is not embedded in a package; no part of a run's settings."""
 
     def __post_init__(self) -> None:
-        varied = axis_faults(self.axes) + override_faults(self.overrides)
-        faults = _own_faults(self) + (varied or _run_faults(self))
+        told = Told()
+        for index, method in enumerate(self.methods):
+            told.faults += [f"methods[{index}].{fault}" for fault in method.faults()]
+        axes, overrides = dict(enumerate(self.axes)), dict(enumerate(self.overrides))
+        parts = parts_of(told, self.methods, self.seeds, self.recipe, axes, overrides)
+        faults = [*told.faults, *whole_faults(parts)]
         if faults:
-            raise SpecError(_fault_text(faults))
+            raise _spec_error(faults)
 
     def runs(self) -> tuple[RunSettings, ...]:
         """Every run once, seed by seed, in the order of the axes and then of the methods."""
@@ -118,7 +110,8 @@ class StudySpec:
 
     @cached_property
     def _runs(self) -> tuple[RunSettings, ...]:
-        runs = (overridden(run, self.overrides) for run in _combinations(self))
+        planned = combinations(self.seeds, self.recipe, self.axes, self.methods)
+        runs = (overridden(run, self.overrides) for run in planned)
         return tuple(dict.fromkeys(run for run in runs if run is not None))
 
     @cached_property
@@ -132,71 +125,98 @@ class StudySpec:
         return tuple(dict.fromkeys(varying))
 
 
-def _combinations(spec: StudySpec) -> Iterator[RunSettings]:
-    """Every seed with every recipe and every method, before overrides."""
-    for seed in spec.seeds:
-        for recipe in recipes(spec.recipe, spec.axes):
-            for method in spec.methods:
-                yield RunSettings(method, seed, recipe)
-
-
 def _study_from(table: Mapping[str, Any]) -> StudySpec:
-    faults: list[str] = []
-    values = read_values(StudySpec, table, "", faults, skipped=("methods", "axes", "overrides"))
-    values["methods"] = _read_methods(table.get("methods"), faults)
-    values["axes"] = tuple(_read_tables(Axis, table, "axes", faults))
-    values["overrides"] = tuple(_read_tables(Override, table, "overrides", faults))
-    if not faults:
-        return StudySpec(**values)
-    recipe = values.get("recipe")
-    if isinstance(recipe, Recipe):
-        faults += [f"recipe.{fault}" for fault in recipe.faults()]
-    raise SpecError(_fault_text(faults + axis_faults(values["axes"]) + override_faults(values["overrides"])))
+    told = Told()
+    values = read_values(StudySpec, table, "", told, skipped=("methods", "axes", "overrides"))
+    methods, methods_are_whole = _read_methods(table.get("methods"), told)
+    n_before = len(told.faults)
+    axes = _read_tables(Axis, table, "axes", told)
+    overrides = _read_tables(Override, table, "overrides", told)
+    if not told.faults:
+        return StudySpec(
+            **values, methods=methods, axes=tuple(axes.values()), overrides=tuple(overrides.values())
+        )
+    parts = parts_of(
+        told,
+        methods,
+        None if "seeds" in told.unread else values.get("seeds", (0,)),
+        values.get("recipe", Recipe()),
+        axes,
+        overrides,
+        methods_are_whole=methods_are_whole,
+        tables_are_whole=len(told.faults) == n_before,
+    )
+    raise _spec_error([*told.faults, *whole_faults(parts)])
 
 
 def _read_tables(
-    cls: type[Axis | Override], table: Mapping[str, Any], name: str, faults: list[str]
-) -> Iterator[Any]:
-    """The entries of ``[[axes]]`` or ``[[overrides]]``.
+    cls: type[Axis | Override], table: Mapping[str, Any], name: str, told: Told
+) -> dict[int, Any]:
+    """The entries of ``[[axes]]`` or ``[[overrides]]`` by their numbers, `UNREAD` for what they lack.
 
     What their values must be is asked of the spec as a whole.
     """
     tables = table.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
-        faults.append(f"{name}: expected [[{name}]] tables, got {tables!r}")
-        return
-    known = {entry.name: entry for entry in dataclasses.fields(cls)}
+        told.misfit(Fault(name, f"[[{name}]] tables", tables))
+        return {}
+    fields = {entry.name: entry for entry in dataclasses.fields(cls)}
+    read = {}
     for index, entry in enumerate(tables):
-        unknown = [key for key in entry if key not in known]
-        faults += [f"{name}[{index}].{key}: no such key; known keys: {', '.join(known)}" for key in unknown]
-        missing = [
-            key for key, one in known.items() if one.default is dataclasses.MISSING and key not in entry
-        ]
-        faults += [f"{name}[{index}].{key}: missing" for key in missing]
-        if not missing and not unknown:
-            yield cls(**{key: frozen(value) for key, value in entry.items()})
+        where = f"{name}[{index}]."
+        told.faults += [no_such_key(where, key, fields) for key in entry if key not in fields]
+        values = {key: frozen(value) for key, value in entry.items() if key in fields}
+        for key, one in fields.items():
+            if one.default is dataclasses.MISSING and key not in entry:
+                told.missing(f"{where}{key}")
+                values[key] = UNREAD
+        read[index] = cls(**values)
+    return read
 
 
-def _read_methods(tables: object, faults: list[str]) -> tuple[Method, ...]:
+def _read_methods(tables: object, told: Told) -> tuple[tuple[Method, ...], bool]:
+    """The methods whose settings could all be read, and whether these are all that were meant."""
     if not isinstance(tables, list) or not tables:
-        faults.append("methods: expected at least one [[methods]] table")
-        return ()
+        told.faults.append("methods: expected at least one [[methods]] table")
+        return (), False
     methods: list[Method] = []
+    are_whole = True
     for index, table in enumerate(tables):
         where = f"methods[{index}]."
         name = table.get("name") if isinstance(table, dict) else None
         if not isinstance(name, str) or name not in METHODS:
-            faults.append(f"{where}name: expected one of {', '.join(METHODS)}; got {name!r}")
+            meant = closest(name, METHODS) if isinstance(name, str) else ""
+            told.faults.append(Fault(f"{where}name", f"one of {', '.join(METHODS)}", name, meant))
+            are_whole = False
             continue
         empty = [key for key, value in table.items() if value == []]
-        faults += [f"{where}{key}: expected a value or a list of at least one, got []" for key in empty]
-        for options in _each(table):
-            n_faults = len(faults)
-            values = read_values(METHODS[name], options, where, faults)
-            if len(faults) == n_faults:
-                methods.append(METHODS[name](**values))
-                faults += [f"{where}{fault}" for fault in methods[-1].faults()]
-    return tuple(methods)
+        told.faults += [f"{where}{key}: expected a value or a list of at least one, got []" for key in empty]
+        read = [_read_method(METHODS[name], options, where, told) for options in _each(table)]
+        methods += [method for method, _ in read if method is not None]
+        are_whole = are_whole and not empty and all(is_whole for _, is_whole in read)
+    return tuple(methods), are_whole
+
+
+def _read_method(
+    cls: type[Method], options: Mapping[str, Any], where: str, told: Told
+) -> tuple[Method | None, bool]:
+    """The method, None where a setting could not be read, and whether it has all that was meant.
+
+    What is wrong with the settings that could be read is told all the same.
+    """
+    own = Told()
+    values = read_values(cls, options, where, own)
+    unread = unread_in(where.removesuffix("."), own.unread)
+    # A setting without a default is a number. What is said of these stand-ins is left out.
+    method = cls(**dict.fromkeys(unread - _defaults(cls), 1.0) | values)
+    begin = tuple(f"{name} " for name in unread)
+    told.faults += own.faults
+    told.faults += [f"{where}{fault}" for fault in method.faults() if not fault.startswith(begin)]
+    return (None if unread else method), not own.faults
+
+
+def _defaults(cls: type) -> set[str]:
+    return {entry.name for entry in dataclasses.fields(cls) if entry.default is not dataclasses.MISSING}
 
 
 def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -207,71 +227,8 @@ def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(options, values, strict=True))
 
 
-def _own_faults(spec: StudySpec) -> list[str]:
-    faults = [
-        f"methods[{index}].{fault}" for index, method in enumerate(spec.methods) for fault in method.faults()
-    ]
-    if not spec.methods:
-        faults.append("methods: expected at least one")
-    if len(set(spec.methods)) < len(spec.methods):
-        faults.append("methods: the same method with the same settings is there twice")
-    if not spec.seeds:
-        faults.append("seeds: expected at least one")
-    if len(set(spec.seeds)) < len(spec.seeds):
-        faults.append(f"seeds: expected each once, got {list(spec.seeds)}")
-    if any(seed < 0 for seed in spec.seeds):
-        faults.append(f"seeds: expected whole numbers from 0, got {list(spec.seeds)}")
-    if any(seed >= 2**63 for seed in spec.seeds):
-        faults.append(f"seeds: expected whole numbers below 2^63, got {list(spec.seeds)}")
-    return faults
-
-
-def _run_faults(spec: StudySpec) -> list[str]:
-    """What is wrong with the runs as axes and overrides make them.
-
-    Each fault once, with the number of runs that have it.
-    """
-    n_runs = len(spec.seeds) * len(spec.methods) * math.prod(len(axis.values) for axis in spec.axes)
-    if n_runs == 0:
-        return [f"recipe.{fault}" for fault in spec.recipe.faults()]  # that there are none is told already
-    if n_runs > MAX_RUNS:
-        return [f"axes: they multiply to {n_runs:,} runs, expected at most {MAX_RUNS:,}"]
-    faults = list(unused_faults(tuple(_combinations(spec)), spec.overrides))
-    if faults:
-        return faults
-    runs = spec.runs()
-    if not runs:
-        return ["overrides: they leave no run"]
-    counted = Counter(fault for run in runs for fault in _faults_of(run, spec.methods))
-    faults += [
-        fault if n == len(runs) else f"{fault} (in {n} of {len(runs)} runs)" for fault, n in counted.items()
-    ]
-    return faults + list(dict.fromkeys(_missing_runs(runs)))
-
-
-def _faults_of(run: RunSettings, told: tuple[Method, ...]) -> Iterator[str]:
-    """What is wrong with one run, but for the faults of methods that are ``told`` already."""
-    recipe = run.recipe
-    yield from (f"recipe.{fault}" for fault in recipe.faults())
-    yield from (f"recipe.model.{fault}" for fault in model_faults(recipe.model))
-    yield from (f"recipe.{fault}" for fault in optimizer_faults(recipe.optimizer, run.method))
-    if run.method not in told:
-        yield from (
-            f"methods: {run.method.name}, as an override sets it: {fault}" for fault in run.method.faults()
-        )
-
-
-def _missing_runs(runs: tuple[RunSettings, ...]) -> Iterator[str]:
-    """Runs whose norms are replayed must be there."""
-    there = set(runs)
-    for run in runs:
-        replayed = run.replayed_run
-        if replayed is not None and replayed not in there:
-            yield (
-                f"methods: {run.label} replays the runs of {replayed.label}, "
-                "which is not among the methods with otherwise equal settings"
-            )
-
-
-def _fault_text(faults: list[str]) -> str:
-    return f"{len(faults)} fault{'s' * (len(faults) != 1)} in the study's spec:\n  " + "\n  ".join(faults)
+def _spec_error(faults: Iterable[Fault | str]) -> SpecError:
+    lines = list(dict.fromkeys(map(str, faults)))
+    return SpecError(
+        f"{len(lines)} fault{'s' * (len(lines) != 1)} in the study's spec:\n  " + "\n  ".join(lines)
+    )

@@ -2,8 +2,7 @@
 
 Values are checked by the types of the fields, and every fault is told.
 
-Knows no study: it is told which class to fill. What is wrong is appended to a list, so that one call finds
-all of it.
+Knows no study: it is told which class to fill. What is wrong is collected, so that one call finds all of it.
 """
 
 import dataclasses
@@ -14,60 +13,111 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
+from decayfree.errors import closest
+from decayfree.study.spec.told import Fault, Told, no_such_key
+
 Table = tuple[tuple[str, Any], ...]
 """A TOML table as a value that can be hashed."""
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
+class _Misfit:
+    """Stands for a value that is not what is wanted; None may be one that is."""
+
+
+MISFIT = _Misfit()
+
+
 def read_values(
-    cls: type, table: Mapping[str, Any], where: str, faults: list[str], *, skipped: tuple[str, ...] = ()
+    cls: type, table: Mapping[str, Any], where: str, told: Told, *, skipped: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The arguments for a dataclass out of a table; whatever is wrong is appended to ``faults``.
+    """The arguments for a dataclass out of a table, as many as could be read.
 
     Args:
         cls: The dataclass.
         table: What the file says.
         where: What stands before a key in a fault: ``recipe.``.
-        faults: Grows.
+        told: Grows by whatever is wrong.
         skipped: Fields that somebody else reads.
     """
     hints = typing.get_type_hints(cls)
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}
-    known = ", ".join(fields) or "none"
-    faults += [f"{where}{key}: no such key; known keys: {known}" for key in table if key not in fields]
+    told.faults += [no_such_key(where, key, fields) for key in table if key not in fields]
     values = {}
     for name, entry in fields.items():
         if name in skipped:
             continue
         if name in table:
-            values[name] = read_value(hints[name], table[name], f"{where}{name}", faults)
+            value = _read(hints[name], table[name], f"{where}{name}", told)
+            if value is not MISFIT:
+                values[name] = value
         elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
-            faults.append(f"{where}{name}: missing")
+            told.missing(f"{where}{name}")
     return values
 
 
-def read_value(hint: Any, value: object, where: str, faults: list[str]) -> Any:
-    """The value of one field; a whole number is taken for a number."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _read_table(hint, value, where, faults)
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return _read_union(typing.get_args(hint), value, where, faults)
+def _read(hint: Any, value: object, where: str, told: Told) -> Any:
+    if is_table(hint) and isinstance(value, dict):
+        return hint(**read_values(hint, value, f"{where}.", told))
+    fault = value_fault(hint, value, where)
+    if fault is not None:
+        told.misfit(fault)
+        return MISFIT
+    return as_field(hint, value)
+
+
+def value_fault(hint: Any, value: object, where: str) -> Fault | None:
+    """What is wrong with the value of one field, tables aside; None if nothing."""
+    if as_field(hint, value) is not MISFIT:
+        return None
+    more = ""
+    if isinstance(value, str):
+        more = closest(value, _choices(hint))
+    elif isinstance(value, list) and hint in _KINDS:
+        more = "; several values make an [[axes]] table with this path"
+    return Fault(where, wanted(hint), value, more)
+
+
+def as_field(hint: Any, value: Any) -> Any:
+    """The value as a field of this type holds it, 1.0 for a number that is written 1; else `MISFIT`."""
+    if _is_union(hint):
+        read = (as_field(kind, value) for kind in typing.get_args(hint))
+        return next((one for one in read if one is not MISFIT), MISFIT)
     if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            faults.append(f"{where}: expected one of {', '.join(map(str, choices))}; got {value!r}")
-        return value
+        return value if value in typing.get_args(hint) else MISFIT
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            faults.append(f"{where}: expected a list of whole numbers, got {value!r}")
-            return ()
-        return tuple(value)
+        is_list = isinstance(value, list) and all(type(item) is int for item in value)
+        return tuple(value) if is_list else MISFIT
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint:
-        several = "; several values make an [[axes]] table with this path" if isinstance(value, list) else ""
-        faults.append(f"{where}: expected {_KINDS[hint]}, got {value!r}{several}")
-    return value
+    return value if type(value) is hint else MISFIT
+
+
+def wanted(hint: Any) -> str:
+    """What a field of this type takes, in words; TOML has no null, so None is not among it."""
+    if is_table(hint):
+        return "a table"
+    if _is_union(hint):
+        return " or ".join(wanted(kind) for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is Literal:
+        choices = _choices(hint)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])
+    return "a list of whole numbers" if typing.get_origin(hint) is tuple else _KINDS[hint]
+
+
+def is_table(hint: Any) -> bool:
+    """Whether a field of this type is a table of settings."""
+    return dataclasses.is_dataclass(hint) and isinstance(hint, type)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def _choices(hint: Any) -> list[str]:
+    if typing.get_origin(hint) is Literal:
+        return list(map(str, typing.get_args(hint)))
+    return [one for kind in typing.get_args(hint) for one in _choices(kind)] if _is_union(hint) else []
 
 
 @lru_cache(maxsize=1024)
@@ -77,7 +127,7 @@ def field_type(cls: type, path: str) -> Any:
     hint = typing.get_type_hints(cls).get(head)
     if hint is None or not rest:
         return hint
-    return field_type(hint, rest) if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
+    return field_type(hint, rest) if is_table(hint) else None
 
 
 def field_paths(cls: type) -> list[str]:
@@ -86,7 +136,7 @@ def field_paths(cls: type) -> list[str]:
     for name, hint in typing.get_type_hints(cls).items():
         if name in {entry.name for entry in dataclasses.fields(cls)}:
             paths.append(name)
-            if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if is_table(hint):
                 paths += [f"{name}.{path}" for path in field_paths(hint)]
     return paths
 
@@ -140,30 +190,3 @@ def tables_to_toml(name: str, table: Mapping[str, Any]) -> list[str]:
 
 def _key(name: str) -> str:
     return name if name.replace("_", "").isalnum() and name.isascii() else json.dumps(name)
-
-
-def _read_table(cls: type, value: object, where: str, faults: list[str]) -> Any:
-    if not isinstance(value, dict):
-        faults.append(f"{where}: expected a table, got {value!r}")
-        return None
-    n_faults = len(faults)
-    values = read_values(cls, value, f"{where}.", faults)
-    return cls(**values) if len(faults) == n_faults else None
-
-
-def _read_union(kinds: tuple[Any, ...], value: object, where: str, faults: list[str]) -> Any:
-    """The first kind that takes the value; TOML has no null, so None is none of them."""
-    kinds = tuple(kind for kind in kinds if kind is not type(None))
-    attempts: list[str] = []
-    for kind in kinds:
-        found: list[str] = []
-        read = read_value(kind, value, where, found)
-        if not found:
-            return read
-        attempts += found
-    wanted = " or ".join(
-        attempt.split("expected ", 1)[-1].rsplit(", got ", 1)[0].rsplit("; got ", 1)[0]
-        for attempt in attempts
-    )
-    faults.append(f"{where}: expected {wanted}, got {value!r}")
-    return value
