@@ -127,7 +127,11 @@ def test_device_seeds_and_folder_can_be_changed() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
-        ("figure2", "small", "expected a built-in study, one of figure1, optimizers, .*; got 'figure2'"),
+        (
+            "figure2",
+            "small",
+            "expected a built-in study, one of figure1, optimizers, .*; got 'figure2'; did you mean figure1",
+        ),
         ("figure1", "large", "size must be one of small, paper; got 'large'"),
     ],
 )

@@ -27,7 +27,7 @@ from decayfree.cli.study_progress import (
     tell_failed,
 )
 from decayfree.cli.study_tables import list_builtin, list_runs, tuned_table
-from decayfree.errors import DecayFreeError, InvalidInputError
+from decayfree.errors import DecayFreeError, InvalidInputError, closest
 
 if TYPE_CHECKING:
     from decayfree.study.runner.run_study import Progress
@@ -244,6 +244,7 @@ def _spec(
     if not path.is_file():
         raise InvalidInputError(
             f"{study} is neither a file nor a built-in study, which are {', '.join(BUILTIN)}"
+            f"{closest(study, BUILTIN)}"
         )
     if size is not None:
         raise InvalidInputError(

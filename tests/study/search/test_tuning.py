@@ -345,6 +345,7 @@ def test_a_search_ends_where_a_run_was_stopped_or_failed(
             {"methods": ["adamp"]},
             "adamp: not among the spec's methods, which are none, weight_decay, wrs",
         ),
+        (study(), {"methods": ["wrz"]}, "wrz: not among .*, wrs; did you mean wrs"),
         (study(), {"n_trials": 0}, "n_trials must be at least 1, got 0"),
         (study(), {"n_test_seeds": 0}, "n_test_seeds must be at least 1, got 0"),
         (

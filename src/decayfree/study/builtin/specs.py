@@ -9,7 +9,7 @@ import dataclasses
 from functools import lru_cache
 from importlib.resources import files
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, closest
 from decayfree.study.spec.study_spec import StudySpec
 
 BUILTIN = ("figure1", "optimizers", "architectures", "sensitivity", "baselines")
@@ -29,7 +29,9 @@ def builtin_text(name: str, size: str = "small") -> str:
         InvalidInputError: If there is no such study or size.
     """
     if name not in BUILTIN:
-        raise InvalidInputError(f"expected a built-in study, one of {', '.join(BUILTIN)}; got {name!r}")
+        raise InvalidInputError(
+            f"expected a built-in study, one of {', '.join(BUILTIN)}; got {name!r}{closest(name, BUILTIN)}"
+        )
     if size not in SIZES:
         raise InvalidInputError(f"size must be one of {', '.join(SIZES)}; got {size!r}")
     return files(__package__).joinpath(f"{name}-{size}.toml").read_text(encoding="utf-8")

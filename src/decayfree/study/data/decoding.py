@@ -3,8 +3,8 @@
 Decoded with Pillow into a file of bytes that is mapped into memory ever after.
 
 Knows no classes and no splits. The files lie in the user's cache folder, under a name that is a function of
-the images' paths, sizes and times of change; they can be deleted at any time, and runs that read the same one
-share its memory.
+the size asked for and of the images' paths, lengths and times of change; they can be deleted at any time, and
+runs that read the same one share its memory.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Processes that train runs: starting them, giving them jobs, hearing from them, ending them.
 
-Decides nothing about which run comes next; see `runner`. A process keeps its imports and data for all its
+Decides nothing about which run comes next: `queue` does. A process keeps its imports and data for all its
 runs.
 """
 

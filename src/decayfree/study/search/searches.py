@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, closest
 from decayfree.methods.method import Method
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.spec.axes import Override, overridden
@@ -58,6 +58,7 @@ def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[R
     if unknown:
         raise InvalidInputError(
             f"{', '.join(unknown)}: not among the spec's methods, which are {', '.join(sorted(known))}"
+            f"{closest(unknown[0], known)}"
         )
     starts: dict[RunSettings, RunSettings] = {}
     left_out: dict[str, None] = {}

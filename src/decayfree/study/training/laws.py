@@ -1,6 +1,4 @@
-"""What must happen in a run, by algebra alone.
-
-The off-span part of the first layer, and the angle of a step under weight decay.
+"""What must happen to the off-span part of the first layer, by algebra alone.
 
 Looks at no gradient and measures nothing; `sampling` does, and the page holds the two against each other.
 """
