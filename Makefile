@@ -1,4 +1,5 @@
-# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make; `make help` lists the targets.
+# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make.
+# `make help` lists the targets.
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -16,14 +17,15 @@ PIP_INSTALL := set -o pipefail; $(BIN)/pip install --disable-pip-version-check -
 SHOW_DOWNLOADS := | awk '/^ *Downloading/ { print "  " $$2, $$3, $$4; fflush() }'
 PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -m pytest -n $(WORKERS)
 
-# One thread a process, and none that spins while it waits: two workers on two cores would slow each other down tenfold.
+# One thread a process, and none that spins while it waits: two workers on two cores would slow each other
+# down tenfold.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo why results test test-slow lint format bench clean
 
 help:
-	@echo "make demo       train the five methods on real digits, about two minutes, and write $(OUT)/report.html"
+	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
 	@echo "make why        the same, and write docs/why.md with its pictures out of it"
 	@echo "make results    run the built-in studies, two to three hours on two cores, and keep them in results/"
 	@echo "make test       run all tests but the slow ones"
@@ -42,7 +44,9 @@ why: $(VENV)/installed-develop
 
 # What is killed goes on where it was.
 results: $(VENV)/installed-study
-	for study in $(STUDIES); do $(BIN)/decayfree study run $$study --jobs $(WORKERS) --out runs/$$study || exit 1; done
+	for study in $(STUDIES); do \
+		$(BIN)/decayfree study run $$study --jobs $(WORKERS) --out runs/$$study || exit 1; \
+	done
 	$(BIN)/python results/keep.py $(addprefix runs/,$(STUDIES))
 
 test: $(VENV)/installed-develop
@@ -84,5 +88,6 @@ $(VENV)/installed-develop: pyproject.toml constraints.txt | $(BIN)/python
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "decayfree needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
+		{ echo "decayfree needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version);" \
+			"try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -2,8 +2,8 @@
 
 Their rows, their pages, and the tables of every README, out of the result files.
 
-    python results/keep.py runs/figure1 runs/optimizers    # keep what these folders hold, each under its own name
-    python results/keep.py                                 # write the tables again from what is kept
+    python results/keep.py runs/figure1 runs/optimizers  # keep what these folders hold, each under its name
+    python results/keep.py                               # write the tables again from what is kept
 
 Writes results/NAME/study.toml, runs.tar.xz and report.html, and what stands between the marks in
 results/NAME/README.md and README.md. What was claimed and what came of it is written by hand around them. It

@@ -162,7 +162,10 @@ def test_rooms_are_imported_never_faces(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FACES))
 def test_a_face_shows_what_type_checkers_see(name: str) -> None:
-    """Names under TYPE_CHECKING, in __all__ and behind __getattr__ are the same, and each is the very thing that its room defines."""
+    """Names under TYPE_CHECKING, in __all__ and behind __getattr__ are the same.
+
+    Each is the very thing that its room defines.
+    """
     face = importlib.import_module(f"decayfree.{name}".rstrip("."))
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
     typed = {

@@ -121,7 +121,8 @@ def block_dots(
         (n_blocks,), float32 (float64 for float64 weights), in units of ``a`` times units of ``b``.
 
     Example:
-        >>> block_dots(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), Blocks(axis=0, block_sizes=(1,)))
+        >>> one_row = Blocks(axis=0, block_sizes=(1,))
+        >>> block_dots(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), one_row)
         tensor([11.])
     """
     dtype = norm_dtype(a)

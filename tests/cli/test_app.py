@@ -26,7 +26,8 @@ MODEL = """
 from torch import nn
 
 def net():
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(*features, nn.Flatten(), nn.Linear(8 * 36, 10))
 
 def token_model():
     return nn.Sequential(nn.Embedding(11, 16), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 11))

@@ -277,24 +277,25 @@ class Mixed(nn.Module):
         self.stem.requires_grad_(False)
         self.conv = nn.Conv2d(4, 6, 3)
         self.norm = nn.BatchNorm2d(6)
-        self.attention = FusedAttention(6, 2, bias=True, norms="qkv")
+        self.mix = FusedAttention(6, 2, bias=True, norms="qkv")
         self.spare = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(self.stem(x))))
-        return self.attention(x.flatten(2).mT)
+        return self.mix(x.flatten(2).mT)
 
 
 TABLE = """\
 2 scale-invariant weights with 11 blocks: 324 of 537 parameters.
 Scaled at random all at once, they moved the outputs by #e-## (relative).
 
-weight                shape         blocks                              normalized by                            residual
-conv.weight           (6, 4, 3, 3)  6 kernels                           norm (BatchNorm2d)                       #e-##
-attention.qkv.weight  (18, 6)       5 blocks of 3 to 6 rows, with bias  attention.v_norm (LayerNorm) and 2 more  #e-##
+weight          shape         blocks                              normalized by                      residual
+conv.weight     (6, 4, 3, 3)  6 kernels                           norm (BatchNorm2d)                 #e-##
+mix.qkv.weight  (18, 6)       5 blocks of 3 to 6 rows, with bias  mix.v_norm (LayerNorm) and 2 more  #e-##
 
 Not scale-invariant: 8
-  attention.out.weight  (6, 6)  scaling it moves the outputs, by # of its growth: nothing after it takes the scale away
+  mix.out.weight  (6, 6)  scaling it moves the outputs, by # of its growth: nothing after it takes the scale \
+away
   and 7 vectors (gains and biases)
 
 Undecided: 4
@@ -302,8 +303,8 @@ Undecided: 4
   and 3 vectors (gains and biases)
 
 Frozen: 1
-  stem.weight  (4, 3, 3, 3)  requires_grad is False, so nothing moves it; if it were trained: the whole weight without a \
-scale: norm (BatchNorm2d) takes it away"""
+  stem.weight  (4, 3, 3, 3)  requires_grad is False, so nothing moves it; if it were trained: the whole \
+weight without a scale: norm (BatchNorm2d) takes it away"""
 
 
 def test_the_table_shows_every_kind_of_verdict() -> None:

@@ -30,26 +30,30 @@ const width = document.documentElement.clientWidth;
 const box = (element) => element.getBoundingClientRect();
 const stroked = (line) => getComputedStyle(line).stroke;
 const thickness = (line) => parseFloat(getComputedStyle(line).strokeWidth);
-const lines = (chart) => [...chart.querySelectorAll(".scatterlayer .trace path.js-line")].filter((line) => thickness(line) > 0);
+const every = (inside, selector) => [...inside.querySelectorAll(selector)];
+const paths = (chart) => every(chart, ".scatterlayer .trace path.js-line");
+const lines = (chart) => paths(chart).filter((line) => thickness(line) > 0);
 const shown = (chart) => lines(chart).filter((line) => (line.getAttribute("d") || "").length > 5);
-const charts = () => [...document.querySelectorAll(".chart")].filter((chart) => chart.closest("figure[hidden]") === null);
+const charts = () => every(document, ".chart").filter((chart) => chart.closest("figure[hidden]") === null);
 function describe(chart) {
   const frame = box(chart), picture = chart.querySelector(".main-svg");
-  const labels = [...chart.querySelectorAll(".xtick text, .ytick text")];
+  const labels = every(chart, ".xtick text, .ytick text");
   return {
     id: chart.id, width: frame.width, height: frame.height, isDrawn: picture !== null,
     nLines: shown(chart).length, nCircles: chart.querySelectorAll(".scatterlayer path.point").length,
     nLabels: labels.length, nLegends: chart.querySelectorAll(".legend").length,
     fontSizes: labels.map((label) => parseFloat(getComputedStyle(label).fontSize)),
-    isInside: labels.every((label) => box(label).left >= frame.left - 1 && box(label).right <= frame.right + 1),
+    isInside: labels.every(
+      (label) => box(label).left >= frame.left - 1 && box(label).right <= frame.right + 1),
     colors: shown(chart).map(stroked),
   };
 }
 function measure() {
   const allowed = (element) => element.closest(".scroll, .legend, .chart");
-  const wide = [...document.querySelectorAll("body *")].filter((e) => !allowed(e) && box(e).right > width + 1);
+  const wide = every(document, "body *").filter((e) => !allowed(e) && box(e).right > width + 1);
   Object.assign(seen, {
-    width, fullWidth: document.documentElement.scrollWidth, wide: wide.map((element) => element.outerHTML.slice(0, 80)),
+    width, fullWidth: document.documentElement.scrollWidth,
+    wide: wide.map((element) => element.outerHTML.slice(0, 80)),
     charts: charts().map(describe), paper: getComputedStyle(document.body).backgroundColor,
     textSize: parseFloat(getComputedStyle(document.querySelector(".finding") || document.body).fontSize),
     fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
@@ -57,10 +61,12 @@ function measure() {
 }
 async function pause() { await new Promise((resolve) => setTimeout(resolve, 300)); }
 const rows = (table) => [...table.tBodies[0].rows].filter((row) => !row.hidden);
-const column = (table, index) => rows(table).map((row) => row.cells[index].innerText.split("\\n")[0].trim());
-// What a table with this id does when it is sorted by a column, searched and filtered, by keyboard and by hand.
+const first = (cell) => cell.innerText.split("\\n")[0].trim();
+const column = (table, index) => rows(table).map((row) => first(row.cells[index]));
+// What a table with this id does when it is sorted, searched and filtered, by keyboard and by hand.
 async function use({ table: id, sort, search, filter }) {
-  const table = document.getElementById(id), tools = document.querySelector(`.tools[data-for="${id}"]`), done = {};
+  const table = document.getElementById(id), done = {};
+  const tools = document.querySelector(`.tools[data-for="${id}"]`);
   const button = table.tHead.rows[0].cells[sort].querySelector("button");
   button.focus();
   done.hasFocus = document.activeElement === button;
@@ -91,7 +97,8 @@ async function choose(id) {
     if (index) next.click();
     await pause();
     const path = shown(document.getElementById(`${id}-2`))[0].getAttribute("d");
-    done.push({ label: select.options[select.value].textContent, nCharts: [...frames].filter((one) => !one.hidden).length, path });
+    const nCharts = [...frames].filter((one) => !one.hidden).length;
+    done.push({ label: select.options[select.value].textContent, nCharts, path });
   }
   return done;
 }
@@ -110,7 +117,8 @@ const waiting = setInterval(async () => {
   }
   dispatchEvent(new Event("beforeprint"));
   seen.printed = charts().map((chart) => ({
-    frame: chart.clientWidth, picture: box(chart.querySelector(".main-svg")).width, colors: shown(chart).map(stroked),
+    frame: chart.clientWidth, picture: box(chart.querySelector(".main-svg")).width,
+    colors: shown(chart).map(stroked),
   }));
   seen.printedPaper = getComputedStyle(document.body).backgroundColor;
   dispatchEvent(new Event("afterprint"));
@@ -118,9 +126,11 @@ const waiting = setInterval(async () => {
 }, 50);
 </script>"""
 
-FRAME = """<!doctype html><body><iframe src="page.html" style="border: 0; width: {width}px; height: 3000px"></iframe>
+FRAME = """<!doctype html><body>
+<iframe src="page.html" style="border: 0; width: {width}px; height: 3000px"></iframe>
 <script>addEventListener("message", (event) => {{
-  const seen = document.createElement("pre"); seen.id = "seen"; seen.textContent = event.data; document.body.append(seen);
+  const seen = document.createElement("pre"); seen.id = "seen"; seen.textContent = event.data;
+  document.body.append(seen);
 }});</script></body>"""
 
 

@@ -229,10 +229,11 @@ def convert(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Turn a tuned recipe with weight decay into one without: the norms that decay settles at, with their derivation and limits.
+    """Turn a tuned recipe with weight decay into one without, with its derivation and its limits.
 
-    For adamw and lion they follow from the settings. For sgd and adam they depend on how large gradients are,
-    which only your own training tells; then it prints how to measure that, or takes a number.
+    The norms are those that decay settles at. For adamw and lion they follow from the settings. For sgd and
+    adam they depend on how large gradients are, which only your own training tells; then it prints how to
+    measure that, or takes a number.
     """
     try:
         from decayfree.cli.convert import converted, rule_of

@@ -92,7 +92,7 @@ def run(
     jobs: JobsOption = 2,
     ray: RayOption = None,
 ) -> None:
-    """Run a study and write its page, report.html; in a folder where it has begun, go on with what is not done.
+    """Run a study and write its page, report.html; in a folder where it has begun, go on with what is left.
 
     Runs are kept by their settings: a changed spec runs only what is new. Ctrl-C, a crash or a power cut
     loses no more than the steps since a run's last checkpoint.
@@ -121,7 +121,7 @@ def list_(
         bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
     ] = False,
 ) -> None:
-    """Show the runs of a study: done, running, failed and why, waiting, and the time left; without DIR, the built-in studies."""
+    """Show the runs of a study, what failed and why, and the time left; without DIR, the built-in studies."""
     try:
         if out is None:
             list_builtin(as_json=as_json)
@@ -164,7 +164,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the page of a study, report.html, and print its main table; runs that are not done are left out."""
+    """Write a study's page, report.html, and print its main table; runs that are not done are left out."""
     try:
         require("the page", "scipy", "plotly", "jinja2")
         show_page(out, Console(), reference=reference)
@@ -206,10 +206,10 @@ def tune(
     jobs: JobsOption = 2,
     ray: RayOption = None,
 ) -> None:
-    """Search for learning rate and weight decay by validation accuracy, and write best.toml, which tests what was found on new seeds.
+    """Search for learning rate and weight decay by validation accuracy, and write best.toml.
 
-    Optuna proposes; a trial is one ordinary run for each seed. Stopped or killed, the same command goes on
-    and trains nothing twice.
+    best.toml is a study that tests what was found on new seeds. Optuna proposes; a trial is one ordinary run
+    for each seed. Stopped or killed, the same command goes on and trains nothing twice.
     """
     try:
         from decayfree.study.search.tuning import Ranges

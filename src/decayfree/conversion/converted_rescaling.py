@@ -65,7 +65,8 @@ def drop_decay(
 
     Example:
         >>> import torch, decayfree
-        >>> model = torch.nn.Sequential(torch.nn.Linear(200, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(200, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
         >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
         >>> wrs = drop_decay(optimizer, decayfree.find_invariant(model, torch.randn(16, 200)))
         >>> wrs.radii["0.weight"].round(decimals=2)  # √(ηC/(2λ))
@@ -149,10 +150,12 @@ class ConvertedRescaling(WeightRescaling):
 
         Example:
             >>> import torch, decayfree
-            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
             >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1.0)
             >>> wrs = drop_decay(optimizer, decayfree.find_invariant(model, torch.randn(16, 4)))
-            >>> rest, held = wrs.schedules(lambda step: 0.25)  # the norm takes 500 steps to follow, and more at a quarter of the rate
+            >>> rest, held = wrs.schedules(lambda step: 0.25)
+            >>> # The norm takes 500 steps to follow, and more at a quarter of the rate.
             >>> rest(0), held(0), round(held(50_000), 6)
             (0.25, 0.25, 0.5)
         """

@@ -50,7 +50,8 @@ class GradientNorms(Mapping[str, Tensor]):
         >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         >>> with GradientNorms(optimizer, find_invariant(model, torch.randn(8, 2))) as measured:
-        ...     model[0].weight.data, model[0].weight.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([[-0.8, 0.6]])
+        ...     model[0].weight.data = torch.tensor([[3.0, 4.0]])
+        ...     model[0].weight.grad = torch.tensor([[-0.8, 0.6]])
         ...     optimizer.step()
         >>> measured["0.weight"]
         tensor([5.])

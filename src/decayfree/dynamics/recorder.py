@@ -89,8 +89,8 @@ class Recorder:
         >>> from decayfree import find_invariant
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> samples = []
-        >>> recorder = Recorder(optimizer, find_invariant(model, torch.randn(16, 4)), every=2, sink=samples.append)
+        >>> found, samples = find_invariant(model, torch.randn(16, 4)), []
+        >>> recorder = Recorder(optimizer, found, every=2, sink=samples.append)
         >>> for _ in range(5):
         ...     optimizer.zero_grad()
         ...     model(torch.randn(16, 4)).square().mean().backward()

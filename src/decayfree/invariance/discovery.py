@@ -72,7 +72,8 @@ def find_invariant(
         1706.05350.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> model = nn.Sequential(*features, nn.Flatten(), nn.Linear(8 * 36, 10))
         >>> found = find_invariant(model, torch.randn(4, 3, 8, 8))
         >>> [weight.name for weight in found]
         ['0.weight']

@@ -64,7 +64,7 @@ class Method(ABC):
     holds_norms: ClassVar[bool] = False
     """Whether norms stay where they are put, whatever the optimizer does."""
     color_slot: ClassVar[int] = 5
-    """Which of the page's eight colors it prefers; those that prefer the same one take the next that is free."""
+    """Which of the page's eight colors it prefers; those that prefer the same take the next that is free."""
 
     @property
     @abstractmethod

@@ -17,9 +17,8 @@ Centering = bool | Literal["overall"]
 nothing (False).
 """
 
-_COLUMNS_AT_ONCE = (
-    256  # a product of so many columns runs at full speed, and half of the matrix need not be computed
-)
+# A product of so many columns runs at full speed, and half of the matrix need not be computed.
+_COLUMNS_AT_ONCE = 256
 
 
 class MomentSum:
