@@ -6,6 +6,8 @@ WORKERS ?= 2
 OUT ?= demo
 # Of `make results`.
 STUDIES ?= figure1 optimizers architectures sensitivity baselines
+# Files and folders of `make test`; all where empty.
+TESTS ?=
 # Libraries to preload for the tests only, in the form of LD_PRELOAD; empty nearly everywhere.
 TEST_PRELOAD ?=
 
@@ -28,7 +30,7 @@ help:
 	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
 	@echo "make why        the same, and write docs/why.md with its pictures out of it"
 	@echo "make results    run the built-in studies, two to three hours on two cores, and keep them in results/"
-	@echo "make test       run all tests but the slow ones"
+	@echo "make test       run all tests but the slow ones; TESTS=\"tests/span src/decayfree/span\": these only"
 	@echo "make test-slow  run the slow ones"
 	@echo "make lint       check format, style and types"
 	@echo "make format     format the code and mend what can be mended"
@@ -50,11 +52,11 @@ results: $(VENV)/installed-study
 	$(BIN)/python results/keep.py $(addprefix runs/,$(STUDIES))
 
 test: $(VENV)/installed-develop
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(TESTS)
 
 # pytest exits with 5 where no test is slow.
 test-slow: $(VENV)/installed-develop
-	$(PYTEST) -m slow || [ $$? -eq 5 ]
+	$(PYTEST) -m slow $(TESTS) || [ $$? -eq 5 ]
 
 lint: $(VENV)/installed-develop
 	$(BIN)/ruff format --check .
