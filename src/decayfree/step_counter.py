@@ -49,7 +49,8 @@ class StepCounter:
 
     def is_multiple_of(self, every: int) -> bool:
         """Whether the number of real steps so far is a multiple of ``every``; with 1 nothing is waited for."""
-        # Skipped steps that are still to be subtracted put it off, so that the device need not be asked before.
+        # Skipped steps that are still to be subtracted put it off, so that the device need not be asked
+        # before.
         return self._n_steps % every == 0 and (every == 1 or self.n_steps % every == 0)
 
     def count(self, optimizer: Optimizer) -> bool:

@@ -1,4 +1,6 @@
-"""Is every way to pass an ε or a momentum known? One model for each row of the tables, and the table without it.
+"""Is every way to pass an ε or a momentum known?
+
+One model for each row of the tables, and the table without it.
 
 In each model nothing but this one function, or a module with this one name for its ε, takes the scale away.
 """

@@ -87,7 +87,8 @@ def test_what_is_no_method_is_not_in_the_table(name):
 def test_a_new_method_is_one_file(new_method):
     assert list(METHODS) == [*NAMES, new_method]
     spec = StudySpec.from_toml(
-        f'seeds = [0]\n[[methods]]\nname = "{new_method}"\nstrength = [0.25, 1.0]\n[[methods]]\nname = "none"\n'
+        f'seeds = [0]\n[[methods]]\nname = "{new_method}"\nstrength = [0.25, 1.0]\n'
+        '[[methods]]\nname = "none"\n'
     )
     assert [method.label for method in spec.methods] == ["frozen norms 0.25", "frozen norms 1", "no decay"]
     assert StudySpec.from_toml(spec.to_toml()) == spec

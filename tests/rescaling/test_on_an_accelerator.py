@@ -1,7 +1,7 @@
 """What rescaling does on an accelerator and nowhere else, on a stand-in for one.
 
-It waits for nothing between two steps, and tells what it saw in one after the next. That the numbers on a real
-one are right is for a machine that has one.
+It waits for nothing between two steps, and tells what it saw in one after the next. That the numbers on a
+real one are right is for a machine that has one.
 """
 
 from __future__ import annotations

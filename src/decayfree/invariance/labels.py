@@ -21,12 +21,12 @@ from torch import Tensor
 #   by 4, log2 2.00, has label 0: gains alone, no block reached it;
 #   by 0.397, log2 −1.33, has label 0.67: nobody's, here the first block times the third. It is unexplained.
 #
-# N labels lie on a grid: (0.05, 0.95) has N cells, each label one to itself, at random within its middle half.
-# Neighbors are therefore at least 0.45/N apart (4.5e-6, and 9e-6 on average, for 100,000 blocks), none is
-# near 0 or 1, and no sum of labels is a third one but by chance. Float64 reads log2 of a growth far better
-# than SAME, and SAME keeps chance small: N labels cover 2·N·SAME of all fractions, 0.2 % for 100,000.
-# Float32 reads it to 1e-6 at best, too coarse for thousands: there each weight is scaled alone, by factors
-# whose whole log2 tells its blocks apart.
+# N labels lie on a grid: (0.05, 0.95) has N cells, each label one to itself, at random within its middle
+# half. Neighbors are therefore at least 0.45/N apart (4.5e-6, and 9e-6 on average, for 100,000 blocks), none
+# is near 0 or 1, and no sum of labels is a third one but by chance. Float64 reads log2 of a growth far better
+# than SAME, and SAME keeps chance small: N labels cover 2·N·SAME of all fractions, 0.2 % for 100,000. Float32
+# reads it to 1e-6 at best, too coarse for thousands: there each weight is scaled alone, by factors whose
+# whole log2 tells its blocks apart.
 SAME = 1e-8
 
 

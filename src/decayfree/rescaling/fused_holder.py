@@ -24,7 +24,8 @@ class FusedHolder(Holder):
 
     Args:
         held: Weights of one precision, all on the CPU.
-        rows: Of each weight its (kernels, fan-in) view from :func:`decayfree.rescaling.holder.rows_in_memory`.
+        rows: Of each weight its (kernels, fan-in) view from
+            :func:`decayfree.rescaling.holder.rows_in_memory`.
 
     Raises:
         ImportError: If numba is not installed.

@@ -255,7 +255,8 @@ class WeightRescaling:
         if not self._knows_moments:  # the optimizer makes its memory in its first step
             self._knows_moments = True
             raise_all(self._moment_faults())
-        # This may be a step that was skipped, as only the device knows: nothing moved, and factors are exactly 1.
+        # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
+        # exactly 1.
         if not self._steps.is_multiple_of(self.every):
             return
         if not all(holder.is_current() for holder in self._holders):

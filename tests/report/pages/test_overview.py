@@ -89,8 +89,8 @@ def test_the_summary_counts_what_was_seen(tmp_path: Path) -> None:
         "WRS is not seen to differ from weight decay in 5 of 5 comparisons; 0.00 points in the mean over 5",
         "in this family of 10 comparisons was",
         "for the family of all 10 comparisons",
-        "Every difference is WRS minus the method of the row, in the same group and seed by seed: above zero, "
-        "WRS is higher.",
+        "Every difference is WRS minus the method of the row, in the same group and seed by seed: "
+        "above zero, WRS is higher.",
         "Mean difference over groups, each group counted once: WRS minus no decay: +2.00 points",
     ):
         assert said in text, said

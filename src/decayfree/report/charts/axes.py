@@ -1,4 +1,6 @@
-"""A chart before anything is drawn in it: how methods look, which part of the numbers is shown, with which ticks.
+"""A chart before anything is drawn in it.
+
+How methods look, which part of the numbers is shown, with which ticks.
 
 It draws no curves. Ranges come from means and not from intervals, which few seeds can make very wide.
 """

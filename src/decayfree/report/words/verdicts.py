@@ -111,8 +111,8 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
     if n:
         notes += [
             "p is that of the paired t test, by Holm's procedure for the family of all "
-            f"{count(n, 'comparison')}: the chance that any of them shows a difference where there is none is "
-            f"at most {percent(1 - CONFIDENCE, 0)}.",
+            f"{count(n, 'comparison')}: the chance that any of them shows a difference where there is none "
+            f"is at most {percent(1 - CONFIDENCE, 0)}.",
             "The smallest visible difference is the smallest mean difference that these seeds could have "
             f"shown at the level at which the procedure stopped (p{SPACE}≤{SPACE}{level:.2g}): below it, no "
             "difference is seen.",
@@ -128,9 +128,9 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
 def table_note() -> str:
     """What else a table of comparisons shows."""
     return (
-        "Below each p is the same one alone, uncorrected. A true difference of the smallest visible size would be "
-        f"seen about every other time; the one that is seen with a probability of {percent(POWER, 0)}, alone and "
-        "with the scatter of these seeds, is larger, and unfolds with n."
+        "Below each p is the same one alone, uncorrected. A true difference of the smallest visible size "
+        "would be seen about every other time; the one that is seen with a probability of "
+        f"{percent(POWER, 0)}, alone and with the scatter of these seeds, is larger, and unfolds with n."
     )
 
 

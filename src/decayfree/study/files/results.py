@@ -39,8 +39,8 @@ class Row:
     norms: Mapping[str, float]
     """Weight name -> mean over its blocks of the block's norm."""
     effective_learning_rates: Mapping[str, float]
-    """Weight name -> mean over its blocks of the block's learning rate over its squared norm; over its norm in
-    Adam's and the sign family; NaN where nobody knows how the optimizer's steps depend on the norm.
+    """Weight name -> mean over its blocks of the block's learning rate over its squared norm; over its norm
+    in Adam's and the sign family; NaN where nobody knows how the optimizer's steps depend on the norm.
     """
     angular_updates: Mapping[str, float]
     """Weight name -> mean over its blocks of the angle by which the last step turned the block, in radians;

@@ -120,7 +120,10 @@ def paths_set_by(override: Override) -> set[Any]:
 
 
 def set_by(override: Override) -> dict[str, Any]:
-    """The settings of the recipe that it sets to values without faults, by dotted name; those of tables too."""
+    """The settings of the recipe that it sets to values without faults, by dotted name.
+
+    Those of tables too.
+    """
     entries = override.set if _is_table(override.set) else ()
     return {
         name: one

@@ -166,7 +166,8 @@ def _seed_faults(seeds: tuple[int, ...] | None) -> Iterator[str]:
 
 def _run_faults(parts: Parts) -> list[str]:
     """What is wrong with the runs as axes and overrides make them, with the number of runs that have it."""
-    # What is not there is told already; a stand-in of which nothing can be wrong shows the faults of the rest.
+    # What is not there is told already; a stand-in of which nothing can be wrong shows the faults of the
+    # rest.
     seeds, methods = parts.seeds or (0,), parts.methods or (NoTreatment(),)
     n_runs = len(seeds) * len(methods) * math.prod(len(axis.values) for axis in parts.axes)
     if n_runs > MAX_RUNS:
