@@ -75,6 +75,7 @@ def put_in(
         kept: By module, the share of what it held before that is still in it; others are left out.
 
     Example:
+        >>> import torch
         >>> start = Statistics(torch.tensor([0.0]), torch.tensor([1.0]))
         >>> left = Statistics(torch.tensor([2.0]), torch.tensor([5.0]))
         >>> put_in({"norm": start}, {"norm": left}, {"norm": 0.5})["norm"].var
@@ -92,16 +93,19 @@ def put_in(
     }
 
 
-def rounded_modules(start: Mapping[str, Statistics], added: Mapping[str, Statistics]) -> list[str]:
-    """Modules in which a run put a variance so far below that of the start that ``put_in`` loses its digits.
+def small_modules(
+    start: Mapping[str, Statistics], added: Mapping[str, Statistics], share: float
+) -> list[str]:
+    """Modules in which a run put some variance below a share of that of the start.
 
-    With a variance of 1 at the start, one of 1e-10 has six digits left, and four once its deviation is scaled
-    by a tenth: too few to tell blocks apart.
+    ``put_in`` takes a difference, and a small one has few digits: beside a variance of 1 at the start, one of
+    3e-8 is known to 4e-9, just enough to tell blocks apart by it (labels.py). A run that scales deviations by
+    a 64th needs 1e-4.
     """
     return [
         name
         for name, one in added.items()
-        if bool(((one.var != 0) & (one.var.abs() < 1e-4 * start[name].var.double().cpu().flatten())).any())
+        if bool(((one.var != 0) & (one.var.abs() < share * start[name].var.double().cpu().flatten())).any())
     ]
 
 

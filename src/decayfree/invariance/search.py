@@ -28,7 +28,7 @@ from decayfree.invariance.running_statistics import (
     NormLayer,
     Statistics,
     put_in,
-    rounded_modules,
+    small_modules,
     statistics_buffers,
 )
 
@@ -87,7 +87,7 @@ class _Seen:
         calls: Of modules in the newest probe.
         kept: By module, the share of its old running statistics that a run leaves in them; only modules whose
             statistics a run changes.
-        start: Buffers with which runs begin from zero, so that no digits of small statistics are lost.
+        start: Buffers with which scaled runs begin from zero, so that no digits of small statistics are lost.
         statistics: What the newest probe put into running statistics.
         evidence: By parameter.
         findings: By parameter.
@@ -130,6 +130,9 @@ class _Search:
             if _wants_more(seen.findings) and not is_last:
                 continue
             confirmation = self._confirm(seen)
+            if confirmation.movement > self._tolerance.confirm and seen.start:
+                seen = replace(seen, start={})  # it may be the zeros that the outputs notice
+                confirmation = self._confirm(seen)
             if confirmation.movement <= self._tolerance.confirm:
                 break
             if is_last:
@@ -157,7 +160,7 @@ class _Search:
             for name, scaling in so_far.factors.items():
                 finding = so_far.findings[name]
                 self._scale_(name, finding, scaling * (4 if finding.is_vector else 1))
-        ran, calls = self._watched_run(so_far.start if so_far else {})
+        ran, calls = self._watched_run()
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
@@ -166,17 +169,13 @@ class _Search:
         evidence = self._with_gradients(evidence, gradients)
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
         findings = self._findings(evidence, reached | gradients.keys())
-        start, statistics = (
-            (so_far.start, put_in(ran.start, ran.statistics, kept))
-            if so_far
-            else self._first_statistics(ran, kept)
-        )
+        start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
         return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors)
 
-    def _watched_run(self, start: Mapping[str, float]) -> tuple[Ran, Calls]:
+    def _watched_run(self) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
-            return self._probe.run(start=start), calls
+            return self._probe.run(), calls
 
     def _no_evidence(self, outputs: list[Tensor]) -> dict[str, Evidence]:
         consumers, leaves = reversed_graph(outputs)
@@ -208,20 +207,22 @@ class _Search:
         return {name: share for name, share in kept.items() if share < 1.0}
 
     @torch.no_grad()
-    def _first_statistics(
+    def _statistics(
         self, ran: Ran, kept: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, Statistics]]:
-        """From what some buffers start from now on, and what the first run put into running statistics.
+        """From what scaled runs start some buffers, and what a probe put into running statistics.
 
-        Where too few digits are left of that, the model runs once more from zero; unless its outputs notice.
+        Where a scaled run would leave too few digits, it starts from zero. Where even the probe did, the model
+        runs once more from zero, unless its outputs notice.
         """
         statistics = put_in(ran.start, ran.statistics, kept)
-        zeros = dict.fromkeys(statistics_buffers(rounded_modules(ran.start, statistics)), 0.0)
-        if zeros:
+        zeros = dict.fromkeys(statistics_buffers(small_modules(ran.start, statistics, 1e-4)), 0.0)
+        if small_modules(ran.start, statistics, 3e-8):
             again = self._probe.run(start=zeros)
-            if movement(ran.outputs, again.outputs) <= self._tolerance.confirm:
-                return zeros, put_in(again.start, again.statistics, kept)
-        return {}, statistics
+            if movement(ran.outputs, again.outputs) > self._tolerance.confirm:
+                return {}, statistics
+            statistics = put_in(again.start, again.statistics, kept)
+        return zeros, statistics
 
     @torch.no_grad()
     def _with_gradients(
