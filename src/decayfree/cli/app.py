@@ -1,6 +1,4 @@
-"""The command line.
-
-``decayfree demo`` trains and draws, ``decayfree inspect`` shows what is scale-invariant in a model.
+"""The command line: ``demo`` trains and draws, ``inspect`` shows what is scale-invariant in a model.
 
 It computes nothing itself. Exit code 0 where what was asked was done, 1 where a run failed, 2 where the
 request cannot be met, 130 after Ctrl-C.

@@ -1,6 +1,4 @@
-"""What `decayfree convert` prints.
-
-A recipe without decay for settings typed by hand, with or without a model by name.
+"""What `decayfree convert` prints: a recipe without decay for typed settings, with or without a named model.
 
 Trains nothing, so that gradient norms are what somebody gives it. fixed_norm.py works the numbers out.
 """
@@ -117,10 +115,7 @@ class Conversion:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, in types that JSON knows.
-
-        Null where a number needs a gradient norm or a fan-in that was not given.
-        """
+        """All numbers, in types that JSON knows; null where a gradient norm or fan-in was not given."""
         return {
             **{key: getattr(self.rule, key) for key in settings_of(self.rule)},
             "gradient_norm": self.gradient_norm,

@@ -1,6 +1,4 @@
-"""The commands ``decayfree study run | list | show | report | tune``.
-
-Studies from a file or by name, and what became of them.
+"""The commands ``decayfree study run | list | show | report | tune``, for studies from a file or by name.
 
 It computes nothing itself. Exit codes are those of the other commands: 0, 1 where a run failed, 2 where the
 request cannot be met, 130 after Ctrl-C.

@@ -1,6 +1,4 @@
-"""A study under the eyes of a terminal.
-
-A bar with the time left, Ctrl-C, the final table, and where the page is.
+"""A study in a terminal: a bar with the time left, Ctrl-C, the final table, and where the page is.
 
 Trains nothing and knows no command: it is told what to run, and gives back the exit code.
 """
@@ -82,10 +80,7 @@ def run_watched(
 
 @contextlib.contextmanager
 def _stopped_by_termination() -> Iterator[None]:
-    """A scheduler that takes the machine away sends SIGTERM first.
-
-    The runs save where they are, as at Ctrl-C.
-    """
+    """SIGTERM, which a scheduler sends before it takes the machine away, saves the runs as Ctrl-C does."""
 
     def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -132,10 +127,7 @@ def show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
 
 
 def show_page(out: Path, console: Console, *, reference: str | None = None) -> None:
-    """Write the page of the study in ``out`` and print its main table.
-
-    ``reference`` is the method that others are compared with.
-    """
+    """Write the page of the study in ``out`` and print its main table, compared with ``reference``."""
     from decayfree.report.numbers.groups import study_groups
     from decayfree.report.page import write_report
     from decayfree.study.files.results import read_study
@@ -195,10 +187,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
-    """What stands for each method in each group, as the page has it, in fewer words.
-
-    All cells where nothing could be chosen.
-    """
+    """Each method's cell in each group, as on the page but shorter; all cells if none could be chosen."""
     from decayfree.report.numbers.compared import compare
     from decayfree.report.tables.comparison import comparison_table
 
@@ -235,10 +224,7 @@ def _heading(title: str, note: str) -> str:
 
 
 def _brief(text: str, note: str, title: str) -> str:
-    """A cell within the width of a terminal.
-
-    Intervals of accuracies and what else is noted are on the page.
-    """
+    """A cell in the width of a terminal: intervals of accuracies and other notes are on the page."""
     if (title == "n" or title.endswith("minus …")) and note:
         return f"{text} ({note})"
     if title == "Setting":

@@ -1,6 +1,4 @@
-"""What ``decayfree study`` shows.
-
-The built-in studies, the runs of a folder, what a search has found; as tables or JSON.
+"""What ``decayfree study`` shows, as tables or JSON: built-in studies, a folder's runs, what a search found.
 
 Computes nothing and knows no command.
 """
@@ -101,10 +99,7 @@ def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> Non
 
 
 def _names(spec: "StudySpec") -> dict[str, str]:
-    """What each run is called, by its key.
-
-    Its method, and the settings of the recipe in which runs differ.
-    """
+    """What each run is called, by its key: its method and the settings of the recipe that vary."""
     varying = [path for path in spec.varying() if not path.startswith("method.")]
     names = {}
     for run in spec.runs():

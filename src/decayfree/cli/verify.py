@@ -1,6 +1,4 @@
-"""What `decayfree verify` shows.
-
-The statements of theory as a table, with what was measured and the verdicts.
+"""What `decayfree verify` shows: statements of theory in a table, what was measured, and the verdicts.
 
 Measures nothing; decayfree.theory does.
 """
@@ -20,9 +18,7 @@ _WIDE = 110
 
 
 def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
-    """Scanned digits in one ink on white.
-
-    Three channels that differ by a factor, so that 18 of 27 patch directions are never seen.
+    """Scanned digits in one ink: three channels that differ by a factor never show 18 of 27 patch directions.
 
     Three equal channels would do for SGD, but Adam treats equal channels alike, and would stay in their span.
 
@@ -41,9 +37,7 @@ def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
 
 
 def table(checks: Sequence[Check], width: int) -> Table:
-    """Statement, where it is from, measured, expected, residual and tolerance, verdict.
-
-    Numbers in brackets refer to the notes.
+    """Statement, source, measured, expected, residual and tolerance, verdict; numbers in brackets are notes.
 
     Args:
         checks: To show.

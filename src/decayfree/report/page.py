@@ -1,6 +1,4 @@
-"""The page: one self-contained HTML file made from the numbers of a study.
-
-The same files give the same bytes.
+"""The page: one self-contained HTML file from a study's numbers; the same files give the same bytes.
 
 It computes no statistics. Everything from outside is escaped by the templates, and JSON is embedded without
 any ``<``.
@@ -44,10 +42,7 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 
 
 def render(study: Study, *, reference: str | None = None) -> str:
-    """The page of a study, as text.
-
-    With all curves of all methods where they are all that differs, else an overview of its groups.
-    """
+    """The page as text: all curves where methods are all that differs, else an overview of groups."""
     try:
         from jinja2 import DictLoader, Environment, StrictUndefined
         from markupsafe import Markup

@@ -16,9 +16,7 @@ if sys.platform != "win32":
 
 @contextlib.contextmanager
 def replacing(path: Path, *, has_rivals: bool = False) -> Iterator[IO[bytes]]:
-    """A file to write.
-
-    It takes the place of ``path`` at once when all is written, and leaves no trace where that fails.
+    """A file to write that replaces ``path`` at once when all is written, and leaves no trace if that fails.
 
     Args:
         path: Where it goes, in a folder that exists.

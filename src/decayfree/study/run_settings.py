@@ -73,21 +73,15 @@ class DataSpec:
     """So many more images of the training part are scored and not trained on: settings are chosen by them."""
     n_test: int = 897
     image_size: int = 0
-    """Height and width in pixels to which images of a folder are brought; 0 leaves images as they are, which
-    other data needs.
-    """
+    """Height and width to which images of a folder are brought; 0, as other data needs, leaves them."""
     label_noise: float = 0.0
     """Share of the training labels that are drawn anew, uniformly from all classes; seeded by the run."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
     crop_padding: int = 0
-    """Pad each training image by so many pixels on every side with the mean color, and cut a random part of
-    its size out of it.
-    """
+    """Pad training images by so many pixels of the mean color, and cut a random part of their size out."""
     cutout: int = 0
-    """Side of a square, at a random place of each training image, that is set to the mean color;
-    0 for none.
-    """
+    """Side of a square of the mean color at a random place of each training image; 0 for none."""
 
     def faults(self, unread: Collection[str] = ()) -> list[str]:
         """What is wrong, one sentence each, beginning with the field's name.
@@ -125,9 +119,7 @@ class ModelSpec:
     name: str = "vgg4-bn"
     """One of the networks of ``decayfree.study.models``, or ``timm:NAME`` or ``torchvision:NAME``."""
     width_factor: float = 1.0
-    """Channels of every layer, as a multiple of the published network's; 1 for timm and torchvision, whose
-    width is their own.
-    """
+    """Channels of each layer over the published network's; 1 for timm and torchvision, which set theirs."""
 
     def faults(self, unread: Collection[str] = ()) -> list[str]:
         """What is wrong, one sentence each, beginning with the field's name.
@@ -226,9 +218,7 @@ class Recipe:
     batch_size: int = 64
     label_smoothing: float = 0.0
     rest_weight_decay: float = 0.0
-    """Weight decay of gains, biases, the last layer: of all that is not scale-invariant,
-    whatever the method.
-    """
+    """Weight decay of all that is not scale-invariant (gains, biases, last layer), whatever the method."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass in training; ``bfloat16`` is torch's autocast, weights stay float32."""
     channels_last: bool = True
@@ -239,9 +229,7 @@ class Recipe:
     n_samples: int = 25
     """Rows of metrics, evenly spaced from before the first step to after the last."""
     off_span: bool = True
-    """Follow the off-span part of the first layer, and take the spectra of all weights before the first step
-    and after the last.
-    """
+    """Follow the first layer's off-span part, and take spectra of all weights before and after training."""
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
@@ -257,10 +245,7 @@ class Recipe:
         return self.n_epochs * self.n_steps_per_epoch
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step number ``step``, counted from 0.
-
-        The cosine would reach 0 after the last.
-        """
+        """The learning rate of step ``step``, counted from 0; the cosine would reach 0 after the last."""
         n_warmup_steps = self.n_warmup_epochs * self.n_steps_per_epoch
         warmup = min(1.0, (step + 1) / n_warmup_steps) if n_warmup_steps else 1.0
         return self.learning_rate * warmup * self._scheduled(step / max(self.n_steps, 1))
@@ -344,10 +329,7 @@ class RunSettings:
         }
 
     def flat(self) -> dict[str, Any]:
-        """The settings by dotted name.
-
-        ``method.name``, ``method.radius``, ``seed``, ``learning_rate``, ``optimizer.name``.
-        """
+        """The settings by dotted name: ``method.name``, ``method.radius``, ``seed``, ``optimizer.name``."""
         return dict(self._flat)
 
     @cached_property
@@ -356,10 +338,7 @@ class RunSettings:
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """A dataclass as nested tables.
-
-    Numbers are floats even where they were written 1, so that equal settings are the same text.
-    """
+    """A dataclass as nested tables; numbers are floats, 1 too, so that equal settings are the same text."""
     table: dict[str, Any] = {}
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)

@@ -1,6 +1,4 @@
-"""A chart before anything is drawn in it.
-
-How methods look, which part of the numbers is shown, with which ticks.
+"""A chart before anything is drawn in it: how methods look, which numbers are shown, with which ticks.
 
 It draws no curves. Ranges come from means and not from intervals, which few seeds can make very wide.
 """
@@ -84,10 +82,7 @@ def plain_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """How the y axis of a chart is drawn, and which numbers do not set its range.
-
-    They run out of the picture.
-    """
+    """How the y axis is drawn, and which numbers do not set its range: they run out of the picture."""
 
     is_logarithmic: bool = False
     has_geometric_means: bool = False

@@ -41,22 +41,15 @@ MAX_SMALL_MULTIPLES = 8
 _HALO = ", ".join(["0 0 3px var(--card)"] * 4)
 """Text stands out from the lines that it crosses."""
 MIN_POINTS_OF_LINE = 3
-"""With fewer, the points are marked: one makes no line, and two a line of which nobody sees that there is
-nothing between.
-"""
+"""Fewer points are marked: one makes no line, two a line of which nobody sees that nothing lies between."""
 MIN_SEEDS_OF_BAND = 3
-"""With two seeds the t interval is 12.7 times as long as the distance between them:
-it would cover the chart.
-"""
+"""With two seeds the t interval is 12.7 times as long as their distance: it would cover the chart."""
 
 
 def accuracy_chart(
     numbers: StudyNumbers, which: Literal["train", "test"], drawn: Looks | None = None
 ) -> Chart:
-    """Accuracy over training, on the training or on the test images.
-
-    ``drawn``, here and below, where looks are given from outside.
-    """
+    """Training or test accuracy over training; ``drawn``, here and below: looks given from outside."""
 
     def value(row: Row) -> float:
         return row.train_accuracy if which == "train" else row.test_accuracy
@@ -66,10 +59,7 @@ def accuracy_chart(
 
 
 def norm_charts(numbers: StudyNumbers) -> list[Chart]:
-    """Mean block norm over training.
-
-    One small chart a weight, or their geometric mean where there are many.
-    """
+    """Mean block norm over training, one chart a weight, or their geometric mean where there are many."""
     weights = _weights(numbers)
     if len(weights) > MAX_SMALL_MULTIPLES:
         return [mean_norm_chart(numbers)]
@@ -97,10 +87,7 @@ def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
 
 
 def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
-    """Angle of a step over training, geometric mean over the weights.
-
-    With the angle that theory predicts under weight decay.
-    """
+    """Angle of a step over training, geometric mean over weights, with the one predicted under decay."""
     unit = "radians a step, geometric mean over the weights, log scale"
     drawn = drawn or looks(numbers.methods)
     chart = _chart(numbers, "angular-update", "Angular update", unit, mean_angular_update, RATE, drawn)
@@ -121,10 +108,7 @@ def off_span_chart(numbers: StudyNumbers) -> Chart:
 
 
 def spectrum_charts(numbers: StudyNumbers) -> list[Chart]:
-    """Energy of every weight over the spectrum of its inputs after the last step.
-
-    Of the first and last one where there are many.
-    """
+    """Energy of every weight (of many, the first and last) over its inputs' spectrum after the last step."""
     weights = _weights(numbers)
     shown = weights if len(weights) <= MAX_SMALL_MULTIPLES else (weights[0], weights[-1])
     charts = [_spectrum_chart(numbers, f"spectrum-{index}", name) for index, name in enumerate(shown)]
@@ -271,10 +255,7 @@ def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
 
 
 def _spectrum_chart(numbers: StudyNumbers, id: str, weight: str) -> Chart | None:
-    """Gray what was before the training and what the inputs are, in color what became of it.
-
-    None where it was not recorded.
-    """
+    """In gray the start and the inputs, in color the end; None where it was not recorded."""
     drawn = looks(numbers.methods)
     ordered = [method for method in (*numbers.others, numbers.reference) if method is not None]
     before, after = first_spectrum(ordered, weight), last_spectrum(ordered, weight)

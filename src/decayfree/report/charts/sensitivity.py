@@ -1,6 +1,4 @@
-"""How accuracy depends on what is tuned.
-
-Test accuracy over the coefficient of weight decay and over the learning rate, group by group.
+"""How test accuracy depends on what is tuned: coefficient of weight decay and learning rate, by group.
 
 It chooses no setting. Runs that diverged have no accuracy: they are marked at the foot of a chart and counted
 in its text.
@@ -18,10 +16,7 @@ Point = tuple[float, Cell]
 
 
 def over_weight_decay(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
-    """Test accuracy over the coefficient, one chart a learning rate.
-
-    None where no method has two coefficients.
-    """
+    """Test accuracy over the coefficient, one chart a rate; none where no method has two coefficients."""
     swept = [sweep for sweep in group.sweeps if len(_decays(sweep)) > 1]
     if not swept:
         return []
@@ -41,10 +36,7 @@ def over_weight_decay(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
 
 
 def over_learning_rate(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
-    """Test accuracy over the learning rate, a line for every method and coefficient.
-
-    None where there is a single rate.
-    """
+    """Test accuracy over the learning rate, a line a method and coefficient; none for a single rate."""
     if not any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps):
         return []
     traces: list[dict[str, Any]] = []
@@ -227,10 +219,7 @@ def _share_axes(charts: Sequence[Chart]) -> None:
 
 
 def _error(accuracy: float) -> float:
-    """What is missing to 100 %.
-
-    A perfect score is drawn as a hundredth of a percent, which a logarithm can show.
-    """
+    """What is missing to 100 %; a perfect score is drawn as 0.01 %, which a logarithm can show."""
     return float(f"{max(1 - accuracy, 1e-4):.4g}")
 
 

@@ -70,10 +70,7 @@ def sensitivity_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed
 
 
 def curve_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed:
-    """Learning curves, norms, effective learning rates and angular updates.
-
-    A view for every group and learning rate.
-    """
+    """Learning curves, norms, effective learning rates, angular updates: a view a group and rate."""
     views = []
     for group in numbers.groups:
         for title, sweeps in _parts(group):
@@ -84,10 +81,7 @@ def curve_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed:
 
 
 def method_looks(numbers: StudyGroups) -> dict[str, Look]:
-    """A look for everything that the legend of a page names, the same in all groups and charts.
-
-    For every cell where one page shows all of them together, else for every method.
-    """
+    """A look, the same everywhere, for every cell where one page shows all of them, else for every method."""
     if numbers.are_methods_all:
         return looks(numbers.cells)
     first = {sweep.label: sweep.cells[0] for group in numbers.groups for sweep in group.sweeps}
@@ -95,10 +89,7 @@ def method_looks(numbers: StudyGroups) -> dict[str, Look]:
 
 
 def _parts(group: Group) -> list[tuple[str, list[Sweep]]]:
-    """What can be drawn together.
-
-    The cells of a group or, where the learning rate is swept as well, those of one rate.
-    """
+    """What can be drawn together: the cells of a group, or of one learning rate where it is swept as well."""
     if not any(len({cell.learning_rate for cell in sweep.cells}) > 1 for sweep in group.sweeps):
         return [(group.label, list(group.sweeps))]
     parts = []

@@ -45,10 +45,7 @@ def reference_of(sweeps: Sequence[Sweep], asked: str | None = None) -> Sweep | N
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell, and how the reference of its group compares with it.
-
-    ``judgement`` is None where there is nothing to compare.
-    """
+    """A cell, and how its group's reference compares with it; ``judgement`` is None without a comparison."""
 
     group: Group
     sweep: Sweep
@@ -104,9 +101,7 @@ class UnknownReferenceError(DecayFreeError, ValueError):
 
 
 def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
-    """The comparisons of the first table of a page.
-
-    Every cell where a page shows all of them together, else those that validation data chose, else every one.
+    """The first table of a page: every cell where one page shows all, else what validation chose, else all.
 
     Args:
         numbers: The study.
@@ -138,10 +133,7 @@ def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entrie
 
 
 def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
-    """Every cell against the reference of its group.
-
-    Where that was not chosen, against its first cell with the same learning rate.
-    """
+    """Every cell against its group's reference or, where not chosen, its first cell with the same rate."""
     check_reference(numbers, reference)
     pairs = []
     for group in numbers.groups:
@@ -186,19 +178,13 @@ def check_reference(numbers: StudyGroups, reference: str | None) -> None:
 
 
 def mean_over_groups(entries: Sequence[Entry]) -> Estimate | None:
-    """Mean over groups of the mean paired differences of one method, with a t interval over groups.
-
-    None where there are none.
-    """
+    """Mean over groups of one method's mean paired differences, with a t interval, or None without any."""
     differences = [entry.difference.mean for entry in entries if entry.difference and not entry.is_reference]
     return mean_interval(differences) if differences else None
 
 
 def ranks_of(numbers: StudyGroups, chosen: Entries) -> MeanRanks | None:
-    """Mean ranks of the methods over the groups in which all of them have a result.
-
-    None where there are too few of either.
-    """
+    """Mean ranks over the groups in which all methods have a result; None with too few of either."""
     scores: dict[str, list[float]] = {method: [] for method in numbers.methods}
     for group in numbers.groups:
         results = {entry.sweep.label: entry.cell.test for entry in chosen.entries if entry.group is group}

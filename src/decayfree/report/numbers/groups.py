@@ -63,10 +63,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The values, in the order of the axes, in the words of the tables.
-
-        Empty where there is one group.
-        """
+        """The values, in the order of the axes, in the words of the tables; empty for a single group."""
         return " · ".join(self.place.values())
 
     @property
@@ -111,10 +108,7 @@ class StudyGroups:
 
     @property
     def are_methods_all(self) -> bool:
-        """Whether runs differ in nothing but their method and its seed, and in few settings of it.
-
-        One page shows all curves.
-        """
+        """Whether runs differ only in seed, method and few settings of it: one page shows all curves."""
         cells = self.cells
         sizes = [len(sweep.cells) for group in self.groups for sweep in group.sweeps]
         return (
@@ -217,10 +211,7 @@ def _axes(study: Study) -> list[_Axis]:
 
 
 def _axis_words(axes: Sequence[_Axis], cells: Sequence[RunSettings]) -> dict[tuple[str, Any], str]:
-    """(Title of an axis, value) -> words that tell its values apart.
-
-    A name where that is enough, else all that varies.
-    """
+    """(Title of an axis, value) -> words that tell its values apart: a name if enough, else what varies."""
     words: dict[tuple[str, Any], str] = {}
     for axis in axes:
         short = {axis.value(settings): _short_words(axis, settings) for settings in cells}
@@ -262,10 +253,7 @@ def _treatment(settings: RunSettings) -> tuple[Any, ...]:
 
 
 def _method_names(cells: Sequence[RunSettings]) -> dict[tuple[Any, ...], str]:
-    """A name for every treatment.
-
-    Its label where that is the same throughout, else what its labels begin with.
-    """
+    """A name for every treatment: its label if it is the same throughout, else how its labels begin."""
     labels: dict[tuple[Any, ...], list[str]] = {}
     shorts = {_treatment(settings): settings.method.short for settings in cells}
     for settings in cells:

@@ -166,18 +166,12 @@ def mean_effective_learning_rate(row: Row) -> float:
 
 
 def mean_angular_update(row: Row) -> float:
-    """Geometric mean over the weights of the mean angle by which the last step turned their blocks.
-
-    Radians.
-    """
+    """Geometric mean over the weights of the mean angle, in radians, by which the last step turned blocks."""
     return geometric_mean(list(row.angular_updates.values()))
 
 
 def predicted_angles(method: Cell) -> list[tuple[int, float]]:
-    """(Steps done, angle of the last of them at the balance of decay and gradients).
-
-    At every sample after the first, from the recipe alone; empty where no balance is known.
-    """
+    """(Steps done, angle of the last at its balance), from the recipe alone; empty where none is known."""
     settings, points = method.settings, []
     for step in method.curve(mean_angular_update, is_logarithmic=True).steps:
         balance = equilibrium_at(settings.method, settings.recipe, step - 1) if step else None

@@ -1,6 +1,4 @@
-"""The spectra of a study's weights as means over seeds.
-
-Energy and input variance, relative to an even spread.
+"""Spectra of weights as means over seeds: energy and input variance, relative to an even spread.
 
 It writes no text and draws nothing.
 """
@@ -17,10 +15,7 @@ from decayfree.study.files.results import Run, Spectrum
 
 @dataclass(frozen=True)
 class MeanSpectrum:
-    """One weight at one moment, mean over ``n`` runs.
-
-    The principal directions of its inputs come in bins, most variance first.
-    """
+    """One weight at one moment, mean over ``n`` runs; bins of input directions, most variance first."""
 
     ranks: tuple[float, ...]
     """Where the middle of a bin is among all directions, from 0 to 1."""
@@ -55,10 +50,7 @@ def _runs(methods: Sequence[Cell]) -> list[Run]:
 
 
 def _mean(spectra: Sequence[Spectrum | None]) -> MeanSpectrum | None:
-    """The mean of those that are there and finite.
-
-    All are of the same weight, so that their bins are the same.
-    """
+    """The mean of those that are there and finite; all are of the same weight and so of the same bins."""
     known = [one for one in spectra if one is not None and all(map(math.isfinite, one.energy + one.variance))]
     if not known:
         return None

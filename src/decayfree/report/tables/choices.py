@@ -1,6 +1,4 @@
-"""Best of a sweep.
-
-Which setting validation data chose for each method, its test accuracy, and how much choosing matters.
+"""Best of a sweep: what validation data chose, its test accuracy, and how much choosing matters.
 
 It draws nothing. Where no images were kept for validation it says so and chooses nothing.
 """
@@ -51,11 +49,7 @@ def choices_text(numbers: StudyGroups) -> str:
 
 
 def choices_table(numbers: StudyGroups) -> Table:
-    """A row a sweep.
-
-    What was chosen, its validation and test accuracy, and the worst, median and best of the sweep on the test
-    images.
-    """
+    """A row a sweep: what was chosen, its accuracies, and the worst, median and best test accuracy of all."""
     columns = [
         Column("Method", is_filter=True),
         *axis_columns(numbers.axes),

@@ -1,6 +1,4 @@
-"""What a method costs beside no treatment.
-
-Seconds of an epoch and bytes of memory, from what the runs recorded.
+"""What a method costs beside no treatment: seconds of an epoch and bytes of memory that runs recorded.
 
 It measures nothing. Runs from before costs were kept have none, and a study of such runs has no section.
 """
@@ -36,10 +34,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Priced:
-    """The finished runs of one method in one group.
-
-    And those that have one of the same seed to be compared with.
-    """
+    """The finished runs of one method in one group, and those with one of the same seed to compare with."""
 
     method: str
     place: Mapping[str, str]
@@ -102,10 +97,7 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
 
 
 def costs_text(costs: Sequence[Priced], base: str) -> str:
-    """How much longer an epoch takes with each method, over all groups.
-
-    And which methods keep memory of their own.
-    """
+    """How much longer epochs take by method, over all groups, and which methods keep memory of their own."""
     ratios: dict[str, list[float]] = {}
     kept: dict[str, float] = {}
     for one in costs:

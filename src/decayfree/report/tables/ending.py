@@ -1,6 +1,4 @@
-"""The end of every page.
-
-Runs that did not finish, what runs have in common, methods and seeds, versions and hardware.
+"""The end of every page: unfinished runs, what runs share, methods and seeds, versions and hardware.
 
 It judges nothing. A run that failed or diverged is told with its reason and its folder.
 """
@@ -16,10 +14,7 @@ from decayfree.study.files.results import Run, Study
 
 
 def faults(study: Study, places: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Runs that diverged, failed or are not done, in the order of the study.
-
-    ``places`` says by key what a run is called.
-    """
+    """Runs that diverged, failed or are not done, in the study's order; ``places`` names them by key."""
     return [_fault(run, places.get(run.key, run.label)) for run in study.runs if run.state != "done"]
 
 

@@ -185,10 +185,7 @@ def _row(
 
 
 def _axis(entries: Sequence[Entry]) -> tuple[float, float]:
-    """Every mean fits, and every interval of three pairs or more, up to three times the largest mean.
-
-    The rest is cut off.
-    """
+    """Every mean fits, and intervals of three pairs or more up to three times the largest mean."""
     means = [abs(entry.difference.mean) for entry in entries if entry.difference]
     ends = [
         abs(end)

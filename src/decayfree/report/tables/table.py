@@ -1,6 +1,4 @@
-"""A table of the page as data.
-
-Columns, cells with what they are sorted by, runs with links to their folders, and small strips.
+"""A table of the page as data: columns, cells and what they are sorted by, linked runs, small strips.
 
 It knows no HTML and computes no statistics. The same table is plain without JavaScript, and sorted, searched
 and filtered with it.
@@ -52,10 +50,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A text, a smaller second line, and what the cell is sorted by.
-
-    Its text if nothing else is given, last where it is NaN.
-    """
+    """A text, a smaller second line, and what the cell is sorted by: by default its text; NaN comes last."""
 
     text: str
     note: str = ""
@@ -134,10 +129,7 @@ def difference_cell(difference: Estimate | None, decimals: int) -> TableCell:
 
 
 def run_links(runs: Iterable[Run], decimals: int = 2) -> tuple[RunLink, ...]:
-    """Every run with its final test accuracy or what became of it, seed by seed.
-
-    And with its folder beside the page.
-    """
+    """Each seed's final test accuracy, or what became of the run, and its folder beside the page."""
     ordered = sorted(runs, key=lambda run: run.seed)
     return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run, decimals)) for run in ordered)
 

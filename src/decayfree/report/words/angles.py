@@ -1,6 +1,4 @@
-"""How far the steps turn the weights, beside the balance of decay and gradients that theory predicts.
-
-Numbers and one paragraph.
+"""How far steps turn weights, beside the predicted balance of decay and gradients: numbers and a paragraph.
 
 It draws nothing. The prediction is the study's, from the recipe alone; nothing is fitted.
 """
@@ -34,10 +32,7 @@ NOTHING_RECORDED = "No angular update was recorded."
 
 
 def angular_updates(numbers: StudyNumbers) -> str:
-    """How far measured angles are from predicted ones, and whether they follow the learning rate.
-
-    Both halfway and late.
-    """
+    """How far angles are from predictions halfway and late, and whether they follow the learning rate."""
     if numbers.reference is None:
         return NOTHING
     curves = {method.short: _measured(method) for method in numbers.shown}
@@ -162,10 +157,7 @@ def _has_only_a_held_norm(method: Cell) -> bool:
 
 
 def _following(numbers: StudyNumbers, method: Cell) -> str:
-    """Whether angles under a held norm are proportional to the learning rate.
-
-    What is left is the change of the gradients.
-    """
+    """Whether angles under a held norm scale with the learning rate; the rest is the gradients' change."""
     recipe, curve = numbers.recipe, _measured(method)
     middle = _middle(numbers, list(curve))
     later = [step for step in curve if step >= middle]

@@ -145,10 +145,7 @@ def _falls(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 
 def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
-    """The deepest fall of the mean below a level that it had reached before.
-
-    Empty where it is a small one.
-    """
+    """The deepest fall of the mean below a level that it had reached before; empty where it is small."""
     depth, before, after, at_step, highest = 0.0, 0.0, 0.0, 0, 0.0
     for step, mean in curve:
         highest = max(highest, mean)
@@ -162,10 +159,7 @@ def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
 def _changes(
     methods: Sequence[Cell], value: Callable[[Row], float], *, from_half: bool = False
 ) -> dict[str, float]:
-    """Last over first value of the geometric mean over seeds, by method.
-
-    The first after half-time where asked.
-    """
+    """Last over first value (if asked, first after half-time) of the geometric mean over seeds, by method."""
     changes = {}
     for method in methods:
         known = method.curve(value, is_logarithmic=True).points

@@ -1,6 +1,4 @@
-"""Where the weights lie among the directions of their inputs, one paragraph a chart.
-
-Off-span share and spectrum.
+"""Where weights lie among their inputs' directions, a paragraph a chart: off-span share and spectrum.
 
 It draws nothing. It returns plain text that the page escapes.
 """
@@ -32,10 +30,7 @@ LAW_TOLERANCE = 0.01
 
 
 def off_span(numbers: StudyNumbers) -> str:
-    """How the off-span share of the first layer changes, and how well its law holds.
-
-    And how the reference compares with each of the others.
-    """
+    """How the first layer's off-span share changes, how well its law holds, and how methods compare."""
     if numbers.reference is None:
         return NOTHING
     layer = next(iter(numbers.reference.runs.values())).first_layer

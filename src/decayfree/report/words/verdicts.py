@@ -238,10 +238,7 @@ def _seen(word: str, reference: str, found: Sequence[Entry], digits: int) -> str
 
 
 def _unseen(main: Entries, digits: int) -> list[str]:
-    """Where no difference is seen, with the smallest that could have been.
-
-    Methods of equal n in one sentence.
-    """
+    """Where no difference is seen, and the smallest that could have been, in one sentence for each n."""
     unseen = _having("no difference seen", main.entries)
     said = []
     for n in sorted({entry.difference.n for entry in unseen if entry.difference}, reverse=True):

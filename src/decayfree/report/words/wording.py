@@ -57,10 +57,7 @@ def factor(ratio: float) -> str:
 
 
 def significant(number: float, n_digits: int = 3) -> str:
-    """A number with so many significant digits, trailing zeros kept: 1.00, 0.0312, 4.20e−7.
-
-    12,345 from 1,000 on.
-    """
+    """A number with so many significant digits, zeros kept: 1.00, 0.0312, 4.20e−7; from 1,000 on 12,345."""
     if number == 0:
         return "0"
     if 1e-4 <= abs(number) < 999.5:

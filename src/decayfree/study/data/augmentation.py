@@ -62,9 +62,7 @@ def flipped(inputs: Tensor, *, seed: int, step: int) -> Tensor:
 
 
 def cropped(inputs: Tensor, *, padding: int, seed: int, step: int) -> Tensor:
-    """Pad each image with zeros on every side and cut a part of its size out of it.
-
-    All places are equally likely.
+    """Pad each image with zeros and cut a part of its size out of it, all places being equally likely.
 
     Args:
         inputs: (n, n_channels, height, width).

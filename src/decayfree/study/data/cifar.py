@@ -96,9 +96,7 @@ def locate(edition: Edition, data_dir: str | None) -> Path:
 
 
 def read_batch(path: Path, edition: Edition) -> Images:
-    """One file.
-
-    A pickled table with ``data``, (n, 3072), the red, the green, the blue pixels of each image, and labels.
+    """One file: a pickled table with ``data``, (n, 3072), red, green, then blue pixels of each, and labels.
 
     Raises:
         InvalidInputError: If the file is something else, or is cut off, or asks for anything but arrays.

@@ -1,6 +1,4 @@
-"""Image files to pixels of one size, once.
-
-Decoded with Pillow into a file of bytes that is mapped into memory ever after.
+"""Image files decoded once by Pillow to pixels of one size, in a file of bytes that is mapped into memory.
 
 Knows no classes and no splits. The files lie in the user's cache folder, under a name that is a function of
 the size asked for and of the images' paths, lengths and times of change; they can be deleted at any time, and
@@ -50,9 +48,7 @@ class _DamagedError(Exception):
 
 
 def decode(parts: Sequence[list[str]], *, size: int) -> list[Decoded]:
-    """Each part's images: the shorter side brought to ``size`` pixels, and the center cut out.
-
-    Grey ones are made color.
+    """Each part's images: the shorter side brought to ``size``, the center cut out; grey ones made color.
 
     Raises:
         InvalidInputError: If files are no images or are damaged, all of them named at once; or if there is no
@@ -152,10 +148,7 @@ def _counted(image: bytes) -> Tensor:
 
 
 def _image(path: str, size: int) -> bytes | str:
-    """Red, green and blue of each pixel, line by line, as torchvision's Resize and CenterCrop give them.
-
-    Or what is wrong.
-    """
+    """RGB of each pixel, line by line, as torchvision's Resize and CenterCrop give them, or what is wrong."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -177,10 +170,7 @@ def _image(path: str, size: int) -> bytes | str:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Make the folder.
-
-    Of runs that start together, one decodes and the others wait for it, where files can be locked.
-    """
+    """Make the folder; of runs started together one decodes, the others wait where files can be locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")

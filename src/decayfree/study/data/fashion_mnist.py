@@ -1,6 +1,4 @@
-"""Fashion-MNIST from its four idx files.
-
-Where they are looked for, how they are read, and how they are fetched.
+"""Fashion-MNIST from its four idx files: where they are looked for, how they are read and fetched.
 
 Downloads nothing unless asked to; 60,000 training and 10,000 test images of 28×28 grey pixels.
 """

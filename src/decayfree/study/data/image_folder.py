@@ -1,6 +1,4 @@
-"""Which images are in a folder with one folder for each class, and of which class each is.
-
-ImageNet, Tiny ImageNet, one's own.
+"""Images and their classes in a folder with one folder for each class: ImageNet, Tiny ImageNet, one's own.
 
 Opens no image. Classes are numbered and images ordered as torchvision's ImageFolder does it.
 """
@@ -49,9 +47,7 @@ class Tree:
 
 
 def find(data_dir: str | None) -> Tree:
-    """List the images of ``train``, and of ``test`` or ``val``.
-
-    The latter where ``test`` is not there or has no folders of classes.
+    """List the images of ``train``, and of ``test`` or, where it is missing or has no class folders, ``val``.
 
     Raises:
         InvalidInputError: If a part is not there, a class has no image, or the test part has classes that
@@ -118,10 +114,7 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def _annotated(folder: Path, classes: list[str]) -> Part:
-    """Tiny ImageNet's val: a line for each image with its name and its class, then a box.
-
-    The images lie in ``images``.
-    """
+    """Tiny ImageNet's val: a line an image with its name, class and a box; the images lie in ``images``."""
     path = folder / _ANNOTATIONS
     number = {name: label for label, name in enumerate(classes)}
     paths, labels, faults = [], [], []

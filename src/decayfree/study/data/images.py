@@ -50,9 +50,7 @@ class Dataset:
         return self.train.labels.device
 
     def to_input(self, pixels: Tensor, *, channels_last: bool = True) -> Tensor:
-        """Standardized channels.
-
-        A grey image becomes three equal ones, as a color network is fed grey images.
+        """Standardized channels; a grey image becomes three equal ones, for a color network.
 
         Args:
             pixels: (n, height, width) or (n, 3, height, width), uint8, on any device.
@@ -67,9 +65,7 @@ class Dataset:
     def batch(
         self, chosen: Tensor, spec: DataSpec, *, seed: int, step: int, channels_last: bool = True
     ) -> Tensor:
-        """What a training step is fed.
-
-        ``augmented(to_input(train.pixels[chosen]), ...)``, bit by bit, in a third of the time.
+        """``augmented(to_input(train.pixels[chosen]), ...)`` for a step, bit by bit, in a third of the time.
 
         Args:
             chosen: (batch_size,), int64: which training images.
@@ -124,10 +120,7 @@ def _moved(pixels: Tensor, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _operand(value: float | tuple[float, ...], size: tuple[int, int], device: torch.device) -> float | Tensor:
-    """A number as it is.
-
-    One for each color as (1, n_colors, *size), channels_last, since to spread it each time is slow.
-    """
+    """A number as it is; colors as (1, n_colors, *size), channels_last, since spreading each time is slow."""
     if not isinstance(value, tuple):
         return value
     plane = torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1).expand(-1, -1, *size)

@@ -18,16 +18,11 @@ from decayfree.study.data.images import Dataset, Images
 from decayfree.study.run_settings import DataSpec
 
 SHARE_OF_GPU = 0.5
-"""Pixels are put on a GPU where they take at most this share of its free memory; the rest is for the
-training.
-"""
+"""Pixels go to a GPU if they take at most this share of its free memory; training needs the rest."""
 
 
 def load(spec: DataSpec, data_dir: str | None = None, device: torch.device | str = "cpu") -> Dataset:
-    """Load the data.
-
-    The first ``n_train`` images of the training part, the ``n_validation`` after these, ``n_test`` of the
-    test part.
+    """Load the first ``n_train`` training images, the ``n_validation`` after these, ``n_test`` test images.
 
     Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
     first, in an order that depends on no seed of a run: the classes of a subset are as frequent as in a
@@ -145,10 +140,7 @@ def _counts(pixels: Tensor) -> Tensor:
 
 
 def _moments(counts: Tensor) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
-    """Mean and standard deviation over all pixels, exactly, from their histograms.
-
-    A number for grey, one for each color else.
-    """
+    """Exact mean and standard deviation of all pixels, by histograms; a number for grey, else one a color."""
     moments = [_moments_of(color.double()) for color in counts]
     if len(moments) == 1:
         return moments[0]

@@ -1,6 +1,4 @@
-"""Street View House Numbers, the cropped digits.
-
-From the two MATLAB files of their authors, as torchvision keeps them.
+"""Street View House Numbers, the cropped digits, from their authors' MATLAB files as torchvision keeps them.
 
 Downloads nothing. The extra training images are not read. Neighbors in the files come from the same house, so
 that `load` mixes them.

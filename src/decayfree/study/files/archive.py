@@ -1,6 +1,4 @@
-"""The runs of a finished study as one file that can be kept beside its spec.
-
-It is read like the folder that it came from.
+"""The runs of a finished study as one file, kept beside its spec and read like the folder it came from.
 
 Keeps records, rows and spectra; not checkpoints, nor the norms that runs replay: a kept study is read, not
 continued.
@@ -54,9 +52,7 @@ def keep(out: Path, target: Path) -> Path:
 
 @contextlib.contextmanager
 def folder_of_runs(out: Path) -> Iterator[Path]:
-    """A folder with ``runs/`` in it.
-
-    ``out``, or a temporary one with what is kept in its archive where it has no runs of its own.
+    """A folder with ``runs/``: ``out``, or a temporary one from its archive where it has no runs of its own.
 
     Raises:
         ResultError: If the archive is damaged.

@@ -48,10 +48,7 @@ _OF_A_RUN = (CHECKPOINT_FILE, ROWS_FILE, NORMS_FILE, SPECTRA_FILE)
 
 
 class RunFiles:
-    """The files of a run that trains.
-
-    Remembers what was written, so that no checkpoint vouches for what it was not.
-    """
+    """The files of a run that trains; remembers what it wrote, so that no checkpoint vouches for more."""
 
     def __init__(self, directory: Path, *, keeps_norms: bool) -> None:
         """Open the files of a run, whose record is there already; `load` or `begin_anew` comes next.
@@ -93,10 +90,7 @@ class RunFiles:
         return state
 
     def begin_anew(self) -> None:
-        """Drop whatever is there, the checkpoint first.
-
-        Without it, a run that is killed in here begins anew as well.
-        """
+        """Drop whatever is there, the checkpoint first: a run that is killed in here begins anew as well."""
         for name in _OF_A_RUN:
             (self._directory / name).unlink(missing_ok=True)
         self._spectra = None
@@ -121,9 +115,7 @@ class RunFiles:
         save_checkpoint(self._directory, {**state, "files": seals})
 
     def seals(self) -> dict[str, Seal]:
-        """The seals of all files but the checkpoint, for the record of a run that has ended.
-
-        The checkpoint is sealed in itself.
+        """The seals of all files but the checkpoint, sealed in itself, for the record of an ended run.
 
         Raises:
             ResultError: If a file is not what was written.
@@ -223,10 +215,7 @@ def write_record(
 
 
 def write_failure(directory: Path, settings: RunSettings, reason: str, *, details: str | None = None) -> None:
-    """Write that a run has failed.
-
-    The reason into its record, and details such as a traceback into ``error.txt``.
-    """
+    """Write the reason why a run failed into its record, and details such as a traceback to ``error.txt``."""
     directory.mkdir(parents=True, exist_ok=True)
     if details is not None:
         replace_text(directory / ERROR_FILE, details)

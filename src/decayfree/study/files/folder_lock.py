@@ -40,10 +40,7 @@ class Holder:
 
 
 class FolderLock:
-    """Held within its context, and by the processes that are started in it with its `share`.
-
-    Until the last of them has ended.
-    """
+    """Held within its context and by processes started in it with its `share`, until the last has ended."""
 
     def __init__(self, out: Path) -> None:
         self._path = out / LOCK_FILE
@@ -79,10 +76,7 @@ class FolderLock:
 
     @property
     def share(self) -> "LockShare":
-        """What a process that is started gets as an argument.
-
-        So the lock is held until it has ended as well.
-        """
+        """What a started process gets as an argument, so that the lock is held until it too has ended."""
         assert self._file is not None
         return LockShare(self._file.fileno())
 

@@ -69,10 +69,7 @@ class Seal:
         return seal
 
     def fault(self, path: Path) -> str | None:
-        """What is wrong with a file that begins with what was sealed, and may have grown since.
-
-        None if nothing.
-        """
+        """What is wrong with a file that begins with what was sealed and may have grown, or None."""
         return self._fault(path, Seal.of(path, n_bytes=self.n_bytes))
 
     def fault_of_all(self, path: Path) -> str | None:
@@ -91,10 +88,7 @@ class GrowingFile:
     """A file that only this object appends to, with the seal of all that was written."""
 
     def __init__(self, path: Path, seal: Seal = Seal()) -> None:
-        """Go on after what was sealed.
-
-        The rest, which a killed run wrote after its checkpoint, is cut off.
-        """
+        """Go on after what was sealed; what a killed run wrote after its checkpoint is cut off."""
         self.path, self.seal = path, seal
         with path.open("ab") as file:
             file.truncate(seal.n_bytes)
@@ -137,9 +131,7 @@ def unsealed_json(text: str) -> dict[str, Any]:
 
 
 def seal_zip(file: IO[bytes]) -> None:
-    """Put the checksum of a zip file, open and whole, into its comment.
-
-    Nothing that reads zip files looks there.
+    """Put the checksum of a zip file, open and whole, into its comment, where no reader of zip files looks.
 
     The checksums within a zip file do not do: `torch.load` does not ask for them, and a flipped bit in a
     header makes it read other bytes than those that they are of.

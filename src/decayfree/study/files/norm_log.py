@@ -18,10 +18,7 @@ FILE_NAME = NORMS_FILE
 
 
 class NormLog:
-    """Collects rows while a run trains.
-
-    `flush` before a checkpoint, so that the file never lags behind it.
-    """
+    """Collects rows while a run trains; `flush` before a checkpoint, so that the file is never behind it."""
 
     def __init__(self, file: GrowingFile, found: Invariance) -> None:
         self._found, self._file = found, file

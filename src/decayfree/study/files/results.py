@@ -43,15 +43,11 @@ class Row:
     in Adam's and the sign family; NaN where nobody knows how the optimizer's steps depend on the norm.
     """
     angular_updates: Mapping[str, float]
-    """Weight name -> mean over its blocks of the angle by which the last step turned the block, in radians;
-    NaN before the first step.
-    """
+    """Weight name -> mean angle, in radians, by which the last step turned its blocks; NaN before any."""
     off_span_share: float
     """Mean over the first layer's rows of ‖Qw‖/‖w‖."""
     off_span_law: float
-    """What ``off_span_share`` must be: the norms as measured, with ‖Qw‖ from its first value and the
-    optimizer's settings alone.
-    """
+    """What ``off_span_share`` must be, by measured norms, the first ‖Qw‖ and optimizer settings alone."""
     test_loss: float = math.nan
     validation_loss: float = math.nan
     """NaN where no images are kept for validation."""
@@ -60,9 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """How the energy of one weight lies along the principal directions of its inputs.
-
-    Those of the largest input variance come first.
+    """How the energy of one weight lies along the principal directions of its inputs, most variance first.
 
     Directions are ranked and put into bins of neighboring ranks; shares are from 0 to 1 and NaN where there
     is nothing to divide by.
@@ -106,9 +100,7 @@ class Run:
     rows: tuple[Row, ...]
     spectra: Spectra
     cost: Mapping[str, float] = field(default_factory=dict)
-    """What the training took, by name with its unit: seconds of an epoch, bytes of memory; empty where it was
-    not measured.
-    """
+    """What the training took, by name with its unit: epoch seconds, bytes of memory; empty if unmeasured."""
     set_aside: tuple[str, ...] = ()
     """Why files of this run were found damaged and set aside, and the run begun anew; once for each time."""
 
@@ -188,10 +180,7 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
-    """Which of these files of a run are not what was there when it ended, one sentence each.
-
-    Those it does not know are not looked at.
-    """
+    """Which of a run's files are not as when it ended, a sentence each; unknown ones are not looked at."""
     seals = {name: Seal.from_dict(record["files"][name]) for name in names if name in record["files"]}
     faults = (seal.fault_of_all(directory / name) for name, seal in seals.items())
     return [fault for fault in faults if fault]
@@ -260,10 +249,7 @@ def spectra_to(spectra: Spectra) -> str:
 
 
 def row_from(record: Mapping[str, Any]) -> Row:
-    """The row that a line of ``metrics.jsonl`` says.
-
-    Rows of runs that were made before a column was there have null in it.
-    """
+    """The row that a line of ``metrics.jsonl`` says; null in it stands for a column that older runs lack."""
     expected = {entry.name for entry in fields(Row)}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")

@@ -1,6 +1,4 @@
-"""How far a study is, from its files alone.
-
-What waits, what runs, what is done or has failed and why, and how long the rest takes.
+"""How far a study is, from its files alone: what waits, runs, is done or failed and why, and the time left.
 
 Trains nothing and disturbs no runner that is at work in the folder. Whether a run that has begun is still at
 work is told by the runner's lock. A run whose record, rows or spectra are damaged waits. Norms and
@@ -38,9 +36,7 @@ class RunStatus:
 
     settings: RunSettings
     state: RunPhase
-    """``waiting`` is also a run that was stopped, which goes on when the study is run again, and one with
-    damaged files: it begins anew.
-    """
+    """A stopped run is ``waiting`` as well, to go on; so is one with damaged files, to begin anew."""
     reason: str | None
     """Why it failed or diverged, or has to be made again."""
     n_done: int
@@ -48,9 +44,7 @@ class RunStatus:
     elapsed_s: float
     """Spent on it so far."""
     seconds_left: float | None
-    """At its own pace while it runs, at that of runs of the same size while it waits; None as long as there
-    is none.
-    """
+    """At its own pace while it runs, at that of runs of its size while it waits; None if none is known."""
     set_aside: tuple[str, ...]
     """Why files of it were set aside as damaged."""
 
@@ -70,10 +64,7 @@ class StudyStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until all runs have ended, if as many run at a time as now (one, where none does).
-
-        None where no pace is known.
-        """
+        """Until all runs end, if as many run at a time as now (or one); None where no pace is known."""
         left = [run.seconds_left for run in self.runs if run.state in ("waiting", "running")]
         known = [seconds for seconds in left if seconds is not None]
         if len(known) < len(left):

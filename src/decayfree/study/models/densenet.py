@@ -13,9 +13,7 @@ BOTTLENECK_WIDENING = 4
 
 
 class DenseNetBC(nn.Module):
-    """Three stages of layers that each see all before them, and one linear layer.
-
-    Transitions between stages halve channels and pixels.
+    """Three stages of layers that see all before them, channels and pixels halved between, a linear layer.
 
     A layer is BatchNorm, ReLU and a 1×1 convolution to four times the growth rate, then BatchNorm, ReLU and a
     3×3 convolution to the growth rate. The stem is a 3×3 convolution to twice the growth rate. DenseNet-BC of

@@ -1,6 +1,4 @@
-"""A multilayer perceptron with BatchNorm.
-
-The smallest network that has scale-invariant weights and no convolution.
+"""A multilayer perceptron with BatchNorm: the smallest network with scale-invariant weights, no convolution.
 
 Is nobody's published network.
 """

@@ -45,9 +45,7 @@ MODELS: dict[str, Builder] = {
     "mobilenetv2": MobileNetV2,
     "mlp-bn": MlpBN,
 }
-"""Our own networks. Every layer begins with torch's default weights, so that kernels and rows have a norm
-near 1/√3 in all of them.
-"""
+"""Our own networks; all begin with torch's default weights: norms of kernels and rows are near 1/√3."""
 
 
 def build_model(
@@ -104,8 +102,5 @@ def _library_model(full_name: str, sizes: Sizes, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, sizes: Sizes) -> object:
-    """What a copy of the model makes of two images in train mode.
-
-    The model and its running statistics stay as they were.
-    """
+    """What a copy of the model makes of two images in train mode; the model itself stays as it was."""
     return copy.deepcopy(model).train()(torch.zeros(2, sizes.n_channels, *sizes.image_size))

@@ -12,9 +12,7 @@ from decayfree.study.models.sizes import Sizes
 
 
 class PreActivationResNet(nn.Module):
-    """A 3×3 convolution, stages of pre-activation blocks, and one linear layer.
-
-    Before the last are BatchNorm, ReLU and the mean over pixels.
+    """A 3×3 convolution, stages of pre-activation blocks, BatchNorm, ReLU, mean over pixels, a linear layer.
 
     A stage is twice as wide as the one before, and its first block halves height and width. Where a block
     changes the number of channels, its shortcut is a 1×1 convolution of the activated input, without a

@@ -83,10 +83,7 @@ class ResidualBlock(nn.Module):
 
 
 class ZeroFilled(nn.Module):
-    """A shortcut without weights.
-
-    Every ``stride``-th pixel, and channels of zeros behind the ones that are there.
-    """
+    """A shortcut without weights: every ``stride``-th pixel, with channels of zeros behind the given ones."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()

@@ -14,9 +14,7 @@ MAX_WIDENING = 8
 
 
 class VggBN(nn.Module):
-    """Stages of 3×3 convolutions with BatchNorm and ReLU, each pooled by 2.
-
-    Then one linear layer on the mean over pixels.
+    """Stages of 3×3 convolutions, BatchNorm and ReLU, pooled by 2; a linear layer on the mean over pixels.
 
     Convolutions have no bias, since BatchNorm would remove it. A stage is twice as wide as the one before, up
     to 8 times the first. A pooling that would leave no pixel is left out: the fifth on images of 28×28, the

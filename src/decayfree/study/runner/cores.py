@@ -10,20 +10,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def threads_each(n_processes: int) -> int:
-    """Threads for each of ``n_processes`` that train at a time.
-
-    An equal share of the cores, at least 1, at most ``OMP_NUM_THREADS``.
-    """
+    """Threads for each of ``n_processes``: its share of cores, at least 1, at most ``OMP_NUM_THREADS``."""
     share = max(1, n_cores() // n_processes)
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else share
 
 
 def n_cores() -> int:
-    """Cores that this process may run on.
-
-    Those of its affinity mask, and no more than its control group's quota pays for.
-    """
+    """Cores that this process may use: its affinity mask's, no more than its control group's quota."""
     try:
         n_allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -33,9 +27,7 @@ def n_cores() -> int:
 
 
 def _quota(root: Path) -> float | None:
-    """Cores' worth of time that a container may use, from version 2 or 1 of control groups.
-
-    None where there is no limit.
+    """Cores' worth of time a container may use, by control groups of version 2 or 1; None without a limit.
 
     A container sees its own group at the root; limits of groups further up on a bare machine are not looked
     for.

@@ -57,9 +57,7 @@ class Pool:
     """At most so many processes, started when there is a job for them; a context that leaves none behind."""
 
     n_tries = 2
-    """A run whose process was killed is given to another once: the kernel ends what takes most memory, guilty
-    or not.
-    """
+    """A run whose process was killed is tried again once: the kernel kills the largest, guilty or not."""
 
     def __init__(self, n_workers: int, *, n_threads: int, lock: LockShare | None = None) -> None:
         """Prepare; no process is started yet.
@@ -86,10 +84,7 @@ class Pool:
         worker.begin(job)
 
     def reports(self) -> Iterator[Report]:
-        """Wait for news of the jobs and give them.
-
-        A process that has died is dropped, its job reported as lost.
-        """
+        """Wait for news of the jobs and give it; a dead process is dropped, its job reported as lost."""
         ready = wait([worker.connection for worker in self._workers])
         for worker in [worker for worker in self._workers if worker.connection in ready]:
             try:
@@ -126,9 +121,7 @@ class Pool:
 
 
 def train_job(job: Job, tell: Callable[[Report], bool]) -> Report:
-    """Train a run in this process and say how that ended.
-
-    An error is kept in the run's folder and stops no other run.
+    """Train a run in this process and say how it ended; an error goes into its folder and stops no other.
 
     Args:
         job: What to train.
@@ -200,10 +193,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, lock: LockShare | None) -> None:
-    """What a process does.
-
-    Train one job after the other until the other end hangs up, holding its share of the lock.
-    """
+    """Train one job after the other, holding a share of the lock, until the other end hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def tell(report: Report) -> bool:
@@ -232,10 +222,7 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """A process started within inherits deafness to Ctrl-C, which goes to the whole terminal.
-
-    The parent stops it.
-    """
+    """Processes started within inherit deafness to the terminal's Ctrl-C: their parent stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

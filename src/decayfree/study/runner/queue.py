@@ -1,6 +1,4 @@
-"""Which runs of a study wait, which run, and which have ended.
-
-As the files tell it at first, then as the workers report.
+"""Which runs of a study wait, run and have ended: first as files tell it, then as workers report.
 
 Starts nothing. Runs that replay the norms of another wait until that one is done.
 """
@@ -99,10 +97,7 @@ class Queue:
         return None
 
     def note(self, report: Report, *, n_tries: int) -> None:
-        """Take a report.
-
-        A run that was lost with its process waits again, until it was begun ``n_tries`` times.
-        """
+        """Take a report; a run lost with its process waits again, until it was begun ``n_tries`` times."""
         key = report.key
         if not report.is_over:
             self._n_steps[key] = report.n_steps
@@ -119,10 +114,7 @@ class Queue:
             self._fail(self._runs[key], report.lost + times)
 
     def _is_done(self, key: str) -> bool:
-        """Whether a run has ended with all that is asked of it.
-
-        A result, and its norms if another replays them.
-        """
+        """Whether a run has ended with what is asked of it: a result, and norms if another replays them."""
         directory = self._directory(key)
         if not (directory / RECORD_FILE).is_file():
             return False
@@ -154,10 +146,7 @@ class Queue:
 
 
 def _faults_of_ended(directory: Path, record: dict[str, object]) -> list[str]:
-    """What is wrong with the files of a run that has ended.
-
-    Its norms and its checkpoint may have been deleted to save room.
-    """
+    """What is wrong with files of an ended run; norms and checkpoint may have been deleted to save room."""
     names = [ROWS_FILE, SPECTRA_FILE]
     if (directory / NORMS_FILE).is_file():
         names.append(NORMS_FILE)

@@ -1,6 +1,4 @@
-"""Runs as tasks on a running Ray cluster.
-
-Sending them with what they need, hearing from them, pulling what they leave.
+"""Runs as tasks on a running Ray cluster: sending what they need, hearing from them, pulling what they leave.
 
 Starts no cluster and decides nothing about which run comes next. No shared file system is assumed: a task
 gets the files it goes on from and the norms it replays, and sends its own back at the end and every half
@@ -220,10 +218,7 @@ def _files_below(directory: Path) -> dict[str, bytes]:
 
 
 def _write_files(directory: Path, files: Files) -> None:
-    """Put files in the place of what is there.
-
-    After those that a checkpoint vouches for comes the checkpoint, and the record last.
-    """
+    """Replace files: first those that a checkpoint vouches for, then the checkpoint, the record last."""
     if files and CHECKPOINT_FILE not in files:
         (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: (name == RECORD_FILE, name == CHECKPOINT_FILE, name)):

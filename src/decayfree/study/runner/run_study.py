@@ -53,9 +53,7 @@ class StudyOutcome:
     interrupted: bool
     """Whether Ctrl-C stopped it; calling again goes on."""
     set_aside: tuple[str, ...] = ()
-    """What was found damaged, set aside in the run's folder and done again, one sentence each, with method
-    and seed.
-    """
+    """What was found damaged, set aside and done again, one sentence each, with method and seed."""
 
 
 class Workers(Protocol):

@@ -49,10 +49,7 @@ class Search:
 
 
 def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[RunSettings], tuple[str, ...]]:
-    """One run for each search.
-
-    The spec's runs, of one seed, that differ in more than what is searched for.
-    """
+    """One run for each search: the spec's, of one seed, that differ in more than what is searched for."""
     known = {method.name for method in spec.methods}
     unknown = [name for name in methods or () if name not in known]
     if unknown:
@@ -149,10 +146,7 @@ def decay_of(method: Method) -> float | None:
 
 
 def _method_of(spec: StudySpec, start: RunSettings) -> Method:
-    """The spec's method that became the start's by overrides.
-
-    The first of that name and, but for the decay, those settings.
-    """
+    """The spec's method that overrides made the start's: first of its name and settings, the decay aside."""
     wanted = _without_searched(start).method
     alike = [method for method in spec.methods if method.name == wanted.name]
     same = [

@@ -1,6 +1,4 @@
-"""A search over learning rate and weight decay where a grid is too dear.
-
-Optuna proposes, ordinary runs answer by validation accuracy.
+"""A search over learning rate and weight decay: Optuna proposes, ordinary runs answer by validation accuracy.
 
 Never looks at a test accuracy. What a killed search asked it asks again, since proposals are seeded, and
 finds it answered: runs are kept by their settings, so nothing is trained twice and no state but theirs needs
@@ -26,9 +24,7 @@ from decayfree.study.spec.study_spec import StudySpec
 
 TRIALS_FOLDER, TRIALS_FILE, BEST_FILE = "tuning", "tuning.jsonl", "best.toml"
 _N_RANDOM = 5
-"""So many proposals for each searched setting come at random,
-before the sampler has anything to learn from.
-"""
+"""So many random proposals for each searched setting, before the sampler has anything to learn from."""
 _DIGITS = 3
 """Proposals are rounded to so many digits: nobody needs more of a learning rate."""
 
@@ -85,9 +81,7 @@ def tune(
     on_stopping: Callable[[], None] | None = None,
     **elsewhere: Any,
 ) -> TuneOutcome:
-    """Search for the learning rate and weight decay of every method and axis value of ``spec``.
-
-    The latter where the method has one.
+    """Search the learning rate and any weight decay of every method and axis value of ``spec``.
 
     Args:
         spec: Its values of the two settings are where the search begins; its seeds are trained in every
@@ -150,10 +144,7 @@ def _untried(search: Search) -> Search:
 
 
 class _Proposer:
-    """Optuna's sampler for one search, kept in memory.
-
-    The same seed and the same answers give the same proposals.
-    """
+    """Optuna's sampler for one search, in memory: same seed and same answers give the same proposals."""
 
     def __init__(self, start: RunSettings, ranges: Ranges, seed: int) -> None:
         self._start, self._optuna = start, _optuna()

@@ -32,17 +32,12 @@ UNREAD: Any = object()
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting of the recipe and the values that it takes.
-
-    Each with every method, seed and value of the other axes.
-    """
+    """A setting of the recipe and the values it takes, each with every method, seed and other axis value."""
 
     path: str
     """Dotted name in the recipe: ``learning_rate``, ``model.name``, ``optimizer``."""
     values: tuple[Any, ...]
-    """Values of the setting; for a table such as ``optimizer``, pairs of names and values that are set on top
-    of the recipe's.
-    """
+    """Values of the setting; for a table such as ``optimizer``, (name, value) pairs set upon the recipe's."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,7 @@ class Override:
     """What is different in some runs, or that they are left out."""
 
     when: Table
-    """Dotted names, ``method.name`` and ``method.radius`` among them, and the values that a run must have:
-    each one, or one of a tuple.
-    """
+    """Dotted names, also ``method.radius``, and the values that a run must have: each, or one of a tuple."""
     set: Table = ()
     """Dotted names in the recipe or of the method's settings, and the values to set."""
     skip: bool = False
@@ -120,10 +113,7 @@ def paths_set_by(override: Override) -> set[Any]:
 
 
 def set_by(override: Override) -> dict[str, Any]:
-    """The settings of the recipe that it sets to values without faults, by dotted name.
-
-    Those of tables too.
-    """
+    """Recipe settings, by dotted name, that it sets to values without faults, those of tables included."""
     entries = override.set if _is_table(override.set) else ()
     return {
         name: one

@@ -57,9 +57,7 @@ class StudySpec:
         return self._runs
 
     def varying(self) -> tuple[str, ...]:
-        """Dotted names of the settings in which runs differ, seeds aside.
-
-        ``method.name``, ``method.radius``, ``learning_rate``.
+        """Dotted names of the settings in which runs differ, like ``method.radius``; seeds do not count.
 
         A setting of a method counts where runs of that very method differ in it.
         """
@@ -152,10 +150,7 @@ def _study_from(table: Mapping[str, Any]) -> StudySpec:
 def _read_tables(
     cls: type[Axis | Override], table: Mapping[str, Any], name: str, told: Told
 ) -> dict[int, Any]:
-    """The entries of ``[[axes]]`` or ``[[overrides]]`` by their numbers, `UNREAD` for what they lack.
-
-    What their values must be is asked of the spec as a whole.
-    """
+    """Entries of ``[[axes]]`` or ``[[overrides]]`` by number, `UNREAD` for gaps; values are not judged."""
     tables = table.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
         told.misfit(Fault(name, f"[[{name}]] tables", tables))

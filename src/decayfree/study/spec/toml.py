@@ -1,6 +1,4 @@
-"""How TOML becomes frozen dataclasses, and back.
-
-Values are checked by the types of the fields, and every fault is told.
+"""TOML to frozen dataclasses and back: values are checked by the types of fields, every fault is told.
 
 Knows no study: it is told which class to fill. What is wrong is collected, so that one call finds all of it.
 """
@@ -142,10 +140,7 @@ def field_paths(cls: type) -> list[str]:
 
 
 def replaced(settings: Any, path: str, value: Any) -> Any:
-    """Dataclass ``settings`` with the field at ``path`` set.
-
-    A `Table` sets those fields of a nested dataclass that it names.
-    """
+    """Dataclass ``settings`` with ``path`` set; a `Table` sets those fields of a nested one that it names."""
     head, _, rest = path.partition(".")
     before = getattr(settings, head)
     if rest:

@@ -1,6 +1,4 @@
-"""What a few seeds can say.
-
-Means, intervals, paired differences, families of them, ranks, and the best of a sweep.
+"""What a few seeds can say: means, intervals, paired differences, families of them, ranks, best of a sweep.
 
 It reads no files and knows nothing of methods: numbers in, numbers out, in float64. One file each:
 `estimates` (t intervals), `significance` (p values, a family of comparisons), `power`, `bootstrap`, `ranks`,

@@ -69,10 +69,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Where the interval of the difference lies: above zero, below it, around it.
-
-        Or that there is none.
-        """
+        """Where the interval of the difference lies: above, below or around zero, or that there is none."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None:
             return "too few seeds"

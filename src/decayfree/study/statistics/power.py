@@ -12,9 +12,7 @@ POWER = 0.8
 def detectable_difference(
     difference: Estimate, *, power: float = POWER, alpha: float = 1 - CONFIDENCE
 ) -> float | None:
-    """The true difference that a paired t test shows with probability ``power``.
-
-    With as many seeds, and the scatter seen here.
+    """The true difference that a paired t test of equal n and scatter shows with probability ``power``.
 
     Args:
         difference: Mean and interval of the paired differences; the mean plays no part.

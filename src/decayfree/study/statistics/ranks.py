@@ -1,6 +1,4 @@
-"""Methods ranked in every group of a study, and how far their mean ranks must lie apart.
-
-A group is an optimizer, a network, a data set.
+"""Methods ranked in every group (optimizer, network, data set), and how far mean ranks must lie apart.
 
 A rank forgets by how much a method was better. With few groups only ranks that agree nearly everywhere are
 told apart.
@@ -18,10 +16,7 @@ MIN_METHODS = 3
 
 @dataclass(frozen=True)
 class MeanRanks:
-    """Mean rank of every method over the groups, and what Friedman's and Nemenyi's tests say.
-
-    Rank 1 is the highest.
-    """
+    """Mean rank of every method over the groups, 1 the highest, and Friedman's and Nemenyi's tests."""
 
     ranks: Mapping[str, float]
     n_groups: int

@@ -1,6 +1,4 @@
-"""Which of several comparisons show a difference.
-
-Holm's correction over a family, and an exact test that assumes no normality.
+"""Which comparisons show a difference: Holm's correction over a family, and an exact test free of normality.
 
 It does not choose the family: who compares must say what belongs together, before looking.
 """
@@ -30,9 +28,7 @@ class Judgement:
     p_value: float | None
     """Of the paired t test, two-sided, uncorrected; None where there are fewer than two pairs."""
     adjusted_p: float | None
-    """Holm's: the smallest level at which this difference is called one when the whole family is tested at
-    that level.
-    """
+    """Holm's: the smallest level at which this difference is called one in a test of the whole family."""
     smallest_visible: float | None
     verdict: Verdict
 
@@ -50,15 +46,11 @@ class Family(Generic[Name]):
     n_tests: int
     """How many of them have a p value: the size of the family."""
     level: float
-    """The level at which Holm's procedure stopped:
-    from ``alpha / n_tests`` if nothing is seen to ``alpha``.
-    """
+    """The level at which Holm's procedure stopped: from ``alpha / n_tests``, nothing seen, to ``alpha``."""
 
 
 def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONFIDENCE) -> Family[Name]:
-    """Judge comparisons together.
-
-    The chance that any of them shows a difference where there is none is at most ``alpha``.
+    """Judge comparisons together: the chance to see any difference where there is none is at most ``alpha``.
 
     Args:
         comparisons: All that are made, by any name; those with fewer than two pairs have no p value and do
@@ -90,9 +82,7 @@ def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONF
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Holm's adjusted p values.
-
-    The k-th smallest of m times m − k + 1, never less than the one before, at most 1.
+    """Holm's adjusted p values: the k-th smallest of m times m − k + 1, at least the one before, at most 1.
 
     Example:
         >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
@@ -107,9 +97,7 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p value of paired differences when each may as well have had the other sign.
-
-    Exact, and free of normality.
+    """Exact two-sided p value of paired differences if signs may as well be flipped; assumes no normality.
 
     It is at least 2/2ⁿ: five seeds cannot get below 0.0625, whatever they show.
 
@@ -140,10 +128,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def _level(p_values: Sequence[float], alpha: float) -> float:
-    """The level of the first hypothesis, in order of p, that Holm's procedure does not reject.
-
-    ``alpha`` where it rejects all.
-    """
+    """The level of the first hypothesis, in order of p, that Holm does not reject, or else ``alpha``."""
     for rank, p in enumerate(sorted(p_values)):
         level = alpha / (len(p_values) - rank)
         if p > level:

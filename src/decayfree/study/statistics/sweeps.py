@@ -64,9 +64,6 @@ def best_of_sweep(validation: Mapping[Setting, Mapping[int, float]]) -> Choice[S
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:
-    """Worst, median and best of the finite ones among these results, one a setting.
-
-    None where there is none.
-    """
+    """Worst, median and best of the finite results, one a setting, or None where there is none."""
     known = [value for value in values if math.isfinite(value)]
     return Spread(min(known), median(known), max(known), len(known)) if known else None

@@ -1,6 +1,4 @@
-"""What a run is made of, from its settings.
-
-Data, network, found weights, optimizer, method, and what samples them.
+"""What a run is made of, from its settings: data, network, found weights, optimizer, method, sampler.
 
 Takes no step and writes no file. Equal seeds get equal weights, labels and batches, whatever the method.
 """
@@ -100,10 +98,7 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 def _model_and_found(settings: RunSettings, dataset: Dataset) -> tuple[nn.Module, Invariance]:
-    """The network on its device as the method wants it, and its scale-invariant weights.
-
-    Found once, since seeds do not change them.
-    """
+    """The network, as the method wants it, and its scale-invariant weights: found once for all seeds."""
     recipe = settings.recipe
     size = (int(dataset.train.pixels.shape[-2]), int(dataset.train.pixels.shape[-1]))
     model = build_model(recipe.model, n_classes=dataset.n_classes, image_size=size, seed=settings.seed)

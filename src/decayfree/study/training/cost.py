@@ -1,6 +1,4 @@
-"""What does a run cost.
-
-Seconds for an epoch, and the bytes that the optimizer and the method keep between two steps.
+"""What a run costs: seconds of an epoch, and bytes that optimizer and method keep between two steps.
 
 Reads what it is given; measures no time itself.
 """

@@ -107,10 +107,7 @@ def first_layer(
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """Parameter name of the weight of the first layer that has one, and that layer.
-
-    None where it is no plain convolution.
-    """
+    """Parameter name of the first layer's weight, and that layer; None where it is no plain convolution."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and isinstance(module._parameters.get("weight"), nn.Parameter):
             return f"{name}.weight", module

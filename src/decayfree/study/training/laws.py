@@ -59,10 +59,7 @@ class OffSpanLaw:
         return self._lengths.abs()
 
     def step(self) -> None:
-        """Follow one step of the optimizer, after it was taken.
-
-        The settings that it was taken with still stand in its groups.
-        """
+        """Follow one step of the optimizer, after it was taken, with the settings still in its groups."""
         group = self._group()
         if self._replayed is not None and self._n_steps:
             before, now = self._replayed[self._n_steps - 1 : self._n_steps + 1].double()

@@ -1,6 +1,4 @@
-"""One row of metrics from a model in training.
-
-Scores, norms, effective learning rates, angles, off-span share.
+"""One row of metrics from a model in training: scores, norms, effective rates, angles, off-span share.
 
 Reads the model and changes nothing. Decides neither when to sample nor where rows go.
 """
@@ -36,10 +34,7 @@ _IMAGES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Sampler:
-    """All that a sample needs beside the step.
-
-    Weights have the names that they have without a parametrization.
-    """
+    """What a sample needs beside the step; weights have the names they have without parametrization."""
 
     model: nn.Module
     found: Invariance
@@ -138,10 +133,7 @@ class Sampler:
 
 
 def family_of(optimizer: Optimizer) -> Family | Literal["none"]:
-    """The optimizer's family, or ``none``.
-
-    The latter where its effective learning rate does not depend on the norm, or nobody knows how.
-    """
+    """The optimizer's family, or ``none`` where no effective rate that depends on the norm is known."""
     try:
         return update_family(optimizer)
     except InvalidInputError:
