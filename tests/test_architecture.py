@@ -1,7 +1,4 @@
-"""The house rules of the package.
-
-Who imports whom, what an import loads, what is documented, how long a file may be.
-"""
+"""The house rules: who imports whom, what an import loads, what is documented, how long a file may be."""
 
 import ast
 import importlib
@@ -162,10 +159,7 @@ def test_rooms_are_imported_never_faces(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FACES))
 def test_a_face_shows_what_type_checkers_see(name: str) -> None:
-    """Names under TYPE_CHECKING, in __all__ and behind __getattr__ are the same.
-
-    Each is the very thing that its room defines.
-    """
+    """TYPE_CHECKING, __all__ and __getattr__ give the same names, each the very thing its room defines."""
     face = importlib.import_module(f"decayfree.{name}".rstrip("."))
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
     typed = {
@@ -351,10 +345,7 @@ def test_readme_shows_the_table_that_is_printed(seed: int) -> None:
 
 
 def tree_in_readme() -> list[str]:
-    """The paths of README's tree.
-
-    What stands before the comment on each line, below the folder it is indented under.
-    """
+    """The paths of README's tree: what stands before each comment, below the folder it is indented under."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"## The files\n.*?```text\n(.*?)```", text, re.DOTALL)
     assert block, "README has no file tree under the heading 'The files'"

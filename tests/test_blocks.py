@@ -1,6 +1,4 @@
-"""Norms of blocks, inner products of blocks and scaling of blocks.
-
-Numbers to check by hand, then a slow reference.
+"""Norms, inner products and scaling of blocks: numbers to check by hand, then a slow reference.
 
 How often and to what norm blocks are rescaled is test_weight_rescaling.py's question.
 """

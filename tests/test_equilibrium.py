@@ -180,10 +180,7 @@ def test_without_decay_a_fixed_norm_gives_the_same_angle(expected, make, accurac
     ids=["SGD", "SGD with momentum", "SGD decoupled", "AdamW", "Adam with L2", "Lion"],
 )
 def test_norms_that_are_off_come_together_with_the_time_constant(expected, make, power):
-    """Of two runs with equal noise, above and below.
-
-    ``power`` is the one of the norm that falls exponentially, to first order.
-    """
+    """Two runs with equal noise, above and below; to first order ``norm**power`` falls exponentially."""
     time = int(expected.time_constant_steps)
     above, below = (
         simulation.simulate(

@@ -80,7 +80,7 @@ class Blocks:
 class Part:
     """What of a model is scaled block by block: a weight, with its bias where they only work together.
 
-    Or what belongs to the two likewise: their gradients, their values before a step.
+    It also holds what belongs to the two: their gradients, or their values before a step.
 
     Args:
         weight: (*shape), floating.
@@ -238,9 +238,7 @@ def over_blocks(of_rows: Tensor, blocks: Blocks, reduce: Callable[..., Tensor] =
 
 
 def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
-    """Repeat each block's factor for all of its rows.
-
-    Without a copy from the host, which an accelerator would be waited for.
+    """Repeat each block's factor for all of its rows, without a copy that an accelerator waits for.
 
     Args:
         factors: (n_blocks,).
@@ -258,18 +256,12 @@ def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:
 
 
 def norm_dtype(weight: Tensor) -> torch.dtype:
-    """The precision in which norms and factors of ``weight`` are computed.
-
-    float64 for float64, else float32.
-    """
+    """The precision of norms and factors of ``weight``: float64 for float64 weights, else float32."""
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor, on every device, of one that is sharded over several (a DTensor).
-
-    Any other as it is.
-    """
+    """The full tensor on every device of one that is sharded over several (a DTensor); others as they are."""
     full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return full
 
@@ -292,10 +284,7 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
 
 
 def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
-    """A view of ``weight`` whose dimension 0 is the group where there are groups.
-
-    A copy only of a sharded one with groups.
-    """
+    """A view of ``weight`` whose dimension 0 is the group if there are any; a copy only of a sharded one."""
     shape = _shape_by_row(weight, blocks)
     if blocks.groups == 1:
         return weight

@@ -18,11 +18,7 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """The model's outputs for one set of inputs.
-
-    ``model(*inputs)`` for a tuple or list, ``model(**inputs)`` for a mapping, ``model(inputs)`` for anything
-    else.
-    """
+    """``model(*inputs)`` for a tuple or list, ``model(**inputs)`` for a mapping, else ``model(inputs)``."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)

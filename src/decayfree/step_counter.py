@@ -30,10 +30,7 @@ class StepCounter:
         return self._n_steps
 
     def next_is_multiple_of(self, every: int, optimizer: Optimizer) -> bool:
-        """Whether the coming step is real and its number a multiple of ``every``.
-
-        To be asked by a hook before the step.
-        """
+        """Whether the coming step is real and a multiple of ``every``; for a hook to ask before the step."""
         self._next_is_skipped = False
         if (self._n_steps + 1) % every:
             return False  # skipped steps that are still to be subtracted put it off further
@@ -48,16 +45,12 @@ class StepCounter:
         return not is_skipped and (self._n_steps + 1) % every == 0
 
     def is_multiple_of(self, every: int) -> bool:
-        """Whether the number of real steps so far is a multiple of ``every``; with 1 nothing is waited for."""
-        # Skipped steps that are still to be subtracted put it off, so that the device need not be asked
-        # before.
+        """Whether the number of real steps so far is a multiple of ``every``; with 1 nothing waits."""
+        # Skipped steps still to be subtracted put it off, so that the device need not be asked before.
         return self._n_steps % every == 0 and (every == 1 or self.n_steps % every == 0)
 
     def count(self, optimizer: Optimizer) -> bool:
-        """Count the step that was taken; whether it was real, as far as that is known here.
-
-        To be called by a hook after the step.
-        """
+        """Count the step that was taken; whether it was real, as far as known; for a hook after the step."""
         found_inf = getattr(optimizer, "found_inf", None)
         if isinstance(found_inf, Tensor):
             if self._next_is_skipped or (_is_on_host(found_inf) and bool(found_inf)):

@@ -1,7 +1,4 @@
-"""``decayfree study tune``.
-
-What is printed, exit codes, Ctrl-C. Optuna is real, trainings are replaced by a formula.
-"""
+"""``decayfree study tune``: prints, exit codes, Ctrl-C. Optuna is real, a formula replaces trainings."""
 
 import dataclasses
 import shlex

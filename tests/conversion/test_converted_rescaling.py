@@ -1,7 +1,4 @@
-"""Dropping the decay of a tuned recipe: radii by hand, groups, schedules, what is refused.
-
-And real trainings beside it.
-"""
+"""Dropping the decay of a tuned recipe: radii by hand, groups, schedules, refusals, and real trainings."""
 
 import copy
 import doctest
@@ -382,10 +379,7 @@ def network(pixels, optimizer, settings):
 
 
 def train(model, optimizer, pixels, *, n_steps, batch_size, seed):
-    """Root mean square over blocks and steps of the chord of a step, by weight.
-
-    3 of 10 labels are drawn at random.
-    """
+    """Root mean square chord over blocks and steps, by weight; 3 of 10 labels are drawn at random."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = pixels
     squares = {index: [] for index in (0, 3)}

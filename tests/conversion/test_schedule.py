@@ -1,7 +1,4 @@
-"""The schedule of a fixed norm.
-
-Roots by hand, and against weight decay that follows a schedule step by step.
-"""
+"""The schedule of a fixed norm: roots by hand, and against weight decay that follows a schedule itself."""
 
 import math
 import re

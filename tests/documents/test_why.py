@@ -1,7 +1,4 @@
-"""docs/why.py writes the story from a study's files.
-
-Every picture, the same bytes for the same study, no figure of its own.
-"""
+"""docs/why.py writes the story from a study's files: every picture, equal bytes, no figure of its own."""
 
 from __future__ import annotations
 

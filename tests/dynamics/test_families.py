@@ -1,6 +1,4 @@
-"""An optimizer's family is what its steps obey.
-
-A larger weight with a larger learning rate takes the same directions.
+"""An optimizer's family: a larger weight with a larger learning rate takes the same directions.
 
 Tried on a function without scale, so that the law says which family is right; names are only looked up.
 """

@@ -1,6 +1,4 @@
-"""When a recorder looks, what it keeps, and what it costs the device.
-
-And how it lives beside other objects on the same optimizer.
+"""When a recorder looks, what it keeps, what it costs the device, and how it shares an optimizer.
 
 Whether its numbers are right is test_recorder_contract.py's question, what it saves and refuses
 test_recorder_state.py's.

@@ -157,10 +157,7 @@ def test_what_is_recorded_is_what_happened(row: Row, how: str) -> None:
 @pytest.mark.parametrize("how", ATTACHED)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_every_kind_of_block_is_recorded(dtype: torch.dtype, how: str) -> None:
-    """Kernels, grouped and transposed ones, and a layer with its bias.
-
-    Large steps, so that everything differs.
-    """
+    """Kernels, grouped and transposed ones, a layer with its bias; large steps, so that all differs."""
     model = mixed_net(dtype)
     assert isinstance(model, MixedNet)
     optimizer = optim.SGD(model.parameters(), lr=0.5, momentum=0.9)

@@ -19,10 +19,7 @@ N_STEPS = 4
 
 
 def net() -> nn.Module:
-    """A few kinds of weights, one of them uneven over two processes.
-
-    Kernels under BatchNorm (7: the uneven one), a transposed convolution, groups with a bias, a whole weight.
-    """
+    """7 kernels (uneven over two processes), a transposed convolution, groups with a bias, a whole weight."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 7, 3, padding=1),

@@ -38,10 +38,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
-    """All that a search could leave changed.
-
-    Values and identities of tensors, modes, hooks, random states, switches.
-    """
+    """All that a search could change: tensors and their identities, modes, hooks, random states, switches."""
     hooks = (
         "_forward_hooks",
         "_forward_pre_hooks",

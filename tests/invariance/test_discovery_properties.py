@@ -1,7 +1,4 @@
-"""Do the probe's claims hold on networks that nobody thought of?
-
-Random ones, judged by finite scaling alone.
-"""
+"""Do the probe's claims hold on networks that nobody thought of? Random ones, judged by finite scaling."""
 
 import warnings
 
@@ -62,10 +59,7 @@ def test_blocks_are_the_finest_and_running_statistics_follow(spec: NetworkSpec) 
 
 
 def has_dead_rows(bench: Bench, weight: ScaleInvariantWeight) -> bool:
-    """Whether a row has no effect at all on these inputs (behind a ReLU, say).
-
-    Then finite scaling sees a cut at it.
-    """
+    """Whether a row has no effect on these inputs (behind a ReLU, say): finite scaling sees a cut at it."""
 
     def disturb(model: torch.nn.Module, row: int) -> None:
         view = row_view(model.get_parameter(weight.name), weight.axis, weight.groups)

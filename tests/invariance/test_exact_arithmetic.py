@@ -1,8 +1,7 @@
 """Is every way to pass an ε or a momentum known?
 
-One model for each row of the tables, and the table without it.
-
-In each model nothing but this one function, or a module with this one name for its ε, takes the scale away.
+One model for each row of the tables, and the table without it. In each model nothing but this one function,
+or a module with this one name for its ε, takes the scale away.
 """
 
 import inspect

@@ -211,18 +211,12 @@ def test_weights_of_real_models(family: Family, table: list[Row], seed: int) -> 
 
 
 def half_of_them(generator: torch.Generator) -> Callable[[int], Tensor]:
-    """Scales a random half of the blocks by 1.7, so that blocks that are too fine would show.
-
-    A single one always.
-    """
+    """Scales a random half of the blocks (one always) by 1.7, so that blocks that are too fine would show."""
     return lambda n: 1.0 + 0.7 * (torch.rand(n, generator=generator) < (0.5 if n > 1 else 2.0)).double()
 
 
 def movements_of_weights(bench: Bench, found: Invariance) -> dict[str, float]:
-    """How far outputs move when each weight that is called not invariant is scaled by 1.7.
-
-    No gains and no biases are.
-    """
+    """How far outputs move when each weight (no gain, no bias) called not invariant is scaled by 1.7."""
     return {
         name: bench.movement_when_scaled(name, 1.7)
         for name, verdict in found.verdicts.items()

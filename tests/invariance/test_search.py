@@ -123,7 +123,7 @@ def test_a_larger_eps_does_not_show(eps: float) -> None:
 
 
 def test_statistics_start_at_zero_only_where_nobody_notices() -> None:
-    """Outputs here are multiplied by the statistics from before the batch: with zeros all would seem to move."""
+    """Outputs are multiplied by the statistics from before the batch: with zeros all would seem to move."""
 
     class Noticing(torch.nn.Module):
         def __init__(self) -> None:

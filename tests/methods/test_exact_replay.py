@@ -39,10 +39,7 @@ def learning_rate(step, schedule):
 
 
 def train(model, method, batches, schedule, *, replayed=None, decoupled=False, **settings):
-    """Norms of every block before each step, (n_steps, n_blocks) by name.
-
-    Decoupled decay is done here, by hand.
-    """
+    """Norms of every block before each step, (n_steps, n_blocks) by name; decoupled decay by hand."""
     found = find_invariant(model, batches[0][0])
     parameters = dict(model.named_parameters())
     optimizer = torch.optim.SGD(method.param_groups(model, found, rest_weight_decay=0.0), lr=PEAK, **settings)
@@ -97,10 +94,7 @@ def test_the_twin_of_a_run_with_decoupled_decay(model, batches):
 
 
 def fixed_norm_loop(model, batches, norms, *, momentum_factor):
-    """At unit norm by hand:
-
-    b ← μ·(r_t/r_{t−1})·b + g + λr_t²u and u ← u − (η/r_t²)·b on the two weights, plain SGD on the rest.
-    """
+    """At unit norm: b ← μ·(r_t/r_{t−1})·b + g + λr_t²u, u ← u − (η/r_t²)·b on two weights, else plain SGD."""
     held = {"0.weight", "3.weight"}
     with torch.no_grad():
         for index in (0, 3):

@@ -41,10 +41,7 @@ ROTATED = {*PROJECTED, "lion"}
 
 @dataclass(frozen=True)
 class Row:
-    """A method, the optimizers that it works with, and what it does to the norms of blocks.
-
-    They stay, grow or do anything.
-    """
+    """A method, the optimizers that it works with, and whether block norms stay, grow or do anything."""
 
     method: object
     optimizers: frozenset = frozenset(OPTIMIZERS)

@@ -1,7 +1,4 @@
-"""Weight standardization and weight normalization.
-
-Definitions, trajectories by hand, what a probe then finds, refusals.
-"""
+"""Weight standardization and normalization: definitions, trajectories by hand, probes, refusals."""
 
 import copy
 import re

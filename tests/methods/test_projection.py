@@ -1,7 +1,4 @@
-"""SGDP and AdamP.
-
-The paper's algorithms by hand, memory formats, settings, and the package that is not there.
-"""
+"""SGDP and AdamP: the paper's algorithms by hand, memory formats, settings, and a missing package."""
 
 import copy
 import math
@@ -41,10 +38,7 @@ RULES = {
 
 
 def projected(w, g, added, delta):
-    """The part of the update across the weight, where the gradient is orthogonal to it.
-
-    Kernel by kernel, or as a whole. And whether.
-    """
+    """The update across the weight where the gradient is orthogonal, by kernel or as a whole; and whether."""
     for rows in (w.shape[0], 1):
         weights, gradients, updates = (one.reshape(rows, -1) for one in (w, g, added))
         cosines = F.cosine_similarity(weights, gradients, dim=1).abs()

@@ -39,10 +39,7 @@ def row_norms(weight):
 
 
 def train(model, method, batches, *, learning_rate, momentum, replayed=None):
-    """Train with torch.optim.SGD.
-
-    Returns the norms of the first weight's rows before each step, (n_steps, 5).
-    """
+    """Train with torch.optim.SGD; the norms of the first weight's rows before each step, (n_steps, 5)."""
     found = find_invariant(model, batches[0][0])
     groups = method.param_groups(model, found, rest_weight_decay=0.0)
     optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
@@ -113,10 +110,7 @@ def test_learning_rate_scaling_follows_its_equation(model, batches, momentum):
 
 
 def test_replaying_norms_times_the_root_of_the_decay_factor_takes_the_same_directions(model, batches):
-    """SGD with decay has the directions of a run without at η/((1 - ηλ)‖w‖²).
-
-    Exact, so a garbage factor cannot pass.
-    """
+    """Directions as without decay at η/((1 - ηλ)‖w‖²): exact, so that a garbage factor cannot pass."""
     decayed = copy.deepcopy(model)
     norms = train(decayed, WeightDecay(0.02), batches, learning_rate=0.1, momentum=0.0)
     replayed = {"0.weight": norms * (1 - 0.1 * 0.02) ** 0.5}

@@ -1,7 +1,4 @@
-"""Hyperball and rotational equilibrium.
-
-Trajectories by hand, norms and angles at every step, small gradients, resuming.
-"""
+"""Hyperball and rotational equilibrium: trajectories by hand, norms and angles, small gradients, resuming."""
 
 import copy
 import math

@@ -73,10 +73,7 @@ def take_step(
 def assert_a_step_is_a_plain_step_and_a_rescale(
     row: Row, model: SmallNet, optimizer: torch.optim.Optimizer, *losses: Callable[[nn.Module], Tensor]
 ) -> None:
-    """The twin has the same weights and optimizer state and no rescaling.
-
-    The reference rescales it by hand.
-    """
+    """The twin has equal weights and optimizer state, no rescaling; the reference rescales it by hand."""
     twin, twin_optimizer = twin_of(row, model, optimizer)
     value, expected_value = take_step(model, optimizer, *losses), take_step(twin, twin_optimizer, *losses)
     assert torch.equal(value, expected_value)

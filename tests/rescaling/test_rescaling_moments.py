@@ -1,6 +1,4 @@
-"""What an optimizer remembers, when weights are rescaled.
-
-The orbit action, so that the run goes on to the same bits.
+"""What an optimizer remembers follows a rescale (the orbit action): the run goes on to the same bits.
 
 Where gradients shrink by c, a memory of gradients shrinks by c, of their squares by c², and a memory of steps
 grows by c.

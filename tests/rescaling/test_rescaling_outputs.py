@@ -161,10 +161,7 @@ WITHOUT_STATISTICS = {"track_running_stats=False", "group norm", "layer norm"}
 def prepared(
     kind: str, eps: float = TINY_EPS, dtype: torch.dtype = torch.float64
 ) -> tuple[nn.Module, Tensor]:
-    """A network in train mode, and inputs that it has not seen.
-
-    Its running statistics are those of real batches.
-    """
+    """A network in train mode, with running statistics of real batches, and inputs that it has not seen."""
     factory, size = NETWORKS[kind]
     model = factory().to(dtype)
     for module in model.modules():
@@ -362,10 +359,7 @@ MODELS = ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]
 
 @pytest.fixture(scope="module")
 def torchvision_model() -> Callable[[str], tuple[nn.Module, dict[str, object], Tensor, Tensor]]:
-    """The model with real running statistics, what was found, an input, and the outputs in eval mode.
-
-    Made once.
-    """
+    """The model with real running statistics, what was found, an input, outputs in eval mode; made once."""
     models = import_or_skip("torchvision").models
     made: dict[str, tuple[nn.Module, dict[str, object], Tensor, Tensor]] = {}
 

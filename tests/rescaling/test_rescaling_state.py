@@ -1,6 +1,4 @@
-"""What a WeightRescaling saves, and how it lives beside other objects.
-
-On the same optimizer and with weights that move.
+"""What a WeightRescaling saves, and how it lives beside other objects and with weights that move.
 
 Optimizers' memories are test_rescaling_moments.py's question, what check() says test_rescaling_check.py's.
 """

@@ -42,10 +42,7 @@ def nothing_changes(model: nn.Module, optimizer: torch.optim.Optimizer | None = 
 
 
 class OneNumber(torch.optim.SGD):
-    """Remembers one number a weight, as layerwise optimizers do.
-
-    Under a name that usually holds one for each entry.
-    """
+    """Remembers one number a weight, as layerwise optimizers do, under a name that usually means entries."""
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -1,6 +1,4 @@
-"""Whole training runs under weight rescaling.
-
-Against the float64 reference and against the algebra of scale invariance.
+"""Whole trainings under weight rescaling, against the float64 reference and scale invariance's algebra.
 
 Outputs and running statistics, errors, and what is remembered have files of their own: test_rescaling_*.py.
 """

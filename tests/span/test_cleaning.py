@@ -17,10 +17,7 @@ F64 = torch.float64
 
 
 class Residual(nn.Module):
-    """Convolutions of several kinds with and without normalization.
-
-    All of what follows a layer must not notice.
-    """
+    """Convolutions of several kinds, with and without normalization: nothing behind a layer may notice."""
 
     def __init__(self):
         super().__init__()
@@ -38,10 +35,7 @@ class Residual(nn.Module):
 
 
 def trained(seed, dtype):
-    """A network after some steps on images of three proportional channels.
-
-    One channel after its first ReLU is dead.
-    """
+    """A network with a dead channel after its first ReLU, some steps on images of proportional channels."""
     torch.manual_seed(seed)
     model = Residual().to(dtype)
     with torch.no_grad():

@@ -1,7 +1,4 @@
-"""What InputSpan sees.
-
-Second moments against vectors cut by hand, position by position, and gradients that must lie in their span.
-"""
+"""What InputSpan sees: second moments against vectors cut by hand, and gradients in their span."""
 
 import copy
 

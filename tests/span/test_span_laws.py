@@ -1,6 +1,4 @@
-"""What becomes of the off-span part of a weight under each optimizer.
-
-Over 300 steps of a small network, against the law of facts.
+"""What becomes of a weight's off-span part under each optimizer in 300 steps, against the law of facts.
 
 Every law speaks of q = Qw, which no gradient touches: it stays, decays, or shrinks with the norm, whatever
 the loss does.
@@ -30,10 +28,7 @@ def features(n, generator, dtype):
 
 
 def images(*factors):
-    """Makes (n, channels, 8, 8): one image and its multiples, channel by channel.
-
-    None starts another image.
-    """
+    """Makes (n, channels, 8, 8): one image and its multiples by channel; None starts another image."""
 
     def make(n, generator, dtype):
         channels = []
@@ -117,10 +112,7 @@ def sgd(**settings):
 
 @dataclass
 class Rule:
-    """How a weight is trained, and what becomes of its off-span part.
-
-    What it is multiplied with in so many steps, and how exactly, relative to the start.
-    """
+    """How a weight is trained, what its off-span part is multiplied with in so many steps, how exactly."""
 
     optimizer: Callable[..., torch.optim.Optimizer]
     law: Callable[[int], float]
@@ -195,10 +187,7 @@ def test_the_off_span_part_follows_its_law(seed, kind, dtype, rule):
 
 
 def orthogonalize_(weight):
-    """Muon: five steps of Newton and Schulz on the gradient.
-
-    An odd polynomial of it, whose rows are sums of its rows.
-    """
+    """Muon: five steps of Newton and Schulz on the gradient, whose rows stay sums of the gradient's rows."""
     rows = weight.grad.flatten(1)
     rows = rows / rows.norm()
     for _ in range(5):
@@ -285,10 +274,7 @@ def test_elementwise_optimizers_leave_the_span(seed, kind, optimizer):
 
 @pytest.mark.parametrize("optimizer", LEAVERS)
 def test_but_equal_channels_stay_equal_under_them(seed, optimizer):
-    """Grey images in three channels.
-
-    What lies off their span are differences of channels, which equal gradients do not make.
-    """
+    """Grey images: off their span lie differences of channels, which equal gradients do not make."""
     one = setting("convolution", seed)
     grey = [(inputs[:, :1].expand(-1, 3, -1, -1), labels) for inputs, labels in one.batches]
     one = Setting(one.model, grey)
@@ -352,10 +338,7 @@ def test_under_rescaling_it_does(seed):
 
 
 def in_span_distance(seed, make_optimizer, *, is_rescaled):
-    """How far the in-span parts of two weights are apart after 100 steps.
-
-    They differed only in a part off the span at the start.
-    """
+    """Distance of in-span parts after 100 steps that differed only in an off-span part at the start."""
     results = []
     for scale in (1.0, 3.0):
         one = setting("groups", seed)

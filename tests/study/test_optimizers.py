@@ -1,7 +1,4 @@
-"""Every optimizer of a study.
-
-Its class and settings, its own weight decay by hand, Muon's division, and WeightRescaling with each.
-"""
+"""Every optimizer of a study: settings, weight decay by hand, Muon's division, WeightRescaling with each."""
 
 import sys
 
@@ -93,10 +90,7 @@ def test_nesterov_arrives(name, seed):
 
 @each_name
 def test_its_own_weight_decay_is_what_the_table_says(name, seed):
-    """Without a gradient, decoupled decay takes its share at every step.
-
-    Coupled decay moves a weight as a gradient would.
-    """
+    """Without a gradient, decoupled decay takes its share, and coupled decay moves as a gradient would."""
     groups = groups_of((4, 3), (2, 4), weight_decay=0.5)
     weight = groups[0]["params"][0]
     before = weight.detach().clone()

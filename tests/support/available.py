@@ -11,10 +11,7 @@ import pytest
 
 
 def import_or_skip(name: str) -> ModuleType:
-    """Import a package or skip the test.
-
-    Torchvision beside a torch of another build raises more than ImportError.
-    """
+    """Import a package or skip: torchvision beside a torch of another build raises more than ImportError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,8 +1,7 @@
 """Which networks can be composed at random?
 
-Convolutions × norms × activations × ways to wire them, as strategies.
-
-What is true of them is checked in test_discovery_properties.py; no known answer is in here.
+Convolutions × norms × activations × ways to wire them, as strategies. No known answer is in here:
+test_discovery_properties.py checks what is true of them.
 """
 
 from collections.abc import Callable

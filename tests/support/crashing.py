@@ -1,6 +1,4 @@
-"""Runs of a tiny study that crash, or find the disk full, at one chosen write after the other.
-
-A script, since it forks.
+"""Runs of a tiny study that crash or find the disk full at one write after the other; a script that forks.
 
 Every write, truncation, opening, closing, renaming and deleting of a file counts as a point. What is half
 written by then is on the disk. After each fault the run is run again, and its files are compared with those
@@ -132,10 +130,7 @@ def train_with_a_fault(out: Path, kind: str, at: int) -> int:
 
 
 def go_on_and_compare(out: Path, reference: Path) -> int:
-    """In a process of its own: what the fault has left can be read, and going on gives the same files.
-
-    The exit code.
-    """
+    """In its own process: what a fault left can be read, and going on gives equal files; the exit code."""
     directory = run_directory(out, RUN.key)
     try:
         load_checkpoint(directory)
@@ -173,10 +168,7 @@ def chosen(labels: list[str], how_many: str) -> list[int]:
 
 
 def main(folder: Path, kind: str, how_many: str) -> None:
-    """Try the points.
-
-    Print how many there are, how many were tried, and those after which something was wrong.
-    """
+    """Try the points; print how many there are, how many were tried, and those that left something wrong."""
     reference = folder / "reference"
     reference.mkdir(parents=True)
     # In this process, so that those that are forked find data and scale-invariant weights in its caches.

@@ -85,10 +85,7 @@ def flag(is_set: bool) -> Tensor:
 
 
 class Event:
-    """In place of ``torch.cuda.Event``; ``is_over`` says whether the device has come so far.
-
-    Waiting for it lets the device come so far.
-    """
+    """In place of ``torch.cuda.Event``; ``is_over`` once the device has come so far, as by waiting for it."""
 
     is_over = True
     n_waits = 0

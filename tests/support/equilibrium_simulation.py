@@ -1,6 +1,4 @@
-"""Weight decay at work on random gradients, step by step in float64.
-
-What the closed forms of equilibrium are held against.
+"""Weight decay on random gradients in float64, to hold the closed forms of equilibrium against.
 
 Written from the optimizers' update rules and never from decayfree. The gradient of every step is a new normal
 vector made tangent to the weight, of norm G/‖w‖, as the gradient of a scale-invariant weight is. Symbols: w

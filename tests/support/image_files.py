@@ -1,6 +1,4 @@
-"""Small data sets as files in the formats of the large ones.
-
-CIFAR's batches are as the Python 2 of their authors pickled them.
+"""Small data sets in the formats of the large ones; CIFAR's batches as its authors' Python 2 pickled them.
 
 Nothing of the package is used here.
 """
@@ -17,10 +15,7 @@ def color_images(n_images: int, *, height: int = 32, width: int = 32, seed: int 
 
 
 def python2_pickle(images: np.ndarray, labels: list[int], label_key: str) -> bytes:
-    """A batch opcode by opcode.
-
-    Protocol 2, byte strings for keys, and the array under the names of old numpy.
-    """
+    """A batch by opcodes: protocol 2, byte strings for keys, the array under the names of old numpy."""
     n_images = len(images)
     raw = images.tobytes()
     array = (

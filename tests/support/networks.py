@@ -23,10 +23,7 @@ TINY_EPS = 1e-30
 
 
 class MixedNet(nn.Module):
-    """One weight of each kind.
-
-    Kernels, grouped kernels, transposed and grouped, and a layer that only works with its bias.
-    """
+    """One weight of each kind: kernels, grouped, transposed and grouped, and a layer tied to its bias."""
 
     specs = (
         BlockSpec("conv.weight", (1, 1, 1, 1)),
@@ -56,10 +53,7 @@ class MixedNet(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """Two layers with BatchNorm for tables of many cases: a step takes a millisecond.
-
-    Grey images are three equal channels.
-    """
+    """Two BatchNorm layers for tables of many cases: 1 ms a step. Grey images are three equal channels."""
 
     specs: tuple[BlockSpec, ...] = (BlockSpec("conv.weight", (1,) * 4), BlockSpec("hidden.weight", (1,) * 6))
 

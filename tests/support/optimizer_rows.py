@@ -1,6 +1,4 @@
-"""One table of every optimizer in torch.optim, with its variants.
-
-What test_optimizer_contract.py goes through.
+"""Every optimizer in torch.optim with its variants: the table that test_optimizer_contract.py goes through.
 
 An exception is a field of a row. Rows that torch itself refuses say so in torch's words. No test is here.
 """

@@ -43,9 +43,7 @@ class TinyEps(TorchFunctionMode):
 
 
 def generic_copy(model: nn.Module, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
-    """A deep copy in ``dtype`` with ε at 1e-30.
-
-    Every parameter is perturbed, and running statistics are drawn at random.
+    """A deep copy in ``dtype`` with ε at 1e-30, perturbed parameters and random running statistics.
 
     Nothing is zero, one or equal to anything else by initialization in the copy, so a scale that has no
     effect there has no effect by structure.

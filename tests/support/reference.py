@@ -1,6 +1,4 @@
-"""What rescaling and the optimizers must do.
-
-Textbook formulas in float64, one block at a time, slow on purpose.
+"""What rescaling and the optimizers must do: textbook formulas in float64, block by block, slow on purpose.
 
 It never imports decayfree: every formula here comes from the papers, so that agreement with the library means
 something. Symbols: w a weight, g its gradient, v a momentum buffer, r a norm, c a factor, η the learning
@@ -31,10 +29,7 @@ class BlockSpec:
 
 @dataclass
 class Rescaling:
-    """Weight rescaling as the paper states it.
-
-    After every ``every``-th step each block gets its target norm.
-    """
+    """Weight rescaling as in the paper: each block gets its target norm after every ``every``-th step."""
 
     specs: Sequence[BlockSpec]
     targets: dict[str, list[float]]  # weight name -> target norm of each block
@@ -79,10 +74,7 @@ def train(
     rule: Rule,
     rescaling: Rescaling | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Take one step for each of ``losses``; return a copy of all parameters after every step.
-
-    Changes ``model``.
-    """
+    """Take a step for each of ``losses``, changing ``model``; return a copy of all parameters after each."""
     moments = {
         name: Moments(torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()
     }
@@ -148,10 +140,7 @@ def rescale_one(
 def rescale(
     weight: Tensor, targets: Sequence[float], spec: BlockSpec, bias: Tensor | None = None
 ) -> list[float]:
-    """Give each block its target norm, in place; return the factors.
-
-    A block of zeros has no direction: factor 1.
-    """
+    """Give each block its target norm, in place; return the factors, 1 for a block of zeros."""
     norms = norms_of(weight, spec, bias)
     factors = [1.0 if norm == 0 else target / norm for norm, target in zip(norms, targets, strict=True)]
     scale(weight, factors, spec, bias)
@@ -201,10 +190,7 @@ def blocks_of(spec: BlockSpec) -> list[range]:
 
 
 def row_of(weight: Tensor, row: int, spec: BlockSpec) -> Tensor:
-    """A view of one output channel.
-
-    Along dim 0, or for transposed convolutions along dim 1 of its group of dim 0.
-    """
+    """A view of one output channel: along dim 0, or if transposed along dim 1 of its group of dim 0."""
     if spec.axis == 0:
         return weight[row]
     group, channel = divmod(row, weight.shape[1])
@@ -220,10 +206,7 @@ def target_norms(spec: BlockSpec, radius: float) -> list[float]:
 def running_statistics_after(
     mean: Tensor, variance: Tensor, factor: Tensor, shift: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """BatchNorm's running statistics once its input was scaled by ``factor``.
-
-    The input minus ``shift``, a bias left alone.
-    """
+    """BatchNorm's running statistics once its input minus ``shift`` (a bias) was scaled by ``factor``."""
     return factor * (mean - shift) + shift, factor**2 * variance
 
 

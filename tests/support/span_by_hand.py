@@ -1,6 +1,4 @@
-"""Layers of each kind, and what their rows are multiplied with.
-
-Cut out by hand, position by position, and averaged in one line.
+"""Layers of each kind, and what their rows are multiplied with: cut out by hand, averaged in one line.
 
 Takes nothing from the package but the class that is tested.
 """
@@ -65,10 +63,7 @@ def channels_of(layer, batch):
 
 
 def seen_by_hand(layer, inputs):
-    """(groups, n_samples, d): the numbers that a row is multiplied with.
-
-    For every input and output position, one lookup each.
-    """
+    """(groups, n_samples, d): what a row is multiplied with at each input and output position, by look-up."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(1, -1, inputs.shape[-1])
     n_dims = len(layer.kernel_size)
@@ -86,10 +81,7 @@ def seen_by_hand(layer, inputs):
 
 
 def source(layer, dim, position, tap, size):
-    """The input position that one tap of the kernel reads for an output position.
-
-    None where it reads a zero.
-    """
+    """The input position that a tap of the kernel reads for an output position; None where it is a zero."""
     stride, dilation = layer.stride[dim], layer.dilation[dim]
     if layer.padding == "same":
         padding = dilation * (layer.kernel_size[dim] - 1) // 2

@@ -10,10 +10,7 @@ from pathlib import Path
 
 
 def stopped(command: list[str], out: Path, sent: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-    """Start a command, and send it a signal once a run under ``out`` has metrics.
-
-    Gives its exit code, output and errors.
-    """
+    """Start a command, signal it once a run under ``out`` has metrics; its exit code, output and errors."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -12,10 +12,7 @@ _TIMES = {"elapsed_s", "steps_s"}
 
 
 def assert_same_files(run, out, other):
-    """Metrics, spectra and norms byte for byte.
-
-    Weights, buffers, optimizer, method and random state bit for bit.
-    """
+    """Metrics, spectra and norms byte for byte; weights, buffers and all other state bit for bit."""
     ours, theirs = run_directory(out, run.key), run_directory(other, run.key)
     for name in ("metrics.jsonl", "spectra.json", "norms.f32"):
         assert (ours / name).is_file() == (theirs / name).is_file()

@@ -1,6 +1,4 @@
-"""A study of two methods for the command line.
-
-Its spec, its files without any training, and a stand-in for what runs it.
+"""A study of two methods for the command line: its spec, files without training, a stand-in for its runner.
 
 Tests say what they expect.
 """

@@ -122,10 +122,7 @@ class Writer:
         (folder / "run.json").write_text(sealed_json(record), encoding="utf-8")
 
     def _cost(self, settings: RunSettings) -> dict[str, float]:
-        """Every second seed is slower, for all methods alike.
-
-        Rescaling takes 4 % longer and keeps a hundredth of the parameters.
-        """
+        """Every second seed is slower; rescaling takes 4 % longer and keeps a hundredth of the parameters."""
         is_ours = isinstance(settings.method, WRS)
         return {
             "seconds_per_epoch": 10.0 * (1 + settings.seed % 2) * (1.04 if is_ours else 1.0),
@@ -176,10 +173,7 @@ class Writer:
         return self.final_test[settings.label][settings.seed]
 
     def spectra(self, settings: RunSettings, *, is_last: bool) -> dict[str, Any]:
-        """Eight directions in four bins.
-
-        Even before the training, then in the first ones, the more so the later the layer.
-        """
+        """Eight directions in four bins: even at first, then in the first ones, more so in later layers."""
         spectra = {}
         for depth, name in enumerate(self.weights):
             tilt = (0.02 * depth + 0.01 * settings.seed + 0.1 * _is_held(settings.method)) * is_last
@@ -230,10 +224,7 @@ def sweep_spec(*, n_seeds: int = 3, n_validation: int = 100, **changes: Any) -> 
 
 
 def bumpy(settings: RunSettings) -> float:
-    """A final accuracy by formula.
-
-    Best at decay 1e-3 and learning rate 0.1, with what a seed does to all alike and a little of its own.
-    """
+    """Final accuracy, best at decay 1e-3 and learning rate 0.1, plus a seed's share and a little noise."""
     method, rate = settings.method, settings.recipe.learning_rate
     final = 0.90 - 0.01 * abs(math.log10(rate / 0.1))
     if isinstance(method, WeightDecay):
@@ -284,10 +275,7 @@ def _norm(method: Method, share: float, depth: int, seed: int) -> float:
 
 
 def _angle(settings: RunSettings, step: int, depth: int) -> float:
-    """Under decay the angle of balance, else as η is.
-
-    It is larger in one half of the layers and as much smaller in the other, half of it late.
-    """
+    """Balance's under decay, larger in every other layer, smaller in the rest, half of it late; else as η."""
     recipe, method = settings.recipe, settings.method
     learning_rate = recipe.learning_rate_at(step - 1)
     if isinstance(method, WeightDecay):

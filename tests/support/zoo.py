@@ -1,9 +1,7 @@
 """For which models is the answer known?
 
-All of the zoo in one tuple; each entry gives its answer and the reason.
-
-The entries are in the files zoo_*.py; what an entry says is in zoo_entry.py. The answers are held against
-finite scaling in test_zoo.py, without the package.
+All of the zoo in one tuple, from the files zoo_*.py; each entry (see zoo_entry.py) gives its answer and the
+reason. The answers are held against finite scaling in test_zoo.py, without the package.
 """
 
 from support.zoo_behaviours import ZOO_BEHAVIOURS

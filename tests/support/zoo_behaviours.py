@@ -1,6 +1,4 @@
-"""Which weights are found whatever a model takes, returns and draws at random?
-
-And in whatever precision it runs.
+"""Which weights are found whatever a model takes, returns and draws, and in whatever precision it runs?
 
 Inputs and outputs of every structure around one small network, randomness, zeros and unused parameters,
 models without float64.

@@ -1,8 +1,7 @@
 """What does an entry of the zoo say?
 
-A model, its inputs, and the known answer for every parameter, with the reason.
-
-The words in which the zoo's files write down known answers; no model and no check is in here.
+A model, its inputs, and the known answer for every parameter, with the reason. These are the words in which
+the zoo's files write it down; no model and no check is in here.
 """
 
 from collections.abc import Callable, Mapping
@@ -115,10 +114,7 @@ def net(**modules: nn.Module) -> nn.Sequential:
 
 
 def tail(n: int, dimensions: int = 2) -> dict[str, nn.Module]:
-    """ReLU, mean over positions and a linear head.
-
-    Makes outputs that see the shape of what the norm puts out.
-    """
+    """ReLU, mean over positions, a linear head: outputs that see the shape of what the norm puts out."""
     pool = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[dimensions](1)
     return {"act": nn.ReLU(), "pool": pool, "flat": nn.Flatten(), "head": nn.Linear(n, 3)}
 

@@ -1,8 +1,7 @@
 """What do the zoo's hand-written layers look like?
 
-The way people write them: no base class, an ε under any name.
-
-Layers only; the models made of them and their known answers are in the zoo's other files.
+The way people write them: no base class, an ε under any name. Models and their known answers are in the zoo's
+other files.
 """
 
 import math
@@ -28,10 +27,7 @@ class HandLayerNorm(nn.Module):
 
 
 class HandRMSNorm(nn.Module):
-    """RMSNorm as language models have it.
-
-    ``variance_epsilon``, and the statistics forced to float32 if asked.
-    """
+    """RMSNorm as language models have it: ``variance_epsilon``, statistics in float32 if asked."""
 
     def __init__(self, n_features: int, *, in_float32: bool = False) -> None:
         super().__init__()

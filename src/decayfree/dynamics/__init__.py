@@ -1,8 +1,6 @@
 """What happened to a weight in a step?
 
-Instruments as pure functions, and a recorder that samples them while training.
-
-Changes no weight.
+Instruments as pure functions, and a recorder that samples them while training. Changes no weight.
 """
 
 from typing import TYPE_CHECKING

@@ -18,9 +18,7 @@ from decayfree.errors import InvalidInputError
 
 
 def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: Family) -> Tensor:
-    """The learning rate that moves the direction of a block as this one does at the block's norm:
-
-    η/‖w‖² or η/‖w‖.
+    """The learning rate that moves a block's direction as this one does at its norm: η/‖w‖² or η/‖w‖.
 
     Args:
         norms: (n_blocks,), floating. ‖w‖ before the step, in units of the weight.
@@ -68,10 +66,7 @@ class Motion:
 
     @property
     def angle_rad(self) -> Tensor:
-        """(n_blocks,), radians from 0 to π: the angle between a block before and after.
-
-        NaN where either is zero.
-        """
+        """(n_blocks,), radians from 0 to π: between a block before and after; NaN where either is zero."""
         along = 1 + self.radial
         # What is left of a block that shrank to less than this is rounding of its difference to what it was.
         is_gone = torch.hypot(along, self.tangential) < 4096 * torch.finfo(along.dtype).eps
@@ -79,18 +74,12 @@ class Motion:
 
     @property
     def chord(self) -> Tensor:
-        """(n_blocks,), from 0 to 2: ‖w'/‖w'‖ − w/‖w‖‖, the straight way between the two directions.
-
-        No unit. NaN where a block is zero before or after.
-        """
+        """(n_blocks,), no unit: the straight way ‖w'/‖w'‖ − w/‖w‖‖, from 0 to 2; NaN where either is zero."""
         return 2 * torch.sin(self.angle_rad / 2)
 
     @property
     def relative(self) -> Tensor:
-        """(n_blocks,): ‖Δw‖/‖w‖, the length of the change as a share of the norm before; no unit.
-
-        NaN where a block was zero before.
-        """
+        """(n_blocks,), no unit: ‖Δw‖/‖w‖, the change as a share of the norm; NaN where that was zero."""
         return torch.hypot(self.radial, self.tangential)
 
 

@@ -41,9 +41,7 @@ Instrument = Callable[[str, Tensor], Tensor | None]
 
 
 class Recorder:
-    """Record what every scale-invariant weight does while training.
-
-    Norms, effective learning rates, angular updates and more.
+    """Record norms, effective learning rates, angular updates and more of scale-invariant weights in a run.
 
     Works by hooks on the optimizer, with or without a :class:`decayfree.WeightRescaling` on it, attached in
     either order: it sees weights as they are after the rescale. A step that is looked at is compared with a
@@ -138,10 +136,7 @@ class Recorder:
 
     @property
     def is_attached(self) -> bool:
-        """Whether the optimizer still calls this object.
-
-        Copying or unpickling an optimizer drops its hooks.
-        """
+        """Whether the optimizer still calls this object; copying or unpickling one drops its hooks."""
         return bool(list(self._hooks()))
 
     def detach(self) -> None:
@@ -163,10 +158,7 @@ class Recorder:
         return f"Recorder({len(self._weights)} weights, every={self.every}, {state})"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on at the same steps under the same name.
-
-        Loads with ``weights_only=True``.
-        """
+        """What a resumed run needs to keep its steps and its name; loads with ``weights_only=True``."""
         return {"n_steps": self.n_steps, "run": self.run}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -262,10 +254,7 @@ class Recorder:
         return Sample(self.run, self._number, rates, weights)
 
     def _measure(self) -> tuple[dict[str, list[str]], Tensor]:
-        """Names of each weight's instruments, and one tensor of numbers.
-
-        It has each weight's learning rate and the statistics of its instruments.
-        """
+        """Names of each weight's instruments; in one tensor its learning rate and their statistics."""
         names: dict[str, list[str]] = {}
         values: list[Tensor] = []
         parts, groups = self._parts(), self._groups()

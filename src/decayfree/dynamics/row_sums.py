@@ -22,10 +22,7 @@ _PIECE = 1 << 21
 def pairs_of(
     first: Tensor, second: Tensor, blocks: Blocks, bias_first: Tensor | None, bias_second: Tensor | None
 ) -> Sequence[tuple[Tensor, Tensor, Blocks]]:
-    """The pairs of tensors that the blocks are in.
-
-    Weight with weight, and bias with bias where there is one.
-    """
+    """The pairs of tensors that the blocks are in: weight with weight, and bias with bias if there is one."""
     fault = faults_of_shape(first.shape, blocks)
     if fault is None and first.shape != second.shape:
         fault = f"the other has shape {tuple(second.shape)}"
@@ -101,10 +98,7 @@ def _matrices(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[tuple[T
 
 
 def _row_motion_of_others(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for tensors that are sharded or in groups, by what is known of blocks.
-
-    With copies of the whole.
-    """
+    """The same for tensors that are sharded or in groups, by what is known of blocks; copies the whole."""
     rows, weight = _each_row(blocks), before.detach().to(widest(before.device), copy=True)
     change = after.detach().to(weight.dtype) - weight
     squares = block_dots(weight, weight, rows)

@@ -1,8 +1,6 @@
 """Which weights of a model have no scale?
 
-Finds them by the Euler probe, proves it, and says why the others are not among them.
-
-Changes nothing in the model.
+Finds them by the Euler probe, proves it, and says why the others are not among them. Changes no model.
 """
 
 from typing import TYPE_CHECKING

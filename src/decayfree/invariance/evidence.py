@@ -21,10 +21,7 @@ _ABSURD = 1e6
 
 
 class RoundingDecidesError(Exception):
-    """Some normalization sees no variance but that of rounding, and blows it up.
-
-    The copy wants a larger ε.
-    """
+    """Some normalization sees only the variance of rounding and blows it up: the copy wants a larger ε."""
 
 
 @dataclass(frozen=True)
@@ -121,18 +118,12 @@ class Evidence:
         return Conclusion(moves, passed[best], is_joint=best[0])
 
     def leading_rows(self) -> tuple[int, int]:
-        """(rows, blocks) at the start that are scale-invariant.
-
-        The others may not be, as queries and keys before values are.
-        """
+        """(rows, blocks) at the start that are scale-invariant, as queries and keys before values are."""
         probes = self.by_key.get((True, 0, 1), self.by_key.get((False, 0, 1), ()))
         return n_leading_rows(probes, self.tolerance) if probes and len(probes) == self.n_probes else (0, 0)
 
     def _is_zero_in_all(self, rows: RadialDerivatives) -> bool:
-        """Whether all rows together have no radial derivative.
-
-        Only then can they have none along other dimensions.
-        """
+        """Whether all rows together have no radial derivative: only then can those along other dimensions."""
         return (
             float(rows.radial.sum().abs())
             <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
@@ -154,10 +145,7 @@ def _joint(
 
 
 def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:
-    """The bias that goes with a weight.
-
-    The same name with "bias" for "weight", else the only fitting vector in its module.
-    """
+    """The weight's bias: its name with "bias" for "weight", else the only fitting vector in its module."""
     dotted = f".{name}"
     module, _, leaf = (
         dotted.partition(".parametrizations.") if ".parametrizations." in dotted else dotted.rpartition(".")

@@ -57,9 +57,7 @@ _DOWNCASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
 class ExactArithmetic(TorchFunctionMode):
-    """Make normalizing functions exact while it is active.
-
-    They get a negligible ε and momentum ½, and casts to a lower precision than ``dtype`` go to ``dtype``.
+    """While active, normalizing functions get a negligible ε and momentum ½, no cast goes below ``dtype``.
 
     Args:
         dtype: float64 or float32.

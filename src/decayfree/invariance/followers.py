@@ -121,10 +121,7 @@ class TwoRuns:
 
 
 def _with_dead_channels(pairs: list[tuple[int, int]], n_blocks: int, var: Tensor) -> list[tuple[int, int]]:
-    """Pairs of channel and block with those of dead kernels, whose deviation is zero before and after.
-
-    They lie between their neighbors.
-    """
+    """Pairs with those of dead kernels (their deviation is zero before and after) between their neighbors."""
     offsets = {channel - block for channel, block in pairs}
     if len(offsets) != 1 or 2 * len(pairs) < n_blocks:
         return pairs

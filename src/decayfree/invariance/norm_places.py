@@ -109,10 +109,7 @@ def output_rows(leaf: Any, consumers: dict[Any, list[Any]]) -> tuple[int, int]:
 
 
 def _unmoved_calls(first: Calls, second: Calls) -> dict[Any, tuple[str, bool]]:
-    """Nodes whose values scaling does not change, and the module behind each.
-
-    With them, whether what that module took in changed.
-    """
+    """Nodes whose values scaling does not change: the module of each, and whether what it took in changed."""
     nodes: dict[Any, tuple[str, bool]] = {}
     for key, before in first.items():
         after = second.get(key, Call())

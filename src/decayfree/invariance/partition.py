@@ -129,10 +129,7 @@ def _greedy_sizes(
 def _even_sizes(
     sizes: tuple[int, ...], radial: Tensor, magnitude: Tensor, tolerance: Tolerance
 ) -> tuple[int, ...]:
-    """Where rows are silent, prefer blocks of equal size if those vanish too.
-
-    A silent row hides the cut beside it.
-    """
+    """Prefer blocks of equal size, if those vanish too, where silent rows hide the cuts beside them."""
     n_rows = radial.shape[1]
     for size in sorted(set(sizes)):
         if n_rows % size:

@@ -120,10 +120,10 @@ class Probe:
         )
 
     def gradients(self, outputs: list[Tensor]) -> dict[str, Tensor]:
-        """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, y_k the outputs.
+        """Gradient of φ = Σ_k ⟨r_k, y_k⟩/‖y_k‖, r_k standard normal, for parameters that reach outputs y_k.
 
-        Only of parameters on which they depend. Before the next run, which puts buffers back: autograd
-        refuses a graph whose buffers were touched.
+        It is taken before the next run puts buffers back: autograd refuses a graph whose buffers were
+        touched.
         """
         functional = self._functional(outputs)
         with default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
@@ -176,10 +176,7 @@ class Probe:
 
 @contextmanager
 def refused_calls(model: nn.Module) -> Iterator[None]:
-    """Refuse a ``forward`` that calls the original instead of what it is given.
-
-    It is an error before it can change anything.
-    """
+    """Refuse a ``forward`` that calls the original, not what it is given, before it can change anything."""
 
     def refuse(module: nn.Module, args: Any) -> None:
         raise InvalidInputError(
@@ -196,10 +193,7 @@ def refused_calls(model: nn.Module) -> Iterator[None]:
 
 
 def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A deep copy of ``model`` in ``dtype``, with modes and hooks but without gradients.
-
-    The originals are never doubled in memory.
-    """
+    """A deep copy in ``dtype`` with modes and hooks, without gradients; never doubles originals in memory."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         values = cast(parameter.detach(), dtype, copy=True)
@@ -228,10 +222,7 @@ def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Centered uniform noise of unit variance.
-
-    Large parameters use it again and again, which no symmetry survives either.
-    """
+    """Centered uniform noise of unit variance; large parameters repeat it, which no symmetry survives."""
     return torch.rand(_NOISE_LENGTH, generator=generator, dtype=dtype).sub_(0.5).mul_(12**0.5)
 
 

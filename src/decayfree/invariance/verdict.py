@@ -69,8 +69,5 @@ class ScaleInvariantWeight:
         return (self.name,) if self.bias is None else (self.name, self.bias)
 
     def part(self, values: Mapping[str, Tensor]) -> Part:
-        """It among tensors by name.
-
-        The parameters of a model, their gradients, their values before a step.
-        """
+        """It among tensors by name: a model's parameters, their gradients, their values before a step."""
         return Part(values[self.name], None if self.bias is None else values[self.bias], self.blocks)

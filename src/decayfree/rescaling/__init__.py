@@ -1,8 +1,6 @@
 """When are scale-invariant weights put back onto their norms?
 
-After every step of the optimizer that is there already.
-
-Finds no weights.
+After every step of the optimizer that is there already. Finds no weights.
 """
 
 from typing import TYPE_CHECKING

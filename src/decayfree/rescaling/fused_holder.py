@@ -17,7 +17,7 @@ from decayfree.rescaling.holder import ROUNDING, Holder, holders_of, rows_in_mem
 
 
 class FusedHolder(Holder):
-    """A :class:`decayfree.rescaling.holder.Holder` whose steps read and write each kernel once, on one thread.
+    """A :class:`decayfree.rescaling.holder.Holder` that, on one thread, reads and writes each kernel once.
 
     What is left alone is the same, but for one thing: the other kernels of a weight are scaled beside one
     that is not finite.
@@ -45,10 +45,7 @@ class FusedHolder(Holder):
         self._hold(*(array[:0] for array in self._arrays[0]), *self._limits)
 
     def hold_(self) -> float:
-        """Scale every block to its target, and return the largest |factor − 1|.
-
-        Infinity where a norm was not finite.
-        """
+        """Scale every block to its target; the largest |factor − 1|, infinity if a norm is not finite."""
         distances = [self._hold(*arrays, *self._limits) for arrays in self._arrays]
         # numpy's writing goes past autograd, which must know of it to refuse a backward pass through weights
         # that have changed.
@@ -92,12 +89,10 @@ def _compiled() -> Callable[..., float]:
 def _hold(
     rows: Any, targets: Any, norms: Any, factors: Any, rounding: float, tiny: float, largest: float
 ) -> float:
-    """Put each row of an array (kernels, fan-in) on its target.
+    """Put each row of (kernels, fan-in) on its target; of arrays (kernels,) norms and factors are filled.
 
-    Of arrays (kernels,) targets are read, norms and factors are filled.
-
-    As far as a sum of squares in the rows' own precision would reach, from ``tiny`` to ``largest``; beyond, a
-    norm is 0 or infinite.
+    This reaches as far as a sum of squares in the rows' own precision, from ``tiny`` to ``largest``; beyond,
+    a norm is 0 or infinite.
     """
     worst = 0.0
     n_rows, fan_in = rows.shape

@@ -153,11 +153,7 @@ class Holder:
         return worst
 
     def careful_factors(self) -> Tensor:
-        """Target over norm.
-
-        1 where there is no direction (0), no value (NaN, infinity), no target (0), nothing to do, or no
-        number.
-        """
+        """Target over norm; 1 where either is 0, where a value is not finite, or where nothing is to do."""
         factors = self.targets / self.norms
         is_right = (self.norms - self.targets).abs() <= self._rounding * self.targets
         keep = (
@@ -238,10 +234,7 @@ def _part(weight: Tensor) -> Tensor:
 
 
 def rows_in_memory(held: Held) -> Tensor | None:
-    """A (kernels, fan-in) view, where each kernel is a block.
-
-    Each lies in one run of memory, in whatever order inside it.
-    """
+    """A (kernels, fan-in) view, if each kernel is a block in one run of memory, in any order inside it."""
     weight = held.weight.detach()
     is_simple = held.bias is None and not held.blocks.axis and held.blocks.rows_are_blocks
     if not is_simple or type(weight) is not Tensor or not weight.numel():

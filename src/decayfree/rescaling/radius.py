@@ -38,9 +38,7 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
 
 
 def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
-    """Radius of every block, (n_blocks,): norm a row.
-
-    The first pattern that matches counts; 1 where none does.
+    """Radius of every block, (n_blocks,), norm a row: that of the first pattern that matches, else 1.
 
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.

@@ -139,19 +139,13 @@ class WeightRescaling:
 
     @property
     def factors(self) -> dict[str, Tensor]:
-        """What every block was multiplied by in the last rescale.
-
-        By parameter name, (n_blocks,); the first rescale is the one at attachment.
-        """
+        """By parameter name, (n_blocks,): factors of the last rescale; the first is that at attachment."""
         applied = {one.name: factors for one, factors in self._applied()}
         return {name: applied[name].clone() for name in self.radii}
 
     @property
     def is_attached(self) -> bool:
-        """Whether the optimizer still calls this object.
-
-        Copying or unpickling an optimizer drops its hooks.
-        """
+        """Whether the optimizer still calls this object; copying or unpickling one drops its hooks."""
         return any(
             getattr(hook, "__self__", None) is self
             for hook in self.optimizer._optimizer_step_post_hooks.values()
@@ -198,9 +192,7 @@ class WeightRescaling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
-
-        Rescales nothing: load the model and the optimizer as well.
+        """Go on where :meth:`state_dict` was taken; rescales nothing: load model and optimizer as well.
 
         Raises:
             MismatchError: If the weights or the number of their blocks differ, or entries are missing.
@@ -270,10 +262,7 @@ class WeightRescaling:
         self._report(distances)
 
     def _report(self, distances: list[float | Tensor]) -> None:
-        """Raise where a weight is not finite.
-
-        On an accelerator at the next step, so that nothing waits for it.
-        """
+        """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits."""
         if all(isinstance(distance, float) for distance in distances):
             if not all(math.isfinite(distance) for distance in distances):
                 self._raise_if_not_finite()

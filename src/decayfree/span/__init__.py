@@ -1,7 +1,4 @@
-"""Where does a weight live?
-
-What its layer's inputs reach, and the parts of the weight in and off that span.
-"""
+"""Where does a weight live? In the span of what its layer's inputs reach, and with a part off it."""
 
 from typing import TYPE_CHECKING
 

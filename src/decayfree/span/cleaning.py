@@ -312,10 +312,7 @@ def _split(layer: LayerSpan, weight: Tensor, tolerance: float) -> tuple[Tensor, 
 
 
 def _moved(layer: LayerSpan, weight: Tensor, off: Tensor) -> float:
-    """How far the outputs of the row that moves most will move on the watched inputs.
-
-    As a share of their spread.
-    """
+    """Largest movement of a row's outputs on the watched inputs, as a share of their spread."""
     directions, variances, mean = layer.directions, layer.spectrum()[:, None], layer.mean[:, :, None]
     rows = layer.layout.rows(weight).to(directions)
     moves = (layer.layout.rows(off).to(directions) @ directions).square()

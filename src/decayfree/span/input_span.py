@@ -103,10 +103,7 @@ class InputSpan:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Weights that are not in here, with the reason.
-
-        Those that no input reached are listed once others were reached.
-        """
+        """Weights not in here, with the reason; those that no input reached, once others were reached."""
         silent = [name for name in self._watched if name not in self._moments] if self._moments else []
         return self._left_out | dict.fromkeys(silent, "no forward pass called its layer while it was watched")
 

@@ -84,10 +84,7 @@ class LayerSpan:
 
     @property
     def directions(self) -> Tensor:
-        """The principal directions, (groups, d, d), float64.
-
-        Unit columns in the order of :meth:`spectrum`.
-        """
+        """The principal directions, (groups, d, d), float64: unit columns, ordered as :meth:`spectrum`."""
         return self._eigen[1]
 
     def rank(self, tolerance: float = TOLERANCE) -> Tensor:

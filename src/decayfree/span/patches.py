@@ -50,9 +50,7 @@ class RowLayout:
         return prod(self.shape) // max(self.n_rows, 1)
 
     def rows(self, weight: Tensor) -> Tensor:
-        """The rows of a weight, (groups, n_rows / groups, d).
-
-        Input channels outside, positions of the kernel inside.
+        """The rows of a weight, (groups, n_rows / groups, d): input channels outside, positions inside.
 
         Raises:
             InvalidInputError: If the weight has another shape.
@@ -76,9 +74,7 @@ class RowLayout:
 def patches_of(
     module: nn.Module, inputs: Tensor, output: Tensor, *, numbers_at_once: int = NUMBERS_AT_ONCE
 ) -> Iterator[Tensor]:
-    """Cut a layer's input into the vectors that each of its rows is multiplied with.
-
-    There is one for every output position.
+    """Cut a layer's input into the vectors that its rows are multiplied with, one for each output position.
 
     For a convolution these are the patches of the padded input. For a transposed convolution the patch of an
     output position holds the inputs that reach it, each at its place in the kernel, and zeros elsewhere; the

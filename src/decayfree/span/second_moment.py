@@ -1,9 +1,7 @@
 """How is the second moment of a layer's inputs summed up without losing digits?
 
-Chunk by chunk and worker by worker.
-
-Sums in float64 around means that are merged exactly, never as a difference of sums of squares. Knows no
-layers.
+Chunk by chunk and worker by worker, in float64, around means that are merged exactly, never as a difference
+of sums of squares. Knows no layers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -96,10 +94,7 @@ class MomentSum:
         self.n_batches += other.n_batches
 
     def average(self) -> Tensor:
-        """The second moment, (groups, d, d), float64, symmetric.
-
-        The sum over the number of samples, at least one.
-        """
+        """(groups, d, d), float64, symmetric: the sum over the number of samples, at least one."""
         upper = self._sum.triu() / self.n_samples
         return upper + upper.triu(diagonal=1).transpose(1, 2)
 

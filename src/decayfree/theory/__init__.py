@@ -1,9 +1,7 @@
 """The paper's statements, and the algebra behind them, as checks on a model.
 
-Each gives a residual, its tolerance and a sentence.
-
-:func:`verify` runs all of them on a small network, :func:`verify_model` those that make sense on any model.
-Changes no model.
+Each gives a residual, its tolerance and a sentence. :func:`verify` runs all of them on a small network,
+:func:`verify_model` those that make sense on any model. Changes no model.
 """
 
 from typing import TYPE_CHECKING

@@ -37,10 +37,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the residual is within its tolerance.
-
-        A check that does not apply neither passes nor fails, and says True.
-        """
+        """Whether the residual is within its tolerance; True also where the check does not apply."""
         return not self.is_applicable or self.residual <= self.tolerance
 
     @property

@@ -154,9 +154,7 @@ def rates_after_a_drop(
     n_after: int = 700,
     n_window: int = 100,
 ) -> Check:
-    """The ELR falls to 0.100 with the learning rate.
-
-    Under decay it comes back to √0.1 = 0.316 by itself, at a fixed norm it stays.
+    """The ELR falls to 0.100 with the learning rate; decay brings it back to √0.1 = 0.316, a fixed norm not.
 
     Its way back is measured at equal gradient norms at unit radius: η/‖w‖² times the ratio of ‖g‖‖w‖ after
     and before.

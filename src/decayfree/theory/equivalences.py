@@ -36,10 +36,7 @@ SCALING_STORY = (
 def decay_is_a_replayed_norm(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:
-    """Training with decay, and a training at unit norm, take equal directions.
-
-    The latter has step sizes and momentum factors from the norms of the former.
-    """
+    """Training with decay turns as one at unit norm with step sizes and momentum factors from its norms."""
     lr = subject.learning_rate(0.01)
     decay = _TURN / lr
     run = training(subject, make_optimizer, lr=lr, weight_decay=decay, momentum=_MOMENTUM)
@@ -71,9 +68,7 @@ def decay_is_a_replayed_norm(
 def decay_is_an_exponential_schedule(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:
-    """Momentum with L2 at a constant rate equals momentum without decay at η·α^(−2t−1).
-
-    If its buffer starts at −(1−α)/(ηα)·w₀.
+    """Momentum with L2 at constant η equals one without at η·α^(−2t−1), its buffer from −(1−α)/(ηα)·w₀.
 
     References:
         Li, Arora, "An Exponential Learning Rate Schedule for Deep Learning", 2020, arXiv 1910.07454, Theorem
@@ -120,10 +115,7 @@ def _replayed(
     *,
     is_exact: bool,
 ) -> float:
-    """Largest distance from the directions of the run with decay.
-
-    ``is_exact`` without: momentum keeps its coefficient.
-    """
+    """Largest distance from the directions under decay; not ``is_exact``: momentum keeps its coefficient."""
     twin = training(subject, torch.optim.SGD, lr=lr, momentum=_MOMENTUM)
     ExactReplay(decay).attach(twin.optimizer, twin.subject.found, replayed=replayed)
     _follow_cosine(twin, lr, len(weights_by_step))

@@ -23,10 +23,7 @@ _PAPER = "2102.03497v1"
 def euler_steps_halve_the_growth(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 20
 ) -> Check:
-    """Over a fixed time the growth of ‖w‖² is proportional to the step size.
-
-    Half the step, half the growth.
-    """
+    """Over a fixed time ‖w‖² grows in proportion to the step size: half the step, half the growth."""
     ratio = math.nan
     # A limit: shorter where losses are steep.
     for turn_rad in (_SHORT_TURN_RAD, _SHORT_TURN_RAD / 10, _SHORT_TURN_RAD / 100):
@@ -53,10 +50,7 @@ def euler_steps_halve_the_growth(
 
 
 def runge_kutta_keeps_the_norm(subject: Subject, *, order: int = 4, n_steps: int = 32) -> Check:
-    """A 4th-order integrator loses the norm only with η⁴: half the step, a sixteenth of the growth.
-
-    Wants smooth activations.
-    """
+    """A 4th-order integrator loses the norm only with η⁴, 1/16 at half the step; activations are smooth."""
     time = subject.learning_rate(_TURN_RAD)
     growths = []
     for refinement in (1, 2):

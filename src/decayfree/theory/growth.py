@@ -62,10 +62,7 @@ def growth_of_momentum(
     decoupled: bool = False,
     n_steps: int = 100,
 ) -> Check:
-    """‖w'‖² = α²‖w‖² − 2ηα·a + η²‖v‖², where a = ⟨w, v⟩ follows from norms of v alone:
-
-    μ(αa₋ − η‖v₋‖²), and λ‖w‖² with L2.
-    """
+    """‖w'‖² = α²‖w‖² − 2ηα·a + η²‖v‖², a = ⟨w, v⟩ from norms of v: μ(αa₋ − η‖v₋‖²), and λ‖w‖² with L2."""
     lr = subject.learning_rate(0.01)
     decay = 0.2 / (n_steps * lr) if decayed or decoupled else 0.0
     coupled = 0.0 if decoupled else decay
@@ -122,10 +119,7 @@ def growth_under_rescaling(
     momentum: float = 0.0,
     n_steps: int = 100,
 ) -> Check:
-    """Before each rescale r̃² = R² − 2ηa + η²‖v‖², a = (R·μ/r̃₋)(a₋ − η‖v₋‖²).
-
-    What the rescale takes away, from gradients alone.
-    """
+    """What a rescale takes away, from gradients: r̃² = R² − 2ηa + η²‖v‖², a = (R·μ/r̃₋)(a₋ − η‖v₋‖²)."""
     lr = subject.learning_rate(0.01 if momentum else 0.03)
     settings = {"momentum": momentum} if momentum else {}
     run = training(subject, make_optimizer, lr=lr, **settings)
@@ -169,10 +163,7 @@ def growth_under_rescaling(
 def adam_is_not_orthogonal(
     subject: Subject, make_optimizer: Callable[..., Optimizer] = torch.optim.Adam, *, n_steps: int = 20
 ) -> Check:
-    """Adam's update leans on the weight, so that no identity of this kind holds for it.
-
-    The statement fails where it does not.
-    """
+    """Adam's update leans on the weight, so no identity of this kind holds; fails where it does not lean."""
     run = training(subject, make_optimizer, lr=1e-3)
     leans = []
     for step in run.steps(n_steps):
@@ -246,8 +237,5 @@ def _compared(
 
 
 def _share(measured: Tensor, predicted: Tensor, growth: Tensor, norm: Tensor) -> float:
-    """|measured − predicted| as a share of what a step adds to ‖w‖², or of 1e-6 of it where it adds less.
-
-    Rounding would show.
-    """
+    """|measured − predicted| as a share of the growth of ‖w‖², at least 1e-6 of it: rounding would show."""
     return float(((measured - predicted).abs() / growth.maximum(1e-6 * norm.square())).max())

@@ -42,10 +42,7 @@ def euler_orthogonality(subject: Subject) -> Check:
 
 
 def euler_with_eps(subject: Subject) -> Check:
-    """⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ for every channel before a BatchNorm, σ² its biased batch variance.
-
-    Exact, whatever ε is.
-    """
+    """⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ for channels before a BatchNorm, σ² its biased batch variance; for any ε."""
     statement, source = "BatchNorm's ε enters exactly: ⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ", "algebra"
     pairs = _followed_by_batch_norm(subject)
     if not pairs:

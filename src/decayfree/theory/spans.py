@@ -46,10 +46,7 @@ NOISE_STORY = (
 
 
 def gradients_in_span(subject: Subject) -> Check:
-    """The gradient of every row lies in the span of the inputs of the same batch, in any layer.
-
-    Centered before a BatchNorm.
-    """
+    """In any layer a row's gradient lies in the span of its batch's inputs (centered before a BatchNorm)."""
     statement = "Gradients lie in the span of the batch's inputs, in every layer"
     twin = subject.copy()
     with InputSpan(twin.model, twin.found, centered=subject.is_centered, max_features=_MAX_FEATURES) as spans:
@@ -234,10 +231,7 @@ def training_ignores_the_outside(
 def rescaled_training_feels_the_outside(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
-    """Under WRS the in-span trajectory does depend on ‖Qw_0‖, since it takes a share of the fixed norm.
-
-    Fails where it does not.
-    """
+    """Under WRS the in-span trajectory depends on ‖Qw_0‖, a share of the fixed norm; fails if it does not."""
     statement = "Under WRS it does: the part outside takes a share of the norm"
     lr = subject.learning_rate()
 
@@ -342,10 +336,7 @@ def _ends_inside(
 
 
 def _fixed_spans(subject: Subject, n_steps: int) -> dict[str, LayerSpan]:
-    """Spans of the layers that see the same inputs whatever the parameters are.
-
-    Of those that do not see every direction; by name of the weight.
-    """
+    """Spans, by weight, of layers whose inputs depend on no parameter and leave out some direction."""
     key = f"fixed spans of {n_steps} steps"
     if key not in subject.notes:
         first, second = (_watched(subject, n_steps, perturbed) for perturbed in (False, True))

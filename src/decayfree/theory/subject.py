@@ -60,10 +60,7 @@ class Subject:
         return replace(self, eps=eps, notes={})
 
     def run(self, step: int) -> Tensor:
-        """The loss of ``step``, (), with its graph.
-
-        Everything random in the model is a function of the step.
-        """
+        """The loss of ``step``, (), with its graph; all randomness in the model is a function of the step."""
         with self.arithmetic(step):
             return self.loss(self.model, step)
 
@@ -107,10 +104,7 @@ class Subject:
         return dict(zip(trainable, gradients, strict=True))
 
     def learning_rate(self, angle_rad: float = _ANGLE_RAD) -> float:
-        """Learning rate at which plain SGD turns the median block by ``angle_rad`` in the first step.
-
-        None turns by over ten times that.
-        """
+        """Rate at which SGD first turns the median block by ``angle_rad``, and none over ten times as far."""
         return angle_rad * self._rate_per_radian
 
     @cached_property
@@ -138,9 +132,7 @@ def image_subject(
     width: int = 6,
     seed: int = 0,
 ) -> Subject:
-    """A small BatchNorm network on real images.
-
-    Two convolutions and a fully connected layer, each before a BatchNorm.
+    """A small BatchNorm network on real images: two convolutions and a linear layer, each before a BatchNorm.
 
     Args:
         images: (n, n_channels, 8, 8), floating.
@@ -186,9 +178,7 @@ def image_subject(
 
 
 def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None, seed: int = 0) -> Subject:
-    """Any model on given inputs with random targets.
-
-    Bounded waves of the outputs, whose phases are drawn anew every step.
+    """Any model on given inputs with random targets: bounded waves of the outputs, new phases every step.
 
     Args:
         model: Copied in float64 and slightly perturbed, in the modes it is in; never changed.

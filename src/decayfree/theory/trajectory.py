@@ -39,9 +39,7 @@ class Step:
 
 @dataclass
 class Training:
-    """A copy of a subject with its optimizer, which has two groups.
-
-    The first holds the scale-invariant weights and the second the rest.
+    """A copy of a subject with its optimizer: one group of scale-invariant weights, then one of the rest.
 
     Args:
         subject: The copy.
@@ -119,10 +117,7 @@ def cosines(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
 
 
 def direction_distances(a: Values, b: Values, weight: ScaleInvariantWeight) -> Tensor:
-    """‖u_a − u_b‖ between the directions of the blocks of ``a`` and ``b``, (n_blocks,).
-
-    Accurate for nearly equal ones.
-    """
+    """(n_blocks,). ‖u_a − u_b‖ between directions of blocks of ``a`` and ``b``; accurate for near ones."""
     directions = []
     for values in (a, b):
         unit = {name: values[name].clone() for name in weight.names}

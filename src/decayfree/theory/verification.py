@@ -49,9 +49,7 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
 def verify_model(
     model: nn.Module, inputs: Any, *, forward: Forward | None = None, n_steps: int = 6, seed: int = 0
 ) -> Iterator[Check]:
-    """Check on a model what can be checked without its data.
-
-    All but equilibrium, and the limit of small steps.
+    """Check on a model what can be checked without its data: all but equilibrium and the small-step limit.
 
     Args:
         model: Copied in float64; never changed.
@@ -72,10 +70,7 @@ def verify_model(
 
 
 def _for_any_model(subject: Subject, **steps: Any) -> tuple[Callable[[], Check], ...]:
-    """Every check that needs neither data nor smoothness.
-
-    ``steps`` may say how long the short trainings are.
-    """
+    """Every check that needs neither data nor smoothness; ``steps`` may set the short trainings' lengths."""
     return (
         partial(scale.euler_orthogonality, subject),
         partial(scale.euler_with_eps, subject),

@@ -1,6 +1,4 @@
-"""The page of a study with axes.
-
-What it says, that every number leads to its runs, and that it says nothing that the numbers do not.
+"""A study page with axes: it says what the numbers say, no more, and every number leads to its runs.
 
 How it looks is tested in `test_overview_browser`, how runs are sorted in `test_groups`.
 """
@@ -43,10 +41,7 @@ def text_of(page: Path) -> str:
 
 
 def stepped(settings: RunSettings) -> float:
-    """Decay and WRS alike up to a scatter of 0.1 points, no decay 2 points below with a tenth more.
-
-    Equal for all optimizers.
-    """
+    """For all optimizers: decay and WRS alike up to a scatter of 0.1 points, no decay 2 below with 0.11."""
     scatter = (0.001, -0.001, 0.0005, -0.0005)[(settings.seed + (settings.method.name == "wrs")) % 4]
     return FLAT[settings.method.name] + scatter * (1.1 if settings.method.name == "none" else 1)
 

@@ -1,6 +1,4 @@
-"""The page of a study with axes in a real browser.
-
-Drawn, within its width, sorted, searched, filtered, group by group, dark and on paper.
+"""The page of a study with axes in a real browser: drawn, sorted, searched, filtered, dark and on paper.
 
 What the page says is tested in `test_overview`.
 """

@@ -1,6 +1,4 @@
-"""What the page says of angular updates.
-
-Measured angles are known multiples of those that theory predicts.
+"""What the page says of angular updates that are known multiples of those that theory predicts.
 
 In the synthetic study they are the predicted ones under decay, but for the last quarter, where they are half
 of them.
@@ -62,10 +60,7 @@ def test_measured_angles_are_held_against_predicted_ones_early_and_late(numbers:
 
 
 def test_the_angles_half_way_are_stated(numbers: StudyNumbers) -> None:
-    """√(2 · 0.05 · 0.0005 / 1.9), and 0.2 of the learning rate under WRS.
-
-    At step 576, one of the two next to the middle.
-    """
+    """√(2 · 0.05 · 0.0005 / 1.9), and 0.2 η under WRS; at step 576, one of two next to the middle."""
     rate = 0.05 * (1 + math.cos(math.pi * 575 / 1200))
     text = plain(angles.angular_updates(numbers))
     assert "Halfway, at step 576, one step turns a block by" in text

@@ -1,6 +1,4 @@
-"""What the page says of off-span shares and of spectra.
-
-Against numbers that are computed here from the files.
+"""What the page says of off-span shares and spectra, against numbers computed here from the files.
 
 The charts are tested in `test_charts`.
 """

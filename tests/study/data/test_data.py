@@ -1,7 +1,4 @@
-"""Splits, standardized inputs, label noise and batches.
-
-By hand, and the same for every method and machine.
-"""
+"""Splits, standardized inputs, label noise and batches: by hand, equal for every method and machine."""
 
 import sys
 

@@ -1,7 +1,4 @@
-"""CIFAR and SVHN: files as their authors made them, read as torchvision does.
-
-What else lies there is refused.
-"""
+"""CIFAR and SVHN files as their authors made them, read as torchvision does; anything else is refused."""
 
 import pickle
 import re

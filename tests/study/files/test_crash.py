@@ -1,7 +1,4 @@
-"""Kill it anywhere: at every write, at random moments, on a full disk.
-
-What is damaged is set aside and done again.
-"""
+"""Kill it anywhere: at every write, at random, on a full disk; what is damaged is set aside and redone."""
 
 import json
 import os
@@ -27,10 +24,7 @@ TESTS = Path(__file__).resolve().parents[2]
 
 
 def environment():
-    """For a fresh Python.
-
-    This one's paths, no accelerator (its threads do not survive a fork), one thread.
-    """
+    """For a fresh Python: this one's paths, one thread, no accelerator (its threads survive no fork)."""
     paths = os.pathsep.join([*sys.path, str(TESTS)])
     return {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
@@ -204,10 +198,7 @@ def begin(out, *, n_jobs):
 
 
 def kill_group_after(process, n_reports):
-    """SIGKILL to all processes at once after so many reports of progress beyond the first steps.
-
-    The lines so far.
-    """
+    """SIGKILL to all processes after so many reports beyond the first steps; the lines so far."""
     lines = []
     for line in process.stdout:
         lines.append(line)

@@ -1,7 +1,4 @@
-"""The lock of a folder.
-
-Held by one, told to others, gone with its holder, and kept by processes that outlive him.
-"""
+"""The lock of a folder: held by one, told to others, gone with its holder and all his processes."""
 
 import multiprocessing
 import os

@@ -1,7 +1,4 @@
-"""How far a study is.
-
-Told from the files, beside a runner at work, and with a pace that can be computed by hand.
-"""
+"""How far a study is: told from the files, beside a runner at work, with a pace computed by hand."""
 
 import dataclasses
 import json

@@ -1,6 +1,4 @@
-"""The studies' own networks.
-
-Their sizes by hand, their initial weights, what is scale-invariant in them, and that they learn.
+"""The studies' own networks: sizes by hand, initial weights, what is scale-invariant, that they learn.
 
 Models of timm and torchvision are in `test_models_of_libraries`.
 """
@@ -42,10 +40,7 @@ def conv(n_in: int, n_out: int, size: int = 3) -> int:
 
 
 def of_vgg(published: int) -> int:
-    """The network of torchvision with our linear layer of 512 in place of its three.
-
-    And without the biases of its 3×3 convolutions.
-    """
+    """Torchvision's without biases of 3×3 convolutions, and our linear layer of 512 for its three."""
     n_outputs = {132_868_840: 2752, 133_053_736: 2944, 138_365_992: 4224, 143_678_248: 5504}[published]
     three_layers = head(512 * 49, 4096) + head(4096, 4096) + head(4096, 1000)
     return published - n_outputs - three_layers + head(512)
@@ -74,10 +69,7 @@ def of_pre_activation(stem: int, widths: tuple[int, ...], n: int) -> int:
 
 
 def of_densenet(n: int, growth: int = 12) -> int:
-    """Huang et al.: three stages of n layers.
-
-    1×1 to 4·growth and 3×3 to growth, each behind a norm of what it reads.
-    """
+    """Huang et al.: three stages of n layers, 1×1 to 4·growth and 3×3 to growth, each behind a norm."""
     n_in = 2 * growth
     total = 27 * n_in
     for stage in range(3):
@@ -233,10 +225,7 @@ def test_a_shortcut_without_weights_takes_every_other_pixel_and_adds_zero_channe
 
 
 def test_a_projection_sees_what_the_convolution_beside_it_sees():
-    """The stem's scale is undone by the first norm, so a projection behind it does not see it.
-
-    One before it would.
-    """
+    """The first norm undoes the stem's scale: a projection behind it does not see it, one before would."""
     block = build("wrn-16-4", width_factor=0.25).double().blocks[0]
     features = torch.randn(2, 4, 6, 6, dtype=torch.float64)
     block.norm1.eps = 1e-30

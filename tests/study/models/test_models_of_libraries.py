@@ -1,6 +1,4 @@
-"""Models of timm and torchvision in studies.
-
-Their classes and seeds, and one clear error for every name that does not work.
+"""Models of timm and torchvision in studies: classes, seeds, and one clear error for every bad name.
 
 Skipped, each with its reason, where the library does not import.
 """

@@ -1,7 +1,4 @@
-"""The queue.
-
-What it takes from the files, what waits for what, and what becomes of runs whose process was lost.
-"""
+"""The queue: what it takes from files, what waits for what, and what becomes of runs without a process."""
 
 import dataclasses
 

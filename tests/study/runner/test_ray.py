@@ -1,7 +1,4 @@
-"""Studies on a Ray cluster of two nodes on this machine.
-
-A node that is killed in mid-study, and addresses where nothing is.
-"""
+"""Studies on a Ray cluster of two nodes here: one is killed in mid-study; addresses where nothing is."""
 
 import re
 import socket

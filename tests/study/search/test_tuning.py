@@ -1,6 +1,4 @@
-"""The search.
-
-What it asks for, what it keeps, that it goes on where it was killed, and what it never looks at.
+"""The search: what it asks for and keeps, that it goes on where it was killed, what it never looks at.
 
 Optuna is real; trainings are replaced by results that a formula gives, but for one search that really trains
 on digits.

@@ -1,7 +1,4 @@
-"""What algebra says of a run.
-
-Against torch's own optimizer on weights whose off-span part is a column of its own.
-"""
+"""What algebra says of a run, against torch's optimizer on weights with the off-span part as a column."""
 
 import math
 
