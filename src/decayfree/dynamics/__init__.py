@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.dynamics.families import Family, update_family
+    from decayfree.dynamics.families import update_family
     from decayfree.dynamics.measures import (
         Motion,
         Slope,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from decayfree.dynamics.recorder import Recorder
     from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard, read_jsonl
+    from decayfree.optimizers import Family
 
 __all__ = [
     "Family",
@@ -57,7 +58,8 @@ __getattr__ = lazy_face(
             "norm effective_learning_rate Motion motion angular_update_rad chord relative_update Slope slope "
             "radial_share gradient_norm_at_unit_radius distance_to_equilibrium"
         ),
-        "families": "Family update_family",
+        "families": "update_family",
+        "decayfree.optimizers": "Family",
         "recorder": "Recorder",
         "sinks": "Sample JsonLines TensorBoard read_jsonl",
     },

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks, block_norms
-from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.families import update_family
 from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope, spread
 from decayfree.errors import InvalidInputError
+from decayfree.optimizers import Family
 
 __all__ = [
     "Family",

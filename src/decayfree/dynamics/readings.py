@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks, block_norms
-from decayfree.dynamics.families import Family
 from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
+from decayfree.optimizers import Family
 
 
 @dataclass(frozen=True)

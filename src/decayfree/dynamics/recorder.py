@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
 from decayfree.blocks import unsupported_weights
-from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import Slope, slope
 from decayfree.dynamics.readings import Change, as_scalar, readings, summary
 from decayfree.dynamics.readings import labels as labels_of
@@ -28,6 +28,7 @@ from decayfree.dynamics.sinks import JsonLines, Sample
 from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.optimizers import Family
 from decayfree.step_counter import StepCounter
 
 PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
@@ -119,7 +120,7 @@ class Recorder:
         self.also = dict(also or {})
         self._weights = weights_in(optimizer, found)
         faults = self._faults()
-        self.family = _family_of(optimizer, family, faults)
+        self.family = _checked_family(optimizer, family, faults)
         self.sink = _sink_of(sink, faults)
         raise_all(faults)
         self.last: Sample | None = None
@@ -361,7 +362,9 @@ def _is_first_rank() -> bool:
     return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
 
 
-def _family_of(optimizer: Optimizer, family: str | None, faults: list[Fault]) -> Family | Literal["none"]:
+def _checked_family(
+    optimizer: Optimizer, family: str | None, faults: list[Fault]
+) -> Family | Literal["none"]:
     """What was said, or what the optimizer's class tells; ``"none"`` with a fault where neither will do."""
     if family is None:
         try:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
-from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import angular_update_rad, effective_learning_rate
 from decayfree.errors import InvalidInputError
 from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod
 from decayfree.methods.parametrizing import plain_name
+from decayfree.optimizers import Family
 from decayfree.study.data.images import Dataset, Images
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
@@ -146,7 +147,7 @@ class Sampler:
         return norms, rates
 
 
-def family_of(optimizer: Optimizer) -> Family | Literal["none"]:
+def family_or_none(optimizer: Optimizer) -> Family | Literal["none"]:
     """The optimizer's family, or ``none``.
 
     The latter where its effective learning rate does not depend on the norm, or nobody knows how.
