@@ -14,7 +14,7 @@ from typing import Literal
 from decayfree import equilibrium
 from decayfree.equilibrium import Equilibrium
 
-Family = Literal["sgd", "adam", "sign"]
+UpdateFamily = Literal["sgd", "adam", "sign"]
 DecayForm = Literal["coupled", "decoupled"]
 """g ← g + λw, or w ← (1 − ηλ)w beside the step."""
 
@@ -69,7 +69,7 @@ class KnownOptimizer:
     """
 
     classes: str
-    family: Family | None
+    family: UpdateFamily | None
     verified: str
     refused: str = ""
     decay: DecayForm | None = None
@@ -211,8 +211,8 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
     KnownOptimizer("QHAdam", "adam", _MEASURED, state=_ADAM),
     KnownOptimizer("StableAdamW", "adam", _MEASURED, state=_ADAM),
     KnownOptimizer("Yogi", "adam", _MEASURED, state=_ADAM),
-    KnownOptimizer("NvNovoGrad", "adam", _MEASURED, state={"exp_avg": 0}),
-    KnownOptimizer("NovoGrad", "adam", _MEASURED, state={"moments": 0}),
+    KnownOptimizer("NvNovoGrad", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer("NovoGrad", "adam", _MEASURED, state={"moments": 0, "grads_ema": 2}),
     KnownOptimizer("Shampoo", "adam", _MEASURED),
     KnownOptimizer("SOAP", "adam", _MEASURED),
     KnownOptimizer("MARS", "adam", _MEASURED),

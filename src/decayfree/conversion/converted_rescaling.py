@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from decayfree.attachment import nothing_in_common
 from decayfree.conversion.decay_rule import DecayRule, rule_of_group
-from decayfree.conversion.fixed_norm import Recipe
+from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
 from decayfree.errors import InvalidInputError, MismatchError, raise_all
 from decayfree.invariance.result import Invariance
@@ -91,7 +91,7 @@ def drop_decay(
 
 def fixed_norm_recipe(
     optimizer: Optimizer, found: Invariance, *, gradient_norms: Mapping[str, Tensor] | None = None
-) -> Recipe:
+) -> FixedNormRecipe:
     """Work out what :func:`drop_decay` would do, and change nothing.
 
     Printing it shows derivation, table and limits.
@@ -118,7 +118,7 @@ class ConvertedRescaling(WeightRescaling):
         recipe: Radii, angles and time constants; printing it shows derivation, table and limits.
     """
 
-    def __init__(self, optimizer: Optimizer, found: Invariance, recipe: Recipe) -> None:
+    def __init__(self, optimizer: Optimizer, found: Invariance, recipe: FixedNormRecipe) -> None:
         radius = {glob.escape(name): radii for name, radii in recipe.radii.items()}
         super().__init__(optimizer, found, radius=radius)
         self.recipe = recipe
@@ -189,7 +189,7 @@ def _recipe(
     found: Invariance,
     gradient_norms: Mapping[str, Tensor] | None,
     faults: Sequence[str],
-) -> Recipe:
+) -> FixedNormRecipe:
     if not isinstance(optimizer, Optimizer) or not isinstance(found, Invariance):
         raise InvalidInputError(
             "expected a torch.optim.Optimizer and what decayfree.find_invariant returned, got "
@@ -226,7 +226,7 @@ def _recipe(
                 "give both the same settings"
             )
     raise_all([(InvalidInputError, fault) for fault in dict.fromkeys(all_faults)])
-    return Recipe.of(found, {name: rules[index] for name, index in where.items()}, gradient_norms)
+    return FixedNormRecipe.of(found, {name: rules[index] for name, index in where.items()}, gradient_norms)
 
 
 def _rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[DecayRule, list[str]]:

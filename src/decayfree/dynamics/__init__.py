@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     )
     from decayfree.dynamics.recorder import Recorder
     from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard, read_jsonl
-    from decayfree.optimizers import Family
+    from decayfree.optimizers import UpdateFamily
 
 __all__ = [
-    "Family",
+    "UpdateFamily",
     "JsonLines",
     "Motion",
     "Recorder",
@@ -59,7 +59,7 @@ __getattr__ = lazy_face(
             "radial_share gradient_norm_at_unit_radius distance_to_equilibrium"
         ),
         "families": "update_family",
-        "decayfree.optimizers": "Family",
+        "decayfree.optimizers": "UpdateFamily",
         "recorder": "Recorder",
         "sinks": "Sample JsonLines TensorBoard read_jsonl",
     },

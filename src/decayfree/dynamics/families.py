@@ -7,7 +7,7 @@ nothing about how good any is.
 from torch.optim import Optimizer
 
 from decayfree.errors import InvalidInputError
-from decayfree.optimizers import Family, row_of
+from decayfree.optimizers import UpdateFamily, row_of
 
 _SCHEDULE_FREE = (
     "it takes gradients at another point than where the weights are, "
@@ -15,7 +15,7 @@ _SCHEDULE_FREE = (
 )
 
 
-def update_family(optimizer: Optimizer) -> Family:
+def update_family(optimizer: Optimizer) -> UpdateFamily:
     """Which way an optimizer's step depends on the gradient's size.
 
     And with it the effective learning rate on the norm.

@@ -15,10 +15,10 @@ from decayfree.blocks import Blocks, block_norms
 from decayfree.dynamics.families import update_family
 from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope, spread
 from decayfree.errors import InvalidInputError
-from decayfree.optimizers import Family
+from decayfree.optimizers import UpdateFamily
 
 __all__ = [
-    "Family",
+    "UpdateFamily",
     "Motion",
     "Slope",
     "angular_update_rad",
@@ -38,7 +38,7 @@ norm = block_norms
 """‖w‖ of every block, in units of the weight: :func:`decayfree.blocks.block_norms`."""
 
 
-def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: Family) -> Tensor:
+def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: UpdateFamily) -> Tensor:
     """The learning rate that moves the direction of a block as this one does at the block's norm:
 
     η/‖w‖² or η/‖w‖.
@@ -65,7 +65,7 @@ def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family
         >>> effective_learning_rate(torch.tensor([2.0, 0.5]), 0.1, "adam")
         tensor([0.0500, 0.2000])
     """
-    if family not in get_args(Family):
+    if family not in get_args(UpdateFamily):
         raise InvalidInputError(f'family must be "sgd", "adam" or "sign", got {family!r}')
     rates = learning_rate / (norms.square() if family == "sgd" else norms)
     return torch.where(norms > 0, rates, math.nan)

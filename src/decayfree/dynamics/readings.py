@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decayfree.blocks import Blocks, block_norms
 from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
-from decayfree.optimizers import Family
+from decayfree.optimizers import UpdateFamily
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def readings(
     change: Change,
     gradient: Slope | None,
     learning_rate: Tensor,
-    family: Family | Literal["none"],
+    family: UpdateFamily | Literal["none"],
     predicted_angle: float | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Every instrument's reading of every block.

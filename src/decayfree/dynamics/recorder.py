@@ -28,7 +28,7 @@ from decayfree.dynamics.sinks import JsonLines, Sample
 from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
-from decayfree.optimizers import Family
+from decayfree.optimizers import UpdateFamily
 from decayfree.step_counter import StepCounter
 
 PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
@@ -107,7 +107,7 @@ class Recorder:
         *,
         every: int = 50,
         sink: str | os.PathLike[str] | Callable[[Sample], object] = "dynamics.jsonl",
-        family: Family | Literal["none"] | None = None,
+        family: UpdateFamily | Literal["none"] | None = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         predicted_angles: PredictedAngles | None = None,
         also: Mapping[str, Instrument] | None = None,
@@ -364,14 +364,14 @@ def _is_first_rank() -> bool:
 
 def _checked_family(
     optimizer: Optimizer, family: str | None, faults: list[Fault]
-) -> Family | Literal["none"]:
+) -> UpdateFamily | Literal["none"]:
     """What was said, or what the optimizer's class tells; ``"none"`` with a fault where neither will do."""
     if family is None:
         try:
             return update_family(optimizer)
         except InvalidInputError as error:
             faults.append((InvalidInputError, f'{error}; family="none" records everything else'))
-    elif family in get_args(Family):
+    elif family in get_args(UpdateFamily):
         return family  # type: ignore[return-value]
     elif family != "none":
         faults.append(

@@ -18,7 +18,7 @@ from decayfree.report.words.wording import (
     signed_interval,
     signed_points,
 )
-from decayfree.study.statistics.estimates import CONFIDENCE, Verdict
+from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
 from decayfree.study.statistics.power import POWER
 
 MAX_NAMED = 6
@@ -158,7 +158,7 @@ def _of_method(method: str, entries: list[Entry], n_groups: int) -> str:
     return f"{method} is {listing(parts)} of {len(entries)} comparisons{tail}."
 
 
-_WORDS: dict[Verdict, str] = {
+_WORDS: dict[Outcome, str] = {
     "higher": "higher",
     "lower": "lower",
     "no difference seen": "not seen to differ",

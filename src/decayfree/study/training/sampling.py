@@ -21,7 +21,7 @@ from decayfree.errors import InvalidInputError
 from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod
 from decayfree.methods.parametrizing import plain_name
-from decayfree.optimizers import Family
+from decayfree.optimizers import UpdateFamily
 from decayfree.study.data.images import Dataset, Images
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
@@ -50,7 +50,7 @@ class Sampler:
     dataset: Dataset
     train_labels: Tensor
     """(n_train,), int64: the labels that are trained on, noise included."""
-    family: Family | Literal["none"]
+    family: UpdateFamily | Literal["none"]
     """What an effective learning rate is; with ``none`` there is none."""
     first_layer: FirstLayer | None
 
@@ -147,7 +147,7 @@ class Sampler:
         return norms, rates
 
 
-def family_or_none(optimizer: Optimizer) -> Family | Literal["none"]:
+def family_or_none(optimizer: Optimizer) -> UpdateFamily | Literal["none"]:
     """The optimizer's family, or ``none``.
 
     The latter where its effective learning rate does not depend on the norm, or nobody knows how.
