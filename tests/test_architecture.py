@@ -24,7 +24,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "columns", "lazy_face"}),
     frozenset({"forward", "blocks", "equilibrium"}),
-    frozenset({"invariance", "span"}),
+    frozenset({"invariance", "span", "optimizers"}),
     frozenset({"attachment", "step_counter"}),
     frozenset({"rescaling", "dynamics"}),
     frozenset({"conversion"}),

@@ -145,7 +145,7 @@ def test_a_wrong_rule_is_seen(name: str, index: int) -> None:
 
 
 @pytest.mark.parametrize("rule", theory.RULES[1:], ids=lambda rule: rule.name)
-def test_equilibrium_angle_is_the_closed_form(rule: theory.DecayRule) -> None:
+def test_equilibrium_angle_is_the_closed_form(rule: theory.DecayCase) -> None:
     check = theory.equilibrium_angle(subject(), rule, n_steps=600, n_last=300)
     assert check.passed, f"{check.measured}, expected {check.expected}"
 
@@ -174,7 +174,7 @@ def test_equilibrium_angle_is_the_closed_form(rule: theory.DecayRule) -> None:
     ],
 )
 def test_another_rules_equilibrium_is_seen(
-    rule: theory.DecayRule, make: Callable[..., torch.optim.Optimizer]
+    rule: theory.DecayCase, make: Callable[..., torch.optim.Optimizer]
 ) -> None:
     assert theory.equilibrium_angle(subject(), rule, make, n_steps=400, n_last=200).verdict == "fails"
 
@@ -198,7 +198,7 @@ class Lion(torch.optim.Optimizer):
 
 def test_lions_equilibrium_angle_is_the_closed_form() -> None:
     betas = (0.9, 0.99)
-    rule = theory.DecayRule(
+    rule = theory.DecayCase(
         "Lion",
         Lion,
         {"betas": betas},

@@ -14,7 +14,7 @@ from torch import Tensor
 from decayfree.columns import aligned
 from decayfree.conversion.decay_rule import DecayRule, settings_of
 from decayfree.conversion.explained import derivation_of, schedule_and_limits
-from decayfree.conversion.fixed_norm import Recipe
+from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import equal_angle_schedule
 from decayfree.equilibrium import Equilibrium
 from decayfree.errors import InvalidInputError
@@ -88,7 +88,7 @@ class Conversion:
     """
 
     rule: DecayRule
-    recipe: Recipe | None
+    recipe: FixedNormRecipe | None
     settled: Mapping[int | None, Equilibrium]
     gradient_norm: float | None
     n_steps: int | None
@@ -283,7 +283,7 @@ def _settled(
     return {size: rule.equilibrium(fan_in=size, gradient_norm=gradient_norm) for size in sizes}
 
 
-def _recipe(rule: DecayRule, found: Invariance, gradient_norm: float | None) -> Recipe:
+def _recipe(rule: DecayRule, found: Invariance, gradient_norm: float | None) -> FixedNormRecipe:
     if not len(found):
         raise InvalidInputError(
             "no scale-invariant weight was found in the model, so there is nothing to convert; "
@@ -292,7 +292,7 @@ def _recipe(rule: DecayRule, found: Invariance, gradient_norm: float | None) -> 
     norms: dict[str, Tensor] | None = None
     if gradient_norm is not None:
         norms = {one.name: torch.full((one.blocks.n_blocks,), gradient_norm) for one in found}
-    return Recipe.of(found, {one.name: rule for one in found}, norms)
+    return FixedNormRecipe.of(found, {one.name: rule for one in found}, norms)
 
 
 def _setting_faults(rule: DecayRule, gradient_norm: float | None) -> list[str]:

@@ -16,15 +16,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.attachment import nothing_in_common
-from decayfree.conversion.decay_rule import DecayRule
-from decayfree.conversion.fixed_norm import Recipe
+from decayfree.conversion.decay_rule import DecayRule, rule_of_group
+from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
 from decayfree.errors import InvalidInputError, MismatchError, raise_all
 from decayfree.invariance.result import Invariance
+from decayfree.optimizers import OPTIMIZERS, row_of
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 
-# What these names mean is known; a subclass of another name may do anything.
-_KNOWN = ("SGD", "SGDW", "Adam", "AdamW", "Lion")
 _OTHER_RULES = ("amsgrad", "caution", "corrected_weight_decay")
 
 
@@ -91,7 +90,7 @@ def drop_decay(
 
 def fixed_norm_recipe(
     optimizer: Optimizer, found: Invariance, *, gradient_norms: Mapping[str, Tensor] | None = None
-) -> Recipe:
+) -> FixedNormRecipe:
     """Work out what :func:`drop_decay` would do, and change nothing.
 
     Printing it shows derivation, table and limits.
@@ -118,7 +117,7 @@ class ConvertedRescaling(WeightRescaling):
         recipe: Radii, angles and time constants; printing it shows derivation, table and limits.
     """
 
-    def __init__(self, optimizer: Optimizer, found: Invariance, recipe: Recipe) -> None:
+    def __init__(self, optimizer: Optimizer, found: Invariance, recipe: FixedNormRecipe) -> None:
         radius = {glob.escape(name): radii for name, radii in recipe.radii.items()}
         super().__init__(optimizer, found, radius=radius)
         self.recipe = recipe
@@ -191,7 +190,7 @@ def _recipe(
     found: Invariance,
     gradient_norms: Mapping[str, Tensor] | None,
     faults: Sequence[str],
-) -> Recipe:
+) -> FixedNormRecipe:
     if not isinstance(optimizer, Optimizer) or not isinstance(found, Invariance):
         raise InvalidInputError(
             "expected a torch.optim.Optimizer and what decayfree.find_invariant returned, got "
@@ -228,15 +227,17 @@ def _recipe(
                 "give both the same settings"
             )
     raise_all([(InvalidInputError, fault) for fault in dict.fromkeys(all_faults)])
-    return Recipe.of(found, {name: rules[index] for name, index in where.items()}, gradient_norms)
+    return FixedNormRecipe.of(found, {name: rules[index] for name, index in where.items()}, gradient_norms)
 
 
 def _rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[DecayRule, list[str]]:
     """The settings of a parameter group, and what speaks against them."""
     kind = type(optimizer).__name__
-    if kind not in _KNOWN:
+    row = row_of(type(optimizer))  # a subclass of another name may do anything
+    if row is None or row.equilibrium is None:
+        known = ", ".join(one.classes for one in OPTIMIZERS if one.equilibrium is not None)
         return DecayRule("SGD", 0.0, 0.0), [
-            f"where weight decay settles under {kind} is not known; it is for {', '.join(_KNOWN)}: choose a "
+            f"where weight decay settles under {kind} is not known; it is for {known}: choose a "
             "radius yourself with decayfree.WeightRescaling"
         ]
     faults = [
@@ -245,18 +246,8 @@ def _rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[DecayRule,
         for key in _OTHER_RULES
         if group.get(key)
     ]
-    settings: dict[str, Any] = {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"])}
-    if kind in ("SGD", "SGDW"):
-        for key in ("momentum", "dampening"):
-            settings[key] = float(group.get(key, 0.0))
-        return DecayRule(
-            "SGD", **settings, nesterov=bool(group.get("nesterov")), decoupled=kind == "SGDW"
-        ), faults
-    settings["betas"] = (float(group["betas"][0]), float(group["betas"][1]))
-    if kind == "Lion":
-        return DecayRule("Lion", **settings), faults
-    is_decoupled = bool(group.get("decoupled_weight_decay", kind == "AdamW"))
-    return DecayRule("AdamW" if is_decoupled else "Adam", **settings), faults
+    is_decoupled = bool(group.get("decoupled_weight_decay", row.decay == "decoupled"))
+    return rule_of_group(row.equilibrium, group, decoupled=is_decoupled), faults
 
 
 def _scheduler_faults(optimizer: Optimizer) -> list[str]:

@@ -5,8 +5,9 @@ Works out nothing for a model; fixed_norm.py does, weight by weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -87,6 +88,32 @@ class DecayRule:
     def lr_at_radius_1(self, radius: Tensor) -> Tensor:
         """The learning rate that turns a block of radius 1 as ``lr`` turns one of ``radius``."""
         return self.lr / (radius.square() if self.optimizer == "SGD" else radius)
+
+
+def rule_of_group(
+    settles: Callable[..., Equilibrium], group: Mapping[str, Any], *, decoupled: bool
+) -> DecayRule:
+    """The settings of an optimizer's parameter group.
+
+    Args:
+        settles: The function of `decayfree.equilibrium` that the optimizer follows.
+        group: Its settings by torch's names.
+        decoupled: Whether its decay goes to the weight instead of the gradient.
+    """
+    lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
+    if settles is equilibrium.sgd:
+        return DecayRule(
+            "SGD",
+            lr,
+            weight_decay,
+            momentum=float(group.get("momentum", 0.0)),
+            nesterov=bool(group.get("nesterov")),
+            dampening=float(group.get("dampening", 0.0)),
+            decoupled=decoupled,
+        )
+    of_adam: Literal["Adam", "AdamW"] = "AdamW" if decoupled else "Adam"
+    betas = (float(group["betas"][0]), float(group["betas"][1]))
+    return DecayRule("Lion" if settles is equilibrium.lion else of_adam, lr, weight_decay, betas=betas)
 
 
 def settings_of(rule: DecayRule) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FixedNormRecipe:
     """The fixed-norm recipe of a weight-decay recipe.
 
     Printing it shows the derivation, the table and the limits.
@@ -41,7 +41,7 @@ class Recipe:
         found: Invariance,
         rules: Mapping[str, DecayRule],
         gradient_norms: Mapping[str, Tensor] | None = None,
-    ) -> Recipe:
+    ) -> FixedNormRecipe:
         """Work out the recipe for the weights that have a rule.
 
         Args:

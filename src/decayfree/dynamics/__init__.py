@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.dynamics.families import Family, update_family
+    from decayfree.dynamics.families import update_family
     from decayfree.dynamics.measures import (
         Motion,
         Slope,
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     )
     from decayfree.dynamics.recorder import Recorder
     from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard, read_jsonl
+    from decayfree.optimizers import UpdateFamily
 
 __all__ = [
-    "Family",
+    "UpdateFamily",
     "JsonLines",
     "Motion",
     "Recorder",
@@ -44,7 +45,8 @@ __getattr__ = lazy_face(
         "measures": (
             "effective_learning_rate Motion motion angular_update_rad Slope slope distance_to_equilibrium"
         ),
-        "families": "Family update_family",
+        "families": "update_family",
+        "decayfree.optimizers": "UpdateFamily",
         "recorder": "Recorder",
         "sinks": "Sample JsonLines TensorBoard read_jsonl",
     },

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks, factors_of_rows
-from decayfree.dynamics.families import Family
 from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope
 from decayfree.errors import InvalidInputError
+from decayfree.optimizers import UpdateFamily
 
 
-def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: Family) -> Tensor:
+def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family: UpdateFamily) -> Tensor:
     """The learning rate that moves a block's direction as this one does at its norm: η/‖w‖² or η/‖w‖.
 
     Args:
@@ -43,7 +43,7 @@ def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family
         >>> effective_learning_rate(torch.tensor([2.0, 0.5]), 0.1, "adam")
         tensor([0.0500, 0.2000])
     """
-    if family not in get_args(Family):
+    if family not in get_args(UpdateFamily):
         raise InvalidInputError(f'family must be "sgd", "adam" or "sign", got {family!r}')
     rates = learning_rate / (norms.square() if family == "sgd" else norms)
     return torch.where(norms > 0, rates, math.nan)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Part
-from decayfree.dynamics.families import Family
 from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
 from decayfree.dynamics.row_sums import widest
+from decayfree.optimizers import UpdateFamily
 
 
 def readings(
@@ -22,7 +22,7 @@ def readings(
     after: Part,
     gradient: Slope | None,
     learning_rate: Tensor,
-    family: Family | Literal["none"],
+    family: UpdateFamily | Literal["none"],
     predicted_angle: float | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Every instrument's reading of every block.

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
 from decayfree.blocks import Part, unsupported_weights
-from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import Slope, slope
 from decayfree.dynamics.readings import as_scalar, readings, summary
 from decayfree.dynamics.readings import labels as labels_of
@@ -34,6 +34,7 @@ from decayfree.errors import (
     whole_number_faults,
 )
 from decayfree.invariance.result import Invariance
+from decayfree.optimizers import UpdateFamily
 from decayfree.step_counter import StepCounter
 
 PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
@@ -101,7 +102,7 @@ class Recorder:
         *,
         every: int = 50,
         sink: str | os.PathLike[str] | Callable[[Sample], object] = "dynamics.jsonl",
-        family: Family | Literal["none"] | None = None,
+        family: UpdateFamily | Literal["none"] | None = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         predicted_angles: PredictedAngles | None = None,
         also: Mapping[str, Instrument] | None = None,
@@ -114,7 +115,7 @@ class Recorder:
         self.also = dict(also or {})
         self._weights = weights_in(optimizer, found)
         faults = self._faults()
-        self.family = _family_of(optimizer, family, faults)
+        self.family = _checked_family(optimizer, family, faults)
         self.sink = _sink_of(sink, faults)
         raise_all(faults)
         self.last: Sample | None = None
@@ -326,14 +327,16 @@ def _is_first_rank() -> bool:
     return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
 
 
-def _family_of(optimizer: Optimizer, family: str | None, faults: list[Fault]) -> Family | Literal["none"]:
+def _checked_family(
+    optimizer: Optimizer, family: str | None, faults: list[Fault]
+) -> UpdateFamily | Literal["none"]:
     """What was said, or what the optimizer's class tells; ``"none"`` with a fault where neither will do."""
     if family is None:
         try:
             return update_family(optimizer)
         except InvalidInputError as error:
             faults.append((InvalidInputError, f'{error}; family="none" records everything else'))
-    elif family in get_args(Family):
+    elif family in get_args(UpdateFamily):
         return family  # type: ignore[return-value]
     elif family != "none":
         faults.append(

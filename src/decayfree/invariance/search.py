@@ -212,8 +212,8 @@ class _Search:
     ) -> tuple[dict[str, float], dict[str, Statistics]]:
         """From what scaled runs start some buffers, and what a probe put into running statistics.
 
-        Where a scaled run would leave too few digits, it starts from zero. Where even the probe did, the model
-        runs once more from zero, unless its outputs notice.
+        Where a scaled run would leave too few digits, it starts from zero. Where even the probe did, the
+        model runs once more from zero, unless its outputs notice.
         """
         statistics = put_in(ran.start, ran.statistics, kept)
         zeros = dict.fromkeys(statistics_buffers(small_modules(ran.start, statistics, 1e-4)), 0.0)

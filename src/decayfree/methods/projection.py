@@ -22,11 +22,7 @@ from decayfree.methods.weight_decay import groups_of
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
 
-_SETTINGS = {
-    "sgd": ("lr", "momentum", "nesterov"),
-    "adam": ("lr", "betas", "eps"),
-    "adamw": ("lr", "betas", "eps"),
-}
+_REPLACED = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Projection(Method):
         ]
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
-        return only_with(self.label, optimizer, *_SETTINGS, reason="there are SGDP and AdamP, and no others")
+        return only_with(self.label, optimizer, *_REPLACED, reason="there are SGDP and AdamP, and no others")
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
         return groups_of(model, found, weight_decay=self.weight_decay, rest_weight_decay=rest_weight_decay)
@@ -85,9 +81,8 @@ class Projection(Method):
             MissingExtraError: If the package is not there.
         """
         sgdp, adamp = _classes()
-        kept = {key: settings[key] for key in _SETTINGS[name] if key in settings}
         made: Optimizer = (sgdp if name == "sgd" else adamp)(
-            groups, **kept, delta=self.delta, wd_ratio=self.wd_ratio
+            groups, **settings, delta=self.delta, wd_ratio=self.wd_ratio
         )
         return made
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from decayfree import equilibrium
 from decayfree.errors import InvalidInputError
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
+from decayfree.optimizers import in_studies
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -66,7 +67,10 @@ class RotationalEquilibrium(Method):
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
         return only_with(
-            self.label, optimizer, *_ANGLES, reason="no closed form of its equilibrium angle is known here"
+            self.label,
+            optimizer,
+            *_balanced(),
+            reason="no closed form of its equilibrium angle is known here",
         )
 
     def attach(
@@ -80,12 +84,14 @@ class RotationalEquilibrium(Method):
         from decayfree.methods.turning import Turned
 
         kind = type(optimizer).__name__.lower()
-        if kind not in _ANGLES:
+        if kind not in _balanced():
             faults = self.optimizer_faults(kind)
             raise InvalidInputError("; ".join(faults))
 
+        angle = _ANGLES[_balanced()[kind]]
+
         def reach(group: Mapping[str, Any], learning_rate: float) -> float:
-            return math.tan(_ANGLES[kind](group, learning_rate, self.weight_decay))
+            return math.tan(angle(group, learning_rate, self.weight_decay))
 
         return Turned(
             optimizer,
@@ -111,4 +117,9 @@ def _lion(group: Mapping[str, Any], lr: float, weight_decay: float) -> float:
     return equilibrium.lion(lr, weight_decay, betas=tuple(map(float, group["betas"]))).angle_rad  # type: ignore[arg-type]
 
 
-_ANGLES = {"sgd": _sgd, "adam": _adamw, "adamw": _adamw, "lion": _lion}
+_ANGLES = {"sgd": _sgd, "adam_l2": _adamw, "adamw": _adamw, "lion": _lion}
+
+
+def _balanced() -> dict[str, str]:
+    """The optimizers of studies that have an equilibrium, by name -> its function."""
+    return {name: row.equilibrium.__name__ for name, row in in_studies().items() if row.equilibrium}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.methods.method import (
@@ -24,11 +24,10 @@ from decayfree.methods.method import (
     number_faults,
 )
 from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
+from decayfree.optimizers import DecayForm, own_decay_of
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
-
-Form = Literal["coupled", "decoupled"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class WeightDecay(Method):
 
     With SGD, ‖w'‖² = (1 − ηλ)²‖w‖² + η²‖g‖² per block.
 
-    ``own`` is the argument ``weight_decay`` of the optimizer, whatever it does with it: coupled in SGD, Adam,
-    NAdam, RAdam, RMSprop, Adamax and Adagrad, decoupled in AdamW, Lion and Muon. Without momentum SGD's two
-    forms are one. With momentum and L2, r⁴ = ‖w‖⁴ relaxes to ηG²/(2λ(1 − μ)) at the rate 4ηλ/(1 − μ) a step.
+    ``own`` is the argument ``weight_decay`` of the optimizer, whatever it does with it: decoupled in AdamW,
+    Lion and Muon, coupled in most others (`decayfree.optimizers`). Without momentum SGD's two forms are one.
+    With momentum and L2, r⁴ = ‖w‖⁴ relaxes to ηG²/(2λ(1 − μ)) at the rate 4ηλ/(1 − μ) a step.
     A decay of 0 is no treatment, where a sweep over decays begins.
 
     References:
@@ -98,17 +97,14 @@ def groups_of(
     return groups
 
 
-def own_form(optimizer: Optimizer) -> Form | None:
+def own_form(optimizer: Optimizer) -> DecayForm | None:
     """What an optimizer's own ``weight_decay`` does; None where nobody knows."""
     group = optimizer.param_groups[0]
-    if group.get("decoupled_weight_decay", False) or group.get("weight_decouple", False):
+    flags = [bool(group[key]) for key in ("decoupled_weight_decay", "weight_decouple") if key in group]
+    if any(flags):
         return "decoupled"
-    if isinstance(optimizer, optim.AdamW | optim.Muon):
-        return "decoupled"
-    return "coupled" if isinstance(optimizer, _COUPLED) else None
-
-
-_COUPLED = (optim.SGD, optim.Adam, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Adamax, optim.Adagrad)
+    form = own_decay_of(type(optimizer))
+    return "coupled" if form and flags else form
 
 
 class _CoupledDecay:

@@ -5,6 +5,7 @@ Running statistics of the normalizations behind them, and the optimizer's moment
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +14,11 @@ from torch.optim import Optimizer
 from decayfree.blocks import Blocks, scale_blocks_, whole
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
+from decayfree.optimizers import OPTIMIZERS, nearest_row
 from decayfree.rescaling.held import Held
 
-# How many powers of the gradient an optimizer's state holds: it is divided by c to that power when the weight
-# is multiplied by c, because the gradient is divided by c. Weights and steps (-1) grow with c. Names are
-# PyTorch's.
-_DEGREES: dict[str, int] = {
-    "exp_avg": 1,
-    "exp_avg_sq": 2,
-    "max_exp_avg_sq": 2,
-    "exp_inf": 1,
-    "sum": 2,
-    "square_avg": 2,
-    "grad_avg": 1,
-    "momentum_buffer": 1,
-    "acc_delta": -2,
-    "prev": 1,
-    "step_size": -1,
-    "ax": -1,
-    "variance": 2,
-}
-# RMSprop's buffer holds gradients divided by their size.
-_DEGREES_OF: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
-_WITHOUT_DEGREE = ("step", "mu_product", "eta", "mu", "row_var", "col_var")
+# A second moment that is kept by its rows and its columns.
+_FACTORED = next(row.factored for row in OPTIMIZERS if row.factored is not None)
 
 # With a rescale after every step, forward passes see weights on their radius only, and so do running
 # statistics: following the small factors as well would shrink them once too often, step after step (measured:
@@ -80,29 +63,32 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
         optimizer: Its state is changed in place.
         held: A weight and the factors its blocks were scaled by, (n_blocks,).
     """
+    degrees = _degrees_in(optimizer)
     with torch.no_grad():
         for one, factors in held:
             for parameter, blocks in (
                 (one.weight, one.blocks),
                 *([(one.bias, _bias_blocks(one.blocks))] if one.bias is not None else []),
             ):
-                for key, degree in _degrees(optimizer, parameter).items():
-                    scale_blocks_(optimizer.state[parameter][key], factors.pow(-degree), blocks)
                 state = optimizer.state.get(parameter, {})
-                if isinstance(state.get("row_var"), Tensor) and isinstance(state.get("col_var"), Tensor):
-                    _scale_factored_(state["row_var"], state["col_var"], factors, blocks)
+                for key, value in state.items():
+                    if key in degrees and isinstance(value, Tensor) and value.shape == parameter.shape:
+                        scale_blocks_(value, factors.pow(-degrees[key]), blocks)
+                rows, columns = (state.get(key) for key in _FACTORED)
+                if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+                    _scale_factored_(rows, columns, factors, blocks)
 
 
 def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
     """What the optimizer remembers that does not say how it reacts to scaling a weight."""
     if isinstance(optimizer, torch.optim.LBFGS):  # one memory of all parameters together, under the first
         return ["LBFGS's history"] if any(len(state) > 2 for state in optimizer.state.values()) else []
-    unknown = set()
+    known, unknown = _degrees_in(optimizer), set()
     for one in held:
         for key, value in optimizer.state.get(one.weight, {}).items():
-            if not isinstance(value, Tensor) or key in _WITHOUT_DEGREE:
+            if not isinstance(value, Tensor) or key in _FACTORED:
                 continue
-            if value.shape != one.weight.shape if key in _DEGREES else value.numel() > 1:
+            if value.shape != one.weight.shape if key in known else value.numel() > 1:
                 unknown.add(f"{type(optimizer).__name__}'s {key!r}")
     return sorted(unknown)
 
@@ -190,13 +176,20 @@ def _follow_one_(
     var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)
 
 
-def _degrees(optimizer: Optimizer, parameter: Tensor) -> dict[str, int]:
-    known = {**_DEGREES, **_DEGREES_OF.get(type(optimizer).__name__, {})}
-    return {
-        key: known[key]
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if key in known and isinstance(value, Tensor) and value.shape == parameter.shape
-    }
+def _degrees_in(optimizer: Optimizer) -> dict[str, int]:
+    """The degrees of its row; what no row says of it is called as in torch."""
+    row = nearest_row(type(optimizer))
+    return _torchs_degrees() if row is None else {**_torchs_degrees(), **row.state}
+
+
+@lru_cache
+def _torchs_degrees() -> dict[str, int]:
+    """By torch's names.
+
+    Where two of its optimizers call different things by one name, that of the first row.
+    """
+    of_torch = [row for row in OPTIMIZERS if hasattr(torch.optim, row.classes)]
+    return {key: degree for row in reversed(of_torch) for key, degree in row.state.items()}
 
 
 def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: Blocks) -> None:

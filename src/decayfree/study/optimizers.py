@@ -5,22 +5,8 @@ Settings and parameter groups in, an optimizer out.
 Writes no optimizer: torch has all but Lion, and Muon for matrices only; those two come from
 ``pytorch_optimizer``.
 
-What ``weight_decay`` in a parameter group does is the optimizer's own affair:
-
-=========  ==========================================================  ==============================================================
-name       class                                                       its own weight decay
-=========  ==========================================================  ==============================================================
-sgd        torch.optim.SGD; momentum, nesterov                         coupled: g ← g + λw, and so into the momentum buffer
-adam       torch.optim.Adam; betas, eps                                coupled: into both moments
-adamw      torch.optim.AdamW; betas, eps                               decoupled: w ← (1 − ηλ)w before the step
-nadam      torch.optim.NAdam; betas, eps                               coupled
-radam      torch.optim.RAdam; betas, eps                               coupled
-rmsprop    torch.optim.RMSprop; beta2 as its alpha, momentum, eps      coupled
-adamax     torch.optim.Adamax; betas, eps                              coupled
-adagrad    torch.optim.Adagrad; eps                                    coupled
-lion       pytorch_optimizer.Lion; betas                               decoupled
-muon       pytorch_optimizer.Muon; momentum, nesterov, betas and eps   decoupled
-=========  ==========================================================  ==============================================================
+Which class has which of the study's settings, and what ``weight_decay`` in a parameter group does with it, is
+said by the table of optimizers, ``decayfree.optimizers``.
 
 **Muon** orthogonalizes the momentum of every matrix but the last one, which classifies; kernels of
 convolutions are flattened to matrices (output channels × the rest). Gains, biases and the last layer are
@@ -33,10 +19,10 @@ References:
     Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv 2502.16982: the factor 0.2·√(larger side).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -44,7 +30,8 @@ from decayfree.equilibrium import Equilibrium, sgd
 from decayfree.errors import InvalidInputError, MissingExtraError
 from decayfree.methods.method import Method
 from decayfree.methods.weight_decay import WeightDecay
-from decayfree.study.run_settings import OptimizerName, OptimizerSpec, Recipe
+from decayfree.optimizers import in_studies
+from decayfree.study.run_settings import OptimizerSpec, Recipe
 
 ParamGroups = list[dict[str, Any]]
 
@@ -68,15 +55,15 @@ def build_optimizer(
     faults = optimizer_faults(spec, method)
     if faults:
         raise InvalidInputError("; ".join(faults))
-    settings = {"lr": learning_rate, **_SETTINGS[spec.name](spec)}
+    made = spec.in_studies
+    settings = {"lr": learning_rate, **_settings(spec, made.settings)}
     replaced = method.optimizer(spec.name, groups, settings)
     if replaced is not None:
         return replaced
-    if spec.name == "lion":
-        return _from_package("Lion")(groups, **settings)
-    if spec.name == "muon":
-        return _from_package("Muon")(_for_muon(groups, spec, learning_rate))
-    return _CLASSES[spec.name](groups, **settings, **_FAST.get(spec.name, {}))
+    kind = _class(made.package, in_studies()[spec.name].classes.split()[0])
+    if made.is_for_matrices:
+        return kind(_with_adamw(groups, spec, learning_rate))
+    return kind(groups, **settings, **made.fast)
 
 
 def optimizer_faults(spec: OptimizerSpec, method: Method) -> list[str]:
@@ -84,52 +71,15 @@ def optimizer_faults(spec: OptimizerSpec, method: Method) -> list[str]:
     return [f"optimizer.name: {fault}" for fault in method.optimizer_faults(spec.name)]
 
 
-_CLASSES: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "rmsprop": torch.optim.RMSprop,
-    "adamax": torch.optim.Adamax,
-    "adagrad": torch.optim.Adagrad,
-}
-# On one thread of a CPU, 8 convolutions of a VGG11 at an eighth of its width, a step took in microseconds as
-# a loop over parameters, with foreach and fused: Adam 924, 669, 370; AdamW 1065, 809, 365; Adagrad 663, 503,
-# 269; RAdam 2409, 849; RMSprop 1221, 582. SGD (246, 192, 199), NAdam and Adamax have nothing to gain, and at
-# full width the loop is the fastest for SGD.
-_FAST: dict[str, dict[str, bool]] = {
-    "adam": {"fused": True},
-    "adamw": {"fused": True},
-    "adagrad": {"fused": True},
-    "radam": {"foreach": True},
-    "rmsprop": {"foreach": True},
-}
+def _settings(spec: OptimizerSpec, settings: Mapping[str, str | tuple[str, str]]) -> dict[str, Any]:
+    """Arguments of the class, from the study's settings."""
+    return {
+        argument: getattr(spec, name) if isinstance(name, str) else tuple(getattr(spec, one) for one in name)
+        for argument, name in settings.items()
+    }
 
 
-def _momentum(spec: OptimizerSpec) -> dict[str, Any]:
-    return {"momentum": spec.momentum, "nesterov": spec.nesterov}
-
-
-def _betas(spec: OptimizerSpec) -> dict[str, Any]:
-    return {"betas": (spec.beta1, spec.beta2), "eps": spec.eps}
-
-
-_SETTINGS: dict[OptimizerName, Callable[[OptimizerSpec], dict[str, Any]]] = {
-    "sgd": _momentum,
-    "adam": _betas,
-    "adamw": _betas,
-    "nadam": _betas,
-    "radam": _betas,
-    "rmsprop": lambda spec: {"alpha": spec.beta2, "momentum": spec.momentum, "eps": spec.eps},
-    "adamax": _betas,
-    "adagrad": lambda spec: {"eps": spec.eps},
-    "lion": lambda spec: {"betas": (spec.beta1, spec.beta2)},
-    "muon": _momentum,
-}
-
-
-def _for_muon(groups: ParamGroups, spec: OptimizerSpec, learning_rate: float) -> ParamGroups:
+def _with_adamw(groups: ParamGroups, spec: OptimizerSpec, learning_rate: float) -> ParamGroups:
     """Each group in two: its matrices but for the last of all groups, and what is AdamW's."""
     last = next(
         (one for group in reversed(groups) for one in reversed(group["params"]) if _is_matrix(one)), None
@@ -139,8 +89,13 @@ def _for_muon(groups: ParamGroups, spec: OptimizerSpec, learning_rate: float) ->
         matrices = [one for one in group["params"] if _is_matrix(one) and one is not last]
         others = [one for one in group["params"] if not _is_matrix(one) or one is last]
         shared = {"lr": learning_rate, "weight_decay": group["weight_decay"]}
-        muon = {"params": matrices, "use_muon": True, "use_adjusted_lr": True, **_momentum(spec)}
-        adamw = {"params": others, "use_muon": False, **_betas(spec)}
+        muon = {"params": matrices, "use_muon": True, "use_adjusted_lr": True}
+        muon |= _settings(spec, spec.in_studies.settings)
+        adamw = {
+            "params": others,
+            "use_muon": False,
+            **_settings(spec, OptimizerSpec("adamw").in_studies.settings),
+        }
         split += [{**shared, **part} for part in (muon, adamw) if part["params"]]
     return split
 
@@ -153,14 +108,14 @@ def _is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and 1 < len(parameter) < parameter.numel()
 
 
-def _from_package(name: str) -> Callable[..., Optimizer]:
+def _class(package: str, name: str) -> Callable[..., Optimizer]:
     try:
-        import pytorch_optimizer
+        module = import_module(package)
     except ImportError as error:
         raise MissingExtraError(
-            f"{name} is in the package pytorch_optimizer, which is not there: pip install decayfree[study]"
+            f"{name} is in the package {package}, which is not there: pip install decayfree[study]"
         ) from error
-    made: Callable[..., Optimizer] = getattr(pytorch_optimizer, name)
+    made: Callable[..., Optimizer] = getattr(module, name)
     return made
 
 

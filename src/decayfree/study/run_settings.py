@@ -12,15 +12,17 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from decayfree.errors import closest
 from decayfree.methods.method import Method
+from decayfree.optimizers import InStudies, in_studies
 
 DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"]
-OptimizerName = Literal[
-    "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adamax", "adagrad", "lion", "muon"
-]
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[tuple(in_studies())]
 
 MODEL_NAMES: tuple[str, ...] = (
     *("vgg4-bn", "vgg6-bn", "vgg11-bn", "vgg13-bn", "vgg16-bn", "vgg19-bn"),
@@ -161,10 +163,17 @@ class OptimizerSpec:
     """Of all that divide by gradients they remember."""
 
     @property
+    def in_studies(self) -> InStudies:
+        """How it is made."""
+        made = in_studies()[self.name].study
+        assert made is not None
+        return made
+
+    @property
     def label(self) -> str:
         """What a table says: SGD, momentum 0.9."""
         if self.name != "sgd":
-            return _OPTIMIZER_LABELS[self.name]
+            return self.in_studies.label
         if self.momentum == 0:
             return "SGD"
         return f"SGD, {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"
@@ -180,26 +189,12 @@ class OptimizerSpec:
             value = getattr(self, name)
             told.add(not 0 <= value < 1, name, f"expected at least 0 and below 1, got {value}")
         told.add(
-            self.name in ("sgd", "muon") and self.nesterov and self.momentum == 0,
+            self.nesterov and self.momentum == 0 and "nesterov" in self.in_studies.settings,
             "nesterov momentum name",
             "needs a momentum above 0",
         )
         told.add(not 0 <= self.eps < math.inf, "eps", f"expected a finite number from 0, got {self.eps}")
         return told.faults
-
-
-_OPTIMIZER_LABELS = {
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "nadam": "NAdam",
-    "radam": "RAdam",
-    "rmsprop": "RMSprop",
-    "adamax": "Adamax",
-    "adagrad": "Adagrad",
-    "lion": "Lion",
-    "muon": "Muon",
-}
 
 
 @dataclass(frozen=True)

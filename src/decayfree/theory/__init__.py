@@ -10,7 +10,7 @@ from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
     from decayfree.theory.check import Check
-    from decayfree.theory.equilibria import RULES, DecayRule, equilibrium_angle, rates_after_a_drop
+    from decayfree.theory.equilibria import RULES, DecayCase, equilibrium_angle, rates_after_a_drop
     from decayfree.theory.equivalences import decay_is_a_replayed_norm, decay_is_an_exponential_schedule
     from decayfree.theory.flow import euler_steps_halve_the_growth, runge_kutta_keeps_the_norm
     from decayfree.theory.growth import (
@@ -65,7 +65,7 @@ __all__ = [
     "decay_is_a_replayed_norm",
     "decay_is_an_exponential_schedule",
     "equilibrium_angle",
-    "DecayRule",
+    "DecayCase",
     "RULES",
     "rates_after_a_drop",
 ]
@@ -74,7 +74,7 @@ __getattr__ = lazy_face(
     __name__,
     {
         "check": "Check",
-        "equilibria": "RULES DecayRule equilibrium_angle rates_after_a_drop",
+        "equilibria": "RULES DecayCase equilibrium_angle rates_after_a_drop",
         "equivalences": "decay_is_a_replayed_norm decay_is_an_exponential_schedule",
         "flow": "euler_steps_halve_the_growth runge_kutta_keeps_the_norm",
         "growth": (

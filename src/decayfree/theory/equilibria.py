@@ -28,7 +28,7 @@ _DROP_TURN = 0.02
 
 
 @dataclass(frozen=True)
-class DecayRule:
+class DecayCase:
     """An optimizer with decay whose equilibrium is known in closed form.
 
     Args:
@@ -57,9 +57,9 @@ class DecayRule:
         return math.sqrt(2 * self.turn * (1 - self.settings.get("momentum", 0.0)))
 
 
-def _sgd_rule(name: str, turn: float, **settings: Any) -> DecayRule:
+def _sgd_rule(name: str, turn: float, **settings: Any) -> DecayCase:
     decoupled = settings.pop("decoupled", False)
-    return DecayRule(
+    return DecayCase(
         name,
         torch.optim.SGD,
         settings,
@@ -76,7 +76,7 @@ RULES = (
     _sgd_rule("SGD, momentum 0.9", 1e-3, momentum=0.9),
     _sgd_rule("Nesterov 0.9", 1e-3, momentum=0.9, nesterov=True),
     _sgd_rule("Momentum 0.9, decoupled", 5e-3, momentum=0.9, decoupled=True),
-    DecayRule(
+    DecayCase(
         "AdamW",
         torch.optim.AdamW,
         {"betas": _BETAS},
@@ -84,7 +84,7 @@ RULES = (
         1e-2,
         lambda lr, decay, slope, size: equilibrium.adamw(lr, decay, betas=_BETAS),
     ),
-    DecayRule(
+    DecayCase(
         "Adam with L2",
         torch.optim.Adam,
         {"betas": _BETAS},
@@ -99,7 +99,7 @@ RULES = (
 
 def equilibrium_angle(
     subject: Subject,
-    rule: DecayRule,
+    rule: DecayCase,
     make_optimizer: MakeOptimizer | None = None,
     *,
     n_steps: int = 700,

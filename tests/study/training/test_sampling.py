@@ -14,7 +14,7 @@ from decayfree.span.patches import RowLayout
 from decayfree.study.data import Dataset, Images, load
 from decayfree.study.training.first_layer import FirstLayer
 from decayfree.study.training.laws import OffSpanLaw
-from decayfree.study.training.sampling import Sampler, family_of, sample_steps
+from decayfree.study.training.sampling import Sampler, family_or_none, sample_steps
 from support.small_study import recipe
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_there_is_not_a_number(sampler):
 def test_the_family_is_that_of_the_optimizer():
     weights = [nn.Parameter(torch.ones(2))]
     optimizers = (torch.optim.SGD(weights), torch.optim.AdamW(weights), torch.optim.LBFGS(weights))
-    assert [family_of(one) for one in optimizers] == ["sgd", "adam", "none"]
+    assert [family_or_none(one) for one in optimizers] == ["sgd", "adam", "none"]
 
 
 @pytest.mark.parametrize(

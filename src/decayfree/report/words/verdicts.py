@@ -19,7 +19,7 @@ from decayfree.report.words.wording import (
     sentences,
     signed_points,
 )
-from decayfree.study.statistics.estimates import CONFIDENCE, Verdict
+from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
 from decayfree.study.statistics.power import POWER
 
 MAX_NAMED = 6
@@ -177,7 +177,7 @@ def _in_short(main: Entries) -> str:
     # Where nothing was chosen, every learning rate has a reference of its own, and none of them is "that".
     only = finals[0] if len(finals) == 1 else None
     beside = "That" if only else main.reference
-    templates: dict[Verdict, str] = {
+    templates: dict[Outcome, str] = {
         "higher": f"{beside} is better than {{}}.",
         "lower": f"{beside} is worse than {{}}.",
         "no difference seen": "No difference is seen to {}.",
@@ -220,14 +220,14 @@ def _beside(main: Entries, method: str, n_groups: int) -> str:
     return f"{main.reference} is {listing(parts)} of {count(len(entries), 'comparison')}{tail}."
 
 
-_WORDS: dict[Verdict, str] = {
+_WORDS: dict[Outcome, str] = {
     "higher": "higher than",
     "lower": "lower than",
     "no difference seen": "not seen to differ from",
 }
 
 
-def _is_named(verdict: Verdict, having: Sequence[Entry]) -> bool:
+def _is_named(verdict: Outcome, having: Sequence[Entry]) -> bool:
     return verdict != "no difference seen" and len(having) <= MAX_NAMED // 2
 
 
@@ -266,7 +266,7 @@ def _magnitude(entry: Entry, digits: int) -> str:
     return f"{text}, 95{SPACE}% interval {interval_of_sizes(*entry.difference.interval, digits)}"
 
 
-def _having(verdict: Verdict, entries: Sequence[Entry]) -> list[Entry]:
+def _having(verdict: Outcome, entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.judgement and entry.judgement.verdict == verdict]
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from decayfree.errors import MissingExtraError
 
 CONFIDENCE = 0.95
-Verdict = Literal["higher", "lower", "no difference seen", "too few seeds"]
+Outcome = Literal["higher", "lower", "no difference seen", "too few seeds"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Comparison:
         return self.difference.half_width
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Outcome:
         """Where the interval of the difference lies: above, below or around zero, or that there is none."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None:

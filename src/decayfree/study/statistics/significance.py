@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from decayfree.study.statistics.estimates import CONFIDENCE, Comparison, Estimate, Verdict
+from decayfree.study.statistics.estimates import CONFIDENCE, Comparison, Estimate, Outcome
 
 MAX_SIGN_FLIPS = 20
 """Differences whose 2ⁿ signs are all tried: a million."""
@@ -30,7 +30,7 @@ class Judgement:
     adjusted_p: float | None
     """Holm's: the smallest level at which this difference is called one in a test of the whole family."""
     smallest_visible: float | None
-    verdict: Verdict
+    verdict: Outcome
 
     @property
     def difference(self) -> Estimate:
@@ -70,7 +70,7 @@ def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONF
             judgements[name] = Judgement(comparison, None, None, None, "too few seeds")
             continue
         is_seen = known[name] <= level
-        sign: Verdict = "higher" if comparison.difference.mean > 0 else "lower"
+        sign: Outcome = "higher" if comparison.difference.mean > 0 else "lower"
         judgements[name] = Judgement(
             comparison,
             known[name],

@@ -26,7 +26,7 @@ from decayfree.study.models.networks import build_model
 from decayfree.study.optimizers import build_optimizer
 from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings
 from decayfree.study.training.first_layer import first_layer
-from decayfree.study.training.sampling import Sampler, family_of
+from decayfree.study.training.sampling import Sampler, family_or_none
 
 _N_PROBE_IMAGES = 32
 """With 8, a few kernels of the narrowest layers of deep networks on tiny images stayed undecided."""
@@ -76,7 +76,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
         recipe=recipe,
         dataset=dataset,
         train_labels=labels,
-        family=family_of(optimizer),
+        family=family_or_none(optimizer),
         first_layer=first,
     )
     return Parts(dataset, labels, model, found, optimizer, attached, sampler)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.dynamics.families import Family, update_family
+from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import angular_update_rad, effective_learning_rate
 from decayfree.errors import InvalidInputError
 from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod
 from decayfree.methods.parametrizing import plain_name
+from decayfree.optimizers import UpdateFamily
 from decayfree.study.data.images import Dataset, Images
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
@@ -43,7 +44,7 @@ class Sampler:
     dataset: Dataset
     train_labels: Tensor
     """(n_train,), int64: the labels that are trained on, noise included."""
-    family: Family | Literal["none"]
+    family: UpdateFamily | Literal["none"]
     """What an effective learning rate is; with ``none`` there is none."""
     first_layer: FirstLayer | None
 
@@ -132,7 +133,7 @@ class Sampler:
         return norms, rates
 
 
-def family_of(optimizer: Optimizer) -> Family | Literal["none"]:
+def family_or_none(optimizer: Optimizer) -> UpdateFamily | Literal["none"]:
     """The optimizer's family, or ``none`` where no effective rate that depends on the norm is known."""
     try:
         return update_family(optimizer)

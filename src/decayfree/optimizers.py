@@ -1,0 +1,290 @@
+"""What is known of an optimizer? One row each; a new one is one more row.
+
+Facts only, with where each was verified. Uses none of them and imports no optimizer: `dynamics.families`
+tells an optimizer's family from a row, `rescaling.following` what its state does when a weight is scaled,
+`methods.weight_decay` what its own decay is, `conversion` where that settles, and `study.optimizers` makes
+it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+from decayfree import equilibrium
+from decayfree.equilibrium import Equilibrium
+
+UpdateFamily = Literal["sgd", "adam", "sign"]
+DecayForm = Literal["coupled", "decoupled"]
+"""g ← g + λw, or w ← (1 − ηλ)w beside the step."""
+
+
+@dataclass(frozen=True)
+class InStudies:
+    """How a study makes an optimizer.
+
+    Args:
+        name: In a study's file.
+        label: In a legend.
+        settings: Argument of the class -> the study's setting that it gets, or a pair of them.
+        package: Where the class is; it is the row's first.
+        fast: Arguments that change nothing but the time of a step. Measured on one thread of a CPU, 8
+            convolutions of a VGG11 at an eighth of its width, a step in microseconds as a loop over
+            parameters, with foreach and fused: Adam 924, 669, 370; AdamW 1065, 809, 365; Adagrad 663, 503,
+            269; RAdam 2409, 849; RMSprop 1221, 582. SGD (246, 192, 199), NAdam and Adamax have nothing to
+            gain, and at full width the loop is the fastest for SGD.
+        is_for_matrices: Whether it takes matrices only and has AdamW inside for the rest.
+    """
+
+    name: str
+    label: str
+    settings: Mapping[str, str | tuple[str, str]]
+    package: str = "torch.optim"
+    fast: Mapping[str, bool] = field(default_factory=dict)
+    is_for_matrices: bool = False
+
+
+@dataclass(frozen=True)
+class KnownOptimizer:
+    """What is known of one optimizer.
+
+    Args:
+        classes: What its class is called, in one implementation or the other, with blanks between; the size
+            of letters and underscores do not count.
+        family: ``"sgd"``: a gradient that doubles doubles the step. ``"adam"``: it leaves the step alone,
+            since that is divided by what is remembered of gradients. ``"sign"``: it does too, since the step
+            knows signs or directions of gradients only. None where neither is so.
+        verified: By which test the family, the state and the decay were measured, or which paper says so.
+        refused: Why it has no family, in words.
+        decay: What its own ``weight_decay`` does, unless a setting ``decoupled_weight_decay`` or
+            ``weight_decouple`` says otherwise; None where it has none, or does something else.
+        decay_in: The package that this is known of; others call other rules by the same name. Empty for any.
+        state: What it remembers by key, as tensors of the weight's shape -> how many powers of the gradient
+            it holds. It is divided by c to that power when the weight is multiplied by c, because the
+            gradient is divided by c; what grows with the weight, a step or a weight, has -1, and what does
+            not depend on its scale 0.
+        factored: The two keys of a second moment that is kept by its rows and its columns.
+        equilibrium: The function of `decayfree.equilibrium` that says where its decay settles.
+        study: How a study makes it; None where none does.
+    """
+
+    classes: str
+    family: UpdateFamily | None
+    verified: str
+    refused: str = ""
+    decay: DecayForm | None = None
+    decay_in: str = ""
+    state: Mapping[str, int] = field(default_factory=dict)
+    factored: tuple[str, str] | None = None
+    equilibrium: Callable[..., Equilibrium] | None = None
+    study: InStudies | None = None
+
+
+_RELATIVE = (
+    "it makes every step a share of the weight's own norm, so that no effective learning "
+    "rate depends on that norm"
+)
+_CURVATURE = "it takes the length of its step from the curvature, not from the learning rate alone"
+_ESTIMATED = "its learning rate is a factor of one that it estimates"
+
+# What walks the rows: the law of the family, the state bit by bit, and decay without gradients.
+_MEASURED = "tests/test_optimizers.py"
+_ADAM = {"exp_avg": 1, "exp_avg_sq": 2}
+_BETAS: dict[str, str | tuple[str, str]] = {"betas": ("beta1", "beta2"), "eps": "eps"}
+_MOMENTUM: dict[str, str | tuple[str, str]] = {"momentum": "momentum", "nesterov": "nesterov"}
+
+OPTIMIZERS: tuple[KnownOptimizer, ...] = (
+    KnownOptimizer(
+        *("SGD", "sgd", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        state={"momentum_buffer": 1},
+        equilibrium=equilibrium.sgd,
+        study=InStudies("sgd", "SGD", _MOMENTUM),
+    ),
+    KnownOptimizer(
+        *("SGDW", "sgd", _MEASURED),
+        decay="decoupled",
+        state={"momentum_buffer": 1},
+        equilibrium=equilibrium.sgd,
+    ),
+    KnownOptimizer(
+        *("Adam", "adam", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        state={**_ADAM, "max_exp_avg_sq": 2},
+        equilibrium=equilibrium.adam_l2,
+        study=InStudies("adam", "Adam", _BETAS, fast={"fused": True}),
+    ),
+    KnownOptimizer(
+        *("AdamW", "adam", _MEASURED),
+        decay="decoupled",
+        decay_in="torch",
+        state={**_ADAM, "max_exp_avg_sq": 2},
+        equilibrium=equilibrium.adamw,
+        study=InStudies("adamw", "AdamW", _BETAS, fast={"fused": True}),
+    ),
+    KnownOptimizer(
+        *("NAdam", "adam", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        state=_ADAM,
+        study=InStudies("nadam", "NAdam", _BETAS),
+    ),
+    KnownOptimizer(
+        *("RAdam", "adam", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        state=_ADAM,
+        study=InStudies("radam", "RAdam", _BETAS, fast={"foreach": True}),
+    ),
+    KnownOptimizer(
+        *("RMSprop", "adam", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        # Its buffer holds gradients divided by their size.
+        state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": 0},
+        study=InStudies(
+            *("rmsprop", "RMSprop"),
+            {"alpha": "beta2", "momentum": "momentum", "eps": "eps"},
+            fast={"foreach": True},
+        ),
+    ),
+    KnownOptimizer(
+        *("Adamax", "adam", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        state={"exp_avg": 1, "exp_inf": 1},
+        study=InStudies("adamax", "Adamax", _BETAS),
+    ),
+    KnownOptimizer(
+        *("Adagrad", "adam", _MEASURED),
+        decay="coupled",
+        decay_in="torch",
+        state={"sum": 2},
+        study=InStudies("adagrad", "Adagrad", {"eps": "eps"}, fast={"fused": True}),
+    ),
+    KnownOptimizer(
+        *("Lion", "sign", _MEASURED),
+        decay="decoupled",
+        state={"exp_avg": 1},
+        equilibrium=equilibrium.lion,
+        study=InStudies("lion", "Lion", {"betas": ("beta1", "beta2")}, package="pytorch_optimizer"),
+    ),
+    KnownOptimizer(
+        *("Muon", "sign", _MEASURED),
+        decay="decoupled",
+        state={"momentum_buffer": 1},
+        study=InStudies("muon", "Muon", _MOMENTUM, package="pytorch_optimizer", is_for_matrices=True),
+    ),
+    # Others of torch. Adadelta's acc_delta holds squares of steps, ASGD's ax is the average of the weights.
+    KnownOptimizer("Adadelta", "adam", _MEASURED, state={"square_avg": 2, "acc_delta": -2}),
+    KnownOptimizer("Rprop", "sign", _MEASURED, state={"prev": 1, "step_size": -1}),
+    KnownOptimizer("ASGD", "sgd", _MEASURED, state={"ax": -1}),
+    KnownOptimizer("SparseAdam", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer(
+        *("Adafactor", None, _MEASURED),
+        refused=_RELATIVE,
+        state={"variance": 2},
+        factored=("row_var", "col_var"),
+    ),
+    KnownOptimizer("LBFGS", None, "Liu, Nocedal, 1989", refused=_CURVATURE),
+    # The family of SGD, from elsewhere. AccSGD's buffer is a weight.
+    KnownOptimizer("SGDP", "sgd", _MEASURED, state={"momentum": 1}),
+    KnownOptimizer("AccSGD", "sgd", _MEASURED, state={"momentum_buffer": -1}),
+    KnownOptimizer("QHM", "sgd", _MEASURED, state={"momentum_buffer": 1}),
+    KnownOptimizer("AggMo", "sgd", _MEASURED),
+    # That of Adam. ADOPT, AdafactorBigVision, NovoGrad and Shampoo average gradients that are divided by
+    # their size already; LaProp, and timm's RMSprop, average steps, learning rate and all.
+    KnownOptimizer("AdamP", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer("NAdamW", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer(
+        "Adan",
+        "adam",
+        _MEASURED,
+        state={**_ADAM, "exp_avg_diff": 1, "previous_grad": 1, "neg_pre_grad": 1},
+    ),
+    KnownOptimizer("AdaBelief", "adam", _MEASURED, state={"exp_avg": 1, "exp_avg_var": 2}),
+    KnownOptimizer("ADOPT", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer("AdEMAMix", "adam", _MEASURED, state={**_ADAM, "exp_avg_slow": 1}),
+    KnownOptimizer("LaProp", "adam", _MEASURED, state={"exp_avg": -1, "exp_avg_sq": 2}),
+    KnownOptimizer("QHAdam", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer("StableAdamW", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer("Yogi", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer("NvNovoGrad", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer("NovoGrad", "adam", _MEASURED, state={"moments": 0, "grads_ema": 2}),
+    KnownOptimizer("Shampoo", "adam", _MEASURED),
+    KnownOptimizer("SOAP", "adam", _MEASURED),
+    KnownOptimizer("MARS", "adam", _MEASURED),
+    KnownOptimizer("AdafactorBigVision", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer(
+        "RMSpropTF", "adam", _MEASURED, state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": -1}
+    ),
+    # That of signs.
+    KnownOptimizer("Tiger", "sign", _MEASURED, state={"exp_avg": 1}),
+    KnownOptimizer("SignSGD", "sign", _MEASURED, state={"momentum_buffer": 1}),
+    KnownOptimizer("Signum", "sign", "Bernstein et al., 2018, arXiv 1802.04434"),
+    KnownOptimizer("Dion", "sign", "Ahn et al., 2025, arXiv 2504.05295"),
+    # None.
+    KnownOptimizer("LARS", None, "You et al., 2017, arXiv 1708.03888", refused=_RELATIVE),
+    KnownOptimizer("LARC", None, "You et al., 2017, arXiv 1708.03888", refused=_RELATIVE),
+    KnownOptimizer("LAMB", None, "You et al., 2019, arXiv 1904.00962", refused=_RELATIVE),
+    KnownOptimizer("Nero", None, "Liu et al., 2021, arXiv 2102.07227", refused=_RELATIVE),
+    KnownOptimizer("Fromage", None, "Bernstein et al., 2020, arXiv 2002.03432", refused=_RELATIVE),
+    KnownOptimizer("AdaHessian", None, "Yao et al., 2020, arXiv 2006.00719", refused=_CURVATURE),
+    KnownOptimizer(
+        "DAdaptSGD DAdaptAdam DAdaptLion DAdaptAdaGrad",
+        None,
+        "Defazio, Mishchenko, 2023, arXiv 2301.07733",
+        refused=_ESTIMATED,
+    ),
+    KnownOptimizer("Prodigy", None, "Mishchenko, Defazio, 2023, arXiv 2306.06101", refused=_ESTIMATED),
+)
+
+# The same rule in another implementation: FusedAdam, PagedAdamW8bit, DeepSpeedCPUAdam, SingleDeviceMuon.
+_IMPLEMENTATIONS = re.compile(
+    r"^(fused|paged|distributed|deepspeed|cpu|singledevice)+|(8bit|4bit|32bit|fp8|legacy|foreach)+$"
+)
+
+
+def row_of(kind: type, *, in_any_implementation: bool = False) -> KnownOptimizer | None:
+    """What is known of a class by its name; nothing of the classes that it derives from.
+
+    Args:
+        kind: A class of optimizers.
+        in_any_implementation: Whether a fused, paged or 8-bit one counts as well: it follows the same rule,
+            but may remember it in another way.
+    """
+    name = _plain(kind.__name__)
+    if in_any_implementation:
+        name = _IMPLEMENTATIONS.sub("", name)
+    return _row_called(name)
+
+
+def nearest_row(kind: type) -> KnownOptimizer | None:
+    """What is known of a class, or of the nearest of those that it derives from."""
+    return next((row for one in kind.__mro__ if (row := row_of(one)) is not None), None)
+
+
+def own_decay_of(kind: type) -> DecayForm | None:
+    """What ``weight_decay`` does in a class, or in the nearest that it derives from and of which that is known."""
+    for one in kind.__mro__:
+        row = row_of(one)
+        if row is not None and row.decay_in in ("", one.__module__.split(".")[0]):
+            return row.decay
+    return None
+
+
+def in_studies() -> dict[str, KnownOptimizer]:
+    """The rows that studies can train with, by their names there."""
+    return {row.study.name: row for row in OPTIMIZERS if row.study is not None}
+
+
+@lru_cache
+def _row_called(name: str) -> KnownOptimizer | None:
+    return next((row for row in OPTIMIZERS if name in map(_plain, row.classes.split())), None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
