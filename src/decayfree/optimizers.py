@@ -268,7 +268,7 @@ def nearest_row(kind: type) -> KnownOptimizer | None:
 
 
 def own_decay_of(kind: type) -> DecayForm | None:
-    """What ``weight_decay`` does in a class, or in the nearest that it derives from and of which that is known."""
+    """What ``weight_decay`` does in a class, or in the nearest that it derives from and that is known."""
     for one in kind.__mro__:
         row = row_of(one)
         if row is not None and row.decay_in in ("", one.__module__.split(".")[0]):
