@@ -206,7 +206,7 @@ def test_state_follows_a_weight_that_is_scaled_bit_by_bit(name: str) -> None:
     for gradient in all_gradients[:N_BEFORE]:
         for optimizer, weight in zip((plain, scaled), weights, strict=True):
             step(optimizer, weight, gradient)
-    held = Held("weight", weights[1], None, WHOLE, torch.ones(1))
+    held = Held(weights[1], None, WHOLE, "weight", torch.ones(1))
     assert unknown_moments(scaled, [held]) == [f"{type(scaled).__name__}'s {key!r}" for key in its.named]
     assert_all_state_is_in_the_row(row, plain.state[weights[0]], name)
     if not set(its.named) <= row.state.keys():
@@ -348,7 +348,7 @@ def test_state_of_strangers_follows_by_torchs_names(key: str, degree: int) -> No
     optimizer = named("Mystery")
     (weight,) = optimizer.param_groups[0]["params"]
     optimizer.state[weight] = {key: torch.full((2, 2), 8.0), "exp_avg_of_its_own": torch.ones(2, 2)}
-    held = Held("weight", weight, None, Blocks(0, (2,)), torch.ones(1))
+    held = Held(weight, None, Blocks(0, (2,)), "weight", torch.ones(1))
     assert unknown_moments(optimizer, [held]) == ["Mystery's 'exp_avg_of_its_own'"]
     follow_moments_(optimizer, [(held, torch.full((1,), C))])
     assert torch.equal(optimizer.state[weight][key], torch.full((2, 2), 8.0 / C**degree))
