@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 
 import pytest
 
@@ -49,6 +50,67 @@ def test_sgd_settles_there_to_a_thousandth(settings, decay):
     update = simulation.sgd(0.1, decay, **settings)
     n_before = int(7 * expected.time_constant_steps) + 60
     assert_settles(update, expected, chord=1e-3, norm=1e-3, n_before=n_before, n_measured=200)
+
+
+def fixed_point_of_second_moments(e, mu, *, nesterov, decoupled):
+    """(chord², growth) of the recursion v' = μv + h, w' = βw − d: its three moments, in exact fractions.
+
+    In units in which η = 1 and W = ⟨w,w⟩ = 1, so that λ = e. Unknown are A = ⟨w,v⟩, V = ⟨v,v⟩ and g² = G²/W.
+    Every moment is a vector of its coefficients of (1, A, V, g²).
+    """
+
+    def vector(*coefficients):
+        return [Fraction(one) for one in coefficients]
+
+    def plus(*terms):
+        return [sum(factor * part[i] for factor, part in terms) for i in range(4)]
+
+    one, a, v, g2 = (vector(*(int(i == j) for j in range(4))) for i in range(4))
+    decay, beta = (0, 1 - e) if decoupled else (e, 1)
+    w_h, h_v, h_h = plus((decay, one)), plus((decay, a)), plus((decay**2, one), (1, g2))  # h = g + λw
+    w_v_next = plus((mu, a), (1, w_h))
+    v_next = plus((mu**2, v), (2 * mu, h_v), (1, h_h))
+    h_v_next = plus((mu, h_v), (1, h_h))
+    if nesterov:  # d = h + μv'
+        w_d = plus((1, w_h), (mu, w_v_next))
+        d_v_next = plus((1, h_v_next), (mu, v_next))
+        d_d = plus((1, h_h), (2 * mu, h_v_next), (mu**2, v_next))
+    else:  # d = v'
+        w_d, d_v_next, d_d = w_v_next, v_next, v_next
+    w_next = plus((beta**2, one), (-2 * beta, w_d), (1, d_d))
+    a_next = plus((beta, w_v_next), (-1, d_v_next))
+    unchanged = [
+        plus((1, after), (-1, before)) for after, before in ((w_next, one), (a_next, a), (v_next, v))
+    ]
+    solution = solved([row[1:] for row in unchanged], [-row[0] for row in unchanged])
+    values = [Fraction(1), *solution]
+    of_w_d = sum(x * y for x, y in zip(w_d, values, strict=True))
+    return 2 - 2 * (beta - of_w_d), 1 / solution[2]
+
+
+def solved(matrix, right):
+    """A linear system of fractions, by elimination."""
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    for column in range(len(rows)):
+        pivot = next(row for row in rows[column:] if row[column])
+        rows.remove(pivot)
+        pivot = [value / pivot[column] for value in pivot]
+        rows = [[x - row[column] * y for x, y in zip(row, pivot, strict=True)] for row in rows]
+        rows.insert(column, pivot)
+    return [row[-1] for row in rows]
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("e", "mu"), [("1/8", "1/2"), ("1/100", "9/10"), ("7/10", "1/4")])
+def test_polynomials_are_the_fixed_points_of_their_recursions(e, mu, nesterov, decoupled):
+    e, mu = Fraction(e), Fraction(mu)
+    chord2, growth = fixed_point_of_second_moments(e, mu, nesterov=nesterov, decoupled=decoupled)
+    found = equilibrium.sgd(
+        1.0, float(e), momentum=float(mu), nesterov=nesterov, decoupled=decoupled, gradient_norm=1.0
+    )
+    assert found.chord**2 == pytest.approx(float(chord2), rel=1e-13)
+    assert found.norm**4 == pytest.approx(float(growth), rel=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ References:
 import math
 from dataclasses import dataclass
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,21 @@ def sgd(
     faults += _share_faults(momentum=momentum)
     if nesterov and momentum == 0:
         faults.append("nesterov needs a momentum above 0")
-    _raise(faults + _size_faults(gradient_norm=gradient_norm))
-    # The second moments ⟨w,w⟩, ⟨w,v⟩, ⟨v,v⟩ of the linear recursion, solved for their fixed point.
+    raise_all(faults_of(InvalidInputError, faults + _size_faults(gradient_norm=gradient_norm)))
+    # Four recursions, all of one kind. Write W = ⟨w,w⟩, A = ⟨w,v⟩, V = ⟨v,v⟩ before a step, h for what enters
+    # the buffer, v' = μv + h, and d for what is stepped, w' = βw − ηd. A gradient is orthogonal to w, since w
+    # has no scale, and to v, which does not know it yet: ⟨g,w⟩ = ⟨g,v⟩ = 0 and ⟨g,g⟩ = G²/W. What follows for
+    # the three moments is linear in A/W, V/W and g²/W, and at the fixed point W' = W, A' = A, V' = V.
+    #   with L2: h = g + λw, β = 1; decoupled: h = g, β = 1 − e; Nesterov: d = h + μv', else d = v'.
+    # L2: ⟨w,v'⟩ = μA + λW =: B, V' = μ²V + g² + λ²W + 2μλA, A' = B − ηV', W' = W − 2ηB + η²V'.
+    #   W' = W gives ηV = 2B, so A = −B and B = λW/(1+μ): chord² = η²V/W = 2e/(1+μ). V' = V then gives
+    #   g² = λW(1−μ)(2(1+μ) − e)/(η(1+μ)), and with g² = G²/W the growth W²/(ηG)².
+    # Decoupled: ⟨w,v'⟩ = μA, V = g²/(1−μ²), A' = βμA − ηV, W' = β²W − 2ηβμA + η²V.
+    #   A = −ηV/(1−βμ), so W(1−β²) = η²V(1+βμ)/(1−βμ), where 1 − β² = e(2−e) and 1 + βμ is `top`.
+    #   chord² = 2 − 2⟨w,w'⟩/W = 2e + 2ημA/W = 2e(1−μ)/(1+βμ).
+    # Nesterov adds, with H = ⟨h,v'⟩ and h² = ⟨h,h⟩: ⟨d,v'⟩ = H + μV', ⟨d,d⟩ = h² + 2μH + μ²V',
+    #   ⟨w,d⟩ = ⟨w,h⟩ + μ⟨w,v'⟩. The same three equations, eliminated in the same order, leave the longer
+    #   polynomials; tests/test_equilibrium.py solves all four systems and finds these.
     e, m = lr * weight_decay, momentum
     if decoupled:
         top = 1 + m + e * m - 2 * e * m**3 if nesterov else 1 + m - e * m
@@ -161,7 +174,9 @@ def adamw(
         1.0
     """
     faults = _range_faults(lr, weight_decay) + _product_faults(lr, weight_decay)
-    _raise(faults + _beta_faults(betas) + _size_faults(fan_in=fan_in))
+    raise_all(faults_of(InvalidInputError, faults + _beta_faults(betas) + _size_faults(fan_in=fan_in)))
+    # m̂ is the buffer of SGD with decoupled decay, fed (1−β₁)g/√v̂: entries of g/√v̂ have a mean square of 1,
+    # so that g² there is (1−β₁)²C here and depends on no weight. The rest is the recursion in `sgd`.
     e, b = lr * weight_decay, betas[0]
     a = 1 - e
     chord2 = 2 * e * (1 - b) / (1 + a * b)
@@ -209,7 +224,7 @@ def adam_l2(
         0.01
     """
     faults = _range_faults(lr, weight_decay) + _beta_faults(betas)
-    _raise(faults + _size_faults(gradient_norm=gradient_norm, fan_in=fan_in))
+    raise_all(faults_of(InvalidInputError, faults + _size_faults(gradient_norm=gradient_norm, fan_in=fan_in)))
     b = betas[0]
     per_root = lr * (1 - b) * math.sqrt(weight_decay * fan_in / gradient_norm)
     # e is λ times the learning rate of that SGD: first to first order, then each round leaves a quarter of
@@ -262,7 +277,10 @@ def lion(
         0.25
     """
     faults = _range_faults(lr, weight_decay) + _product_faults(lr, weight_decay)
-    _raise(faults + _beta_faults(betas) + _size_faults(fan_in=fan_in))
+    raise_all(faults_of(InvalidInputError, faults + _beta_faults(betas) + _size_faults(fan_in=fan_in)))
+    # A step is ηs with s² = C, whatever the gradient, and ⟨s_t, s_{t−k}⟩ = C·sₖ. Then w_t = −η Σ α^k s_{t−k},
+    # so ⟨w, s⟩ of the coming step is −ηC Σ α^(k−1) sₖ = −ηCS, and W = α²W + 2αη²CS + η²C gives the growth.
+    # chord² = 2 − 2⟨w,w'⟩/W = 2e − 2η²CS/W, where η²C/W = (1−α²)/(1+2αS).
     e = lr * weight_decay
     a = 1 - e
     agreement = _agreement_of_signs(a, betas)
@@ -363,8 +381,3 @@ def _size_faults(**values: float | None) -> list[str]:
 
 def _is_above_0(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _raise(faults: list[str]) -> None:
-    if faults:
-        raise InvalidInputError("; ".join(faults))

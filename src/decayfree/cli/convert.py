@@ -17,7 +17,7 @@ from decayfree.conversion.explained import derivation_of, schedule_and_limits
 from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import equal_angle_schedule
 from decayfree.equilibrium import Equilibrium
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 
 ScheduleName = Literal["constant", "cosine", "step"]
@@ -59,7 +59,7 @@ def rule_of(
     pair = default if betas is None else _numbers(betas, "--betas", faults)
     if len(pair) != 2:
         faults.append(f"--betas must be two numbers as in 0.9,0.999, got {betas!r}")
-    _raise(faults)
+    raise_all(faults_of(InvalidInputError, faults))
     if kind != "SGD":
         return DecayRule(kind, lr, weight_decay, betas=(pair[0], pair[1]))
     return DecayRule(
@@ -268,7 +268,7 @@ def converted(
             f"{_MEASURE}\n    print(decayfree.fixed_norm_recipe(optimizer, found, gradient_norms=measured))\n"
             "or give one for all, --gradient-norm G"
         )
-    _raise([*faults, *_setting_faults(rule, gradient_norm)])
+    raise_all(faults_of(InvalidInputError, [*faults, *_setting_faults(rule, gradient_norm)]))
     recipe = None if found is None else _recipe(rule, found, gradient_norm)
     settled = {} if found is not None else _settled(rule, [int(size) for size in sizes], gradient_norm)
     return Conversion(rule, recipe, settled, gradient_norm, n_steps, schedule)
@@ -309,11 +309,6 @@ def _numbers(text: str, name: str, faults: list[str]) -> tuple[float, ...]:
     except ValueError:
         faults.append(f"{name} must be numbers with commas between, got {text!r}")
         return (1.0, 1.0)
-
-
-def _raise(faults: list[str]) -> None:
-    if faults:
-        raise InvalidInputError("; ".join(faults))
 
 
 def _figure(value: float) -> str:

@@ -9,7 +9,7 @@ import math
 from array import array
 from collections.abc import Callable
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 
 Multiplier = Callable[[int], float]
 
@@ -70,8 +70,7 @@ def equal_angle_schedule(
         faults.append(
             "start_angle needs time_constant_steps: without it the norm is in equilibrium from the start"
         )
-    if faults:
-        raise InvalidInputError("; ".join(faults))
+    raise_all(faults_of(InvalidInputError, faults))
     if time_constant_steps is None:
         return lambda step: math.pow(_checked(multiplier, step), exponent)
     return _lagging(multiplier, time_constant_steps, start_angle, exponent)

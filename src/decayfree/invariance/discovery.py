@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.blocks import unsupported_weights
-from decayfree.errors import InvalidInputError, UnsupportedWeightError
+from decayfree.errors import (
+    InvalidInputError,
+    UnsupportedWeightError,
+    faults_of,
+    raise_all,
+    whole_number_faults,
+)
 from decayfree.forward import Forward, tensors_in
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.partition import TOLERANCES
@@ -193,8 +199,7 @@ def _check_arguments(
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     faults = unsupported_weights(dict(model.named_parameters()))
-    if faults:
-        raise UnsupportedWeightError("these parameters cannot be probed: " + "; ".join(faults))
+    raise_all(faults_of(UnsupportedWeightError, faults), about="these parameters cannot be probed: ")
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [
         f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
@@ -203,16 +208,14 @@ def _check_arguments(
         wrong.append(f"forward must be a function of a model and its inputs, got {forward!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         wrong.append(f"seed must be a whole number, got {seed!r}")
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        wrong.append(f"probes must be a whole number of at least 1, got {probes!r}")
+    wrong += whole_number_faults("probes", probes)
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
     if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
         wrong.append(
             "the inputs are constant, so that normalizations see no variance: "
             "use random ones, like torch.randn"
         )
-    if wrong:
-        raise InvalidInputError("; ".join(wrong))
+    raise_all(faults_of(InvalidInputError, wrong))
 
 
 def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]) -> None:

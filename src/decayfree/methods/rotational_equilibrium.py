@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch.optim import Optimizer
 
 from decayfree import equilibrium
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
 from decayfree.optimizers import in_studies
 
@@ -85,8 +85,7 @@ class RotationalEquilibrium(Method):
 
         kind = type(optimizer).__name__.lower()
         if kind not in _balanced():
-            faults = self.optimizer_faults(kind)
-            raise InvalidInputError("; ".join(faults))
+            raise_all(faults_of(InvalidInputError, self.optimizer_faults(kind)))
 
         angle = _ANGLES[_balanced()[kind]]
 

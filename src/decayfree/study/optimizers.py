@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.equilibrium import Equilibrium, sgd
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, MissingExtraError, faults_of, raise_all
 from decayfree.methods.method import Method
 from decayfree.methods.weight_decay import WeightDecay
 from decayfree.optimizers import in_studies
@@ -52,9 +52,7 @@ def build_optimizer(
         InvalidInputError: If the method cannot work with it.
         MissingExtraError: If it comes from a package that is not there.
     """
-    faults = optimizer_faults(spec, method)
-    if faults:
-        raise InvalidInputError("; ".join(faults))
+    raise_all(faults_of(InvalidInputError, optimizer_faults(spec, method)))
     made = spec.in_studies
     settings = {"lr": learning_rate, **_settings(spec, made.settings)}
     replaced = method.optimizer(spec.name, groups, settings)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.study.data import cifar, decoding, digits, fashion_mnist, image_folder, svhn
 from decayfree.study.data.draws import generator_for
 from decayfree.study.data.images import Dataset, Images
@@ -52,8 +52,7 @@ def load(spec: DataSpec, data_dir: str | None = None, device: torch.device | str
         for name in ("crop_padding", "cutout")
         if getattr(spec, name) >= side
     ]
-    if faults:
-        raise InvalidInputError(f"{spec.name}: " + "; ".join(faults))
+    raise_all(faults_of(InvalidInputError, faults), about=f"{spec.name}: ")
     return dataset
 
 
