@@ -1,1 +1,12 @@
 """What does a study train? A file of settings, read into axes and runs; every fault of it told at once."""
+
+from typing import TYPE_CHECKING
+
+from decayfree.lazy_face import lazy_face
+
+if TYPE_CHECKING:
+    from decayfree.study.spec.study_spec import SpecError, StudySpec
+
+__all__ = ["SpecError", "StudySpec"]
+
+__getattr__ = lazy_face(__name__, {"study_spec": "SpecError StudySpec"})
