@@ -306,6 +306,7 @@ def test_one_seed_says_nothing(tmp_path: Path) -> None:
     text = text_of(page_of(tmp_path, axes_spec(n_seeds=1)))
     assert "There is no comparison yet: it takes two seeds" in text
     assert "one seed: nothing can be said" in text
+    assert "Below each p" not in text
 
 
 def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:

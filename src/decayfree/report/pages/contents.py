@@ -50,7 +50,10 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
             colors if numbers.are_methods_all else None,
         ),
         "comparison_text": sentences(results, verdicts.reference_text(main)),
-        "statistics_notes": [*verdicts.statistics_notes(numbers, main), verdicts.table_note()],
+        "statistics_notes": [
+            *verdicts.statistics_notes(numbers, main),
+            *([verdicts.table_note()] if main.family.n_tests else []),
+        ],
         "sensitivity_notes": sensitivity_notes(),
         **_choices(numbers),
         **_forest(numbers, main, colors),
