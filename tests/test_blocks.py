@@ -340,3 +340,31 @@ def test_a_bias_of_another_length_is_refused_before_the_weight_is_scaled() -> No
         scale_blocks_(weight, torch.full((3,), 2.0), Blocks(0, (1, 1, 1)), bias)
     assert torch.equal(weight, torch.ones(3, 2))
     assert torch.equal(bias, torch.ones(2))
+
+
+def test_rows_outside_the_blocks_are_neither_measured_nor_scaled() -> None:
+    weight = torch.tensor([[3.0, 4.0], [100.0, 100.0], [6.0, 8.0], [24.0, 0.0]])
+    bias = torch.tensor([12.0, 100.0, 0.0, 0.0])
+    blocks = Blocks(axis=0, block_sizes=(1, 2), starts=(0, 2))
+    assert block_norms(weight, blocks, bias).tolist() == [13.0, 26.0]
+    assert block_dots(weight, weight, blocks).tolist() == [25.0, 676.0]
+    scale_blocks_(weight, torch.tensor([2.0, 0.5]), blocks, bias)
+    assert weight.tolist() == [[6.0, 8.0], [100.0, 100.0], [3.0, 4.0], [12.0, 0.0]]
+    assert bias.tolist() == [24.0, 100.0, 0.0, 0.0]
+
+
+def test_rows_outside_the_blocks_are_left_alone_along_axis_one_too() -> None:
+    weight = torch.arange(1.0, 9.0).reshape(4, 2)  # two groups of two: rows are columns within a group
+    scale_blocks_(weight, torch.tensor([10.0]), Blocks(axis=1, block_sizes=(1,), groups=2, starts=(2,)))
+    assert weight.tolist() == [[1.0, 2.0], [3.0, 4.0], [50.0, 6.0], [70.0, 8.0]]
+
+
+@pytest.mark.parametrize("starts", [(0,), (1, 0), (0, 1), (-1, 3)])
+def test_blocks_that_overlap_or_have_no_start_are_refused(starts: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="starts want one row for each block"):
+        Blocks(axis=0, block_sizes=(2, 1), starts=starts)
+
+
+def test_blocks_beyond_the_last_row_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="the blocks reach row 4, the weight has 4 rows"):
+        block_norms(torch.ones(4, 2), Blocks(axis=0, block_sizes=(1,), starts=(4,)))

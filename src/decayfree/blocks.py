@@ -6,7 +6,7 @@ such blocks.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +24,24 @@ class Blocks:
         groups: For ``axis=1``: dimension 0 is cut into so many equal parts that share nothing (a grouped
             transposed convolution). Row ``group * shape[1] + j`` is ``weight[group * shape[0] // groups :
             (group + 1) * shape[0] // groups, j]``.
+        starts: First row of each block, ascending, where only some rows are held (queries and keys of a fused
+            projection, and not its values); empty where the blocks follow each other and leave out no row.
 
     Raises:
-        InvalidInputError: If ``axis`` is neither 0 nor 1, a block has no row, or ``groups`` does not go with
-            ``axis``.
+        InvalidInputError: If ``axis`` is neither 0 nor 1, a block has no row, ``groups`` does not go with
+            ``axis``, or blocks overlap.
 
     Example:
         >>> Blocks(axis=0, block_sizes=(2, 1)).n_rows
         3
+        >>> Blocks(axis=0, block_sizes=(2, 1), starts=(1, 5)).rows
+        (1, 2, 5)
     """
 
     axis: int
     block_sizes: tuple[int, ...]
     groups: int = 1
+    starts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (
@@ -49,11 +54,33 @@ class Blocks:
                 "blocks want axis 0 or 1, at least one row a block, and groups only along axis 1; got "
                 f"axis={self.axis}, block_sizes={self.block_sizes[:8]}, groups={self.groups}"
             )
+        if self.starts and (
+            len(self.starts) != self.n_blocks
+            or min(self.starts) < 0
+            or list(self.rows) != sorted(set(self.rows))
+        ):
+            raise InvalidInputError(
+                "starts want one row for each block, ascending and without overlap; got "
+                f"starts={self.starts[:8]} for block_sizes={self.block_sizes[:8]}"
+            )
 
     @cached_property
     def n_rows(self) -> int:
-        """Number of rows."""
+        """Number of rows that are held: all of the weight's, unless there are ``starts``."""
         return sum(self.block_sizes)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some rows of the weight may be in no block."""
+        return bool(self.starts)
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """The rows that are held, in the order of the blocks."""
+        if not self.starts:
+            return tuple(range(self.n_rows))
+        blocks = zip(self.starts, self.block_sizes, strict=True)
+        return tuple(row for start, size in blocks for row in range(start, start + size))
 
     @property
     def n_blocks(self) -> int:
@@ -72,7 +99,7 @@ class Blocks:
 
     @cached_property
     def block_of_row(self) -> tuple[int, ...]:
-        """For each row the index of its block."""
+        """For each held row the index of its block."""
         return tuple(index for index, size in enumerate(self.block_sizes) for _ in range(size))
 
 
@@ -84,7 +111,7 @@ class Part:
 
     Args:
         weight: (*shape), floating.
-        bias: (n_rows,). Entry i belongs to row i.
+        bias: (rows of the weight,). Entry i belongs to row i.
         blocks: How the rows are divided.
 
     Example:
@@ -142,8 +169,8 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
     """
     rows = _row_norms(_by_row(weight, blocks), blocks)
     if bias is not None:
-        rows = torch.hypot(rows, whole(_bias_rows(bias, blocks)).to(rows.dtype))
-    return over_blocks(rows, blocks, torch.linalg.vector_norm)
+        rows = torch.hypot(rows, whole(_bias_rows(bias, rows)).to(rows.dtype))
+    return over_blocks(held_rows(rows, blocks), blocks, torch.linalg.vector_norm)
 
 
 def block_dots(
@@ -172,10 +199,8 @@ def block_dots(
     # sum(dim=()) would sum over everything.
     rows = whole(product.sum(dim=dims) if dims else product).reshape(-1)
     if bias_a is not None and bias_b is not None:
-        rows = rows + whole(_bias_rows(bias_a, blocks)).to(dtype) * whole(_bias_rows(bias_b, blocks)).to(
-            dtype
-        )
-    return over_blocks(rows, blocks)
+        rows = rows + whole(_bias_rows(bias_a, rows)).to(dtype) * whole(_bias_rows(bias_b, rows)).to(dtype)
+    return over_blocks(held_rows(rows, blocks), blocks)
 
 
 @torch.no_grad()
@@ -205,7 +230,10 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
         )
     shape = _shape_by_row(weight, blocks)
     row_factors = factors_of_rows(factors, blocks)
-    bias_rows = None if bias is None else _bias_rows(bias, blocks)
+    if blocks.is_partial:  # the other rows are multiplied by exactly 1
+        every_row = row_factors.new_ones(weight.shape[blocks.axis] * blocks.groups)
+        row_factors = every_row.index_copy(0, _index(blocks, factors.device), row_factors)
+    bias_rows = None if bias is None else _bias_rows(bias, row_factors)
     spread = row_factors.reshape([size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(shape)])
     if is_sharded(weight):
         _scale_sharded_(weight, spread.expand(shape))
@@ -213,6 +241,11 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
         _by_row(weight, blocks).mul_(spread)
     if bias_rows is not None:
         _scale_sharded_(bias_rows, row_factors) if is_sharded(bias_rows) else bias_rows.mul_(row_factors)
+
+
+def held_rows(of_rows: Tensor, blocks: Blocks) -> Tensor:
+    """Of one number for each row of a weight those of the rows that are held, (n_rows,)."""
+    return of_rows[_index(blocks, of_rows.device)] if blocks.is_partial else of_rows
 
 
 def over_blocks(of_rows: Tensor, blocks: Blocks, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
@@ -278,6 +311,9 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
     if shape[0] % blocks.groups:
         return f"{blocks.groups} groups do not divide {shape[0]}"
     n_rows = shape[blocks.axis] * blocks.groups
+    if blocks.is_partial:
+        last = blocks.rows[-1]
+        return None if last < n_rows else f"the blocks reach row {last}, the weight has {n_rows} rows"
     return (
         None if n_rows == blocks.n_rows else f"the blocks have {blocks.n_rows} rows, the weight has {n_rows}"
     )
@@ -331,10 +367,15 @@ def _row_norms(by_row: Tensor, blocks: Blocks) -> Tensor:
     return whole(torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype)).reshape(-1)
 
 
-def _bias_rows(bias: Tensor, blocks: Blocks) -> Tensor:
-    if bias.shape != (blocks.n_rows,):
-        raise InvalidInputError(f"a bias of shape {tuple(bias.shape)} does not go with {blocks.n_rows} rows")
+def _bias_rows(bias: Tensor, of_rows: Tensor) -> Tensor:
+    if bias.shape != of_rows.shape:
+        raise InvalidInputError(f"a bias of shape {tuple(bias.shape)} does not go with {len(of_rows)} rows")
     return bias
+
+
+@lru_cache(maxsize=1024)
+def _index(blocks: Blocks, device: torch.device) -> Tensor:
+    return torch.tensor(blocks.rows, device=device)
 
 
 def is_flat_parameter(parameter: Tensor) -> bool:

@@ -159,6 +159,7 @@ def _weight_of(name: str, finding: Finding) -> ScaleInvariantWeight:
         finding.norm_layers,
         finding.partition.residual,
         blocks.groups,
+        blocks.starts,
     )
 
 

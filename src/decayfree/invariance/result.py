@@ -164,7 +164,12 @@ def _layer_faults(
 def _weight_from(entry: Mapping[str, Any]) -> ScaleInvariantWeight:
     layers = tuple(_norm_layer_from(layer) for layer in entry["norm_layers"])
     return ScaleInvariantWeight(
-        **{**entry, "block_sizes": tuple(entry["block_sizes"]), "norm_layers": layers}
+        **{
+            **entry,
+            "block_sizes": tuple(entry["block_sizes"]),
+            "starts": tuple(entry.get("starts", ())),
+            "norm_layers": layers,
+        }
     )
 
 

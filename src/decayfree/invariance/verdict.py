@@ -48,6 +48,7 @@ class ScaleInvariantWeight:
             follow it.
         residual: Largest |⟨block, gradient⟩| as a share of ‖block‖‖gradient‖ that was measured; no unit.
         groups: For ``axis=1``: parts of dimension 0 that share no output channel.
+        starts: First row of each block, where only some rows are scale-invariant; empty where all are.
     """
 
     name: str
@@ -57,11 +58,12 @@ class ScaleInvariantWeight:
     norm_layers: tuple[NormLayer, ...]
     residual: float
     groups: int = 1
+    starts: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> Blocks:
         """How the rows are divided."""
-        return Blocks(self.axis, self.block_sizes, self.groups)
+        return Blocks(self.axis, self.block_sizes, self.groups, self.starts)
 
     @property
     def names(self) -> tuple[str, ...]:

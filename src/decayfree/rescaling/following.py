@@ -204,4 +204,4 @@ def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: 
 
 
 def _bias_blocks(blocks: Blocks) -> Blocks:
-    return Blocks(0, blocks.block_sizes)
+    return Blocks(0, blocks.block_sizes, starts=blocks.starts)
