@@ -21,12 +21,10 @@ from decayfree.errors import (
     raise_all,
     whole_number_faults,
 )
-from decayfree.span.layer_span import TOLERANCE, LayerSpan, principal_angles_rad
-from decayfree.span.patches import RowLayout, patches_of
+from decayfree.span.layer_span import LayerSpan
+from decayfree.span.patches import patches_of
 from decayfree.span.second_moment import Centering, MomentSum
 from decayfree.span.watchable import first_names, watchable_weights
-
-__all__ = ["TOLERANCE", "InputSpan", "LayerSpan", "RowLayout", "principal_angles_rad"]
 
 _AROUND = {True: "around each batch's mean", "overall": "around the overall mean", False: "not centered"}
 
