@@ -281,6 +281,11 @@ def in_studies() -> dict[str, KnownOptimizer]:
     return {row.study.name: row for row in OPTIMIZERS if row.study is not None}
 
 
+def settling() -> dict[str, Callable[..., Equilibrium]]:
+    """Of those whose decay is known to settle, by their names in studies: where, as `equilibrium` says."""
+    return {name: row.equilibrium for name, row in in_studies().items() if row.equilibrium is not None}
+
+
 @lru_cache
 def _row_called(name: str) -> KnownOptimizer | None:
     return next((row for row in OPTIMIZERS if name in map(_plain, row.classes.split())), None)
