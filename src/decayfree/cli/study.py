@@ -60,8 +60,7 @@ JobsOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
 ]
 RayOption = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Train on this Ray cluster instead: auto, or HOST:PORT."),
+    str | None, typer.Option(metavar="ADDRESS", help="Train on this Ray cluster instead: auto, or HOST:PORT.")
 ]
 
 
@@ -174,8 +173,7 @@ def tune(
         ),
     ] = None,
     method: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Search for this method only; may be repeated."),
+        list[str] | None, typer.Option(metavar="NAME", help="Search for this method only; may be repeated.")
     ] = None,
     lr: Annotated[
         str | None,

@@ -76,9 +76,7 @@ class FixedNormRecipe:
 
 
 def _faults(
-    weights: Sequence[ScaleInvariantWeight],
-    rules: Mapping[str, DecayRule],
-    gradient_norms: Any,
+    weights: Sequence[ScaleInvariantWeight], rules: Mapping[str, DecayRule], gradient_norms: Any
 ) -> list[Fault]:
     faults: list[Fault] = []
     for rule, name in {rules[weight.name]: weight.name for weight in reversed(weights)}.items():

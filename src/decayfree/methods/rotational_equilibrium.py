@@ -67,10 +67,7 @@ class RotationalEquilibrium(Method):
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
         return only_with(
-            self.label,
-            optimizer,
-            *settling(),
-            reason="no closed form of its equilibrium angle is known here",
+            self.label, optimizer, *settling(), reason="no closed form of its equilibrium angle is known here"
         )
 
     def attach(

@@ -23,10 +23,8 @@ from decayfree.errors import (
 )
 from decayfree.span.layer_span import LayerSpan
 from decayfree.span.patches import patches_of
-from decayfree.span.second_moment import Centering, MomentSum
+from decayfree.span.second_moment import AROUND, Centering, MomentSum
 from decayfree.span.watchable import first_names, watchable_weights
-
-_AROUND = {True: "around each batch's mean", "overall": "around the overall mean", False: "not centered"}
 
 
 class Named(Protocol):
@@ -196,7 +194,7 @@ class InputSpan:
             features = f"{layout.n_features}" + (f" in {layout.groups} groups" if layout.groups > 1 else "")
             rows.append((name, str(layout.shape), features, f"{moment.n_samples:,}", f"{moment.n_batches:,}"))
         lines = [
-            f"Inputs of {len(self)} weights, {_AROUND[self.centered]}.",
+            f"Inputs of {len(self)} weights, {AROUND[self.centered]}.",
             *(aligned(rows) if len(self) else []),
         ]
         left_out = aligned(list(self.left_out.items())) if self.left_out else []

@@ -3,6 +3,8 @@
 It draws nothing. Where no images were kept for validation it says so and chooses nothing.
 """
 
+import math
+
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
 from decayfree.report.tables.table import (
     NOTHING,
@@ -19,7 +21,6 @@ from decayfree.report.words.wording import SPACE, count, listing, percent, point
 from decayfree.study.statistics.estimates import mean_interval
 from decayfree.study.statistics.sweeps import Spread, spread_of
 
-NAN = float("nan")
 NO_VALIDATION = (
     "No images were kept for validation, so nothing is chosen here: to choose by test accuracy would flatter "
     "whatever has more settings. Every setting stands in the table for itself."
@@ -72,7 +73,7 @@ def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
 def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
     chosen = sweep.chosen
     spread = _spread(sweep)
-    validation = mean_interval(list(chosen.validation.values())).mean if chosen else NAN
+    validation = mean_interval(list(chosen.validation.values())).mean if chosen else math.nan
     return TableRow(
         (
             TableCell(sweep.label),

@@ -24,14 +24,7 @@ from decayfree.report.tables.table import (
     table_of,
 )
 from decayfree.report.words.verdicts import decimals
-from decayfree.report.words.wording import (
-    SPACE,
-    count,
-    p_value,
-    percent,
-    points,
-    signed_interval,
-)
+from decayfree.report.words.wording import SPACE, count, p_value, percent, points, signed_interval
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
@@ -68,7 +61,7 @@ def comparison_table(
     rows = []
     for entry in entries.entries:
         strip = None if colors is None else _strip(entry.cell, colors[entry.cell.label], axis, digits)
-        rows.append(_row(numbers, entries, entry, has_settings, digits, strip))
+        rows.append(_row(numbers, entry, has_settings, digits, strip))
     return table_of(id, caption, columns, rows)
 
 
@@ -116,12 +109,7 @@ def _strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> Ta
 
 
 def _row(
-    numbers: StudyGroups,
-    entries: Entries,
-    entry: Entry,
-    has_settings: bool,
-    digits: int,
-    strip: TableCell | None,
+    numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int, strip: TableCell | None
 ) -> TableRow:
     cell = entry.cell
     return TableRow(

@@ -4,11 +4,11 @@ It measures nothing. Runs from before costs were kept have none, and a study of 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from decayfree.report.numbers.groups import Group, StudyGroups
-from decayfree.report.numbers.series import Cell
+from decayfree.report.numbers.series import Cell, geometric_mean
 from decayfree.report.tables.table import (
     NOTHING,
     Column,
@@ -22,7 +22,6 @@ from decayfree.report.tables.table import (
 from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
 from decayfree.study.files.results import Run
 
-NAN = float("nan")
 SECONDS, PARAMETERS = "seconds_per_epoch", "parameter_bytes"
 OPTIMIZER, METHOD, PEAK = "optimizer_state_bytes", "method_state_bytes", "peak_memory_bytes"
 NOTE = (
@@ -106,7 +105,7 @@ def costs_text(costs: Sequence[Priced], base: str) -> str:
         if share > 0:
             kept[one.method] = max(kept.get(one.method, 0.0), share)
     items = [
-        f"{factor(_geometric(values))} ({method})"
+        f"{factor(geometric_mean(values))} ({method})"
         for method, values in ratios.items()
         if values and method != base
     ]
@@ -123,7 +122,7 @@ def costs_text(costs: Sequence[Priced], base: str) -> str:
 
 def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
     seconds = _mean(one.runs, SECONDS)
-    ratio = _geometric(_time_ratios(one))
+    ratio = geometric_mean(_time_ratios(one))
     peak = _mean(one.runs, PEAK) / 2**20
     return TableRow(
         (
@@ -139,11 +138,10 @@ def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
     )
 
 
-def _number(value: float, wording: object) -> TableCell:
+def _number(value: float, wording: Callable[[float], str]) -> TableCell:
     if not math.isfinite(value):
         return NOTHING
-    assert callable(wording)
-    return TableCell("0" if value == 0 else str(wording(value)), sort=value)
+    return TableCell("0" if value == 0 else wording(value), sort=value)
 
 
 def _time_ratios(one: Priced) -> list[float]:
@@ -158,13 +156,9 @@ def _share(one: Priced, name: str) -> float:
         for run in one.runs
         if name in run.cost and run.cost.get(PARAMETERS)
     ]
-    return max(shares, default=NAN)
+    return max(shares, default=math.nan)
 
 
 def _mean(runs: Sequence[Run], name: str) -> float:
     values = [run.cost[name] for run in runs if name in run.cost]
-    return math.fsum(values) / len(values) if values else NAN
-
-
-def _geometric(values: Sequence[float]) -> float:
-    return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else NAN
+    return math.fsum(values) / len(values) if values else math.nan

@@ -31,7 +31,6 @@ from decayfree.report.words.wording import (
 )
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks
 
-NAN = float("nan")
 MIN_GROUPS_OF_MEAN = 3
 """With two groups the t interval is 12.7 times as long as the distance between them."""
 
