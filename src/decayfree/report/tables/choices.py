@@ -13,8 +13,9 @@ from decayfree.report.tables.table import (
     TableCell,
     TableRow,
     accuracy_cell,
-    axis_columns,
-    run_links,
+    method_columns,
+    method_row,
+    number_of_runs,
     table_of,
 )
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
@@ -52,8 +53,7 @@ def choices_text(numbers: StudyGroups) -> str:
 def choices_table(numbers: StudyGroups) -> Table:
     """A row a sweep: what was chosen, its accuracies, and the worst, median and best test accuracy of all."""
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(numbers.axes),
+        *method_columns(numbers.axes),
         Column("Chosen", "of so many settings"),
         Column("Validation accuracy", "mean", is_number=True),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
@@ -74,20 +74,15 @@ def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
     chosen = sweep.chosen
     spread = _spread(sweep)
     validation = mean_interval(list(chosen.validation.values())).mean if chosen else math.nan
-    return TableRow(
-        (
-            TableCell(sweep.label),
-            *(TableCell(group.place[axis]) for axis in numbers.axes),
-            TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
-            TableCell(percent(validation, 2) if chosen else "–", sort=validation),
-            accuracy_cell(chosen.final_test if chosen else None, 2),
-            TableCell(
-                str(chosen.n if chosen else 0),
-                sort=float(chosen.n if chosen else 0),
-                runs=run_links(chosen.begun.values()) if chosen else (),
-            ),
-            *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
-        )
+    return method_row(
+        sweep.label,
+        group.place,
+        numbers.axes,
+        TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
+        TableCell(percent(validation, 2) if chosen else "–", sort=validation),
+        accuracy_cell(chosen.final_test if chosen else None, 2),
+        number_of_runs(chosen.n, chosen.begun.values()) if chosen else number_of_runs(0, ()),
+        *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
     )
 
 

@@ -17,10 +17,11 @@ from decayfree.report.tables.table import (
     TableCell,
     TableRow,
     accuracy_cell,
-    axis_columns,
     difference_cell,
+    method_columns,
+    method_row,
+    number_of_runs,
     place,
-    run_links,
     table_of,
 )
 from decayfree.report.words.verdicts import decimals
@@ -41,8 +42,7 @@ def comparison_table(
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
     digits, axis = decimals(entries.entries), strip_axis(entries.entries)
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(numbers.axes),
+        *method_columns(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
         *(
@@ -112,24 +112,17 @@ def _row(
     numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int, strip: TableCell | None
 ) -> TableRow:
     cell = entry.cell
-    return TableRow(
-        (
-            TableCell(cell.label if numbers.are_methods_all else entry.sweep.label),
-            *(TableCell(entry.group.place[axis]) for axis in numbers.axes),
-            *([TableCell(cell.setting or "–")] if has_settings else []),
-            accuracy_cell(cell.final_test, digits),
-            *([strip] if strip else []),
-            TableCell(
-                str(cell.n),
-                _lost(entry),
-                float(cell.n),
-                runs=run_links(cell.begun.values()),
-                facts=_facts(entry),
-            ),
-            difference_cell(entry.difference, digits),
-            _p_cell(entry),
-            TableCell(verdict(entry), _smallest(entry, digits)),
-        ),
+    return method_row(
+        cell.label if numbers.are_methods_all else entry.sweep.label,
+        entry.group.place,
+        numbers.axes,
+        *([TableCell(cell.setting or "–")] if has_settings else []),
+        accuracy_cell(cell.final_test, digits),
+        *([strip] if strip else []),
+        number_of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
+        difference_cell(entry.difference, digits),
+        _p_cell(entry),
+        TableCell(verdict(entry), _smallest(entry, digits)),
         is_reference=entry.is_reference,
     )
 

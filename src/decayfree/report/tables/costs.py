@@ -15,8 +15,9 @@ from decayfree.report.tables.table import (
     Table,
     TableCell,
     TableRow,
-    axis_columns,
-    run_links,
+    method_columns,
+    method_row,
+    number_of_runs,
     table_of,
 )
 from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
@@ -82,8 +83,7 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
         return None
     has_peak = any(PEAK in run.cost for one in known for run in one.runs)
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(axes),
+        *method_columns(axes),
         Column("Time of an epoch", "seconds, mean", is_number=True),
         Column(f"Over {base}", "ratio of times", is_number=True),
         Column("Optimizer's state", "of the parameters' bytes", is_number=True),
@@ -124,17 +124,16 @@ def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
     seconds = _mean(one.runs, SECONDS)
     ratio = geometric_mean(_time_ratios(one))
     peak = _mean(one.runs, PEAK) / 2**20
-    return TableRow(
-        (
-            TableCell(one.method),
-            *(TableCell(one.place[axis]) for axis in axes),
-            _number(seconds, significant),
-            _number(ratio, factor),
-            _number(_share(one, OPTIMIZER), factor),
-            _number(_share(one, METHOD), factor),
-            *([_number(peak, significant)] if has_peak else []),
-            TableCell(str(len(one.runs)), sort=float(len(one.runs)), runs=run_links(one.runs)),
-        )
+    return method_row(
+        one.method,
+        one.place,
+        axes,
+        _number(seconds, significant),
+        _number(ratio, factor),
+        _number(_share(one, OPTIMIZER), factor),
+        _number(_share(one, METHOD), factor),
+        *([_number(peak, significant)] if has_peak else []),
+        number_of_runs(len(one.runs), one.runs),
     )
 
 
