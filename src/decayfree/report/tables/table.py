@@ -107,9 +107,24 @@ def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[Ta
     return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
 
 
-def axis_columns(axes: Iterable[str]) -> list[Column]:
-    """A column for each axis of a study."""
-    return [Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes]
+def method_columns(axes: Iterable[str]) -> list[Column]:
+    """The first columns of most tables: the method, and each axis of the study."""
+    of_axes = (Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes)
+    return [Column("Method", is_filter=True), *of_axes]
+
+
+def method_row(
+    method: str, place: Mapping[str, str], axes: Iterable[str], *more: TableCell, is_reference: bool = False
+) -> TableRow:
+    """A row below these columns: the method, its place on each axis, and more cells."""
+    return TableRow((TableCell(method), *(TableCell(place[axis]) for axis in axes), *more), is_reference)
+
+
+def number_of_runs(
+    n: int, runs: Iterable[Run], note: str = "", facts: tuple[tuple[str, str], ...] = ()
+) -> TableCell:
+    """How many runs a row is about, with a link to each."""
+    return TableCell(str(n), note, float(n), runs=run_links(runs), facts=facts)
 
 
 def accuracy_cell(final: Estimate | None, decimals: int) -> TableCell:

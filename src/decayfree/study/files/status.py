@@ -22,9 +22,9 @@ from decayfree.study.files.results import (
     file_faults,
     read_record,
     run_directory,
+    spec_in,
 )
 from decayfree.study.run_settings import RunSettings
-from decayfree.study.spec.study_spec import StudySpec
 
 RunPhase = Literal["waiting", "running", "done", "diverged", "failed"]
 _TAIL_BYTES = 1 << 20
@@ -80,10 +80,7 @@ def study_status(out: Path) -> StudyStatus:
         ResultError: If there is no study.
         SpecError: If its spec cannot be read.
     """
-    path = out / "study.toml"
-    if not path.is_file():
-        raise ResultError(f"no study in {out}: there is no study.toml")
-    runs = StudySpec.load(path).runs()
+    runs = spec_in(out).runs()
     holder = holder_of(out)
     now_s = time.time()
     traces = [_Trace.of(run, run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs]
