@@ -100,6 +100,36 @@ class ExactArithmetic(TorchFunctionMode):
         return self.dtype if isinstance(argument, torch.dtype) and argument in _LOWER else argument
 
 
+class Jittered(ExactArithmetic):
+    """Moves what every normalizing function normalizes by rounding and by √ε.
+
+    Attributes:
+        moved: Largest share by which a result moved then.
+    """
+
+    moved = 0.0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func in _FUNCTIONS and isinstance(result, Tensor):
+            values = args[0] if args else kwargs["input"]
+            rounding = torch.finfo(values.dtype).eps
+            jittered = values * (1 + (rounding + self.eps**0.5) * torch.randn_like(values))
+            named = {"input": jittered} if not args else {}
+            again = super().__torch_function__(func, types, (jittered, *args[1:]), {**kwargs, **named})
+            norm = torch.linalg.vector_norm
+            self.moved = max(self.moved, float(norm(again - result) / norm(result).clamp(min=1e-30)))
+            return again
+        return result
+
+
 def use_eps_(model: nn.Module, eps: float) -> None:
     """Set every module's ε attribute, for normalizations that are written by hand."""
     for module in model.modules():

@@ -18,9 +18,8 @@ class Finding:
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
         moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
             probes; for a candidate that failed the confirmation, the movement seen there.
-        leading: (rows, blocks) at its start that are scale-invariant where the whole is not.
         bias: Its bias, if they only work together.
-        partition: Its blocks, or None where it is not scale-invariant.
+        partition: Its blocks, of all rows or of some, or None where it is not scale-invariant.
         failed_finite: Whether it passed the probes and then moved the outputs when really scaled.
         norm_layers: What cancels its scale.
     """
@@ -31,7 +30,6 @@ class Finding:
     is_silent: bool = True
     is_mostly_silent: bool = False
     moves: float = 0.0
-    leading: tuple[int, int] = (0, 0)
     bias: str | None = None
     partition: Partition | None = None
     failed_finite: bool = False

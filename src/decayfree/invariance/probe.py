@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from decayfree.errors import DecayFreeError, InvalidInputError
-from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
-from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
+from decayfree.forward import Forward, call_model, cast, default_dtype, movement, seeded, tensors_in
+from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
@@ -87,6 +87,26 @@ class Probe:
             if parameter.is_floating_point() and parameter.numel():
                 _add_noise_(parameter, noise, offset=997 * (index % 500))
         self._n_perturbed += 1
+
+    @torch.no_grad()
+    def jittered(self, outputs: list[Tensor]) -> tuple[float, float]:
+        """What a little noise does, of the size of rounding and ε, at all that is normalized.
+
+        Args:
+            outputs: Of a run without it.
+
+        Returns:
+            By which share it changes the result of a normalization at most, each asked by itself; and by
+            which share it moves the outputs, after all layers.
+        """
+        self._restore_buffers()
+        mode = Jittered(self.dtype, self.eps)
+        with seeded(self.seed, self.copy), default_dtype(self.dtype), mode:
+            moved = self._forward(self.copy, self._inputs)
+        floating = [
+            tensor for tensor in tensors_in(moved) if tensor.is_floating_point() or tensor.is_complex()
+        ]
+        return mode.moved, movement(outputs, floating)
 
     def run(self, *, start: Mapping[str, float] | None = None) -> Ran:
         """Run the copy with its buffers and all randomness as at the start.

@@ -32,6 +32,8 @@ from decayfree.invariance.running_statistics import (
     statistics_buffers,
 )
 
+_DECIDED = 1e-2  # rounding decides what it moves by this share
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -92,6 +94,7 @@ class _Seen:
         evidence: By parameter.
         findings: By parameter.
         factors: For each candidate, by which its blocks are scaled to confirm them; (n_blocks,), float64.
+        allowed: By how much outputs may move when what has no scale is scaled.
     """
 
     outputs: list[Tensor]
@@ -102,6 +105,7 @@ class _Seen:
     evidence: Mapping[str, Evidence]
     findings: Mapping[str, Finding]
     factors: Mapping[str, Tensor]
+    allowed: float
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,10 @@ class _Search:
             if _wants_more(seen.findings) and not is_last:
                 continue
             confirmation = self._confirm(seen)
-            if confirmation.movement > self._tolerance.confirm and seen.start:
+            if confirmation.movement > seen.allowed and seen.start:
                 seen = replace(seen, start={})  # it may be the zeros that the outputs notice
                 confirmation = self._confirm(seen)
-            if confirmation.movement <= self._tolerance.confirm:
+            if confirmation.movement <= seen.allowed:
                 break
             if is_last:
                 seen = replace(seen, findings=self._without_culprits(seen))
@@ -145,7 +149,7 @@ class _Search:
             seen = replace(seen, findings=joined)
             confirmation = self._confirm(seen)
             seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
-        return SearchResult(_with_leading_rows(seen), confirmation.movement)
+        return SearchResult(seen.findings, confirmation.movement)
 
     # Probes
 
@@ -167,11 +171,32 @@ class _Search:
         gradients = self._probe.gradients(ran.outputs)
         kept = so_far.kept if so_far else self._kept_shares(ran)
         evidence = self._with_gradients(evidence, gradients)
+        allowed = so_far.allowed if so_far else self._tolerance.confirm
+        if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
+            allowed = max(allowed, self._moved_by_rounding(ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
         findings = self._findings(evidence, reached | gradients.keys())
         start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
-        return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors)
+        return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed)
+
+    def _moved_by_rounding(self, outputs: list[Tensor]) -> float:
+        """By what rounding alone may move the outputs of a deep network, whose gradients grow.
+
+        Raises:
+            RoundingDecidesError: If a normalization sees nothing but rounding.
+            InvalidInputError: If the outputs are nothing but rounding.
+        """
+        of_a_normalization, of_outputs = self._probe.jittered(outputs)
+        # With a larger ε a few constant channels do no harm.
+        if of_a_normalization > (_DECIDED if self._probe.eps < 1e-20 else 0.5):
+            raise RoundingDecidesError
+        if of_outputs > _DECIDED:
+            raise InvalidInputError(
+                f"rounding at the normalizations moves the model's outputs by {of_outputs:.1g}, so nothing "
+                "can be measured: its gradients grow with every layer (many layers without shortcuts?)"
+            )
+        return 30 * of_outputs
 
     def _watched_run(self) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
@@ -309,7 +334,7 @@ class _Search:
         return {**seen.findings, **culprits}
 
     def _culprits(self, names: list[str], seen: _Seen) -> list[str]:
-        if not names or self._movement_of(names, seen) <= self._tolerance.confirm:
+        if not names or self._movement_of(names, seen) <= seen.allowed:
             return []
         if len(names) == 1:
             return names
@@ -417,13 +442,14 @@ def _wants_more(findings: Mapping[str, Finding]) -> bool:
     )
 
 
-def _with_leading_rows(seen: _Seen) -> dict[str, Finding]:
-    return {
-        name: finding
-        if finding.partition or finding.is_vector
-        else replace(finding, leading=seen.evidence[name].leading_rows())
-        for name, finding in seen.findings.items()
-    }
+def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
+    """Whether a normalization with running statistics saw no variance in most of its channels."""
+    for name, share in kept.items():
+        start, left = ran.start[name], ran.statistics[name]
+        mean, var = left.mean - share * start.mean, left.var - share * start.var
+        if 2 * int((var <= 1e-13 * (start.var.abs() + mean.square())).sum()) > len(var):
+            return True
+    return False
 
 
 def _is_real(parameter: Tensor) -> bool:

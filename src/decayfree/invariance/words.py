@@ -75,12 +75,6 @@ def _measured(finding: Finding, model: nn.Module) -> str:
             "most of its rows got no gradient from these inputs; the others are scale-invariant: "
             "try other or more inputs"
         )
-    if finding.leading[0]:
-        rows, blocks = finding.leading
-        return (
-            f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: only whole "
-            "weights are held, so split it"
-        )
     return _moves(finding)
 
 
@@ -113,6 +107,10 @@ def name_with_type(layer: NormLayer, model: nn.Module) -> str:
 
 def describe(blocks: Blocks, shape: tuple[int, ...]) -> str:
     """``64 kernels``, ``4 blocks of 16 rows`` or ``the whole weight``."""
+    if blocks.is_partial:
+        whole = Blocks(blocks.axis, blocks.block_sizes, blocks.groups)
+        inner = f"a block of {blocks.n_rows} rows" if blocks.n_blocks == 1 else describe(whole, shape)
+        return f"{inner} among {shape[blocks.axis] * blocks.groups} rows"
     if blocks.n_blocks == 1:
         return "the whole weight"
     if blocks.rows_are_blocks:
