@@ -4,6 +4,7 @@ Calls it, finds the tensors in what goes in and comes out, and puts precision an
 no model.
 """
 
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def movement(before: list[Tensor], after: list[Tensor]) -> float:
-    """Largest relative change among outputs; no unit, infinity where their shapes differ."""
+    """Largest relative change among outputs; no unit, infinity where shapes differ or one is not finite."""
     if [output.shape for output in before] != [output.shape for output in after]:
         return float("inf")
     moved = 0.0
@@ -34,7 +35,8 @@ def movement(before: list[Tensor], after: list[Tensor]) -> float:
             torch.linalg.vector_norm(old.detach()),
             torch.linalg.vector_norm(new.detach() - old.detach()),
         )
-        moved = max(moved, float(change / norm) if norm > 0 else float(change))
+        relative = float(change / norm) if norm > 0 else float(change)
+        moved = max(moved, relative if math.isfinite(relative) else math.inf)
     return moved
 
 

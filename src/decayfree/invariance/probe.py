@@ -5,6 +5,7 @@ radial.py, partition.py and evidence.py do.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_map
 from decayfree.errors import DecayFreeError, InvalidInputError
 from decayfree.forward import Forward, call_model, cast, default_dtype, movement, seeded, tensors_in
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
+from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
@@ -73,6 +75,7 @@ class Probe:
         self.parameters = dict(self.copy.named_parameters())  # without second names of tied ones
         self._inputs = tree_map(lambda leaf: cast(leaf, dtype, copy=True), inputs)
         self._forward = forward or call_model
+        perturb_buffers_(self.copy, seed)
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
         self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
         self._n_perturbed = 0
@@ -176,15 +179,31 @@ class Probe:
             else:
                 buffer.set_(self._buffers[name].clone())  # type: ignore[call-overload]
 
-    def _functional(self, outputs: list[Tensor]) -> Tensor:
+    def functional_change(self, outputs: list[Tensor], after: list[Tensor]) -> float:
+        """φ of other outputs less φ of ``outputs``, whose gradients are taken; NaN for other shapes."""
+        if [output.shape for output in outputs] != [output.shape for output in after]:
+            return math.nan
+        return sum(
+            float((direction * (_as_real(after[index]) - _as_real(outputs[index].detach()))).sum())
+            for index, direction in self._directions(outputs).items()
+        )
+
+    def _directions(self, outputs: list[Tensor]) -> dict[int, Tensor]:
+        """For each output that depends on a parameter r/‖y‖, with which φ sees it, by its place."""
         generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
-        functional = torch.zeros((), dtype=torch.float64)
-        for output in outputs:
-            values = torch.view_as_real(output) if output.is_complex() else output
+        directions = {}
+        for index, output in enumerate(outputs):
+            values = _as_real(output)
             norm = torch.linalg.vector_norm(values.detach())
             if values.requires_grad and norm > 0:
-                direction = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values)
-                functional = functional.to(values.device) + (direction * values).sum() / norm
+                direction = torch.randn(values.shape, generator=generator, dtype=torch.float32)
+                directions[index] = direction.to(values) / norm
+        return directions
+
+    def _functional(self, outputs: list[Tensor]) -> Tensor:
+        functional = torch.zeros((), dtype=torch.float64)
+        for index, direction in self._directions(outputs).items():
+            functional = functional.to(direction.device) + (direction * _as_real(outputs[index])).sum()
         if not functional.requires_grad:
             raise InvalidInputError(
                 "no floating output of the model depends on its parameters, so nothing can be measured: "
@@ -239,6 +258,10 @@ def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             f"({type(error).__name__}: {error}); pass the plain module inside it, and look for weights "
             "before sharding (fully_shard) or compiling it"
         ) from error
+
+
+def _as_real(output: Tensor) -> Tensor:
+    return torch.view_as_real(output) if output.is_complex() else output
 
 
 def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
