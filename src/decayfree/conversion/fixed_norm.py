@@ -62,11 +62,6 @@ class FixedNormRecipe:
         """Radius of every block by weight, as ``WeightRescaling.radii`` has it."""
         return {one.name: one.radii for one in self.weights}
 
-    @property
-    def rules(self) -> tuple[DecayRule, ...]:
-        """The settings, each once."""
-        return tuple(dict.fromkeys(one.rule for one in self.weights))
-
     def __repr__(self) -> str:
         return text_of(self.weights)
 

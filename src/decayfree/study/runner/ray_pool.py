@@ -133,7 +133,9 @@ class RayPool:
             report: Report
             report, files = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
-            write_failure(directory, job.settings, f"on its node: {_last_line(error)}", details=str(error))
+            details = str(error)
+            last_line = details.strip().splitlines()[-1]
+            write_failure(directory, job.settings, f"on its node: {last_line}", details=details)
             return Report(key, job.settings.recipe.n_steps, is_over=True)
         except self._ray.exceptions.RayError as error:
             return Report(
@@ -255,10 +257,6 @@ def _here(ray: ModuleType) -> dict[str, Any]:
 
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]
 
 
 def _ray() -> ModuleType:

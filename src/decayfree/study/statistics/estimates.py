@@ -56,16 +56,11 @@ class Estimate:
 class Comparison:
     """The paired difference of two methods, first minus second, over the seeds that both have.
 
-    ``smallest_visible`` is the smallest mean difference that these seeds could have shown: the half width of
-    the interval of the difference. A mean difference below it has an interval that contains zero.
+    The half width of its interval is the smallest mean difference that these seeds could have shown: one
+    below it has an interval that contains zero.
     """
 
     difference: Estimate
-
-    @property
-    def smallest_visible(self) -> float | None:
-        """Smallest difference that the seeds could have shown; None where there are fewer than two pairs."""
-        return self.difference.half_width
 
     @property
     def verdict(self) -> Outcome:
@@ -95,7 +90,9 @@ class Comparison:
             return None
         if self.is_without_scatter:
             return 2.0 ** (1 - self.difference.n) if self.difference.mean else 1.0
-        return 2 * _t_tail(self.difference.n - 1, abs(self.difference.mean) / error)
+        from scipy.special import stdtr
+
+        return 2 * float(stdtr(self.difference.n - 1, -abs(self.difference.mean) / error))
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
@@ -163,10 +160,3 @@ def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float
             "intervals need scipy, which is not installed: pip install 'decayfree[study]'"
         ) from error
     return float(stdtrit(degrees_of_freedom, 0.5 + confidence / 2))
-
-
-def _t_tail(degrees_of_freedom: int, t: float) -> float:
-    """Probability that a t variable is above ``t``."""
-    from scipy.special import stdtr
-
-    return float(stdtr(degrees_of_freedom, -t))
