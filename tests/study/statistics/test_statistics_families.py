@@ -68,7 +68,7 @@ def test_a_family_of_one_is_the_comparison_itself() -> None:
     family = family_of({"a": comparison})
     judgement = family.judgements["a"]
     assert judgement.adjusted_p == judgement.p_value == comparison.p_value
-    assert judgement.smallest_visible == pytest.approx(comparison.difference.half_width)
+    assert judgement.smallest_visible == pytest.approx(comparison.smallest_visible)
     assert judgement.verdict == comparison.verdict == "higher"
     assert (family.n_tests, family.level) == (1, pytest.approx(0.05))
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from decayfree.errors import MismatchError
 from decayfree.invariance.result import Invariance
 from decayfree.study.files.integrity import GrowingFile
+from decayfree.study.files.results import NORMS_FILE
+
+FILE_NAME = NORMS_FILE
 
 
 class NormLog:

@@ -56,11 +56,16 @@ class Estimate:
 class Comparison:
     """The paired difference of two methods, first minus second, over the seeds that both have.
 
-    The half width of its interval is the smallest mean difference that these seeds could have shown: one
-    below it has an interval that contains zero.
+    ``smallest_visible`` is the smallest mean difference that these seeds could have shown: the half width of
+    the interval of the difference. A mean difference below it has an interval that contains zero.
     """
 
     difference: Estimate
+
+    @property
+    def smallest_visible(self) -> float | None:
+        """Smallest difference that the seeds could have shown; None where there are fewer than two pairs."""
+        return self.difference.half_width
 
     @property
     def verdict(self) -> Outcome:
