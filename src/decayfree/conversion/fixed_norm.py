@@ -4,8 +4,6 @@ The answer for an optimizer's settings, and weight by weight. Changes no optimiz
 converted_rescaling.py does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ class FixedNormRecipe:
         found: Invariance,
         rules: Mapping[str, DecayRule],
         gradient_norms: Mapping[str, Tensor] | None = None,
-    ) -> FixedNormRecipe:
+    ) -> "FixedNormRecipe":
         """Work out the recipe for the weights that have a rule.
 
         Args:
