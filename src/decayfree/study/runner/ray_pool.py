@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from decayfree.errors import DecayFreeError, MissingExtraError
+from decayfree.errors import DecayFreeError, extra_needed
 from decayfree.study.disk import replacing
 from decayfree.study.files.checkpoint import write_failure
 from decayfree.study.files.results import CHECKPOINT_FILE, NORMS_FILE, RECORD_FILE, run_directory
@@ -260,11 +260,7 @@ def _here(ray: ModuleType) -> dict[str, Any]:
 
 
 def _ray() -> ModuleType:
-    try:
+    with extra_needed("ray", "studies on a cluster need ray, which is not installed"):
         import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "studies on a cluster need ray, which is not installed: pip install 'decayfree[ray]'"
-        ) from error
     module: ModuleType = ray
     return module

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_state
 from decayfree.study.files.results import ROWS_FILE, read_rows, run_directory
@@ -233,11 +233,7 @@ def _records(searches: Sequence[Search]) -> str:
 
 
 def _optuna() -> Any:
-    try:
+    with extra_needed("tune", "the search needs {}, which is not installed"):
         import optuna
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the search needs {error.name}, which is not installed: pip install 'decayfree[tune]'"
-        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells every trial; the caller does that
     return optuna
