@@ -4,8 +4,6 @@ The answer for an optimizer's settings, and weight by weight. Changes no optimiz
 converted_rescaling.py does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ class FixedNormRecipe:
         found: Invariance,
         rules: Mapping[str, DecayRule],
         gradient_norms: Mapping[str, Tensor] | None = None,
-    ) -> FixedNormRecipe:
+    ) -> "FixedNormRecipe":
         """Work out the recipe for the weights that have a rule.
 
         Args:
@@ -61,11 +59,6 @@ class FixedNormRecipe:
     def radii(self) -> dict[str, Tensor]:
         """Radius of every block by weight, as ``WeightRescaling.radii`` has it."""
         return {one.name: one.radii for one in self.weights}
-
-    @property
-    def rules(self) -> tuple[DecayRule, ...]:
-        """The settings, each once."""
-        return tuple(dict.fromkeys(one.rule for one in self.weights))
 
     def __repr__(self) -> str:
         return text_of(self.weights)

@@ -4,10 +4,8 @@ Accumulates it beside any training, by a hook on the optimizer, without waiting 
 nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -93,7 +91,7 @@ class GradientNorms(Mapping[str, Tensor]):
         """Stop counting; what was measured stays."""
         self._handle.remove()
 
-    def __enter__(self) -> GradientNorms:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -86,9 +86,9 @@ def plain_text(text: str) -> str:
 
 
 def trace(mode: str, name: str, x: Sequence[Any], y: Sequence[Any], *, group: str = "") -> dict[str, Any]:
-    """What plotly.js draws of one name; a click in the legend on its group hides it."""
+    """What plotly.js draws of one name, in `plain_text`; a click in the legend on its group hides it."""
     legend = {"legendgroup": group} if group else {}
-    return {"type": "scatter", "mode": mode, "name": plain_text(name), **legend, "x": x, "y": y}
+    return {"type": "scatter", "mode": mode, "name": name, **legend, "x": x, "y": y}
 
 
 def area(look: Look) -> dict[str, Any]:

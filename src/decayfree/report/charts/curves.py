@@ -21,6 +21,7 @@ from decayfree.report.charts.axes import (
     area,
     layout,
     looks,
+    plain_text,
     rank_layout,
     share_range,
     trace,
@@ -168,7 +169,7 @@ def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
     number = ".3~p" if scale.is_share and scale.is_logarithmic else ".1%" if scale.is_share else ".3~g"
     has_interval = any(low is not None for low in curve.low)
     interval = f" (%{{customdata[0]:{number}}} to %{{customdata[1]:{number}}})" if has_interval else ""
-    drawn = trace("lines", label, list(curve.steps), _rounded(curve.mean), group=label)
+    drawn = trace("lines", plain_text(label), list(curve.steps), _rounded(curve.mean), group=label)
     drawn |= {"line": look.line, "hovertemplate": f"%{{y:{number}}}{interval}"}
     if sum(mean is not None for mean in curve.mean) < MIN_POINTS_OF_LINE:
         drawn |= {"mode": "lines+markers", "marker": {"color": look.paint, "size": 7}}
@@ -187,7 +188,7 @@ def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] 
     steps = [step for step, _, _ in known]
     around = [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
     closed = [max(end, scale.floor) for end in around]
-    return trace("lines", label, steps + steps[::-1], closed, group=label) | area(look)
+    return trace("lines", plain_text(label), steps + steps[::-1], closed, group=label) | area(look)
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
@@ -201,7 +202,7 @@ def _prediction(label: str, look: Look, points: Sequence[tuple[int, float]]) -> 
     named = round(0.75 * len(points))
     steps, angles = [step for step, _ in points], _rounded([angle for _, angle in points])
     return [
-        trace("lines+text", f"predicted, {label}", steps, angles, group=label)
+        trace("lines+text", plain_text(f"predicted, {label}"), steps, angles, group=label)
         | {
             "text": ["predicted" if index == named else "" for index in range(len(points))],
             "textposition": "top right",
@@ -218,7 +219,7 @@ def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
         return []
     steps, shares = [step for step, _ in law.points], _rounded([share for _, share in law.points])
     return [
-        trace("markers", f"law, {label}", steps, shares, group=label)
+        trace("markers", plain_text(f"law, {label}"), steps, shares, group=label)
         | {
             "marker": {"color": look.paint, "size": 7, "symbol": "circle-open"},
             "cliponaxis": False,
@@ -252,4 +253,7 @@ _AREA = {"fill": "tozeroy", "fillcolor": "var(--muted)26"}
 
 def _rank_line(name: str, ranks: Sequence[float], values: Sequence[float], look: Look) -> dict[str, Any]:
     shown = _rounded([max(value, ENERGY.floor / 10) for value in values])
-    return trace("lines", name, _rounded(ranks), shown) | {"line": look.line, "hovertemplate": "%{y:.3~g}"}
+    return trace("lines", plain_text(name), _rounded(ranks), shown) | {
+        "line": look.line,
+        "hovertemplate": "%{y:.3~g}",
+    }

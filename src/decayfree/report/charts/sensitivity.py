@@ -116,7 +116,9 @@ def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars:
     shown = [(x, cell, final) for x, cell, final in known if final is not None]
     errors = [_error(final.mean) for _, _, final in shown]
     symbols = ["circle-open" if cell.n_diverged else "circle" for _, cell, _ in shown]
-    drawn = trace("lines+markers", name, [float(f"{x:.6g}") for x, _, _ in shown], errors, group=group) | {
+    drawn = trace(
+        "lines+markers", plain_text(name), [float(f"{x:.6g}") for x, _, _ in shown], errors, group=group
+    ) | {
         "text": [plain_text(f"{name}: {_spoken(cell)}") for _, cell, _ in shown],
         "line": look.line,
         "marker": {"color": look.paint, "size": 7, "symbol": symbols},

@@ -143,10 +143,10 @@ def difference_cell(difference: Estimate | None, decimals: int) -> TableCell:
     return TableCell(signed_points(difference.mean, decimals), interval, difference.mean)
 
 
-def run_links(runs: Iterable[Run], decimals: int = 2) -> tuple[RunLink, ...]:
+def run_links(runs: Iterable[Run]) -> tuple[RunLink, ...]:
     """Each seed's final test accuracy, or what became of the run, and its folder beside the page."""
     ordered = sorted(runs, key=lambda run: run.seed)
-    return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run, decimals)) for run in ordered)
+    return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run)) for run in ordered)
 
 
 def folder_of(run: Run) -> str:
@@ -160,7 +160,5 @@ def place(value: float, axis: tuple[float, float]) -> float:
     return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
-def _result(run: Run, decimals: int) -> str:
-    if run.state == "done" and run.rows:
-        return percent(run.rows[-1].test_accuracy, decimals)
-    return run.state
+def _result(run: Run) -> str:
+    return percent(run.rows[-1].test_accuracy, 2) if run.state == "done" and run.rows else run.state

@@ -259,7 +259,7 @@ def row_from(record: Mapping[str, Any]) -> Row:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
     later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
     record = {**later, **record}
-    values = {name: _number(record[name]) for name in expected if _is_number(name)}
+    values = {name: _number(record[name]) for name in expected - {"step", *_TABLES}}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     return Row(step=int(record["step"]), **values, **tables)  # type: ignore[arg-type]
 
@@ -272,10 +272,6 @@ def row_to(row: Row) -> str:
 
 _TABLES = ("norms", "effective_learning_rates", "angular_updates")
 _LATER = {"angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy"}
-
-
-def _is_number(name: str) -> bool:
-    return name != "step" and name not in _TABLES
 
 
 def _read_run(directory: Path) -> Run:
