@@ -1,21 +1,38 @@
-"""How is any model run on any inputs, and left as it was?
+"""How is any model run on any inputs, with nothing of the process switched?
 
-Calls it, finds the tensors in what goes in and comes out, and puts precision and random states back. Copies
-no model.
+Calls it, finds the tensors in what goes in and comes out, and gives the thread that runs it random numbers
+and a default precision of its own: other threads draw and compute as before. Only what a model itself moves,
+Python's and numpy's random states and torch.manual_seed, is seeded and put back. Copies no model.
 """
 
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache
+from types import FrameType
+from typing import Any, Literal, Self, TypeVar
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 Forward = Callable[[nn.Module, Any], Any]
+_T = TypeVar("_T")
+
+_DOUBLE = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64) | dict.fromkeys(
+    (torch.complex32, torch.complex64), torch.complex128
+)
+_FLOATING_NOISE = (
+    torch.ops.aten.rand.default,
+    torch.ops.aten.rand.generator,
+    torch.ops.aten.randn.default,
+    torch.ops.aten.randn.generator,
+    torch.ops.aten.normal.float_float,
+)
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
@@ -69,36 +86,283 @@ def cast(value: Any, dtype: torch.dtype, *, copy: bool = False) -> Any:
     return value.clone() if copy else value
 
 
-@contextmanager
-def seeded(seed: int, model: nn.Module) -> Iterator[None]:
-    """Everything random starts from ``seed``, and the global states are put back afterwards."""
-    devices = sorted(
-        {tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"}
-    )
-    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
-    python_state, numpy_state = random.getstate(), numpy_random.get_state() if numpy_random else None
-    is_on_host = all(tensor.device.type == "cpu" for tensor in model.parameters())
-    with torch.random.fork_rng(devices=devices):
-        # torch.manual_seed also queues the seed for accelerators, with a formatted stack: half a millisecond,
-        # in every run.
-        (torch.default_generator.manual_seed if is_on_host else torch.manual_seed)(seed)
+class Surroundings(TorchDispatchMode):
+    """While active, the running thread has its own random numbers and its own default precision.
+
+    Operations draw from generators that start from ``seed``, those too that are passed a generator: from a
+    twin of it, and nobody's generator moves. What is checkpointed draws the same numbers again when it is
+    recomputed; for a backward pass enter the same object again.
+
+    Args:
+        seed: Where all random numbers start.
+        dtype: The precision of what is made without a word about it; with float64 nothing is cast down
+            either. None leaves precisions alone.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, seed: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._explicit = _DOUBLE if dtype == torch.float64 else {}
+        default = torch.get_default_dtype()
+        self._made = self._explicit or ({} if dtype in (None, default) else {default: dtype})
+        self._root = _Stream(seed)
+        self._seeds: dict[int, tuple[Tensor, int]] = {}  # by the id of what a checkpoint keeps, kept with it
+        self._open: dict[int, tuple[FrameType, _Stream]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if any(kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ for kind in types):
+            return NotImplemented  # a DTensor, say: what it is made of comes here by itself
+        kwargs = dict(kwargs or {})
+        kind = _kind(func)
+        if kind == "composed":  # comes whole in inference mode only
+            _push_mode(self)
+            try:
+                return func.decompose(*args, **kwargs)
+            finally:
+                _pop_mode()
+        if kwargs.get("dtype") in self._explicit:
+            kwargs["dtype"] = self._explicit[kwargs["dtype"]]
+        if kind == "random":
+            if self._made and func in _FLOATING_NOISE and kwargs.get("dtype") is None:
+                kwargs["dtype"] = self._made.get(torch.get_default_dtype())
+            return self._drawn(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.dtype in self._made and _is_made(func, args, kwargs):
+            dtype = self._made[result.dtype]
+            return func(*args, **kwargs, dtype=dtype) if "dtype" in _arguments(func) else result.to(dtype)
+        return result
+
+    # torch's own way in and out sets variables of the process besides, and imports its compiler: a second.
+
+    def __enter__(self) -> Self:
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._open.clear()  # frames keep activations alive
+        _pop_mode()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def _drawn(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        device = _device_of(args, kwargs)
+        names = list(_arguments(func))[: len(args)]
+        given = args[names.index("generator")] if "generator" in names else kwargs.pop("generator", None)
+        args = args[: names.index("generator")] if "generator" in names else args
+        if device.type == "meta":
+            return func(*args, **kwargs)
+        twin = _with_generator(func)
+        if twin is not None:
+            return twin(*args, **kwargs, generator=self._stream().generator(device, given))
+        if func is torch.ops.aten.native_dropout.default:
+            return _dropout(args[0], args[1], args[2], self._stream().generator(device))
+        if device.type == "cpu" or not _drops_out(func, args, kwargs):
+            return func(*args, **kwargs)
+        own = torch.get_device_module(device).default_generators[device.index or 0]
+        return _in_a_moment_of(own, self._stream().next_seed(), lambda: func(*args, **kwargs))
+
+    def _stream(self) -> "_Stream":
+        """The stream from which the operation that is running draws: that of the innermost checkpoint.
+
+        Each checkpoint has a seed, drawn when it first runs; each time that it runs its stream starts anew.
+        """
+        stream = self._root
+        for kept, frame in _running_checkpoints():
+            if id(kept) not in self._seeds:
+                self._seeds[id(kept)] = kept, stream.next_seed()
+            opened = self._open.get(id(kept))
+            if opened is None or opened[0] is not frame:
+                opened = self._open[id(kept)] = frame, _Stream(self._seeds[id(kept)][1])
+            stream = opened[1]
+        return stream
+
+
+class ProcessRandomness:
+    """The random states of the process, for calls of one kind that reach for them by themselves.
+
+    The first call shows whether they do: it moves them, and no other thread does, for then they lie still.
+    If so it is repeated, and it and all later ones start from a seed; afterwards the states are put back.
+    Other threads that draw from them meanwhile draw from that seed, too. Otherwise nobody touches them.
+    """
+
+    def __init__(self) -> None:
+        self._is_drawn_from: bool | None = None
+
+    def call(self, function: Callable[[], _T], seed: int) -> _T:
+        """``function()``, if need be with these states at ``seed``."""
+        if self._is_drawn_from is False:
+            return function()
+        before = _states()
+        if self._is_drawn_from is None:
+            try:
+                result = function()
+            finally:
+                self._is_drawn_from = _are_moved(before) and _lie_still()
+                if self._is_drawn_from:
+                    _put_back(before)
+            if not self._is_drawn_from:
+                return result
         random.seed(seed)
-        if numpy_random:
+        if numpy_random := _numpy_random():
             numpy_random.seed(seed % 2**32)
         try:
-            yield
+            return function()
         finally:
-            random.setstate(python_state)
-            if numpy_random:
-                numpy_random.set_state(numpy_state)
+            _put_back(before)
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What models make inside, without saying in which precision, is in ``dtype``."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+class _Stream:
+    """Random numbers on all devices, and instead of all generators that are passed, from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._seeds = torch.Generator().manual_seed(seed)
+        self._generators: dict[Any, torch.Generator] = {}
+        self._seed = seed
+
+    def next_seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=self._seeds))
+
+    def generator(self, device: torch.device, given: torch.Generator | None = None) -> torch.Generator:
+        key = given or str(device)
+        if key not in self._generators:
+            own = torch.Generator(device)
+            self._generators[key] = own.set_state(given.get_state()) if given else own.manual_seed(self._seed)
+        return self._generators[key]
+
+
+@cache
+def _kind(func: Any) -> Literal["plain", "random", "composed"]:
+    if not isinstance(func, torch._ops.OpOverload):
+        return "plain"
+    if func._can_decompose():
+        return "composed"
+    return "random" if torch.Tag.nondeterministic_seeded in func.tags else "plain"
+
+
+@cache
+def _arguments(func: Any) -> dict[str, str]:
+    """The arguments of an operation with their types, in order."""
+    schema = getattr(func, "_schema", None)  # what takes functions has none
+    return {one.name: str(one.type) for one in schema.arguments} if schema else {}
+
+
+@cache
+def _with_generator(func: Any) -> Any:
+    """The overload of an operation that takes a generator, or None."""
+
+    def others(overload: Any) -> list[tuple[str, str]]:
+        return [item for item in _arguments(overload).items() if item[0] != "generator"]
+
+    overloads = [getattr(func.overloadpacket, name) for name in func.overloadpacket.overloads()]
+    taking = [one for one in overloads if "generator" in _arguments(one) and others(one) == others(func)]
+    return taking[0] if taking else None
+
+
+def _drops_out(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    values = {**dict(zip(_arguments(func), args, strict=False)), **kwargs}
+    return any(values.get(name, 0.0) for name in ("dropout_p", "dropout"))
+
+
+def _dropout(
+    values: Tensor, p: float, train: bool | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    if train is False:
+        return values.clone(), torch.ones_like(values, dtype=torch.bool)
+    kept = torch.rand(values.shape, generator=generator, device=values.device) >= p
+    return values * kept * (1 / (1 - p) if p < 1 else 0.0), kept
+
+
+def _in_a_moment_of(generator: torch.Generator, seed: int, call: Callable[[], _T]) -> _T:
+    """Call what takes no generator but its device's own, and put that back: fused attention with dropout."""
+    before = generator.get_state()
+    generator.manual_seed(seed)
     try:
-        yield
+        return call()
     finally:
-        torch.set_default_dtype(before)
+        generator.set_state(before)
+
+
+def _device_of(args: Any, kwargs: Mapping[str, Any]) -> torch.device:
+    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    found = next((tensor.device for tensor in tensors), kwargs.get("device"))
+    return torch.device("cpu") if found is None else found
+
+
+def _is_made(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation chose the precision of its result: it took in none, and was told none."""
+    is_literal = func is torch.ops.aten.lift_fresh.default  # torch.tensor(0.5)
+    return is_literal or not (
+        "dtype" in kwargs or _has_floating(args) or _has_floating(list(kwargs.values()))
+    )
+
+
+def _has_floating(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point() or value.is_complex()
+    return isinstance(value, (tuple, list)) and any(_has_floating(item) for item in value)
+
+
+def _running_checkpoints() -> list[tuple[Tensor, FrameType]]:
+    """Of each of torch's checkpoints that is running, outermost first, the random state that it keeps.
+
+    The tensor is one object for the first run and for the recomputation; frames tell them apart.
+    """
+    found = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            names = frame.f_locals
+            maker = getattr(names.get("gen"), "gi_frame", None)
+            kept = names.get("fwd_cpu_state") if maker is None else maker.f_locals.get("fwd_cpu_state")
+            kept = getattr(names.get("ctx"), "fwd_cpu_state", kept)
+            if isinstance(kept, Tensor):
+                found.append((kept, frame))
+        frame = frame.f_back
+    return found[::-1]
+
+
+_States = tuple[Any, Any, Tensor]
+
+
+def _numpy_random() -> Any:
+    return getattr(sys.modules.get("numpy"), "random", None)
+
+
+def _states() -> _States:
+    numpy_random = _numpy_random()
+    return (
+        random.getstate(),
+        numpy_random.get_state() if numpy_random else None,
+        torch.default_generator.get_state(),
+    )
+
+
+def _are_moved(before: _States) -> bool:
+    python, of_numpy, of_torch = _states()
+    is_numpy_moved = of_numpy is not None and (
+        before[1] is None or of_numpy[2:] != before[1][2:] or bool((of_numpy[1] != before[1][1]).any())
+    )
+    return python != before[0] or is_numpy_moved or not torch.equal(of_torch, before[2])
+
+
+def _lie_still() -> bool:
+    """Whether nobody else is drawing: 20 ms are long for a thread that does."""
+    before = _states()
+    time.sleep(0.02)
+    return not _are_moved(before)
+
+
+def _put_back(states: _States) -> None:
+    random.setstate(states[0])
+    if states[1] is not None:
+        _numpy_random().set_state(states[1])
+    torch.default_generator.set_state(states[2])

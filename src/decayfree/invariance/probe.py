@@ -6,6 +6,7 @@ radial.py, partition.py and evidence.py do.
 
 import copy
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from decayfree.errors import DecayFreeError, InvalidInputError
-from decayfree.forward import Forward, call_model, cast, default_dtype, movement, seeded, tensors_in
+from decayfree.forward import (
+    Forward,
+    ProcessRandomness,
+    Surroundings,
+    call_model,
+    cast,
+    movement,
+    tensors_in,
+)
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
@@ -76,19 +85,27 @@ class Probe:
         self._inputs = tree_map(lambda leaf: cast(leaf, dtype, copy=True), inputs)
         self._forward = forward or call_model
         perturb_buffers_(self.copy, seed)
+        self._original = model if forward else nn.Module()  # which call_model cannot call
         self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
         self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
         self._n_perturbed = 0
+        self._process_randomness = ProcessRandomness()
+        self._surroundings = Surroundings(seed, dtype)
         use_eps_(self.copy, eps)
 
     @torch.no_grad()
     def perturb_(self) -> None:
         """Move every parameter a little, so that no zero and no symmetry of the start hides anything."""
         generator = torch.Generator().manual_seed(self.seed + 7919 * self._n_perturbed)
-        noise = _noise(generator, self.dtype)
-        for index, parameter in enumerate(self.parameters.values()):
-            if parameter.is_floating_point() and parameter.numel():
-                _add_noise_(parameter, noise, offset=997 * (index % 500))
+        offsets = {
+            name: 997 * (index % 500)
+            for index, (name, parameter) in enumerate(self.parameters.items())
+            if parameter.is_floating_point() and parameter.numel()
+        }
+        length = max((self.parameters[name].numel() + offset for name, offset in offsets.items()), default=0)
+        noise = _noise(min(length, _NOISE_LENGTH), generator, self.dtype)
+        for name, offset in offsets.items():
+            _add_noise_(self.parameters[name], noise, offset)
         self._n_perturbed += 1
 
     @torch.no_grad()
@@ -102,10 +119,14 @@ class Probe:
             By which share it changes the result of a normalization at most, each asked by itself; and by
             which share it moves the outputs, after all layers.
         """
-        self._restore_buffers()
         mode = Jittered(self.dtype, self.eps)
-        with seeded(self.seed, self.copy), default_dtype(self.dtype), mode:
-            moved = self._forward(self.copy, self._inputs)
+
+        def run() -> Any:
+            self._restore_buffers()
+            with Surroundings(self.seed, self.dtype), mode:
+                return self._forward(self.copy, self._inputs)
+
+        moved = self._process_randomness.call(run, self.seed)
         floating = [
             tensor for tensor in tensors_in(moved) if tensor.is_floating_point() or tensor.is_complex()
         ]
@@ -117,15 +138,17 @@ class Probe:
         Args:
             start: Buffers that start from a number instead.
         """
+        return self._process_randomness.call(lambda: self._run(start or {}), self.seed)
+
+    def _run(self, start: Mapping[str, float]) -> Ran:
         self._restore_buffers()
-        for name, value in (start or {}).items():
+        for name, value in start.items():
             self.copy.get_buffer(name).fill_(value)
         statistics_at_start = statistics_in(self.copy)
-        with (
-            seeded(self.seed, self.copy),
-            default_dtype(self.dtype),
-            ExactArithmetic(self.dtype, self.eps) as exact,
-        ):
+        surroundings = Surroundings(self.seed, self.dtype)
+        if torch.is_grad_enabled():
+            self._surroundings = surroundings  # of the graph that comes
+        with _refused_calls(self._original), surroundings, ExactArithmetic(self.dtype, self.eps) as exact:
             try:
                 outputs = self._forward(self.copy, self._inputs)
             except DecayFreeError:
@@ -149,7 +172,7 @@ class Probe:
         touched.
         """
         functional = self._functional(outputs)
-        with default_dtype(self.dtype), ExactArithmetic(self.dtype, self.eps):
+        with self._surroundings, ExactArithmetic(self.dtype, self.eps):
             try:
                 found: list[Tensor | None] = list(
                     torch.autograd.grad(functional, list(self.parameters.values()), allow_unused=True)
@@ -214,10 +237,13 @@ class Probe:
 
 
 @contextmanager
-def refused_calls(model: nn.Module) -> Iterator[None]:
+def _refused_calls(model: nn.Module) -> Iterator[None]:
     """Refuse a ``forward`` that calls the original, not what it is given, before it can change anything."""
+    here = threading.get_ident()
 
     def refuse(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != here:
+            return  # another thread trains the model
         raise InvalidInputError(
             "forward must call the model that it is given, a copy, and not the original: "
             "forward=lambda model, x: model(x)"
@@ -264,9 +290,9 @@ def _as_real(output: Tensor) -> Tensor:
     return torch.view_as_real(output) if output.is_complex() else output
 
 
-def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+def _noise(length: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Centered uniform noise of unit variance; large parameters repeat it, which no symmetry survives."""
-    return torch.rand(_NOISE_LENGTH, generator=generator, dtype=dtype).sub_(0.5).mul_(12**0.5)
+    return torch.rand(length, generator=generator, dtype=dtype).sub_(0.5).mul_(12**0.5)
 
 
 def _add_noise_(parameter: Tensor, noise: Tensor, offset: int) -> None:

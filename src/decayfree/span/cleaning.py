@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ from decayfree.errors import (
     faults_of,
     raise_all,
 )
-from decayfree.forward import Forward, call_model, movement, seeded, tensors_in
+from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, movement, tensors_in
 from decayfree.span.input_span import InputSpan
 from decayfree.span.layer_span import LayerSpan
 
@@ -188,12 +189,13 @@ def remove_off_span_(
             faults.append((type(error), str(error)))
     faults += _movement_faults([cleaned for _, cleaned in parts.values()])
     raise_all(faults)
-    before = {} if inputs is None else _outputs(model, inputs, forward or call_model)
+    randomness = ProcessRandomness()
+    before = {} if inputs is None else _outputs(model, inputs, forward or call_model, randomness)
     _warn_of_few_samples(span)
     for name, (off, _) in parts.items():
         weight = model.get_parameter(name)
         weight.copy_(weight.double() - off)
-    after = {} if inputs is None else _outputs(model, inputs, forward or call_model)
+    after = {} if inputs is None else _outputs(model, inputs, forward or call_model, randomness)
     moved = {mode: movement(before[mode], after[mode]) for mode in before}
     _warn_of_movement(moved, model)
     return Cleaning(tuple(cleaned for _, cleaned in parts.values()), span.left_out, moved)
@@ -328,21 +330,27 @@ def _warn_of_few_samples(span: InputSpan) -> None:
         )
 
 
-def _outputs(model: nn.Module, inputs: Any, forward: Callable[..., Any]) -> dict[Mode, list[Tensor]]:
+def _outputs(
+    model: nn.Module, inputs: Any, forward: Callable[..., Any], randomness: ProcessRandomness
+) -> dict[Mode, list[Tensor]]:
     """Floating outputs in train and in eval mode, of those modes in which the model runs on these inputs."""
     outputs: dict[Mode, list[Tensor]] = {}
     errors = []
     modes: tuple[Mode, Mode] = ("train", "eval")
-    for mode in modes:
-        with _undisturbed(model), seeded(0, model):
+
+    def run(mode: Mode) -> list[Tensor]:
+        with _undisturbed(model), Surroundings(0):
             model.train(mode == "train")
-            try:
-                returned = tensors_in(forward(model, inputs))
-                found = [tensor.clone() for tensor in returned if tensor.is_floating_point()]
-            # Whatever a model raises; in train mode many want more than one image, or targets.
-            except Exception as error:
-                errors.append(f"in {mode} mode it raised {type(error).__name__}: {error}")
-                continue
+            found = tensors_in(forward(model, inputs))
+            return [tensor.clone() for tensor in found if tensor.is_floating_point()]
+
+    for mode in modes:
+        try:
+            found = randomness.call(partial(run, mode), 0)
+        # Whatever a model raises; in train mode many want more than one image, or targets.
+        except Exception as error:
+            errors.append(f"in {mode} mode it raised {type(error).__name__}: {error}")
+            continue
         if found:
             outputs[mode] = found
         else:

@@ -5,22 +5,23 @@ that the caller brings, or the caller's own model on random targets. Trains noth
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decayfree.errors import InvalidInputError
-from decayfree.forward import Forward, call_model, cast, default_dtype, seeded, tensors_in
+from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, cast, tensors_in
 from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic
 from decayfree.invariance.probe import Probe
 from decayfree.invariance.result import Invariance
+
+_T = TypeVar("_T")
 
 _BATCH_SIZE = 64
 _ANGLE_RAD = 0.03
@@ -40,6 +41,7 @@ class Subject:
             does something to them.
         trains_rest: Whether trainings move the parameters that have a scale, too.
         notes: What checks have found out about it, so that no two do the same work.
+        randomness: The random states of the process, for models that draw from them.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class Subject:
     is_centered: bool = False
     trains_rest: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+    randomness: ProcessRandomness = field(default_factory=ProcessRandomness)
 
     def copy(self) -> "Subject":
         """The same with a model of its own."""
@@ -61,14 +64,16 @@ class Subject:
 
     def run(self, step: int) -> Tensor:
         """The loss of ``step``, (), with its graph; all randomness in the model is a function of the step."""
-        with self.arithmetic(step):
-            return self.loss(self.model, step)
+        return self._alone(step, lambda: self.loss(self.model, step))
 
-    @contextmanager
-    def arithmetic(self, step: int) -> Iterator[None]:
-        """Runs the model in float64 with its ε and the random state of a step."""
-        with seeded(step, self.model), default_dtype(torch.float64), ExactArithmetic(torch.float64, self.eps):
-            yield
+    def _alone(self, step: int, function: Callable[[], _T]) -> _T:
+        """Runs the model in float64 with its ε and the random numbers of a step."""
+
+        def call() -> _T:
+            with Surroundings(step, torch.float64), ExactArithmetic(torch.float64, self.eps):
+                return function()
+
+        return self.randomness.call(call, step)
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -96,11 +101,15 @@ class Subject:
         trainable = {
             name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad
         }
-        with self.arithmetic(step):
-            loss = self.loss(self.model, step)
-            gradients = torch.autograd.grad(
-                loss, list(trainable.values()), allow_unused=True, materialize_grads=True
-            )
+        gradients = self._alone(
+            step,
+            lambda: torch.autograd.grad(
+                self.loss(self.model, step),
+                list(trainable.values()),
+                allow_unused=True,
+                materialize_grads=True,
+            ),
+        )
         return dict(zip(trainable, gradients, strict=True))
 
     def learning_rate(self, angle_rad: float = _ANGLE_RAD) -> float:
@@ -146,8 +155,7 @@ def image_subject(
         The subject; a step sees 64 images.
     """
     n_classes = int(labels.max()) + 1
-    with torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
-        torch.manual_seed(seed)
+    with Surroundings(seed, torch.float64):
         model = nn.Sequential(
             *(
                 nn.Conv2d(images.shape[1], width, 3, padding=1, bias=False),
