@@ -7,11 +7,27 @@ such blocks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from decayfree.errors import InvalidInputError
+
+
+class Run(NamedTuple):
+    """Blocks of as many rows each that follow each other: one array of numbers where rows do in memory.
+
+    Args:
+        first_row: Of the first block.
+        n_blocks: How many.
+        size: Rows in each.
+    """
+
+    first_row: int
+    n_blocks: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,24 @@ class Blocks:
     def uniform_size(self) -> int:
         """Rows in every block where all have as many, else 0."""
         return self.block_sizes[0] if len(set(self.block_sizes)) == 1 else 0
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """All blocks in the fewest runs, in their order.
+
+        Example:
+            >>> Blocks(axis=0, block_sizes=(2, 2, 1), starts=(0, 2, 9)).runs
+            (Run(first_row=0, n_blocks=2, size=2), Run(first_row=9, n_blocks=1, size=1))
+        """
+        starts = self.starts or tuple(accumulate(self.block_sizes, initial=0))[:-1]
+        runs: list[Run] = []
+        for start, size in zip(starts, self.block_sizes, strict=True):
+            last = runs[-1] if runs else Run(0, 0, 0)
+            if last.size == size and last.first_row + last.n_blocks * size == start:
+                runs[-1] = last._replace(n_blocks=last.n_blocks + 1)
+            else:
+                runs.append(Run(start, 1, size))
+        return tuple(runs)
 
     @cached_property
     def block_of_row(self) -> tuple[int, ...]:

@@ -30,6 +30,16 @@ class Held(Part):
     name: str
     targets: Tensor
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks it has."""
+        return self.blocks.n_blocks
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the weight."""
+        return self.weight.numel() * self.weight.element_size()
+
 
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
     """Radius of every block of each weight, by name."""
