@@ -10,6 +10,7 @@ from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
+LeftOut = Literal["", "sign", "numbers", "no gradient", "excluded", "not included"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Verdict:
             been; for the others the relative change of the outputs per relative growth of the parameter. No
             unit.
         shape: Of the parameter.
+        left_out: Why an invariant one is no weight of the result: only the signs of its numbers count
+            (``sign``), its rows are single numbers without a direction to keep (``numbers``), no gradient
+            turns it (``no gradient``), or a pattern says so (``excluded``, ``not included``). Empty where it
+            is in the result, goes with a weight that is, or is not invariant.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Verdict:
     reason: str
     measured: float
     shape: tuple[int, ...]
+    left_out: LeftOut = ""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from decayfree.methods.method import (
     number_faults,
 )
 from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
-from decayfree.optimizers import DecayForm, own_decay_of
+from decayfree.optimizers import DecayForm, decay_form_in
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -99,12 +99,7 @@ def groups_of(
 
 def own_form(optimizer: Optimizer) -> DecayForm | None:
     """What an optimizer's own ``weight_decay`` does; None where nobody knows."""
-    group = optimizer.param_groups[0]
-    flags = [bool(group[key]) for key in ("decoupled_weight_decay", "weight_decouple") if key in group]
-    if any(flags):
-        return "decoupled"
-    form = own_decay_of(type(optimizer))
-    return "coupled" if form and flags else form
+    return decay_form_in(type(optimizer), optimizer.param_groups[0])
 
 
 class _CoupledDecay:
