@@ -67,6 +67,9 @@ class WeightDecay(Method):
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
+        from decayfree.methods.partly_held import refuse_partly_held
+
+        refuse_partly_held(found, by=self.label)
         if self.form == "own" or self.weight_decay == 0:
             return NothingToDo()
         if self.form == own_form(optimizer):
@@ -86,9 +89,14 @@ def groups_of(
     """Parameter groups with one decay for the scale-invariant weights and one for the rest.
 
     Both as the optimizer understands them.
+
+    Raises:
+        UnsupportedWeightError: If a weight is scale-invariant in some of its rows only.
     """
+    from decayfree.methods.partly_held import refuse_partly_held
     from decayfree.rescaling.param_groups import split_params
 
+    refuse_partly_held(found, by=f"weight decay {weight_decay:g}")
     decayed = _identities(model, found)
     groups = split_params(model, found, weight_decay=rest_weight_decay)
     for group in groups:
