@@ -1,4 +1,4 @@
-"""What do the rescale and the search cost on ResNet-50, beside the memory floor and the peers, in one run?
+"""What do the rescale and the search cost, beside the memory floor and the peers, in one run?
 
     python benchmarks/rescale.py [--device cuda] [--rounds 30] [--only floor peers search training]
 
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import decayfree
+from decayfree.blocks import Part
+from decayfree.rescaling.runs import runs_in_memory
+from gpt import GPT, with_heads
 from measure import Quartiles, Work, added, interleaved, quartiles, ratios
 from resnet50 import ResNet50, convolutions
 
@@ -86,65 +89,65 @@ def processor_name() -> str:
 
 
 def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
-    """The rescale of 53 convolutions against one in-place multiply of the same memory."""
-    model = ResNet50().to(device)
-    weights = [weight.detach() for weight in convolutions(model)]
-    one_tensor = torch.ones(sum(weight.numel() for weight in weights), device=device)
-    optimizer = Still(convolutions(model))
-    found = find(model, device)
-    decayfree.WeightRescaling(optimizer, found)
-    fused = Still(convolutions(model)) if device.type == "cpu" and is_installed("numba") else None
-    if fused is not None:
-        decayfree.WeightRescaling(fused, found, fused=True)
-    disturb = lambda: multiply(weights, _DISTURBANCE)  # noqa: E731
+    """The rescale of each model's weights against one in-place multiply of the same memory, and a loop."""
+    for name, make in MODELS.items():
+        try:
+            model, found = make(device)
+        except ImportError as error:
+            yield Line(name, f"needs pip install decayfree[models] ({error})")
+        else:
+            yield from floor_of(name, list(found.parts(model).values()), found, device, n_rounds)
 
+
+def floor_of(
+    name: str, parts: list[Part], found: decayfree.Invariance, device: torch.device, n_rounds: int
+) -> Iterator[Line]:
+    """The lines of one model."""
+    targets = [part.weight.new_tensor(part.blocks.block_sizes).sqrt()[:, None] for part in parts]
+    memory = [rows for part in parts for rows in matrices(part)]
+    one_tensor = torch.ones(sum(rows.numel() for rows in memory), device=device)
+    params = [param for part in parts for param in part.tensors]
+    # What comes before a rescale: a step that moves every weight, and leaves in the caches what steps do.
+    for param in params:
+        param.grad = 0.003 * param.detach().std() * torch.randn_like(param)
+    step = torch.optim.SGD(params, lr=0.1, momentum=0.9).step
+    rescaled, fused = Still(params), Still(params)
+    decayfree.WeightRescaling(rescaled, found)
     works = {
-        "multiply": Work(lambda: multiply(weights, _DISTURBANCE), disturb),
-        "one tensor": Work(lambda: one_tensor.mul_(1.0), lambda: one_tensor.mul_(1.0)),
-        "loop": Work(lambda: plain_loop(weights), disturb),
-        "step": Work(optimizer.step, disturb),
+        "multiply": Work(lambda: multiply(memory, _DISTURBANCE), step),
+        "one tensor": Work(lambda: one_tensor.mul_(1.0), step),
+        "loop": Work(lambda: plain_loop(parts, targets), step),
+        "rescale": Work(rescaled.step, step),
         # What the optimizer's own machinery takes.
-        "bare step": Work(Still(convolutions(model)).step, disturb),
+        "bare": Work(Still(params).step, step),
     }
-    if fused is not None:
-        works["fused step"] = Work(fused.step, disturb)
+    if device.type == "cpu" and is_installed("numba"):
+        decayfree.WeightRescaling(fused, found, fused=True)
+        works["fused"] = Work(fused.step, step)
     elapsed = interleaved(works, n_rounds=n_rounds, device=device)
-    for rescale, of in (("rescale", "step"), ("fused", "fused step")):
-        if of in elapsed:
-            elapsed[rescale] = [
-                step - bare for step, bare in zip(elapsed[of], elapsed["bare step"], strict=True)
-            ]
-    deviation = max(
-        float((weight.flatten(1).norm(dim=1) - 1).abs().max())
-        for holder in filter(None, (optimizer, fused))
-        for weight in held_after(holder, weights)
-    )
-    yield Line("one in-place multiply of each weight, ms", quartiles(elapsed["multiply"]).format())
+    for rescale in elapsed.keys() & {"rescale", "fused"}:
+        elapsed[rescale] = [all - own for all, own in zip(elapsed[rescale], elapsed["bare"], strict=True)]
+    n_blocks = sum(part.blocks.n_blocks for part in parts)
     yield Line(
-        "one in-place multiply of one tensor of as many bytes, ms", quartiles(elapsed["one tensor"]).format()
+        f"{name}: {len(parts)} weights, {n_blocks:,} blocks, {one_tensor.numel() / 1e6:.1f} M numbers",
+        f"one multiply of each {quartiles(elapsed['multiply']).format()} ms",
     )
-    yield Line("the rescale, ms", quartiles(elapsed["rescale"]).format())
-    yield ratio_line("the rescale / one multiply of each weight", elapsed, "rescale", "multiply", target=1.5)
-    yield ratio_line(
-        "the rescale / one multiply of one tensor of as many bytes",
-        elapsed,
-        "rescale",
-        "one tensor",
-        target=1.5,
-    )
-    if fused is None:
-        yield Line("the rescale, fused=True", "needs the CPU and pip install decayfree[fused]")
+    yield ratio_line("  the rescale / a plain loop", elapsed, "rescale", "loop", target=1.0)
+    yield ratio_line("  the rescale / one multiply of each", elapsed, "rescale", "multiply")
+    if "fused" in works:
+        yield ratio_line("  fused=True / one multiply of each", elapsed, "fused", "multiply", target=1.3)
+        yield ratio_line("  fused=True / one multiply of one tensor", elapsed, "fused", "one tensor")
     else:
-        yield Line("the rescale, fused=True, ms", quartiles(elapsed["fused"]).format())
-        for what, below in (("each weight", "multiply"), ("one tensor of as many bytes", "one tensor")):
-            yield ratio_line(
-                f"the rescale, fused=True / one multiply of {what}", elapsed, "fused", below, target=1.5
-            )
-    yield ratio_line("a plain loop / one multiply of each weight", elapsed, "loop", "multiply")
-    yield ratio_line(
-        "a plain loop / one multiply of one tensor of as many bytes", elapsed, "loop", "one tensor"
-    )
-    yield Line("largest distance of a kernel's norm from 1 afterwards", f"{deviation:.1e}")
+        yield Line("  fused=True", "needs the CPU and pip install decayfree[fused]")
+    deviations = []
+    for run in (works[rescale].run for rescale in ("rescale", "fused") if rescale in works):
+        step()
+        run()
+        deviations += [
+            float((part.each(Tensor.detach).norms()[:, None] / target - 1).abs().max())
+            for part, target in zip(parts, targets, strict=True)
+        ]
+    yield Line("  largest distance of a norm from its radius afterwards", f"{max(deviations):.1e}")
 
 
 def peers(device: torch.device, n_rounds: int) -> Iterator[Line]:
@@ -211,13 +214,40 @@ def training(device: torch.device, n_rounds: int) -> Iterator[Line]:
 
 
 PARTS: dict[str, tuple[str, Callable[[torch.device, int], Iterator[Line]]]] = {
-    "floor": ("Rescaling ResNet-50's 53 convolutions (23.45 M weights, 26,560 kernels, float32)", floor),
+    "floor": ("Rescaling in float32, after a step of SGD with momentum", floor),
     "peers": (
         "Beside SGDP and AdamP (adamp), the same convolutions, gradients orthogonal to the kernels",
         peers,
     ),
     "search": ("Finding the weights", search),
     "training": ("A ResNet-50 training step in bfloat16, batch 256", training),
+}
+
+
+def found_in(model: nn.Module, device: torch.device) -> tuple[nn.Module, decayfree.Invariance]:
+    """A model on a device with what is found in it."""
+    model.to(device)
+    return model, decayfree.find_invariant(model, torch.randn(4, 3, 64, 64, device=device))
+
+
+def of_timm(name: str) -> Callable[[torch.device], tuple[nn.Module, decayfree.Invariance]]:
+    """One of timm's models, with random weights."""
+
+    def make(device: torch.device) -> tuple[nn.Module, decayfree.Invariance]:
+        import timm
+
+        return found_in(timm.create_model(name), device)
+
+    return make
+
+
+MODELS: dict[str, Callable[[torch.device], tuple[nn.Module, decayfree.Invariance]]] = {
+    "ResNet-50": lambda device: found_in(ResNet50(), device),
+    "MobileNetV3": of_timm("mobilenetv3_large_100"),
+    "EfficientNet-B0": of_timm("efficientnet_b0"),
+    "ConvNeXt-T": of_timm("convnext_tiny"),
+    "ResNet-50 with GroupNorm": of_timm("resnet50_gn"),
+    "GPT with QK-norm": lambda device: with_heads(GPT().to(device)),
 }
 
 
@@ -289,18 +319,23 @@ def multiply(weights: list[Tensor], factor: float) -> None:
         weight.mul_(factor)
 
 
-def plain_loop(weights: list[Tensor]) -> None:
-    """Rescaling as one would write it first."""
-    for weight in weights:
-        rows = weight.view(len(weight), -1)
-        rows.mul_(1 / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+def plain_loop(parts: list[Part], norms: list[Tensor]) -> None:
+    """Rescaling as one would write it first: weight by weight, with the bias where that belongs to it."""
+    for part, norm in zip(parts, norms, strict=True):
+        n_blocks, n_rows = part.blocks.n_blocks, part.blocks.n_rows
+        tensors = [tensor.detach()[:n_rows].view(n_blocks, -1) for tensor in part.tensors]
+        own = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in tensors]
+        factors = norm / (own[0] if len(own) == 1 else torch.hypot(*own))
+        for rows in tensors:
+            rows.mul_(factors)
 
 
-def held_after(optimizer: Optimizer, weights: list[Tensor]) -> list[Tensor]:
-    """The weights after one more rescale of something that was off."""
-    multiply(weights, _DISTURBANCE)
-    optimizer.step()
-    return weights
+def matrices(part: Part) -> tuple[Tensor, ...]:
+    """What is held of a weight, and of its bias: (blocks, numbers in a block), views."""
+    (run,) = runs_in_memory(part) or [None]
+    if run is None:
+        sys.exit("this benchmark is for weights that lie in memory block by block")
+    return run.tensors
 
 
 def weights_of(optimizer: Optimizer) -> list[Tensor]:

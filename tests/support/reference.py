@@ -185,7 +185,7 @@ def numbers_of(weight: Tensor, spec: BlockSpec, bias: Tensor | None = None) -> l
 
 
 def blocks_of(spec: BlockSpec) -> list[range]:
-    """The row numbers of each block: contiguous inside it, and between blocks where there are no starts."""
+    """The row numbers of each block, which are contiguous; blocks are too, unless they have starts."""
     if spec.starts:
         return [range(start, start + size) for start, size in zip(spec.starts, spec.sizes, strict=True)]
     ends = [sum(spec.sizes[: i + 1]) for i in range(len(spec.sizes))]
