@@ -23,7 +23,7 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
 
     Without decay are the weights of ``found``, and those that a probe found to have no scale but that are
     none of its weights, since their rows are single numbers for instance; not what ``include`` or ``exclude``
-    has left out. A weight that is held in some of its rows only is in a group of its own: an optimizer decays
+    has left out. Vectors (gains and biases) are in it only where they are held: their decay is as ever. A weight that is held in some of its rows only is in a group of its own: an optimizer decays
     whole parameters, so it has no ``"weight_decay"`` there, and the decay of the other rows in
     ``"other_rows_weight_decay"``. :class:`decayfree.WeightRescaling` does it before each step, to the last
     bit but for rounding as the optimizer would do it to a parameter of those rows alone.
@@ -53,7 +53,11 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
         raise InvalidInputError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
     found.check_fits(model)
     without = {name for weight in found for name in weight.names}
-    without |= {name for name, verdict in found.verdicts.items() if verdict.left_out in _WITHOUT_SCALE}
+    without |= {
+        name
+        for name, verdict in found.verdicts.items()
+        if verdict.left_out in _WITHOUT_SCALE and len(verdict.shape) > 1
+    }
     partly = {name for weight in found if weight.blocks.is_partial for name in weight.names}
     if weight_decay == 0:
         partly = set()
