@@ -139,7 +139,8 @@ def _converted(
     gradient_norms: Mapping[str, Tensor] | None,
 ) -> WeightRecipe:
     part = found.parts()[weight.name]
-    fan_in = sum(tensor.numel() for tensor in part.tensors) // part.blocks.n_rows
+    n_rows = part.weight.shape[part.blocks.axis] * part.blocks.groups  # held or not
+    fan_in = sum(tensor.numel() for tensor in part.tensors) // n_rows
     norms = gradient_norms[weight.name] if gradient_norms is not None and rule.needs_gradient_norm else None
     settled = _settled(rule, weight.block_sizes, fan_in, norms)
     row_norms = part.norms().cpu().double() / _sizes(weight).sqrt()
