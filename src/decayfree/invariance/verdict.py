@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
@@ -66,7 +67,7 @@ class ScaleInvariantWeight:
     groups: int = 1
     starts: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def blocks(self) -> Blocks:
         """How the rows are divided."""
         return Blocks(self.axis, self.block_sizes, self.groups, self.starts)
