@@ -139,7 +139,8 @@ def test_statistics_start_at_zero_only_where_nobody_notices() -> None:
     assert find_invariant(Noticing(), faint).verdicts["conv.weight"].verdict == "invariant"
 
 
-# How often the model runs: one probe and one confirmation, unless something else is needed.
+# How often the model runs: one probe and one confirmation, unless something else is needed. The probe runs it
+# once more by itself, to compare its first run with an equal one.
 N_RUNS = {
     "conv_with_bias_under_batchnorm": 2,
     "post_activation_residual_network": 2,

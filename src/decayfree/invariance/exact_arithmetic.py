@@ -8,6 +8,7 @@ layer types.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -82,8 +83,8 @@ class ExactArithmetic(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _FUNCTIONS:
-            at = _FUNCTIONS[func]
+        at = _FUNCTIONS.get(func) or _of_operation(func)
+        if at is not None:
             args = _with(args, kwargs, at.eps, "eps", self.eps)
             if at.momentum is not None and at.mean is not None:
                 args = _with(args, kwargs, at.momentum, "momentum", _MOMENTUM)
@@ -98,6 +99,19 @@ class ExactArithmetic(TorchFunctionMode):
 
     def _raised(self, argument: Any) -> Any:
         return self.dtype if isinstance(argument, torch.dtype) and argument in _LOWER else argument
+
+
+@cache
+def _of_operation(func: Callable[..., Any]) -> _Positions | None:
+    """The same of an operation that exported modules call, such as ``torch.ops.aten.layer_norm.default``."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return None
+    names = [argument.name for argument in func._schema.arguments]
+    if "eps" not in names or "norm" not in func.name() or "backward" in func.name():
+        return None
+    if "momentum" not in names:
+        return _Positions(names.index("eps"))
+    return _Positions(*(names.index(name) for name in ("eps", "momentum", "running_mean")))
 
 
 def use_eps_(model: nn.Module, eps: float) -> None:

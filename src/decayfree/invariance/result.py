@@ -148,7 +148,7 @@ def _layer_faults(
         if layer.name not in modules:
             yield f"{layer.name}: no such module"
             continue
-        buffers = modules[layer.name]._buffers
+        buffers = dict(modules[layer.name].named_buffers(recurse=False))  # of a script, too
         var = buffers.get("running_var")
         if layer.blocks and (
             buffers.get("running_mean") is None or var is None or var.numel() <= max(layer.channels)

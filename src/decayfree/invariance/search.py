@@ -22,7 +22,7 @@ from decayfree.invariance.followers import TwoRuns
 from decayfree.invariance.labels import factors_for_one, labelled_factors, labels_of
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
-from decayfree.invariance.probe import Probe, Ran
+from decayfree.invariance.probe import Probe, Ran, as_real, in_real_terms
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
@@ -231,9 +231,11 @@ class _Search:
         for name, gradient in gradients.items():
             parameter, bias = self._probe.parameters[name], self._biases[name] or ""
             if _is_real(parameter):
-                added[name] = evidence[name].with_probe(
-                    parameter, gradient, self._probe.parameters.get(bias), gradients.get(bias)
-                )
+                vector: Tensor | None = self._probe.parameters.get(bias)
+                slopes = gradients.get(bias)
+                if vector is not None and slopes is not None:
+                    vector, slopes = in_real_terms(vector, slopes)
+                added[name] = evidence[name].with_probe(as_real(parameter), as_real(gradient), vector, slopes)
         return added
 
     def _findings(self, evidence: Mapping[str, Evidence], reached: Collection[str]) -> dict[str, Finding]:
@@ -383,7 +385,7 @@ class _Search:
         vectors = {
             name: parameter.detach().double().cpu()
             for name, parameter in self._probe.parameters.items()
-            if parameter.ndim == 1
+            if parameter.ndim == 1 and not parameter.is_complex()
         }
         after = put_in(scaled.start, scaled.statistics, seen.kept)
         return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
@@ -426,7 +428,7 @@ def _with_leading_rows(seen: _Seen) -> dict[str, Finding]:
 
 
 def _is_real(parameter: Tensor) -> bool:
-    return parameter.is_floating_point() and parameter.numel() > 0
+    return (parameter.is_floating_point() or parameter.is_complex()) and parameter.numel() > 0
 
 
 def _check_finite(outputs: list[Tensor]) -> None:
