@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from decayfree import InvalidInputError, Invariance, UnsupportedWeightError, find_invariant
+from decayfree import (
+    InvalidInputError,
+    Invariance,
+    UnsupportedWeightError,
+    WeightRescaling,
+    find_invariant,
+    rescale_,
+    split_params,
+)
 from support.around import Around, assert_found, body, names_in, pictures
 
 # Wrappers
@@ -39,6 +47,15 @@ def test_compiled_models_and_parts_are_probed_as_they_are_written() -> None:
         assert found.to_dict() == plain
         assert dict(found.model.named_parameters())["conv.weight"] is model.conv.weight
         assert find_invariant(in_place, pictures()).to_dict() == plain
+    for wrapped in (compiled, part):
+        assert Invariance.from_dict(plain, wrapped)[0].name == "conv.weight"
+        assert [len(group["params"]) for group in split_params(wrapped, found)] == [1, 4]
+        assert list(rescale_(wrapped, found)) == ["conv.weight"]
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        with WeightRescaling(optimizer, find_invariant(wrapped, pictures())) as wrs:
+            model(pictures()).sum().backward()  # of the same parameters
+            optimizer.step()
+            assert wrs.check().largest < 1e-6
 
 
 @pytest.mark.usefixtures("seed")
@@ -58,15 +75,21 @@ def test_exported_modules_are_probed() -> None:
 
 @pytest.mark.usefixtures("seed")
 @pytest.mark.filterwarnings("ignore")
-def test_scripts_are_refused_and_take_over_the_result_of_the_module() -> None:
+def test_scripts_are_refused_and_share_the_result_of_their_module() -> None:
     model = body()
+    found = find_invariant(model, pictures())
     for script in (torch.jit.script(model), torch.jit.trace(model, pictures(), check_trace=False)):
         with pytest.raises(UnsupportedWeightError, match=r"before torch\.jit\.script or torch\.jit\.trace"):
             find_invariant(script, pictures())
         with pytest.raises(UnsupportedWeightError, match="0 is a script"):
             find_invariant(nn.Sequential(script), pictures())
-        carried = Invariance.from_dict(find_invariant(model, pictures()).to_dict(), script)
+        carried = Invariance.from_dict(found.to_dict(), script)
         assert carried[0].name == "conv.weight"
+        optimizer = torch.optim.SGD(script.parameters(), lr=0.1)
+        with WeightRescaling(optimizer, found) as wrs:
+            script(pictures()).sum().backward()
+            optimizer.step()
+            assert wrs.check().largest < 1e-6
     with_small_script = nn.Sequential(model.conv, model.norm, torch.jit.script(nn.SiLU()), nn.Conv2d(6, 2, 1))
     assert_found(with_small_script, None, ("0.weight",))
 
@@ -135,6 +158,8 @@ def test_complex_weights_have_the_verdict_of_finite_scaling(bias: bool) -> None:
     assert found["fc.weight"].block_sizes == (1,) * 6
     assert found["fc.weight"].bias == ("fc.bias" if bias else None)
     assert found.verdicts["head.weight"].verdict == "not_invariant"
+    with pytest.raises(UnsupportedWeightError, match=r"fc\.weight \(6, 5\) is complex"):
+        WeightRescaling(torch.optim.SGD([found.model.fc.weight], lr=0.1), found)
 
 
 @pytest.mark.usefixtures("seed")

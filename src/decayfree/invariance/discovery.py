@@ -207,7 +207,7 @@ def _check_kind(model: object) -> None:
 def _check_arguments(
     model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, patterns: list[str]
 ) -> None:
-    faults = unsupported_weights(dict(model.named_parameters()))
+    faults = unsupported_weights({name: p for name, p in model.named_parameters() if not p.is_complex()})
     raise_all(faults_of(UnsupportedWeightError, faults), about="these parameters cannot be probed: ")
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [

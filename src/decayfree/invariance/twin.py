@@ -225,8 +225,8 @@ def _check_kinds(model: nn.Module) -> None:
     if scripts:
         faults.append(
             f"{scripts[0]} is a script, which hides how it computes: probe the module before "
-            "torch.jit.script or torch.jit.trace, and carry the result over with "
-            "Invariance.from_dict(found.to_dict(), scripted)"
+            "torch.jit.script or torch.jit.trace; a script of it has the same parameters, so that the result "
+            "holds for both, with an optimizer of either"
         )
     if quantized:
         faults.append(

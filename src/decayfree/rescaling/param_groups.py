@@ -14,6 +14,7 @@ from decayfree.errors import (
     InvalidInputError,
 )
 from decayfree.invariance.result import Invariance
+from decayfree.invariance.twin import plain
 
 
 def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -42,6 +43,7 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
     """
     if not math.isfinite(weight_decay) or weight_decay < 0:
         raise InvalidInputError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
+    model = plain(model)
     found.check_fits(model)
     held = {name for weight in found for name in weight.names}
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
