@@ -162,16 +162,19 @@ def test_a_face_shows_what_type_checkers_see(name: str) -> None:
     """TYPE_CHECKING, __all__ and __getattr__ give the same names, each the very thing its room defines."""
     face = importlib.import_module(f"decayfree.{name}".rstrip("."))
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
-    typed = {
-        alias.name: str(node.module)
+    shown = [
+        (alias, str(node.module))
         for block in tree.body
         if isinstance(block, ast.If)
         for node in ast.walk(block)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
-    }
-    assert sorted(typed) == sorted(getattr(face, "__all__", []))
-    assert len(set(typed)) == len(getattr(face, "__all__", []))
+    ]
+    # "as" the same name is how type checkers are told that a name is public.
+    assert not [alias.name for alias, _ in shown if alias.asname != alias.name]
+    typed = {alias.name: room for alias, room in shown}
+    assert list(typed) == list(getattr(face, "__all__", []))
+    assert len(typed) == len(shown)
     for public, room in typed.items():
         assert getattr(face, public) is getattr(importlib.import_module(room), public)
     with pytest.raises(AttributeError, match="nothing_of_this_name"):

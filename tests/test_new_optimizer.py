@@ -31,9 +31,12 @@ class Newest(torch.optim.Optimizer):
                 self.state[p]["newest_memory"] = torch.full_like(p, 8.0)
 """
 PROOF = """
+import json
 import torch
 from torch import nn
+from typer.testing import CliRunner
 import decayfree
+from decayfree.cli.app import app
 from decayfree.dynamics import update_family
 from decayfree.methods import RotationalEquilibrium, WRS
 from decayfree.methods.weight_decay import own_form
@@ -64,6 +67,11 @@ groups = [{"params": list(model.parameters()), "weight_decay": 0.0}]
 made = build_optimizer(spec.recipe.optimizer, groups, learning_rate=0.5, method=WRS())
 assert (type(made), made.param_groups[0]["betas"]) == (Newest, (0.5, 0.999))
 assert not RotationalEquilibrium(0.01).optimizer_faults("newest")
+
+words = ["convert", "--optimizer", "newest", "--lr", "1e-3", "--weight-decay", "0.1", "--fan-in", "200"]
+said = CliRunner().invoke(app, [*words, "--json"])
+assert said.exit_code == 0, said.output
+assert abs(json.loads(said.stdout)["rows"][0]["radius"] - 1) < 1e-3
 print("all of it")
 """
 

@@ -7,92 +7,36 @@ from typing import TYPE_CHECKING
 
 from decayfree.lazy_face import lazy_face
 
+# In the order in which the README meets them.
+# isort: off
 if TYPE_CHECKING:
-    from decayfree.conversion.converted_rescaling import ConvertedRescaling, drop_decay, fixed_norm_recipe
-    from decayfree.conversion.gradient_norms import GradientNorms
-    from decayfree.conversion.schedule import equal_angle_schedule
-    from decayfree.dynamics.recorder import Recorder
-    from decayfree.errors import (
-        AlreadyAttachedError,
-        DecayFreeError,
-        InvalidInputError,
-        MismatchError,
-        MissingExtraError,
-        NonFiniteWeightError,
-        UnsupportedWeightError,
-        WeightDecayError,
-    )
-    from decayfree.invariance.discovery import find_invariant
-    from decayfree.invariance.result import Invariance
-    from decayfree.invariance.running_statistics import NormLayer
-    from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
-    from decayfree.rescaling.deviation import Deviation
-    from decayfree.rescaling.param_groups import split_params
-    from decayfree.rescaling.rescale_once import rescale_
-    from decayfree.rescaling.weight_rescaling import WeightRescaling
-
-__all__ = [
-    "find_invariant",
-    "Invariance",
-    "ScaleInvariantWeight",
-    "NormLayer",
-    "Verdict",
-    "WeightRescaling",
-    "Deviation",
-    "split_params",
-    "rescale_",
-    "Recorder",
-    "drop_decay",
-    "ConvertedRescaling",
-    "fixed_norm_recipe",
-    "GradientNorms",
-    "equal_angle_schedule",
-    "DecayFreeError",
-    "InvalidInputError",
-    "MismatchError",
-    "WeightDecayError",
-    "UnsupportedWeightError",
-    "NonFiniteWeightError",
-    "AlreadyAttachedError",
-    "MissingExtraError",
-]
+    from decayfree.invariance.discovery import find_invariant as find_invariant
+    from decayfree.invariance.result import Invariance as Invariance
+    from decayfree.invariance.verdict import ScaleInvariantWeight as ScaleInvariantWeight
+    from decayfree.invariance.running_statistics import NormLayer as NormLayer
+    from decayfree.invariance.verdict import Verdict as Verdict
+    from decayfree.rescaling.weight_rescaling import WeightRescaling as WeightRescaling
+    from decayfree.rescaling.deviation import Deviation as Deviation
+    from decayfree.rescaling.param_groups import split_params as split_params
+    from decayfree.rescaling.rescale_once import rescale_ as rescale_
+    from decayfree.dynamics.recorder import Recorder as Recorder
+    from decayfree.conversion.converted_rescaling import drop_decay as drop_decay
+    from decayfree.conversion.converted_rescaling import ConvertedRescaling as ConvertedRescaling
+    from decayfree.conversion.converted_rescaling import fixed_norm_recipe as fixed_norm_recipe
+    from decayfree.conversion.gradient_norms import GradientNorms as GradientNorms
+    from decayfree.conversion.schedule import equal_angle_schedule as equal_angle_schedule
+    from decayfree.errors import DecayFreeError as DecayFreeError
+    from decayfree.errors import InvalidInputError as InvalidInputError
+    from decayfree.errors import MismatchError as MismatchError
+    from decayfree.errors import WeightDecayError as WeightDecayError
+    from decayfree.errors import UnsupportedWeightError as UnsupportedWeightError
+    from decayfree.errors import NonFiniteWeightError as NonFiniteWeightError
+    from decayfree.errors import AlreadyAttachedError as AlreadyAttachedError
+    from decayfree.errors import MissingExtraError as MissingExtraError
 
 __getattr__ = lazy_face(
     __name__,
-    {
-        "invariance.discovery": "find_invariant",
-        "invariance.result": "Invariance",
-        "invariance.verdict": "ScaleInvariantWeight Verdict",
-        "invariance.running_statistics": "NormLayer",
-        "rescaling.weight_rescaling": "WeightRescaling",
-        "rescaling.deviation": "Deviation",
-        "rescaling.param_groups": "split_params",
-        "rescaling.rescale_once": "rescale_",
-        "dynamics.recorder": "Recorder",
-        "conversion.converted_rescaling": "drop_decay ConvertedRescaling fixed_norm_recipe",
-        "conversion.gradient_norms": "GradientNorms",
-        "conversion.schedule": "equal_angle_schedule",
-        "errors": (
-            "AlreadyAttachedError DecayFreeError InvalidInputError MismatchError MissingExtraError "
-            "NonFiniteWeightError UnsupportedWeightError WeightDecayError"
-        ),
-        **dict.fromkeys(
-            (
-                "blocks",
-                "conversion",
-                "dynamics",
-                "equilibrium",
-                "invariance",
-                "methods",
-                "report",
-                "rescaling",
-                "span",
-                "study",
-                "theory",
-            ),
-            "",
-        ),
-    },
+    submodules="blocks conversion dynamics equilibrium invariance methods report rescaling span study theory",
 )
 
 __version__ = "0.1.0"

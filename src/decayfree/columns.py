@@ -1,7 +1,5 @@
 """How does text stand in columns?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -144,11 +144,7 @@ def sgd(
 
 
 def adamw(
-    lr: float,
-    weight_decay: float,
-    *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    fan_in: float | None = None,
+    lr: float, weight_decay: float, *, betas: tuple[float, float] = (0.9, 0.999), fan_in: float | None = None
 ) -> Equilibrium:
     """AdamW: w ← (1−ηλ)w, then w ← w − ηm̂/√v̂.
 
@@ -246,11 +242,7 @@ def adam_l2(
 
 
 def lion(
-    lr: float,
-    weight_decay: float,
-    *,
-    betas: tuple[float, float] = (0.9, 0.99),
-    fan_in: float | None = None,
+    lr: float, weight_decay: float, *, betas: tuple[float, float] = (0.9, 0.99), fan_in: float | None = None
 ) -> Equilibrium:
     """Lion: w ← (1−ηλ)w − η·sign(β₁m + (1−β₁)g), then m ← β₂m + (1−β₂)g.
 

@@ -4,7 +4,8 @@ Each error is a :class:`DecayFreeError` and also the built-in that fits. The fil
 only what many files say alike is said here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class DecayFreeError(Exception):
@@ -53,6 +54,23 @@ def raise_all(faults: Sequence[Fault], *, about: str = "") -> None:
     """Raise one error with all faults, after what they are about; its class is that of the first."""
     if faults:
         raise faults[0][0](about + "; ".join(message for _, message in faults))
+
+
+@contextmanager
+def extra_needed(extra: str, sentence: str) -> Iterator[None]:
+    """Imports inside are of what an extra installs; where it is not there, the error says so.
+
+    Args:
+        extra: Its name.
+        sentence: What needs which package, ``{}`` being the one that is missing, and that it is not there.
+
+    Raises:
+        MissingExtraError: In place of the `ImportError`, with the extra to install.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(f"{sentence.format(error.name)}: pip install 'decayfree[{extra}]'") from error
 
 
 def whole_number_faults(name: str, value: object, *, least: int = 1) -> list[str]:

@@ -5,6 +5,7 @@ and a default precision of its own: other threads draw and compute as before. On
 Python's and numpy's random states and torch.manual_seed, is seeded and put back. Copies no model.
 """
 
+import math
 import random
 import sys
 import time
@@ -42,7 +43,7 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def movement(before: list[Tensor], after: list[Tensor]) -> float:
-    """Largest relative change among outputs; no unit, infinity where their shapes differ."""
+    """Largest relative change among outputs; no unit, infinity where shapes differ or one is not finite."""
     if [output.shape for output in before] != [output.shape for output in after]:
         return float("inf")
     moved = 0.0
@@ -51,7 +52,8 @@ def movement(before: list[Tensor], after: list[Tensor]) -> float:
             torch.linalg.vector_norm(old.detach()),
             torch.linalg.vector_norm(new.detach() - old.detach()),
         )
-        moved = max(moved, float(change / norm) if norm > 0 else float(change))
+        relative = float(change / norm) if norm > 0 else float(change)
+        moved = max(moved, relative if math.isfinite(relative) else math.inf)
     return moved
 
 

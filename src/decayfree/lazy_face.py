@@ -1,33 +1,45 @@
 """How does a folder show its public names without loading its rooms?
 
-By the module's `__getattr__` (PEP 562): a room is imported when one of its names is asked for. The names
-stand a second time under ``TYPE_CHECKING``, for type checkers and editors; tests/test_architecture.py holds
-the two together.
+By the module's `__getattr__` (PEP 562): a room is imported when one of its names is asked for. Which names
+there are, and where, is read from the imports under ``TYPE_CHECKING``, as type checkers and editors do.
+They are written ``from room import name as name``, which marks a name as public.
 """
 
+import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from typing import Any
 
 
-def lazy_face(package: str, rooms: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package.
+def lazy_face(package: str, *, submodules: str = "") -> Callable[[str], Any]:
+    """A ``__getattr__`` for a package, which knows its ``__all__`` as well.
 
     Args:
         package: Its ``__name__``.
-        rooms: Module -> the public names in it, divided by spaces; where there are none, the module itself is
-            the name. Modules are below the package, or have their whole path where that begins with
-            ``decayfree.``.
+        submodules: Modules below it that are loaded when they are asked for, divided by spaces. They are no
+            part of ``__all__``.
     """
-    room_of = {name: room for room, names in rooms.items() for name in names.split() or [room]}
+
+    @cache
+    def room_of() -> dict[str, str]:
+        """Public name -> the module that has it."""
+        tree = ast.parse(files(package).joinpath("__init__.py").read_text(encoding="utf-8"))
+        blocks = [node for node in tree.body if isinstance(node, ast.If)]
+        imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+        return {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def get(name: str) -> Any:
-        if name not in room_of:
+        if name in submodules.split():
+            return import_module(f"{package}.{name}")
+        if name == "__all__":
+            value: Any = list(room_of())
+        elif name in room_of():
+            value = getattr(import_module(room_of()[name]), name)
+        else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        room = room_of[name]
-        module = import_module(room if room.startswith("decayfree.") else f"{package}.{room}")
-        value = module if name == room else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -55,7 +55,8 @@ class KnownOptimizer:
         family: ``"sgd"``: a gradient that doubles doubles the step. ``"adam"``: it leaves the step alone,
             since that is divided by what is remembered of gradients. ``"sign"``: it does too, since the step
             knows signs or directions of gradients only. None where neither is so.
-        verified: By which test the family, the state and the decay were measured, or which paper says so.
+        verified: By which test the family, the state bit by bit and the decay without gradients were
+            measured, or which paper says so.
         refused: Why it has no family, in words.
         decay: What its own ``weight_decay`` does, unless a setting ``decoupled_weight_decay`` or
             ``weight_decouple`` says otherwise; None where it has none, or does something else.
@@ -71,7 +72,7 @@ class KnownOptimizer:
 
     classes: str
     family: UpdateFamily | None
-    verified: str
+    verified: str = "tests/test_optimizers.py"
     refused: str = ""
     decay: DecayForm | None = None
     decay_in: str = ""
@@ -88,15 +89,13 @@ _RELATIVE = (
 _CURVATURE = "it takes the length of its step from the curvature, not from the learning rate alone"
 _ESTIMATED = "its learning rate is a factor of one that it estimates"
 
-# What walks the rows: the law of the family, the state bit by bit, and decay without gradients.
-_MEASURED = "tests/test_optimizers.py"
 _ADAM = {"exp_avg": 1, "exp_avg_sq": 2}
 _BETAS: dict[str, str | tuple[str, str]] = {"betas": ("beta1", "beta2"), "eps": "eps"}
 _MOMENTUM: dict[str, str | tuple[str, str]] = {"momentum": "momentum", "nesterov": "nesterov"}
 
 OPTIMIZERS: tuple[KnownOptimizer, ...] = (
     KnownOptimizer(
-        *("SGD", "sgd", _MEASURED),
+        *("SGD", "sgd"),
         decay="coupled",
         decay_in="torch",
         state={"momentum_buffer": 1},
@@ -104,13 +103,10 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
         study=InStudies("sgd", "SGD", _MOMENTUM),
     ),
     KnownOptimizer(
-        *("SGDW", "sgd", _MEASURED),
-        decay="decoupled",
-        state={"momentum_buffer": 1},
-        equilibrium=equilibrium.sgd,
+        "SGDW", "sgd", decay="decoupled", state={"momentum_buffer": 1}, equilibrium=equilibrium.sgd
     ),
     KnownOptimizer(
-        *("Adam", "adam", _MEASURED),
+        *("Adam", "adam"),
         decay="coupled",
         decay_in="torch",
         state={**_ADAM, "max_exp_avg_sq": 2},
@@ -118,7 +114,7 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
         study=InStudies("adam", "Adam", _BETAS, fast={"fused": True}),
     ),
     KnownOptimizer(
-        *("AdamW", "adam", _MEASURED),
+        *("AdamW", "adam"),
         decay="decoupled",
         decay_in="torch",
         state={**_ADAM, "max_exp_avg_sq": 2},
@@ -126,21 +122,21 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
         study=InStudies("adamw", "AdamW", _BETAS, fast={"fused": True}),
     ),
     KnownOptimizer(
-        *("NAdam", "adam", _MEASURED),
+        *("NAdam", "adam"),
         decay="coupled",
         decay_in="torch",
         state=_ADAM,
         study=InStudies("nadam", "NAdam", _BETAS),
     ),
     KnownOptimizer(
-        *("RAdam", "adam", _MEASURED),
+        *("RAdam", "adam"),
         decay="coupled",
         decay_in="torch",
         state=_ADAM,
         study=InStudies("radam", "RAdam", _BETAS, fast={"foreach": True}),
     ),
     KnownOptimizer(
-        *("RMSprop", "adam", _MEASURED),
+        *("RMSprop", "adam"),
         decay="coupled",
         decay_in="torch",
         # Its buffer holds gradients divided by their size.
@@ -152,78 +148,68 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
         ),
     ),
     KnownOptimizer(
-        *("Adamax", "adam", _MEASURED),
+        *("Adamax", "adam"),
         decay="coupled",
         decay_in="torch",
         state={"exp_avg": 1, "exp_inf": 1},
         study=InStudies("adamax", "Adamax", _BETAS),
     ),
     KnownOptimizer(
-        *("Adagrad", "adam", _MEASURED),
+        *("Adagrad", "adam"),
         decay="coupled",
         decay_in="torch",
         state={"sum": 2},
         study=InStudies("adagrad", "Adagrad", {"eps": "eps"}, fast={"fused": True}),
     ),
     KnownOptimizer(
-        *("Lion", "sign", _MEASURED),
+        *("Lion", "sign"),
         decay="decoupled",
         state={"exp_avg": 1},
         equilibrium=equilibrium.lion,
         study=InStudies("lion", "Lion", {"betas": ("beta1", "beta2")}, package="pytorch_optimizer"),
     ),
     KnownOptimizer(
-        *("Muon", "sign", _MEASURED),
+        *("Muon", "sign"),
         decay="decoupled",
         state={"momentum_buffer": 1},
         study=InStudies("muon", "Muon", _MOMENTUM, package="pytorch_optimizer", is_for_matrices=True),
     ),
     # Others of torch. Adadelta's acc_delta holds squares of steps, ASGD's ax is the average of the weights.
-    KnownOptimizer("Adadelta", "adam", _MEASURED, state={"square_avg": 2, "acc_delta": -2}),
-    KnownOptimizer("Rprop", "sign", _MEASURED, state={"prev": 1, "step_size": -1}),
-    KnownOptimizer("ASGD", "sgd", _MEASURED, state={"ax": -1}),
-    KnownOptimizer("SparseAdam", "adam", _MEASURED, state=_ADAM),
+    KnownOptimizer("Adadelta", "adam", state={"square_avg": 2, "acc_delta": -2}),
+    KnownOptimizer("Rprop", "sign", state={"prev": 1, "step_size": -1}),
+    KnownOptimizer("ASGD", "sgd", state={"ax": -1}),
+    KnownOptimizer("SparseAdam", "adam", state=_ADAM),
     KnownOptimizer(
-        *("Adafactor", None, _MEASURED),
-        refused=_RELATIVE,
-        state={"variance": 2},
-        factored=("row_var", "col_var"),
+        "Adafactor", None, refused=_RELATIVE, state={"variance": 2}, factored=("row_var", "col_var")
     ),
     KnownOptimizer("LBFGS", None, "Liu, Nocedal, 1989", refused=_CURVATURE),
     # The family of SGD, from elsewhere. AccSGD's buffer is a weight.
-    KnownOptimizer("SGDP", "sgd", _MEASURED, state={"momentum": 1}),
-    KnownOptimizer("AccSGD", "sgd", _MEASURED, state={"momentum_buffer": -1}),
-    KnownOptimizer("QHM", "sgd", _MEASURED, state={"momentum_buffer": 1}),
-    KnownOptimizer("AggMo", "sgd", _MEASURED),
+    KnownOptimizer("SGDP", "sgd", state={"momentum": 1}),
+    KnownOptimizer("AccSGD", "sgd", state={"momentum_buffer": -1}),
+    KnownOptimizer("QHM", "sgd", state={"momentum_buffer": 1}),
+    KnownOptimizer("AggMo", "sgd"),
     # That of Adam. ADOPT, AdafactorBigVision, NovoGrad and Shampoo average gradients that are divided by
     # their size already; LaProp, and timm's RMSprop, average steps, learning rate and all.
-    KnownOptimizer("AdamP", "adam", _MEASURED, state=_ADAM),
-    KnownOptimizer("NAdamW", "adam", _MEASURED, state=_ADAM),
-    KnownOptimizer(
-        "Adan",
-        "adam",
-        _MEASURED,
-        state={**_ADAM, "exp_avg_diff": 1, "previous_grad": 1, "neg_pre_grad": 1},
-    ),
-    KnownOptimizer("AdaBelief", "adam", _MEASURED, state={"exp_avg": 1, "exp_avg_var": 2}),
-    KnownOptimizer("ADOPT", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
-    KnownOptimizer("AdEMAMix", "adam", _MEASURED, state={**_ADAM, "exp_avg_slow": 1}),
-    KnownOptimizer("LaProp", "adam", _MEASURED, state={"exp_avg": -1, "exp_avg_sq": 2}),
-    KnownOptimizer("QHAdam", "adam", _MEASURED, state=_ADAM),
-    KnownOptimizer("StableAdamW", "adam", _MEASURED, state=_ADAM),
-    KnownOptimizer("Yogi", "adam", _MEASURED, state=_ADAM),
-    KnownOptimizer("NvNovoGrad", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
-    KnownOptimizer("NovoGrad", "adam", _MEASURED, state={"moments": 0, "grads_ema": 2}),
-    KnownOptimizer("Shampoo", "adam", _MEASURED),
-    KnownOptimizer("SOAP", "adam", _MEASURED),
-    KnownOptimizer("MARS", "adam", _MEASURED),
-    KnownOptimizer("AdafactorBigVision", "adam", _MEASURED, state={"exp_avg": 0, "exp_avg_sq": 2}),
-    KnownOptimizer(
-        "RMSpropTF", "adam", _MEASURED, state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": -1}
-    ),
+    KnownOptimizer("AdamP", "adam", state=_ADAM),
+    KnownOptimizer("NAdamW", "adam", state=_ADAM),
+    KnownOptimizer("Adan", "adam", state={**_ADAM, "exp_avg_diff": 1, "previous_grad": 1, "neg_pre_grad": 1}),
+    KnownOptimizer("AdaBelief", "adam", state={"exp_avg": 1, "exp_avg_var": 2}),
+    KnownOptimizer("ADOPT", "adam", state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer("AdEMAMix", "adam", state={**_ADAM, "exp_avg_slow": 1}),
+    KnownOptimizer("LaProp", "adam", state={"exp_avg": -1, "exp_avg_sq": 2}),
+    KnownOptimizer("QHAdam", "adam", state=_ADAM),
+    KnownOptimizer("StableAdamW", "adam", state=_ADAM),
+    KnownOptimizer("Yogi", "adam", state=_ADAM),
+    KnownOptimizer("NvNovoGrad", "adam", state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer("NovoGrad", "adam", state={"moments": 0, "grads_ema": 2}),
+    KnownOptimizer("Shampoo", "adam"),
+    KnownOptimizer("SOAP", "adam"),
+    KnownOptimizer("MARS", "adam"),
+    KnownOptimizer("AdafactorBigVision", "adam", state={"exp_avg": 0, "exp_avg_sq": 2}),
+    KnownOptimizer("RMSpropTF", "adam", state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": -1}),
     # That of signs.
-    KnownOptimizer("Tiger", "sign", _MEASURED, state={"exp_avg": 1}),
-    KnownOptimizer("SignSGD", "sign", _MEASURED, state={"momentum_buffer": 1}),
+    KnownOptimizer("Tiger", "sign", state={"exp_avg": 1}),
+    KnownOptimizer("SignSGD", "sign", state={"momentum_buffer": 1}),
     KnownOptimizer("Signum", "sign", "Bernstein et al., 2018, arXiv 1802.04434"),
     KnownOptimizer("Dion", "sign", "Ahn et al., 2025, arXiv 2504.05295"),
     # None.
@@ -279,6 +265,11 @@ def own_decay_of(kind: type) -> DecayForm | None:
 def in_studies() -> dict[str, KnownOptimizer]:
     """The rows that studies can train with, by their names there."""
     return {row.study.name: row for row in OPTIMIZERS if row.study is not None}
+
+
+def settling() -> dict[str, Callable[..., Equilibrium]]:
+    """Of those whose decay is known to settle, by their names in studies: where, as `equilibrium` says."""
+    return {name: row.equilibrium for name, row in in_studies().items() if row.equilibrium is not None}
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from decayfree import InvalidInputError, Invariance, NormLayer, find_invariant
+from decayfree.blocks import Blocks
 from support.claims import (
     UNKNOWN,
     at_random,
@@ -90,10 +91,8 @@ def test_blocks_are_the_known_ones(entry: ZooModel) -> None:
     known_weights = {name: known for name, known in entry.known.items() if isinstance(known, Scaled)}
     for name, known in known_weights.items():
         weight = found[name]
-        assert (weight.block_sizes, weight.axis, weight.groups, weight.bias) == (
-            known.block_sizes,
-            known.axis,
-            known.groups,
+        assert (weight.blocks, weight.bias) == (
+            Blocks(known.axis, known.block_sizes, known.groups, known.starts),
             known.bias,
         ), f"{name}: {entry.reason}"
         assert statistics_that_follow(weight.norm_layers) == {

@@ -8,7 +8,14 @@ import math
 import pytest
 import torch
 
-from decayfree.invariance.labels import LabelTable, factors_for_one, is_scaled, labelled_factors, labels_of
+from decayfree.invariance.labels import (
+    LabelTable,
+    factors_for_one,
+    is_scaled,
+    labelled_factors,
+    labels_of,
+    opposite_factors,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +69,26 @@ def test_what_gains_alone_do_has_no_label(growth: float, table: LabelTable) -> N
     assert table.block_of(growth) is None
 
 
-def test_factors_go_over_four_decades() -> None:
+def test_factors_are_far_below_one_or_far_above() -> None:
     labels = labels_of({"w": 1000}, seed=0)["w"]
     logs = labelled_factors(labels, -6, seed=1).log2()
     assert torch.allclose(logs - logs.floor(), labels, atol=1e-12)
-    assert logs.floor().unique().tolist() == list(range(-6, 7))
+    assert logs.floor().unique().tolist() == [-6, -5, -4, 4, 5, 6, 7]
     assert labelled_factors(labels, 0, seed=1).min() > 1
+
+
+def test_what_was_made_shorter_is_made_longer_and_the_other_way_round() -> None:
+    first = labelled_factors(labels_of({"w": 1000}, seed=0)["w"], -6, seed=1)
+    second = opposite_factors(first, -10, 16, seed=1).log2()
+    assert bool(((first.log2() > 0) != (second > 0)).all())
+    assert (float(second[second > 0].min()), float(second.max())) == pytest.approx((13, 16), abs=0.1)
+    assert (float(second.min()), float(second[second < 0].max())) == pytest.approx((-10, -7), abs=0.1)
+    # Several weights in a row: the product is long in one of the two runs.
+    together = torch.stack([first.log2(), second]).reshape(2, 250, 4).sum(-1)
+    assert float(together.max(dim=0).values.min()) > 5
+    # A larger ε shows where a block is small: there none is made shorter.
+    only_longer = labelled_factors(labels_of({"w": 1000}, seed=0)["w"], 0, seed=1)
+    assert float(opposite_factors(only_longer, 0, 16, seed=1).min()) == 1
 
 
 def test_factors_for_one_weight_differ_by_more_than_float32_rounds() -> None:

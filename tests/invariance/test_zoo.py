@@ -38,8 +38,9 @@ def bench_of(entry: ZooModel) -> Bench:
 
 
 def scale_blocks(model: nn.Module, name: str, known: Scaled, block_factors: Tensor) -> None:
-    factors = expand(block_factors, known.block_sizes)
-    scale_rows_(model.get_parameter(name), factors, axis=known.axis, groups=known.groups)
+    parameter = model.get_parameter(name)
+    factors = expand(block_factors, known.block_sizes, known.starts, len(parameter))
+    scale_rows_(parameter, factors, axis=known.axis, groups=known.groups)
     if known.bias is not None:
         scale_rows_(model.get_parameter(known.bias), factors)
 
@@ -73,7 +74,9 @@ def test_known_blocks_are_the_finest(entry: ZooModel) -> None:
     for name, known in entry.known.items():
         if not isinstance(known, Scaled):
             continue
-        ones = Scaled((1,) * sum(known.block_sizes), known.axis, known.groups, known.bias)
+        parts = zip(known.starts, known.block_sizes, strict=False)
+        rows = tuple(row for start, size in parts for row in range(start, start + size))
+        ones = Scaled((1,) * sum(known.block_sizes), known.axis, known.groups, known.bias, starts=rows)
 
         def is_invariant(factors: Tensor, name: str = name, ones: Scaled = ones) -> bool:
             return (

@@ -18,8 +18,9 @@ UNKNOWN = "unknown"
 
 def scale_weight_(model: nn.Module, weight: ScaleInvariantWeight, block_factors: Tensor) -> None:
     """Multiply each block, and its entries of the bias, by its factor; (n_blocks,)."""
-    factors = expand(block_factors, weight.block_sizes)
-    scale_rows_(model.get_parameter(weight.name), factors, axis=weight.axis, groups=weight.groups)
+    parameter = model.get_parameter(weight.name)
+    factors = expand(block_factors, weight.block_sizes, weight.starts, len(parameter))
+    scale_rows_(parameter, factors, axis=weight.axis, groups=weight.groups)
     if weight.bias is not None:
         scale_rows_(model.get_parameter(weight.bias), factors)
 

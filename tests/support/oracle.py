@@ -175,9 +175,16 @@ def scale_rows_(weight: Tensor, factors: Tensor, *, axis: int = 0, groups: int =
         view.mul_(factors.reshape(factors.shape + (1,) * (view.ndim - factors.ndim)))
 
 
-def expand(block_factors: Tensor, block_sizes: Sequence[int]) -> Tensor:
-    """(n_blocks,) factors of blocks → (n_rows,) factors of their rows."""
-    return torch.repeat_interleave(block_factors, torch.tensor(block_sizes))
+def expand(
+    block_factors: Tensor, block_sizes: Sequence[int], starts: Sequence[int] = (), n_rows: int = 0
+) -> Tensor:
+    """(n_blocks,) factors of blocks → (n_rows,) factors of their rows, 1 for rows in no block."""
+    if not starts:
+        return torch.repeat_interleave(block_factors, torch.tensor(block_sizes))
+    factors = block_factors.new_ones(n_rows)
+    for factor, start, size in zip(block_factors, starts, block_sizes, strict=True):
+        factors[start : start + size] = factor
+    return factors
 
 
 def random_factors(n: int, generator: torch.Generator, *, spread: float = 3.0) -> Tensor:

@@ -257,7 +257,7 @@ ZEROS = [
     ),
     ZooModel(
         "scalar_parameters",
-        "a scalar before a norm has no effect, and no gradient; one at the end scales the output",
+        "of a scalar before a norm only the sign has an effect; one at the end scales the output",
         lambda: net(
             before=ScalarGain(0.5),
             conv=nn.Conv2d(3, 6, 3, bias=False),
@@ -266,7 +266,7 @@ ZEROS = [
             after=ScalarGain(0.0),
         ),
         images,
-        {"before.gain": UNDECIDED, "conv.weight": kernels(6, norm=each(6)), "after.gain": NOT},
+        {"before.gain": LEFT_OUT, "conv.weight": kernels(6, norm=each(6)), "after.gain": NOT},
     ),
 ]
 

@@ -42,6 +42,7 @@ class Scaled:
     groups: int = 1
     bias: str | None = None
     norms: Mapping[str, Follows] = ()  # type: ignore[assignment]
+    starts: tuple[int, ...] = ()  # first row of each block, where some rows are in none
 
     @property
     def n_blocks(self) -> int:
@@ -85,9 +86,16 @@ def kernels(n: int, *, bias: str | None = None, axis: int = 0, groups: int = 1, 
     return Scaled((1,) * n, axis, groups, bias, _dotted(norms))
 
 
-def blocks(*sizes: int, bias: str | None = None, axis: int = 0, groups: int = 1, **norms: Follows) -> Scaled:
+def blocks(
+    *sizes: int,
+    bias: str | None = None,
+    axis: int = 0,
+    groups: int = 1,
+    starts: tuple[int, ...] = (),
+    **norms: Follows,
+) -> Scaled:
     """Blocks of the given numbers of rows; a single number is the whole weight."""
-    return Scaled(sizes, axis, groups, bias, _dotted(norms))
+    return Scaled(sizes, axis, groups, bias, _dotted(norms), starts)
 
 
 def _dotted(norms: Mapping[str, Follows]) -> dict[str, Follows]:

@@ -337,12 +337,12 @@ CHAINS = [
     ),
     ZooModel(
         "gated_linear_unit_before_the_norm",
-        "the half that goes through the sigmoid has no scale, so the parameter as a whole has none",
+        "the half that goes through the sigmoid has a scale, the other half has none",
         lambda: net(
             fc=nn.Linear(8, 12, bias=False), gate=nn.GLU(), norm=nn.LayerNorm(6), head=nn.Linear(6, 3)
         ),
         tokens,
-        {"fc.weight": NOT} | NORM_AND_HEAD,
+        {"fc.weight": blocks(6, starts=(0,))} | NORM_AND_HEAD,
     ),
 ]
 

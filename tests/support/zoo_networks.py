@@ -308,10 +308,10 @@ ATTENTION = [
     ),
     ZooModel(
         "fused_qkv_whose_value_is_not_normalized",
-        "the value's rows scale the output, so the parameter as a whole has no scale to set",
+        "the value's rows scale the output, those of query and key have no scale",
         lambda: FusedAttention(8, 2, bias=False, norms="qk"),
         tokens,
-        {"qkv.weight": NOT, "k_norm.bias": UNDECIDED} | ATTENTION_PARTS,
+        {"qkv.weight": blocks(4, 4, 4, 4, starts=(0, 4, 8, 12)), "k_norm.bias": UNDECIDED} | ATTENTION_PARTS,
     ),
     ZooModel(
         "cosine_attention",

@@ -326,11 +326,11 @@ NORMALIZED_WEIGHTS = [
     ),
     ZooModel(
         "weight_norm_under_batchnorm",
-        "each magnitude is a single number before a norm: it has no effect, and no gradient",
+        "each magnitude is a single number before a norm: only its sign has an effect",
         lambda: parametrized(parametrizations.weight_norm(nn.Conv2d(3, 6, 3)), nn.BatchNorm2d(6), nn.ReLU()),
         images,
         {
-            f"{ORIGINAL}0": UNDECIDED,
+            f"{ORIGINAL}0": LEFT_OUT,
             f"{ORIGINAL}1": kernels(6),
             "conv.bias": UNDECIDED,
             "next0.weight": NOT,

@@ -8,19 +8,20 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from decayfree.cli.study import JsonOption
 from decayfree.cli.study import app as study_app
 from decayfree.cli.study_progress import FAILED, as_typed, fail, require, run_and_report
 from decayfree.dynamics.sinks import without_nan
 from decayfree.errors import DecayFreeError, InvalidInputError
+from decayfree.optimizers import settling
 
 # torch is there by now: it comes with the package. Everything else that is heavy is imported by the command
 # that needs it.
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 
     from decayfree.invariance.result import Invariance
     from decayfree.theory.check import Check
+
+# Names that may be given.
+Data = Literal["digits", "fashion-mnist"]
+Schedule = Literal["constant", "cosine", "step"]
+if TYPE_CHECKING:
+    Rule = str
+else:
+    Rule = Literal[tuple(settling())]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
+]
 
 app = typer.Typer(
     name="decayfree",
@@ -45,30 +58,6 @@ app.add_typer(study_app, name="study")
 def main() -> None:
     """Run the command line."""
     app(prog_name="decayfree")
-
-
-class Data(StrEnum):
-    """The images that the demo can train on."""
-
-    DIGITS = "digits"
-    FASHION_MNIST = "fashion-mnist"
-
-
-class Rule(StrEnum):
-    """The optimizers whose weight decay can be converted."""
-
-    SGD = "sgd"
-    ADAM = "adam"
-    ADAMW = "adamw"
-    LION = "lion"
-
-
-class Schedule(StrEnum):
-    """Learning-rate schedules by name."""
-
-    CONSTANT = "constant"
-    COSINE = "cosine"
-    STEP = "step"
 
 
 def _print_version(wanted: bool) -> None:
@@ -92,7 +81,7 @@ def _options(
 @app.command()
 def demo(
     context: typer.Context,
-    data: Annotated[Data, typer.Option(help="Images to train on.")] = Data.DIGITS,
+    data: Annotated[Data, typer.Option(help="Images to train on.")] = "digits",
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -130,7 +119,7 @@ def demo(
         from decayfree.study.demo import demo_spec
 
         spec = demo_spec(
-            data=data.value, data_dir=data_dir, download=download, seeds=seeds, epochs=epochs, width=width
+            data=data, data_dir=data_dir, download=download, seeds=seeds, epochs=epochs, width=width
         )
         code = run_and_report(spec, out, n_jobs=jobs, same_command=as_typed(context))
     except DecayFreeError as error:
@@ -151,10 +140,7 @@ def inspect(
             "--input", metavar="SHAPE", help="Shape of a random input, as in 4,3,64,64; once for each input."
         ),
     ],
-    tokens: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
-    ] = None,
+    tokens: TokensOption = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Show only weights that this pattern matches; may be repeated."),
@@ -164,9 +150,7 @@ def inspect(
         typer.Option(metavar="PATTERN", help="Leave out weights that this pattern matches; may be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seeds the weights, the inputs and the probe.")] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show which weights of a model are scale-invariant, and why the others are not.
 
@@ -237,7 +221,7 @@ def convert(
         from decayfree.cli.convert import converted, rule_of
 
         rule = rule_of(
-            optimizer.value,
+            optimizer,
             lr=lr,
             weight_decay=weight_decay,
             momentum=momentum,
@@ -252,7 +236,7 @@ def convert(
             fan_ins=fan_in,
             gradient_norm=gradient_norm,
             n_steps=steps,
-            schedule=None if schedule is None else schedule.value,
+            schedule=schedule,
         )
     except DecayFreeError as error:
         fail(error)
@@ -301,10 +285,7 @@ def verify(
         list[str] | None,
         typer.Option("--input", metavar="SHAPE", help="Shape of a random input for MODEL, as in 4,3,64,64."),
     ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
-    ] = None,
+    tokens: TokensOption = None,
     steps: Annotated[
         int, typer.Option(min=2, metavar="N", help="Length of each short training of MODEL.")
     ] = 6,
@@ -312,9 +293,7 @@ def verify(
     explain: Annotated[
         bool, typer.Option("--explain", metavar="", help="Say of each statement what was done.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check the statements of theory by measuring them, each with its tolerance; exit code 1 where one fails.
 

@@ -4,9 +4,8 @@ It computes nothing itself. Exit codes are those of the other commands: 0, 1 whe
 request cannot be met, 130 after Ctrl-C.
 """
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,20 +14,18 @@ from rich.markup import escape
 from decayfree.cli.study_progress import (
     INTERRUPTED,
     as_typed,
-    clock,
     fail,
-    progress_bar,
     require,
     run_and_report,
     say_how_to_go_on,
     show_page,
     tell_failed,
+    watching,
 )
 from decayfree.cli.study_tables import list_builtin, list_runs, tuned_table
 from decayfree.errors import DecayFreeError, InvalidInputError, closest
 
 if TYPE_CHECKING:
-    from decayfree.study.runner.run_study import Progress
     from decayfree.study.search.tuning import TuneOutcome
     from decayfree.study.spec.study_spec import StudySpec
 
@@ -40,13 +37,7 @@ app = typer.Typer(
 )
 
 
-class Size(StrEnum):
-    """Sizes of the built-in studies."""
-
-    SMALL = "small"
-    PAPER = "paper"
-
-
+Size = Literal["small", "paper"]
 Named = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A built-in study, or a TOML file; see docs/studies.md.")
 ]
@@ -64,12 +55,12 @@ SeedsOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="So many seeds, from 0, instead of the study's.")
 ]
 DataDirOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the images.")]
+JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")]
 JobsOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
 ]
 RayOption = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Train on this Ray cluster instead: auto, or HOST:PORT."),
+    str | None, typer.Option(metavar="ADDRESS", help="Train on this Ray cluster instead: auto, or HOST:PORT.")
 ]
 
 
@@ -115,9 +106,7 @@ def list_(
             metavar="DIR", help="Folder of a study; without it, the built-in studies.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the runs of a study, what failed and why, and the time left; without DIR, the built-in studies."""
     try:
@@ -144,7 +133,7 @@ def show(
     """Print a built-in study as TOML, with the claims it is held against: a start for a file of your own."""
     from decayfree.study.builtin.specs import builtin_spec, builtin_text
 
-    chosen = (size or Size.SMALL).value
+    chosen = size or "small"
     try:
         text = builtin_spec(study, chosen).to_toml() if resolved else builtin_text(study, chosen)
     except DecayFreeError as error:
@@ -184,8 +173,7 @@ def tune(
         ),
     ] = None,
     method: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Search for this method only; may be repeated."),
+        list[str] | None, typer.Option(metavar="NAME", help="Search for this method only; may be repeated.")
     ] = None,
     lr: Annotated[
         str | None,
@@ -211,18 +199,25 @@ def tune(
     """
     try:
         from decayfree.study.search.tuning import Ranges
+        from decayfree.study.search.tuning import tune as search
 
         spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
         folder = out or Path(Path(study).stem)
         ranges = Ranges(None if lr is None else _range("--lr", lr), _range("--weight-decay", weight_decay))
         _look_for_data(spec, on_cluster=ray is not None)
-        options: dict[str, Any] = {
-            "methods": method,
-            "n_trials": trials,
-            "n_test_seeds": test_seeds,
-            "n_jobs": jobs,
-        }
-        outcome = _tune_watched(spec, folder, ranges=ranges, **options, **_elsewhere(ray))
+        elsewhere: dict[str, Any] = {} if ray is None else {"ray_address": ray}
+        with watching(Console(), lambda progress: progress.label) as watch:
+            outcome = search(
+                spec,
+                folder,
+                n_trials=trials,
+                methods=method,
+                ranges=ranges,
+                n_test_seeds=test_seeds,
+                n_jobs=jobs,
+                **watch,
+                **elsewhere,
+            )
     except (DecayFreeError, OSError) as error:
         fail(error)
     raise typer.Exit(_show_tuned(outcome, folder, same_command=as_typed(context)))
@@ -237,7 +232,7 @@ def _spec(
 
     folder = None if data_dir is None else str(data_dir.resolve())
     if study in BUILTIN:
-        return builtin_spec(study, (size or Size.SMALL).value, device=device, seeds=seeds, data_dir=folder)
+        return builtin_spec(study, size or "small", device=device, seeds=seeds, data_dir=folder)
     path = Path(study)
     if not path.is_file():
         raise InvalidInputError(
@@ -305,10 +300,6 @@ def _other_images(path: Path, spec: "StudySpec") -> str | None:
     return before if before != spec.data_dir else None
 
 
-def _elsewhere(ray: str | None) -> dict[str, Any]:
-    return {} if ray is None else {"ray_address": ray}
-
-
 def _range(option: str, text: str) -> tuple[float, float]:
     """Two numbers with a comma between."""
     try:
@@ -316,23 +307,6 @@ def _range(option: str, text: str) -> tuple[float, float]:
     except ValueError as error:
         raise InvalidInputError(f"{option}: expected two numbers such as 0.01,1; got {text!r}") from error
     return low, high
-
-
-def _tune_watched(spec: "StudySpec", out: Path, **options: Any) -> "TuneOutcome":
-    from decayfree.study.search.tuning import tune as search
-
-    console = Console()
-    with progress_bar(console) as bar:
-        task = bar.add_task("starting", total=1.0, left="")
-
-        def look(progress: "Progress") -> None:
-            left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
-            bar.update(task, completed=progress.fraction, description=progress.label, left=left)
-
-        def say_stopping() -> None:
-            console.print("Stopping: the runs save where they are.", highlight=False)
-
-        return search(spec, out, on_progress=look, on_stopping=say_stopping, **options)
 
 
 def _show_tuned(outcome: "TuneOutcome", out: Path, *, same_command: str) -> int:

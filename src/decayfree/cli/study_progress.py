@@ -9,9 +9,9 @@ import math
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -60,22 +60,39 @@ def run_watched(
     """Run a study behind a progress bar."""
     from decayfree.study.runner.run_study import run_study
 
-    with progress_bar(console) as bar:
+    def runs(progress: "StudyProgress") -> str:
+        return f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
+
+    elsewhere: dict[str, Any] = {} if ray_address is None else {"ray_address": ray_address}
+    with watching(console, runs) as watch, _stopped_by_termination():
+        return run_study(spec, out, n_jobs=n_jobs, **watch, **elsewhere)
+
+
+@contextlib.contextmanager
+def watching(console: Console, describe: Callable[["StudyProgress"], str]) -> Iterator[dict[str, Any]]:
+    """A bar with the time left, as the arguments with which `run_study` and `tune` move it.
+
+    Args:
+        console: Where it is drawn.
+        describe: What is at work, in words.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=1.0, left="")
 
         def show(progress: "StudyProgress") -> None:
-            runs = f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
             left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
-            bar.update(task, completed=progress.fraction, description=runs, left=left)
+            bar.update(task, completed=progress.fraction, description=describe(progress), left=left)
 
         def say_stopping() -> None:
             console.print("Stopping: the runs save where they are.", highlight=False)
 
-        elsewhere = {} if ray_address is None else {"ray_address": ray_address}
-        with _stopped_by_termination():
-            return run_study(
-                spec, out, n_jobs=n_jobs, on_progress=show, on_stopping=say_stopping, **elsewhere
-            )
+        yield {"on_progress": show, "on_stopping": say_stopping}
 
 
 @contextlib.contextmanager
@@ -93,17 +110,6 @@ def _stopped_by_termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar whose tasks have a description and, in the field ``left``, the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-    )
 
 
 def say_how_to_go_on(console: Console, done: str, same_command: str) -> None:

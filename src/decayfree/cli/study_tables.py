@@ -6,7 +6,7 @@ Computes nothing and knows no command.
 import dataclasses
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -20,15 +20,8 @@ if TYPE_CHECKING:
     from decayfree.study.search.searches import Search
     from decayfree.study.spec.study_spec import StudySpec
 
-_COLUMNS: dict[str, Literal["left", "right"]] = {
-    "State": "left",
-    "Run": "left",
-    "Seed": "right",
-    "Steps": "right",
-    "Time": "right",
-    "Left": "right",
-    "Folder": "left",
-}
+_COLUMNS = ("State", "Run", "Seed", "Steps", "Time", "Left", "Folder")
+_NUMBERS = ("Seed", "Steps", "Time", "Left")
 _STATES = ("done", "running", "waiting", "diverged", "failed")
 
 
@@ -75,8 +68,8 @@ def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> Non
         return
     console = Console()
     table = Table(title=escape(spec.title), title_justify="left", box=None, pad_edge=False)
-    for name, justify in _COLUMNS.items():
-        table.add_column(name, justify=justify, no_wrap=name != "Run")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "Run")
     names = _names(spec)
     for run in status.runs:
         n_steps = f"{run.settings.recipe.n_steps:,}"

@@ -4,8 +4,6 @@ Reads an optimizer's settings, takes the decay off the weights without scale, an
 decay would have held it at. fixed_norm.py works out which norm that is, and weight_rescaling.py holds it.
 """
 
-from __future__ import annotations
-
 import glob
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +27,7 @@ _OTHER_RULES = ("amsgrad", "caution", "corrected_weight_decay")
 
 def drop_decay(
     optimizer: Optimizer, found: Invariance, *, gradient_norms: Mapping[str, Tensor] | None = None
-) -> ConvertedRescaling:
+) -> "ConvertedRescaling":
     """Take weight decay off the scale-invariant weights and hold their norms.
 
     Each block is held at a norm at which it turns as it would under decay.

@@ -3,8 +3,6 @@
 Works out nothing for a model; fixed_norm.py does, weight by weight.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 Puts into words what fixed_norm.py has worked out; computes nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ The answer for an optimizer's settings, and weight by weight. Changes no optimiz
 converted_rescaling.py does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from decayfree.conversion.decay_rule import DecayRule, settings_of
 from decayfree.conversion.explained import text_of
 from decayfree.conversion.weight_recipe import WeightRecipe
 from decayfree.equilibrium import Equilibrium
-from decayfree.errors import Fault, InvalidInputError, MismatchError, raise_all
+from decayfree.errors import Fault, InvalidInputError, MismatchError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
@@ -41,7 +39,7 @@ class FixedNormRecipe:
         found: Invariance,
         rules: Mapping[str, DecayRule],
         gradient_norms: Mapping[str, Tensor] | None = None,
-    ) -> FixedNormRecipe:
+    ) -> "FixedNormRecipe":
         """Work out the recipe for the weights that have a rule.
 
         Args:
@@ -62,11 +60,6 @@ class FixedNormRecipe:
         """Radius of every block by weight, as ``WeightRescaling.radii`` has it."""
         return {one.name: one.radii for one in self.weights}
 
-    @property
-    def rules(self) -> tuple[DecayRule, ...]:
-        """The settings, each once."""
-        return tuple(dict.fromkeys(one.rule for one in self.weights))
-
     def __repr__(self) -> str:
         return text_of(self.weights)
 
@@ -76,9 +69,7 @@ class FixedNormRecipe:
 
 
 def _faults(
-    weights: Sequence[ScaleInvariantWeight],
-    rules: Mapping[str, DecayRule],
-    gradient_norms: Any,
+    weights: Sequence[ScaleInvariantWeight], rules: Mapping[str, DecayRule], gradient_norms: Any
 ) -> list[Fault]:
     faults: list[Fault] = []
     for rule, name in {rules[weight.name]: weight.name for weight in reversed(weights)}.items():
@@ -90,25 +81,18 @@ def _faults(
     if asking and gradient_norms is None:
         rule = rules[asking[0].name]
         kind = "SGD" if rule.optimizer == "SGD" else "Adam with L2 regularization"
-        faults.append(
-            (
-                InvalidInputError,
-                f"the norms at which {kind} settles depend on how large gradients are: measure them in a few "
-                "hundred steps of your own training, `with decayfree.GradientNorms(optimizer, found) as "
-                "measured: ...`, and pass gradient_norms=measured",
-            )
+        said = (
+            f"the norms at which {kind} settles depend on how large gradients are: measure them in a few "
+            "hundred steps of your own training, `with decayfree.GradientNorms(optimizer, found) as "
+            "measured: ...`, and pass gradient_norms=measured"
         )
+        faults.append((InvalidInputError, said))
     elif gradient_norms is not None and not isinstance(gradient_norms, Mapping):
-        faults.append(
-            (
-                InvalidInputError,
-                f"gradient_norms must map names to tensors (n_blocks,), got {gradient_norms!r}",
-            )
-        )
+        said = f"gradient_norms must map names to tensors (n_blocks,), got {gradient_norms!r}"
+        faults.append((InvalidInputError, said))
     elif gradient_norms is not None:
-        faults += [
-            (MismatchError, fault) for weight in asking for fault in _norm_faults(weight, gradient_norms)
-        ]
+        for weight in asking:
+            faults += faults_of(MismatchError, _norm_faults(weight, gradient_norms))
     return faults
 
 

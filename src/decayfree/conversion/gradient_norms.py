@@ -4,11 +4,8 @@ Accumulates it beside any training, by a hook on the optimizer, without waiting 
 nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -94,12 +91,10 @@ class GradientNorms(Mapping[str, Tensor]):
         """Stop counting; what was measured stays."""
         self._handle.remove()
 
-    def __enter__(self) -> GradientNorms:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
     @torch.no_grad()

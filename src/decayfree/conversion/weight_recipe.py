@@ -1,7 +1,5 @@
 """What stands in for weight decay on one weight: its radii, angles and time constants."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -8,46 +8,19 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.dynamics.families import update_family
-    from decayfree.dynamics.measures import (
-        Motion,
-        Slope,
-        angular_update_rad,
-        distance_to_equilibrium,
-        effective_learning_rate,
-        motion,
-        slope,
-    )
-    from decayfree.dynamics.recorder import Recorder
-    from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard, read_jsonl
-    from decayfree.optimizers import UpdateFamily
+    from decayfree.dynamics.families import update_family as update_family
+    from decayfree.dynamics.measures import Motion as Motion
+    from decayfree.dynamics.measures import Slope as Slope
+    from decayfree.dynamics.measures import angular_update_rad as angular_update_rad
+    from decayfree.dynamics.measures import distance_to_equilibrium as distance_to_equilibrium
+    from decayfree.dynamics.measures import effective_learning_rate as effective_learning_rate
+    from decayfree.dynamics.measures import motion as motion
+    from decayfree.dynamics.measures import slope as slope
+    from decayfree.dynamics.recorder import Recorder as Recorder
+    from decayfree.dynamics.sinks import JsonLines as JsonLines
+    from decayfree.dynamics.sinks import Sample as Sample
+    from decayfree.dynamics.sinks import TensorBoard as TensorBoard
+    from decayfree.dynamics.sinks import read_jsonl as read_jsonl
+    from decayfree.optimizers import UpdateFamily as UpdateFamily
 
-__all__ = [
-    "UpdateFamily",
-    "JsonLines",
-    "Motion",
-    "Recorder",
-    "Sample",
-    "Slope",
-    "TensorBoard",
-    "angular_update_rad",
-    "distance_to_equilibrium",
-    "effective_learning_rate",
-    "motion",
-    "read_jsonl",
-    "slope",
-    "update_family",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "measures": (
-            "effective_learning_rate Motion motion angular_update_rad Slope slope distance_to_equilibrium"
-        ),
-        "families": "update_family",
-        "decayfree.optimizers": "UpdateFamily",
-        "recorder": "Recorder",
-        "sinks": "Sample JsonLines TensorBoard read_jsonl",
-    },
-)
+__getattr__ = lazy_face(__name__)

@@ -8,26 +8,11 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.invariance.discovery import find_invariant
-    from decayfree.invariance.result import Invariance
-    from decayfree.invariance.running_statistics import NormLayer
-    from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict, VerdictName
+    from decayfree.invariance.discovery import find_invariant as find_invariant
+    from decayfree.invariance.result import Invariance as Invariance
+    from decayfree.invariance.running_statistics import NormLayer as NormLayer
+    from decayfree.invariance.verdict import ScaleInvariantWeight as ScaleInvariantWeight
+    from decayfree.invariance.verdict import Verdict as Verdict
+    from decayfree.invariance.verdict import VerdictName as VerdictName
 
-__all__ = [
-    "Invariance",
-    "NormLayer",
-    "ScaleInvariantWeight",
-    "Verdict",
-    "VerdictName",
-    "find_invariant",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "discovery": "find_invariant",
-        "result": "Invariance",
-        "verdict": "ScaleInvariantWeight Verdict VerdictName",
-        "running_statistics": "NormLayer",
-    },
-)
+__getattr__ = lazy_face(__name__)

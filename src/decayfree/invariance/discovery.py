@@ -28,7 +28,7 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import tracked_modules
 from decayfree.invariance.search import SearchResult, search
 from decayfree.invariance.twin import plain
-from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict, VerdictName
+from decayfree.invariance.verdict import LeftOut, ScaleInvariantWeight, Verdict, VerdictName
 from decayfree.invariance.words import reason_of
 
 
@@ -92,26 +92,27 @@ def find_invariant(
     included, excluded = _patterns(include), _patterns(exclude) or []
     _check_arguments(model, inputs, forward, probes, seed, [*(included or []), *excluded])
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
-    weights, verdicts = [], {}
+    weights: list[ScaleInvariantWeight] = []
+    verdicts: dict[str, Verdict] = {}
     names = _names(model)
     for name, parameter in model.named_parameters():
         finding = result.findings[name]
-        left_out = _left_out(names[id(parameter)], parameter, included, excluded)
         partner = next(
             (weight for weight, other in result.findings.items() if other.bias == name and other.partition),
             None,
         )
-        verdict = (
-            "invariant" if partner and parameter.requires_grad else _verdict_of(finding, parameter, dtype)
-        )
-        reason = (
-            f"goes with {partner}"
-            if partner and parameter.requires_grad
-            else reason_of(finding, verdict, left_out if verdict == "invariant" else None, model, dtype)
-        )
+        verdict: VerdictName
+        if partner and parameter.requires_grad:
+            verdict, left_out, reason = "invariant", None, f"goes with {partner}"
+        else:
+            verdict = _verdict_of(finding, parameter, dtype)
+            is_in = verdict == "invariant"
+            left_out = _left_out(names[id(parameter)], finding, included, excluded) if is_in else None
+            reason = reason_of(finding, verdict, left_out and left_out[1], model, dtype)
         residual = finding.partition.residual if finding.partition else finding.moves
-        verdicts[name] = Verdict(name, verdict, reason, residual, tuple(parameter.shape))
-        if verdict == "invariant" and not left_out:
+        kind: LeftOut = left_out[0] if left_out else ""
+        verdicts[name] = Verdict(name, verdict, reason, residual, tuple(parameter.shape), kind)
+        if verdict == "invariant" and not left_out and not partner:
             weights.append(_weight_of(name, finding))
     _warn_of_eval_mode(model, weights)
     return Invariance(model, weights, verdicts, dtype=dtype, confirmed_to=result.confirmed_to)
@@ -144,8 +145,10 @@ def _search_in_best_precision(
 def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> VerdictName:
     if not parameter.requires_grad:
         return "frozen"
-    if finding.partition:
+    if finding.partition or finding.says in ("sign", "choice"):
         return "invariant"
+    if finding.says in ("moves", "moves elsewhere"):
+        return "not_invariant"
     if finding.is_silent or finding.is_mostly_silent or finding.moves < TOLERANCES[dtype].moved:
         return "undecided"
     return "not_invariant"
@@ -175,20 +178,24 @@ def _names(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _left_out(
-    names: list[str], parameter: Tensor, included: list[str] | None, excluded: list[str]
-) -> str | None:
-    """Why a scale-invariant parameter of these names is not in the result, or None."""
+    names: list[str], finding: Finding, included: list[str] | None, excluded: list[str]
+) -> tuple[LeftOut, str] | None:
+    """Why a scale-invariant parameter is not in the result, for programs and for people, or None."""
     for pattern in excluded:
         if fnmatch.filter(names, pattern):
-            return f"excluded by {pattern!r}"
+            return "excluded", f"excluded by {pattern!r}"
+    if finding.says == "sign":
+        return "numbers", "numbers have a sign and no direction to keep"
+    if finding.says == "choice":
+        return "no gradient", "no gradient turns it, so that its norm sets no step"
     if included is None:
         return (
-            "its rows are single numbers, without a direction to keep; include= holds it too"
-            if parameter.ndim < 2
+            ("numbers", "its rows are single numbers, without a direction to keep; include= holds it too")
+            if finding.is_vector
             else None
         )
     is_included = any(fnmatch.filter(names, pattern) for pattern in included)
-    return None if is_included else "matched by no pattern of include="
+    return None if is_included else ("not included", "matched by no pattern of include=")
 
 
 def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:

@@ -10,14 +10,25 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from decayfree.invariance.partition import Partition, Tolerance, n_leading_rows, partition
-from decayfree.invariance.radial import RadialDerivatives, radial_derivatives
+from decayfree.invariance.partition import (
+    Partition,
+    Tolerance,
+    partial_partition,
+    partition,
+    returns_within,
+)
+from decayfree.invariance.radial import RadialDerivatives, along_columns, along_rows, column_sums
 
 _Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
 
-# A row that could move the outputs by a million times their own size: rounding, divided by a standard
-# deviation of zero.
-_ABSURD = 1e6
+# A row that could move the outputs by a million times their own size: either the model is deep and its
+# gradients grow from layer to layer, or rounding was divided by a standard deviation of zero.
+_SUSPICIOUS = 1e6
+
+# The sum over all rows is this much smaller than single rows: not by chance, so that something cancels it.
+_CANCELLED = 1e-3
+
+_PIECE = 1 << 20
 
 
 class RoundingDecidesError(Exception):
@@ -29,9 +40,10 @@ class Conclusion:
     """What all probes so far say of one parameter.
 
     Args:
-        moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
-            probes.
-        partition: Its blocks, or None where it is not scale-invariant or that is not known.
+        moves: Relative change of the outputs per relative growth of the parameter, largest over the probes.
+            That of the rows where they together move the outputs less by chance.
+        partition: Its blocks, of all rows or of some, or None where it is not scale-invariant or that is not
+            known.
         is_joint: Whether the blocks are those of the weight together with its bias.
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
     """
@@ -52,12 +64,14 @@ class Evidence:
             ties.
         n_probes: How many probes gave it a gradient worth speaking of.
         by_key: What they say, for each way to divide it into rows that was tried.
+        is_suspicious: Whether a probe gave it a gradient as large as rounding divided by nothing.
     """
 
     tolerance: Tolerance
     output_rows: tuple[int, int] = (0, 1)
     n_probes: int = 0
     by_key: Mapping[_Key, tuple[RadialDerivatives, ...]] = field(default_factory=dict)
+    is_suspicious: bool = False
 
     @property
     def is_silent(self) -> bool:
@@ -74,37 +88,29 @@ class Evidence:
             gradient: (*shape).
             bias: (n_rows,), or None.
             bias_gradient: (n_rows,), or None where no output depends on the bias.
-
-        Raises:
-            RoundingDecidesError: If the gradient is absurdly large.
         """
         values, gradients = (part.reshape(-1, 1) if weight.ndim < 2 else part for part in (weight, gradient))
-        rows = radial_derivatives(values, gradients, 0, 1)
-        if float(rows.magnitude.max()) > _ABSURD:
-            raise RoundingDecidesError
+        rows = along_rows(values, gradients)
         if bool((rows.magnitude <= self.tolerance.evidence).all()):
             return self  # dropped out, this time or always: this probe says nothing of it
         added = {(False, 0, 1): rows}
         if bool((rows.radial.abs() > self.tolerance.zero * rows.magnitude + self.tolerance.floor).any()):
             if weight.ndim > 1 and self._is_zero_in_all(rows):
-                for groups in _divisors(len(values)):
-                    added[False, 1, groups] = radial_derivatives(values, gradients, 1, groups)
+                added |= self._along_columns(values, gradients, rows)
             if bias is not None:
                 slope = torch.zeros_like(bias) if bias_gradient is None else bias_gradient
-                added |= _joint(values, gradients, rows, bias, slope)
+                added |= self._joint(values, gradients, rows, bias, slope)
         by_key = {**self.by_key, **{key: (*self.by_key.get(key, ()), one) for key, one in added.items()}}
-        return replace(self, n_probes=self.n_probes + 1, by_key=by_key)
+        is_suspicious = self.is_suspicious or float(rows.magnitude.max()) > _SUSPICIOUS
+        return replace(self, n_probes=self.n_probes + 1, by_key=by_key, is_suspicious=is_suspicious)
 
     def conclusion(self) -> Conclusion:
         """What all probes so far say."""
         if self.is_silent:
             return Conclusion()
-        moves = max(float(probe.radial.sum().abs()) for probe in self.by_key[False, 0, 1])
-        found = {
-            key: partition(*key[1:], probes, self.tolerance)
-            for key, probes in self.by_key.items()
-            if len(probes) == self.n_probes
-        }
+        moves = self._moves()
+        complete = {key: probes for key, probes in self.by_key.items() if len(probes) == self.n_probes}
+        found = {key: partition(*key[1:], probes, self.tolerance) for key, probes in complete.items()}
         passed = {key: one for key, one in found.items() if one}
 
         def preference(key: _Key) -> tuple[bool, int, bool]:
@@ -112,15 +118,40 @@ class Evidence:
 
         best = max(passed, key=preference, default=None)
         if best is None:
-            return Conclusion(moves)
+            return self._of_some_rows(complete, moves)
         if passed[best].is_mostly_silent:
             return Conclusion(moves, is_mostly_silent=True)
         return Conclusion(moves, passed[best], is_joint=best[0])
 
-    def leading_rows(self) -> tuple[int, int]:
-        """(rows, blocks) at the start that are scale-invariant, as queries and keys before values are."""
-        probes = self.by_key.get((True, 0, 1), self.by_key.get((False, 0, 1), ()))
-        return n_leading_rows(probes, self.tolerance) if probes and len(probes) == self.n_probes else (0, 0)
+    def _of_some_rows(self, complete: Mapping[_Key, Sequence[RadialDerivatives]], moves: float) -> Conclusion:
+        """The conclusion where not all rows lack a scale; rows of one number have only a sign."""
+        found: dict[bool, Partition] = {}
+        for is_joint in (False, True):
+            probes = complete.get((is_joint, 0, 1), ())
+            some = partial_partition(probes, self.tolerance) if probes and probes[0].length > 1 else None
+            if some and not self._is_bent(probes, some.blocks.n_rows):
+                found[is_joint] = some
+        best = max(found, key=lambda is_joint: found[is_joint].blocks.n_rows, default=None)
+        return Conclusion(moves) if best is None else Conclusion(moves, found[best], is_joint=best)
+
+    def _is_bent(self, probes: Sequence[RadialDerivatives], n_rows: int) -> bool:
+        """Whether more rows than these lack a scale in one probe and not in another, as below a bend."""
+        alone = [
+            partition(0, 1, [probe], self.tolerance) or partial_partition([probe], self.tolerance)
+            for probe in probes
+        ]
+        return any(one and one.blocks.n_rows > n_rows for one in alone)
+
+    def _moves(self) -> float:
+        """The largest change of the outputs, of all rows together or, where that is small by chance, of one.
+
+        The outputs see all rows together as one random number, which may be as small as it likes. But next to
+        zero beside what the rows do by themselves it is only where they cancel each other.
+        """
+        together = [abs(float(probe.radial.sum())) for probe in self.by_key[False, 0, 1]]
+        apart = [float(torch.linalg.vector_norm(probe.radial)) for probe in self.by_key[False, 0, 1]]
+        is_cancelled = all(total < _CANCELLED * one for total, one in zip(together, apart, strict=True))
+        return max(together if is_cancelled else together + apart)
 
     def _is_zero_in_all(self, rows: RadialDerivatives) -> bool:
         """Whether all rows together have no radial derivative: only then can those along other dimensions."""
@@ -129,19 +160,44 @@ class Evidence:
             <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
         )
 
+    def _along_columns(
+        self, values: Tensor, gradients: Tensor, rows: RadialDerivatives
+    ) -> dict[_Key, RadialDerivatives]:
+        """Radial derivatives along dimension 1 for the groups whose cuts are more than those along the first.
 
-def _joint(
-    values: Tensor, gradients: Tensor, rows: RadialDerivatives, bias: Tensor, bias_gradient: Tensor
-) -> dict[_Key, RadialDerivatives]:
-    """The radial derivatives of rows together with their entries of a bias, along each axis that it fits."""
-    found: dict[_Key, RadialDerivatives] = {}
-    if len(bias) == len(values):
-        found[True, 0, 1] = rows.joined(bias, bias_gradient)
-    groups, rest = divmod(len(bias), values.shape[1])
-    if not rest and groups and len(values) % groups == 0:
-        along = radial_derivatives(values, gradients, 1, groups)
-        found[True, 1, groups] = along.joined(bias, bias_gradient)
-    return found
+        As many are enough for the rows that the outputs have.
+        """
+        spread = (rows.magnitude.square().sum() / rows.length).sqrt()
+        within = float(returns_within(rows.radial.sum().abs(), spread, self.tolerance))
+        n_along_rows = _n_returns(rows.radial, within)
+        return {
+            (False, 1, groups): along_columns(values, gradients, groups)
+            for groups, sums in column_sums(values, gradients)
+            if _n_returns(sums.flatten(), within) + ((1, groups) == self.output_rows) > n_along_rows
+        }
+
+    def _joint(
+        self, values: Tensor, gradients: Tensor, rows: RadialDerivatives, bias: Tensor, slope: Tensor
+    ) -> dict[_Key, RadialDerivatives]:
+        """The radial derivatives of rows with their entries of a bias, along each axis that it fits."""
+        found: dict[_Key, RadialDerivatives] = {}
+        if len(bias) == len(values):
+            found[True, 0, 1] = rows.joined(bias, slope)
+        groups, rest = divmod(len(bias), values.shape[1])
+        if not rest and groups and len(values) % groups == 0:
+            along = along_columns(values, gradients, groups).joined(bias, slope)
+            if self._is_zero_in_all(along):
+                found[True, 1, groups] = along
+        return found
+
+
+def _n_returns(radial: Tensor, within: float) -> int:
+    """How often a running sum comes back to zero; in pieces, since rows may be as many as numbers."""
+    n_returns, total = 0, torch.zeros((), dtype=radial.dtype, device=radial.device)
+    for piece in radial.split(_PIECE):
+        running = piece.cumsum(0) + total
+        n_returns, total = n_returns + int((running.abs() <= within).sum()), running[-1]
+    return n_returns
 
 
 def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:
@@ -164,7 +220,3 @@ def bias_of(name: str, parameters: Mapping[str, Tensor]) -> str | None:
         other for other in vectors if weight.ndim > 1 and parameters[other].numel() in weight.shape[:2]
     ]
     return fitting[0] if len(fitting) == 1 else None
-
-
-def _divisors(number: int) -> Sequence[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

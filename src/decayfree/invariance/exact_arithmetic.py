@@ -114,6 +114,41 @@ def _of_operation(func: Callable[..., Any]) -> _Positions | None:
     return _Positions(*(names.index(name) for name in ("eps", "momentum", "running_mean")))
 
 
+class Jittered(ExactArithmetic):
+    """Moves what every normalizing function normalizes by rounding and by √ε.
+
+    Attributes:
+        moved: Largest share by which a result moved then.
+    """
+
+    def __init__(self, dtype: torch.dtype, eps: float = NEGLIGIBLE_EPS) -> None:
+        super().__init__(dtype, eps)
+        self.moved = 0.0
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        result = super().__torch_function__(func, types, args, kwargs)
+        if (func in _FUNCTIONS or _of_operation(func)) and isinstance(result, Tensor):
+            values = args[0] if args else kwargs["input"]
+            rounding = torch.finfo(values.dtype).eps
+            # Numbers of its own, so that the model's are those that they would be without it.
+            noise = torch.randn(values.shape, generator=self._generator).to(values)
+            jittered = values * (1 + (rounding + self.eps**0.5) * noise)
+            named = {"input": jittered} if not args else {}
+            again = super().__torch_function__(func, types, (jittered, *args[1:]), {**kwargs, **named})
+            norm = torch.linalg.vector_norm
+            self.moved = max(self.moved, float(norm(again - result) / norm(result).clamp(min=1e-30)))
+            return again
+        return result
+
+
 def use_eps_(model: nn.Module, eps: float) -> None:
     """Set every module's ε attribute, for normalizations that are written by hand."""
     for module in model.modules():

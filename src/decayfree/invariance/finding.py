@@ -1,9 +1,20 @@
 """What was measured on one parameter, in figures."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from decayfree.invariance.partition import Partition
 from decayfree.invariance.running_statistics import NormLayer
+
+# What really changing a parameter says, where its gradient says nothing or not the truth:
+#   no effect       no other value of it moves the outputs;
+#   moves           scaling it does;
+#   moves elsewhere scaling it does not where it is, but at other values, which these inputs activate;
+#   sign            its numbers have no size: the outputs know their signs;
+#   choice          they know more of it than signs, but not its scale;
+#   free            its blocks have no scale, though its gradient says that they have one;
+#   two values      a normalization saw two values and keeps nothing of them but which is larger.
+Says = Literal["", "no effect", "moves", "moves elsewhere", "sign", "choice", "free", "two values"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +29,13 @@ class Finding:
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
         moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
             probes; for a candidate that failed the confirmation, the movement seen there.
-        leading: (rows, blocks) at its start that are scale-invariant where the whole is not.
         bias: Its bias, if they only work together.
-        partition: Its blocks, or None where it is not scale-invariant.
+        partition: Its blocks, of all rows or of some, or None where it is not scale-invariant.
         failed_finite: Whether it passed the probes and then moved the outputs when really scaled.
+        is_exactly_silent: Whether its gradient was exactly zero, not only up to rounding.
+        is_true: Whether its gradient is the derivative of what the model computes, as far as was seen.
+        says: What really changing it says; empty where it was not asked alone.
+        says_of: The normalization of two values, by its name in the model.
         norm_layers: What cancels its scale.
     """
 
@@ -31,10 +45,13 @@ class Finding:
     is_silent: bool = True
     is_mostly_silent: bool = False
     moves: float = 0.0
-    leading: tuple[int, int] = (0, 0)
     bias: str | None = None
     partition: Partition | None = None
     failed_finite: bool = False
+    is_exactly_silent: bool = False
+    is_true: bool = True
+    says: Says = ""
+    says_of: str | None = None
     norm_layers: tuple[NormLayer, ...] = ()
 
     @property

@@ -37,15 +37,41 @@ def labels_of(n_blocks: Mapping[str, int], seed: int) -> dict[str, Tensor]:
 
 
 def labelled_factors(labels: Tensor, least: int, seed: int) -> Tensor:
-    """Random factors between 2 to the power of ``least`` and 128 whose log2 has the labels as fractions.
+    """Random factors whose log2 has the labels as fractions: half of them far below 1, half far above.
 
     Args:
         labels: (n_blocks,), float64.
-        least: The smallest whole part of log2.
-        seed: Seeds the whole parts.
+        least: The smallest whole part of log2, at least -6; from 0 on, no factor is below 1.
+        seed: Seeds the whole parts, of at most 7.
     """
     generator = torch.Generator().manual_seed(seed)
-    return (labels + torch.randint(least, 7, labels.shape, generator=generator)).exp2()
+    is_longer = torch.rand(labels.shape, generator=generator) < 0.5
+    shorter = torch.randint(least, least + 3, labels.shape, generator=generator)
+    longer = torch.randint(4, 8, labels.shape, generator=generator)
+    return (labels + torch.where(is_longer, longer, shorter)).exp2()
+
+
+def least_log2(eps: float) -> int:
+    """Of the factors for normalizations with an ε: a larger one shows where a block is small."""
+    return -6 if eps < 1e-20 else 0
+
+
+def opposite_factors(factors: Tensor, least: int, most: int, seed: int) -> Tensor:
+    """Random factors far above 1 for blocks that others made shorter, far below for the rest; (n_blocks,).
+
+    They reach further than those, since no running statistics are read from them, and further up than down.
+    So among weights in a row, whose factors multiply, the long ones win in one of the two runs at least, and
+    what bends only far out is met.
+
+    Args:
+        factors: (n_blocks,), float64, of :func:`labelled_factors`.
+        least: The smallest log2, or 0.
+        most: The largest log2.
+        seed: Seeds them.
+    """
+    generator = torch.Generator().manual_seed(seed + 1)
+    uniform = torch.rand(factors.shape, generator=generator, dtype=torch.float64)
+    return torch.where(factors < 2.0**4, most - 3 * uniform, least * (1 - 0.3 * uniform)).exp2()
 
 
 def factors_for_one(n_blocks: int, seed: int) -> Tensor:

@@ -4,6 +4,7 @@ Runs a float64 copy at a generic point, forward and backward, as often as it is 
 radial.py, partition.py and evidence.py do.
 """
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from decayfree.forward import (
     movement,
     tensors_in,
 )
-from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
+from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.partition import TOLERANCES
+from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 from decayfree.invariance.twin import Twin
 
@@ -80,7 +82,7 @@ class Probe:
         self.dtype = dtype
         self.seed = seed
         self.eps = eps
-        self._twin = Twin(model, dtype, lambda copy: use_eps_(copy, eps))
+        self._twin = Twin(model, dtype, self._prepare_)
         self.copy = self._twin.model
         self.parameters = dict(self.copy.named_parameters())  # without second names of tied ones
         self._inputs = inputs
@@ -93,6 +95,10 @@ class Probe:
         self._unsure: list[Tensor] = []
         self._process_randomness = ProcessRandomness()
         self._surroundings = Surroundings(seed, dtype)
+
+    def _prepare_(self, copy: nn.Module) -> None:
+        use_eps_(copy, self.eps)
+        perturb_buffers_(copy, self.seed)
 
     @torch.no_grad()
     def perturb_(self) -> None:
@@ -113,6 +119,30 @@ class Probe:
         if self._n_perturbed == 1:
             self._first = self._repeatable({}).outputs
 
+    @torch.no_grad()
+    def jittered(self, outputs: list[Tensor]) -> tuple[float, float]:
+        """What a little noise does, of the size of rounding and ε, at all that is normalized.
+
+        Args:
+            outputs: Of a run without it.
+
+        Returns:
+            By which share it changes the result of a normalization at most, each asked by itself; and by
+            which share it moves the outputs, after all layers.
+        """
+        mode = Jittered(self.dtype, self.eps)
+
+        def run() -> Any:
+            inputs = self._put_back()
+            with torch.set_grad_enabled(self._needs_grad), Surroundings(self.seed, self.dtype), mode:
+                return self._forward(self.copy, inputs)
+
+        moved = self._process_randomness.call(run, self.seed)
+        floating = [
+            tensor for tensor in tensors_in(moved) if tensor.is_floating_point() or tensor.is_complex()
+        ]
+        return mode.moved, movement(outputs, floating)
+
     def run(self, *, start: Mapping[str, float] | None = None) -> Ran:
         """Run the copy with its state and all randomness as at the start.
 
@@ -129,25 +159,30 @@ class Probe:
             self._first = []
         return ran
 
+    def _put_back(self) -> Any:
+        """Inputs for one run, with the copy as at the start."""
+        self._twin.put_back()
+        return tree_map(lambda leaf: _input(leaf, self.dtype), self._inputs)
+
     def _repeatable(self, start: Mapping[str, float]) -> Ran:
         return self._process_randomness.call(lambda: self._run_in_mode(start), self.seed)
 
     def _run_in_mode(self, start: Mapping[str, float]) -> Ran:
         if torch.is_grad_enabled():
             return self._run(start)
-        if not self._needs_grad:
-            try:
-                return self._run(start)
-            except ForwardError:
-                pass  # perhaps it differentiates by itself
-        with torch.enable_grad():
-            ran = self._run(start)
-        self._needs_grad = True
+        try:
+            with torch.set_grad_enabled(self._needs_grad):
+                ran = self._run(start)
+        except ForwardError:
+            if self._needs_grad:
+                raise
+            with torch.enable_grad():  # perhaps it differentiates by itself
+                ran = self._run(start)
+            self._needs_grad = True
         return replace(ran, outputs=[output.detach() for output in ran.outputs])
 
     def _run(self, start: Mapping[str, float]) -> Ran:
-        self._twin.put_back()
-        inputs = tree_map(lambda leaf: _input(leaf, self.dtype), self._inputs)
+        inputs = self._put_back()
         for name, value in start.items():
             self.copy.get_buffer(name).fill_(value)
         statistics_at_start = statistics_in(self.copy)
@@ -204,15 +239,31 @@ class Probe:
                 "in a function that you pass as forward=, before it calls the model"
             )
 
-    def _functional(self, outputs: list[Tensor]) -> Tensor:
+    def functional_change(self, outputs: list[Tensor], after: list[Tensor]) -> float:
+        """φ of other outputs less φ of ``outputs``, whose gradients are taken; NaN for other shapes."""
+        if [output.shape for output in outputs] != [output.shape for output in after]:
+            return math.nan
+        return sum(
+            float((direction * (as_real(after[index]) - as_real(outputs[index].detach()))).sum())
+            for index, direction in self._directions(outputs).items()
+        )
+
+    def _directions(self, outputs: list[Tensor]) -> dict[int, Tensor]:
+        """For each output that depends on a parameter r/‖y‖, with which φ sees it, by its place."""
         generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
-        functional = torch.zeros((), dtype=torch.float64)
-        for output in outputs:
+        directions = {}
+        for index, output in enumerate(outputs):
             values = as_real(output)
             norm = torch.linalg.vector_norm(values.detach())
             if values.requires_grad and norm > 0:
-                direction = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(values)
-                functional = functional.to(values.device) + (direction * values).sum() / norm
+                direction = torch.randn(values.shape, generator=generator, dtype=torch.float32)
+                directions[index] = direction.to(values) / norm
+        return directions
+
+    def _functional(self, outputs: list[Tensor]) -> Tensor:
+        functional = torch.zeros((), dtype=torch.float64)
+        for index, direction in self._directions(outputs).items():
+            functional = functional.to(direction.device) + (direction * as_real(outputs[index])).sum()
         if not functional.requires_grad:
             raise InvalidInputError(
                 "no floating output of the model depends on its parameters, so nothing can be measured: "

@@ -5,21 +5,28 @@ Each step takes what the ones before returned and returns what it saw; nothing i
 the model. Gives figures, not words: discovery.py says what they mean.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import scale_blocks_
+from decayfree.blocks import Blocks
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, movement
+from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, Nudge, liars, nudges
 from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.followers import TwoRuns
-from decayfree.invariance.labels import factors_for_one, labelled_factors, labels_of
+from decayfree.invariance.labels import (
+    factors_for_one,
+    labelled_factors,
+    labels_of,
+    least_log2,
+)
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
 from decayfree.invariance.probe import Probe, Ran, as_real, in_real_terms
@@ -31,6 +38,10 @@ from decayfree.invariance.running_statistics import (
     small_modules,
     statistics_buffers,
 )
+from decayfree.invariance.trials import Change, Trials, scaled
+from decayfree.invariance.two_values import norms_of_two_values
+
+_DECIDED = 1e-2  # rounding decides what it moves by this share
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,9 @@ class _Seen:
         evidence: By parameter.
         findings: By parameter.
         factors: For each candidate, by which its blocks are scaled to confirm them; (n_blocks,), float64.
+        allowed: By how much outputs may move when what has no scale is scaled.
+        radial: For every other parameter ⟨w_i, ∂φ/∂w_i⟩ of its rows along dimension 0 in the newest probe.
+        stirred: Those that got any gradient in some probe, be it rounding.
     """
 
     outputs: list[Tensor]
@@ -101,6 +115,9 @@ class _Seen:
     evidence: Mapping[str, Evidence]
     findings: Mapping[str, Finding]
     factors: Mapping[str, Tensor]
+    allowed: float
+    radial: Mapping[str, Tensor]
+    stirred: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -118,33 +135,43 @@ class _Search:
     def __init__(self, probe: Probe, tolerance: Tolerance, n_probes: int) -> None:
         self._probe = probe
         self._tolerance = tolerance
+        self._precision = PRECISIONS[probe.dtype]
         self._n_probes = n_probes
+        self._least = least_log2(probe.eps)
         self._biases = {name: bias_of(name, probe.parameters) for name in probe.parameters}
 
     def result(self) -> SearchResult:
         seen = None
+        failed: dict[str, Finding] = {}
         for index in range(self._n_probes):
-            seen = self._probe_once(seen)
+            seen = _without(failed, self._probe_once(seen))
             is_last = index + 1 == self._n_probes
             if _wants_more(seen.findings) and not is_last:
                 continue
             confirmation = self._confirm(seen)
-            if confirmation.movement > self._tolerance.confirm and seen.start:
+            if confirmation.movement > seen.allowed and seen.start:
                 seen = replace(seen, start={})  # it may be the zeros that the outputs notice
                 confirmation = self._confirm(seen)
-            if confirmation.movement <= self._tolerance.confirm:
+            is_still = confirmation.movement <= seen.allowed
+            holds = is_still and self._everything_holds(seen)
+            if holds or (is_still and self._is_still_the_other_way(seen)):
                 break
+            culprits = self._culprits(seen)
+            failed |= {name: replace(seen.findings[name], moves=moves) for name, moves in culprits.items()}
             if is_last:
-                seen = replace(seen, findings=self._without_culprits(seen))
+                seen = _without(failed, seen)
                 confirmation = self._confirm(seen)
         assert seen is not None
-        seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
+        decided = self._decided_by_scaling(seen, holds)
+        if _candidates(decided.findings) != _candidates(seen.findings):
+            confirmation = self._confirm(decided)
+        seen = replace(decided, findings=self._with_norm_layers(decided, confirmation))
         joined = self._with_joined_biases(seen)
         if joined != seen.findings:
             seen = replace(seen, findings=joined)
             confirmation = self._confirm(seen)
             seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
-        return SearchResult(_with_leading_rows(seen), confirmation.movement)
+        return SearchResult(seen.findings, confirmation.movement)
 
     # Probes
 
@@ -156,9 +183,9 @@ class _Search:
         """
         self._probe.perturb_()
         if so_far:
-            for name, scaling in so_far.factors.items():
-                finding = so_far.findings[name]
-                self._scale_(name, finding, scaling * (4 if finding.is_vector else 1))
+            # Not too far: beyond a clip everything is flat, which looks like having no scale.
+            factors = {name: values ** (1 / 3) for name, values in so_far.factors.items()}
+            self._trials(so_far).change_(self._scaled(so_far, factors).values())
         ran, calls = self._watched_run()
         if not so_far:
             _check_finite(ran.outputs)
@@ -166,11 +193,43 @@ class _Search:
         gradients = self._probe.gradients(ran.outputs)
         kept = so_far.kept if so_far else self._kept_shares(ran)
         evidence = self._with_gradients(evidence, gradients)
+        allowed = so_far.allowed if so_far else self._tolerance.confirm
+        if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
+            allowed = max(allowed, self._moved_by_rounding(ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
-        findings = self._findings(evidence, reached | gradients.keys())
+        silent = [name for name in gradients if evidence[name].is_silent]
+        stirred = (so_far.stirred if so_far else frozenset()) | {
+            name for name in silent if bool(gradients[name].any())
+        }
+        findings = self._findings(evidence, reached | gradients.keys(), stirred)
         start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
-        return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors)
+        radial = {
+            name: _radial(self._probe.parameters[name], gradient)
+            for name, gradient in gradients.items()
+            if _has_scale(findings[name])
+        }
+        return _Seen(
+            ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial, stirred
+        )
+
+    def _moved_by_rounding(self, outputs: list[Tensor]) -> float:
+        """By what rounding alone may move the outputs of a deep network, whose gradients grow.
+
+        Raises:
+            RoundingDecidesError: If a normalization sees nothing but rounding.
+            InvalidInputError: If the outputs are nothing but rounding.
+        """
+        of_a_normalization, of_outputs = self._probe.jittered(outputs)
+        # With a larger ε a few constant channels do no harm.
+        if of_a_normalization > (_DECIDED if self._probe.eps < 1e-20 else 0.5):
+            raise RoundingDecidesError
+        if of_outputs > _DECIDED:
+            raise InvalidInputError(
+                f"rounding at the normalizations moves the model's outputs by {of_outputs:.1g}, so nothing "
+                "can be measured: its gradients grow with every layer (many layers without shortcuts?)"
+            )
+        return 30 * of_outputs
 
     def _watched_run(self) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
@@ -238,7 +297,9 @@ class _Search:
                 added[name] = evidence[name].with_probe(as_real(parameter), as_real(gradient), vector, slopes)
         return added
 
-    def _findings(self, evidence: Mapping[str, Evidence], reached: Collection[str]) -> dict[str, Finding]:
+    def _findings(
+        self, evidence: Mapping[str, Evidence], reached: Collection[str], stirred: Collection[str]
+    ) -> dict[str, Finding]:
         """What the evidence says of every parameter; not yet what cancels its scale."""
         findings = {}
         for name, parameter in self._probe.parameters.items():
@@ -252,6 +313,7 @@ class _Search:
                 moves=conclusion.moves,
                 bias=self._biases[name] if conclusion.is_joint else None,
                 partition=conclusion.partition,
+                is_exactly_silent=name not in stirred,
             )
         return {
             name: replace(finding, bias=self._biases[name])
@@ -279,10 +341,9 @@ class _Search:
         labels = labels_of(
             {name: size for name, size in sizes.items() if not findings[name].is_vector}, self._probe.seed
         )
-        least = -6 if self._probe.eps < 1e-20 else 0  # a larger ε shows where a block is small
         seeds = {name: self._probe.seed + index for index, name in enumerate(findings)}
         return {
-            name: labelled_factors(labels[name], least, seeds[name])
+            name: labelled_factors(labels[name], self._least, seeds[name])
             if name in labels
             else torch.full((size,), 2.0, dtype=torch.float64)
             for name, size in sizes.items()
@@ -293,61 +354,115 @@ class _Search:
     def _confirm(self, seen: _Seen) -> _Confirmation:
         """Scale all candidates at once and run."""
         with watched(self._probe.copy) as calls:
-            ran = self._run_scaled(_candidates(seen.findings), seen)
+            ran = self._trials(seen).run(*self._scaled(seen, seen.factors).values())
         return _Confirmation(movement(seen.outputs, ran.outputs), ran, calls)
 
-    def _without_culprits(self, seen: _Seen) -> dict[str, Finding]:
-        """The findings in which no candidate that moves the outputs is one any more."""
-        culprits = {
-            name: replace(
-                seen.findings[name],
-                moves=self._movement_of([name], seen),
-                partition=None,
-                failed_finite=True,
-            )
-            for name in self._culprits(_candidates(seen.findings), seen)
+    def _trials(self, seen: _Seen) -> Trials:
+        return Trials(self._probe, seen.outputs, seen.start)
+
+    def _scaled(self, seen: _Seen, factors: Mapping[str, Tensor]) -> dict[str, Change]:
+        """For each candidate the change that scales its blocks."""
+        return {
+            name: _scaled_candidate(name, seen.findings[name], factors[name])
+            for name in _candidates(seen.findings)
         }
-        return {**seen.findings, **culprits}
 
-    def _culprits(self, names: list[str], seen: _Seen) -> list[str]:
-        if not names or self._movement_of(names, seen) <= self._tolerance.confirm:
-            return []
-        if len(names) == 1:
-            return names
-        middle = len(names) // 2
-        return self._culprits(names[:middle], seen) + self._culprits(names[middle:], seen)
+    def _the_other_way(self, seen: _Seen) -> dict[str, Tensor]:
+        """Factors that lengthen what those of the confirmation shorten, and the other way round."""
+        return {
+            name: self._precision.opposite(values, self._probe.eps, self._probe.seed + index)
+            for index, (name, values) in enumerate(seen.factors.items())
+        }
 
-    def _movement_of(self, names: list[str], seen: _Seen) -> float:
-        return movement(seen.outputs, self._run_scaled(names, seen).outputs)
+    def _is_still_the_other_way(self, seen: _Seen) -> bool:
+        changes = self._scaled(seen, self._the_other_way(seen)).values()
+        return self._trials(seen).movement(*changes) <= seen.allowed
 
-    def _run_scaled(self, names: Iterable[str], seen: _Seen) -> Ran:
-        return self._run_with({name: seen.factors[name] for name in names}, seen)
+    def _culprits(self, seen: _Seen) -> dict[str, float]:
+        """The candidates that move the outputs, one way or the other, and how far."""
+        culprits: dict[str, float] = {}
+        for factors in (seen.factors, self._the_other_way(seen)):
+            changes = self._scaled(seen, factors)
+            left = {name: change for name, change in changes.items() if name not in culprits}
+            culprits |= self._trials(seen).movers(left, seen.allowed)
+        return culprits
 
-    @torch.no_grad()
-    def _run_with(self, factors: Mapping[str, Tensor], seen: _Seen) -> Ran:
-        """Run with some blocks scaled, and put the parameters back."""
-        parameters = self._probe.parameters
-        touched = [parameters[leaf] for name in factors for leaf in (name, seen.findings[name].bias) if leaf]
-        kept = [(tensor, tensor.detach().clone()) for tensor in touched]
-        for name, values in factors.items():
-            self._scale_(name, seen.findings[name], values)
-        try:
-            return self._probe.run(start=seen.start)
-        finally:
-            for tensor, values in kept:
-                tensor.copy_(values)
+    # Decisions by scaling
 
-    def _scale_(self, name: str, finding: Finding, factors: Tensor) -> None:
-        parameters = self._probe.parameters
-        assert finding.partition is not None
-        weight, bias = parameters[name].detach(), parameters.get(finding.bias or "")
-        weight = weight.reshape(-1) if weight.ndim == 0 else weight
-        scale_blocks_(
-            weight,
-            factors.to(weight.device),
-            finding.partition.blocks,
-            None if bias is None else bias.detach(),
+    def _everything_holds(self, seen: _Seen) -> bool:
+        """In one run: candidates the other way, silent parameters redrawn, all others a little longer.
+
+        Then only what the gradients say of the last may show. Where more does, one question is asked at a
+        time; in float32, always.
+        """
+        if self._probe.dtype != torch.float64:
+            return False
+        nudged = self._nudges(seen)
+        trials, asking = self._trials(seen), self._asking(seen)
+        ran = trials.run(
+            *self._scaled(seen, self._the_other_way(seen)).values(),
+            *(asking.redrawn(name) for name in _silent(seen.findings) if not _is_of_numbers(seen, name)),
+            *(nudge.change for nudge in nudged.values()),
         )
+        missed = self._probe.functional_change(seen.outputs, ran.outputs) - sum(
+            nudge.predicted for nudge in nudged.values()
+        )
+        # φ does not see outputs that have no gradient, and notices much less than this in the others.
+        is_near = movement(seen.outputs, ran.outputs) <= 1e-3
+        return abs(missed) <= self._precision.lie * self._precision.step and is_near
+
+    def _decided_by_scaling(self, seen: _Seen, holds: bool) -> _Seen:
+        """With findings that say what really changing parameters says, where gradients say nothing or lie."""
+        silent = _silent(seen.findings)
+        asking = self._asking(seen)
+        answers = {name: Answer("no effect") for name in silent}
+        asked = [name for name in silent if not holds or _is_of_numbers(seen, name)]
+        if asked:
+            answers |= self._unless_of_two_values(asking.of_silent(asked, self._tolerance.evidence), seen)
+        untrue: list[str] = []
+        if not holds:
+            untrue = liars(self._trials(seen), self._nudges(seen), self._precision)
+            axes = {name: seen.evidence[name].output_rows for name in untrue}
+            answers |= asking.of_liars(untrue, axes)
+        answers |= asking.of_faint(_faint(seen.findings, self._tolerance), self._tolerance.moved)
+        findings = {**seen.findings}
+        for name, answer in answers.items():
+            findings[name] = replace(
+                findings[name],
+                is_true=name not in untrue,
+                says=answer.says,
+                says_of=answer.says_of,
+                moves=max(findings[name].moves, answer.moves),
+                partition=answer.partition or findings[name].partition,
+                bias=answer.bias if answer.partition else findings[name].bias,
+            )
+        return replace(seen, findings=findings, factors=self._factors(findings))
+
+    def _unless_of_two_values(self, answers: Mapping[str, Answer], seen: _Seen) -> dict[str, Answer]:
+        """With another answer where a normalization saw two values: no scale shows then, if there is one."""
+        if all(answer.says == "no effect" for answer in answers.values()):
+            return dict(answers)
+        with norms_of_two_values(self._probe.copy) as norms:
+            self._trials(seen).run()
+        return {
+            name: Answer("two values", says_of=norms[0])
+            if norms and answer.says in ("sign", "choice")
+            else answer
+            for name, answer in answers.items()
+        }
+
+    def _asking(self, seen: _Seen) -> ByScaling:
+        return ByScaling(self._trials(seen), self._probe.dtype, self._biases, self._probe.seed)
+
+    def _nudges(self, seen: _Seen) -> dict[str, Nudge]:
+        """Of all parameters of which gradients say that they have a scale."""
+        radial = {
+            name: rows
+            for name, rows in seen.radial.items()
+            if _has_scale(seen.findings[name])
+            and float(torch.linalg.vector_norm(rows)) >= self._tolerance.moved
+        }
+        return nudges(self._probe.parameters, radial, self._precision, self._probe.seed)
 
     # Normalizations
 
@@ -378,7 +493,7 @@ class _Search:
     def _followers_of_one(self, name: str, layers: list[str], seen: _Seen) -> list[NormLayer]:
         """Scale one weight alone and see which of the modules follow it."""
         factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
-        ran = self._run_with({name: factors}, seen)
+        ran = self._trials(seen).run(_scaled_candidate(name, seen.findings[name], factors))
         return self._two_runs(seen, ran).followers_of_one(layers, factors)
 
     def _two_runs(self, seen: _Seen, scaled: Ran) -> TwoRuns:
@@ -403,8 +518,52 @@ class _Search:
         return joined
 
 
+def _without(failed: Mapping[str, Finding], seen: _Seen) -> _Seen:
+    """Without candidates that moved the outputs before, in the same blocks, when really scaled."""
+    known = {
+        name: replace(seen.findings[name], moves=before.moves, partition=None, failed_finite=True)
+        for name, before in failed.items()
+        if _blocks_of(seen.findings[name]) == _blocks_of(before)
+    }
+    return replace(seen, findings={**seen.findings, **known})
+
+
+def _blocks_of(finding: Finding) -> Blocks | None:
+    return finding.partition.blocks if finding.partition else None
+
+
 def _candidates(findings: Mapping[str, Finding]) -> list[str]:
     return [name for name, finding in findings.items() if finding.partition]
+
+
+def _scaled_candidate(name: str, finding: Finding, factors: Tensor) -> Change:
+    assert finding.partition is not None
+    return scaled(name, finding.bias, finding.partition.blocks, factors)
+
+
+def _silent(findings: Mapping[str, Finding]) -> list[str]:
+    return [name for name, finding in findings.items() if finding.is_real and finding.is_silent]
+
+
+def _faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
+    """Parameters that move the outputs by less than what counts as moved, for their growth."""
+    return [
+        name
+        for name, finding in findings.items()
+        if _has_scale(finding) and finding.moves < tolerance.moved and not finding.failed_finite
+    ]
+
+
+def _has_scale(finding: Finding) -> bool:
+    """Whether gradients say that it has a scale, or some of its rows."""
+    is_heard = finding.is_real and not finding.is_silent and not finding.is_mostly_silent
+    return is_heard and (finding.partition is None or finding.partition.blocks.is_partial)
+
+
+def _is_of_numbers(seen: _Seen, name: str) -> bool:
+    """Whether the rows of a matrix are single numbers, which have a sign and no direction."""
+    shape = seen.findings[name].shape
+    return len(shape) > 1 and math.prod(shape) == shape[0]
 
 
 def _wants_more(findings: Mapping[str, Finding]) -> bool:
@@ -418,13 +577,23 @@ def _wants_more(findings: Mapping[str, Finding]) -> bool:
     )
 
 
-def _with_leading_rows(seen: _Seen) -> dict[str, Finding]:
-    return {
-        name: finding
-        if finding.partition or finding.is_vector
-        else replace(finding, leading=seen.evidence[name].leading_rows())
-        for name, finding in seen.findings.items()
-    }
+def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
+    """Whether a normalization with running statistics saw no variance in most of its channels."""
+    for name, share in kept.items():
+        start, left = ran.start[name], ran.statistics[name]
+        mean, var = left.mean - share * start.mean, left.var - share * start.var
+        if 2 * int((var <= 1e-13 * (start.var.abs() + mean.square())).sum()) > len(var):
+            return True
+    return False
+
+
+@torch.no_grad()
+def _radial(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """(n_rows,), along dimension 0."""
+    values, gradients = (
+        as_real(part).reshape(len(part) if part.ndim else 1, -1) for part in (parameter, gradient)
+    )
+    return (values * gradients).sum(1)
 
 
 def _is_real(parameter: Tensor) -> bool:

@@ -10,6 +10,7 @@ from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
+LeftOut = Literal["", "numbers", "no gradient", "excluded", "not included"]
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,16 @@ class Verdict:
 
     Args:
         name: Of the parameter.
-        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no gradient reached it, or too little to
-            tell) or ``frozen``.
+        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no value of it changes anything here, or too
+            little to tell) or ``frozen``.
         reason: Why, in words.
         measured: For invariant ones the largest radial derivative of a block as a share of what it could have
             been; for the others the relative change of the outputs per relative growth of the parameter. No
             unit.
         shape: Of the parameter.
+        left_out: Why an invariant one is no weight of the result: its rows are single numbers without a
+            direction to keep (``numbers``), no gradient turns it (``no gradient``), or a pattern says so.
+            Empty where it is in the result, goes with a weight that is, or is not invariant.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Verdict:
     reason: str
     measured: float
     shape: tuple[int, ...]
+    left_out: LeftOut = ""
 
 
 @dataclass(frozen=True)

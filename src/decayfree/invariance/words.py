@@ -57,31 +57,74 @@ def _measured(finding: Finding, model: nn.Module) -> str:
         )
         return (
             f"{describe(finding.partition.blocks, finding.shape)}{together} without a scale: "
-            f"{_cancelled_by(finding, model)}{silent}"
+            f"{_cancelled_by(finding, model)}{silent}{_untrue(finding)}"
         )
+    if finding.says:
+        return _says(finding, model)
     if finding.failed_finite:
         return f"small growth does not show, but scaling it moved the outputs by {finding.moves:.2g}"
     if not finding.is_real:
         return "it is complex, integer or empty, and only real numbers are measured"
-    if not finding.has_path:
-        return "no output depends on it in this forward pass"
-    if finding.is_silent:
-        return (
-            "its gradient is zero: a normalization takes it away (as it does a bias before it), or these "
-            "inputs do not activate it"
-        )
     if finding.is_mostly_silent:
         return (
-            "most of its rows got no gradient from these inputs; the others are scale-invariant: "
-            "try other or more inputs"
-        )
-    if finding.leading[0]:
-        rows, blocks = finding.leading
-        return (
-            f"its first {rows} rows are {blocks} scale-invariant blocks, the others are not: only whole "
-            "weights are held, so split it"
+            "most of its rows got no gradient from these inputs (words that did not occur, kernels that were "
+            "not activated); the others are scale-invariant: try other or more inputs"
         )
     return _moves(finding)
+
+
+def _says(finding: Finding, model: nn.Module) -> str:
+    """What really changing it says, where its gradient says nothing or not the truth."""
+    match finding.says:
+        case "two values":
+            name = name_with_type(NormLayer(finding.says_of or ""), model)
+            return (
+                f"{name} sees two values at a time with these inputs, and of two it keeps which is larger, "
+                "whatever the weights are: give a larger batch, or larger inputs"
+            )
+        case "sign":
+            return "only the signs of its numbers count: a normalization takes away their size"
+        case "choice":
+            return (
+                "scaling it moves nothing, up or down, and no gradient reaches it: the outputs know it only "
+                "by a choice (argmax, top-k, rounding), or these inputs do not activate it"
+            )
+        case "moves elsewhere":
+            return (
+                "its gradient is zero since these inputs do not activate it; at other values, which they do, "
+                f"scaling it moved the outputs by {finding.moves:.2g}"
+            )
+        case "moves":
+            return f"scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
+    return _no_effect(finding)
+
+
+def _but_of_gradient(finding: Finding) -> str:
+    if not finding.has_path:
+        return ", though no gradient reaches it (detached, or rounded)"
+    return ", though its gradient is zero" if finding.is_silent else _untrue(finding)
+
+
+def _untrue(finding: Finding) -> str:
+    return (
+        ""
+        if finding.is_true
+        else "; its gradient is not the derivative (straight-through, or a backward of its own)"
+    )
+
+
+def _no_effect(finding: Finding) -> str:
+    if not finding.has_path:
+        return "no output depends on it in this forward pass"
+    if finding.is_exactly_silent:
+        return (
+            "these inputs do not reach it (a branch, an expert, a word that did not occur): no other value "
+            "of it moves the outputs"
+        )
+    return (
+        "its gradient is zero and no other value of it moves the outputs: what comes after takes it away, as "
+        "a normalization does with a bias before it"
+    )
 
 
 def _moves(finding: Finding) -> str:
@@ -113,6 +156,10 @@ def name_with_type(layer: NormLayer, model: nn.Module) -> str:
 
 def describe(blocks: Blocks, shape: tuple[int, ...]) -> str:
     """``64 kernels``, ``4 blocks of 16 rows`` or ``the whole weight``."""
+    if blocks.is_partial:
+        whole = Blocks(blocks.axis, blocks.block_sizes, blocks.groups)
+        inner = f"a block of {blocks.n_rows} rows" if blocks.n_blocks == 1 else describe(whole, shape)
+        return f"{inner} among {shape[blocks.axis] * blocks.groups} rows"
     if blocks.n_blocks == 1:
         return "the whole weight"
     if blocks.rows_are_blocks:

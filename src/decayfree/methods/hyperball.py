@@ -8,9 +8,8 @@ matrices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch.optim import Optimizer
 
@@ -48,8 +47,4 @@ class Hyperball(Method):
     ) -> AttachedMethod:
         from decayfree.methods.turning import Turned
 
-        return Turned(optimizer, found, reach=_learning_rate, by="Hyperball")
-
-
-def _learning_rate(group: Mapping[str, Any], learning_rate: float) -> float:
-    return learning_rate
+        return Turned(optimizer, found, reach=lambda group, learning_rate: learning_rate, by="Hyperball")

@@ -87,9 +87,19 @@ class Projection(Method):
         return made
 
 
+class _FlatByCopy:
+    """Weights in channels_last have no flat view."""
+
+    def _channel_view(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def _layer_view(self, x: Tensor) -> Tensor:
+        return x.reshape(1, -1)
+
+
 @lru_cache(maxsize=1)
 def _classes() -> tuple[Any, Any]:
-    """The package's optimizers; weights in channels_last, which have no flat view, are flattened by a copy.
+    """The package's optimizers, which take weights in channels_last as well.
 
     Its SGDP without Nesterov momentum projects the momentum buffer itself, since the two are one tensor; the
     paper projects the update.
@@ -101,21 +111,11 @@ def _classes() -> tuple[Any, Any]:
             "SGDP and AdamP are in the package adamp, which is not there: pip install decayfree[study]"
         ) from error
 
-    class SGDP(adamp.SGDP):  # type: ignore[misc]
-        def _channel_view(self, x: Tensor) -> Tensor:
-            return x.flatten(1)
-
-        def _layer_view(self, x: Tensor) -> Tensor:
-            return x.reshape(1, -1)
-
+    class SGDP(_FlatByCopy, adamp.SGDP):  # type: ignore[misc]
         def _projection(self, p: Tensor, grad: Tensor, perturb: Tensor, *settings: float) -> Any:
             return super()._projection(p, grad, perturb.clone(), *settings)
 
-    class AdamP(adamp.AdamP):  # type: ignore[misc]
-        def _channel_view(self, x: Tensor) -> Tensor:
-            return x.flatten(1)
-
-        def _layer_view(self, x: Tensor) -> Tensor:
-            return x.reshape(1, -1)
+    class AdamP(_FlatByCopy, adamp.AdamP):  # type: ignore[misc]
+        pass
 
     return SGDP, AdamP

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from decayfree import equilibrium
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
-from decayfree.optimizers import in_studies
+from decayfree.optimizers import settling
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -67,10 +67,7 @@ class RotationalEquilibrium(Method):
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
         return only_with(
-            self.label,
-            optimizer,
-            *_balanced(),
-            reason="no closed form of its equilibrium angle is known here",
+            self.label, optimizer, *settling(), reason="no closed form of its equilibrium angle is known here"
         )
 
     def attach(
@@ -84,10 +81,10 @@ class RotationalEquilibrium(Method):
         from decayfree.methods.turning import Turned
 
         kind = type(optimizer).__name__.lower()
-        if kind not in _balanced():
+        if kind not in settling():
             raise_all(faults_of(InvalidInputError, self.optimizer_faults(kind)))
 
-        angle = _ANGLES[_balanced()[kind]]
+        angle = _ANGLES[settling()[kind]]
 
         def reach(group: Mapping[str, Any], learning_rate: float) -> float:
             return math.tan(angle(group, learning_rate, self.weight_decay))
@@ -116,9 +113,9 @@ def _lion(group: Mapping[str, Any], lr: float, weight_decay: float) -> float:
     return equilibrium.lion(lr, weight_decay, betas=tuple(map(float, group["betas"]))).angle_rad  # type: ignore[arg-type]
 
 
-_ANGLES = {"sgd": _sgd, "adam_l2": _adamw, "adamw": _adamw, "lion": _lion}
-
-
-def _balanced() -> dict[str, str]:
-    """The optimizers of studies that have an equilibrium, by name -> its function."""
-    return {name: row.equilibrium.__name__ for name, row in in_studies().items() if row.equilibrium}
+_ANGLES = {
+    equilibrium.sgd: _sgd,
+    equilibrium.adam_l2: _adamw,
+    equilibrium.adamw: _adamw,
+    equilibrium.lion: _lion,
+}

@@ -75,7 +75,7 @@ class WeightDecay(Method):
                 if any(id(parameter) in decayed for parameter in group["params"]):
                     group["weight_decay"] = self.weight_decay
             return NothingToDo()
-        decay = _CoupledDecay if self.form == "coupled" else _DecoupledDecay
+        decay = _decay_coupled if self.form == "coupled" else _decay_decoupled
         decay(optimizer, found, self.weight_decay)
         return NothingToDo()
 
@@ -107,45 +107,41 @@ def own_form(optimizer: Optimizer) -> DecayForm | None:
     return "coupled" if form and flags else form
 
 
-class _CoupledDecay:
-    """Shows the optimizer gradients with λw added, and puts the gradients back after the step."""
-
-    def __init__(self, optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:
-        self._optimizer, self._weight_decay = optimizer, weight_decay
-        self._decayed = _identities(found.model, found)
-        self._gradients: list[tuple[Tensor, Tensor]] = []
-        around_steps(optimizer, self._add, self._put_back, by="coupled weight decay")
+def _decay_coupled(optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:
+    """Show the optimizer gradients with λw added, and put the gradients back after the step."""
+    decayed = _identities(found.model, found)
+    gradients: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def _add(self) -> None:
-        refuse_scaled_gradients(self._optimizer, by="coupled weight decay")
-        for group in self._optimizer.param_groups:
+    def add() -> None:
+        refuse_scaled_gradients(optimizer, by="coupled weight decay")
+        for group in optimizer.param_groups:
             sign = -1 if group.get("maximize", False) else 1
             for parameter in group["params"]:
-                if id(parameter) in self._decayed and parameter.grad is not None:
-                    self._gradients.append((parameter, parameter.grad))
-                    parameter.grad = parameter.grad.add(parameter, alpha=sign * self._weight_decay)
+                if id(parameter) in decayed and parameter.grad is not None:
+                    gradients.append((parameter, parameter.grad))
+                    parameter.grad = parameter.grad.add(parameter, alpha=sign * weight_decay)
 
-    def _put_back(self) -> None:
-        for parameter, gradient in self._gradients:
+    def put_back() -> None:
+        for parameter, gradient in gradients:
             parameter.grad = gradient
-        self._gradients.clear()
+        gradients.clear()
+
+    around_steps(optimizer, add, put_back, by="coupled weight decay")
 
 
-class _DecoupledDecay:
-    """Shrinks weights that are about to be stepped."""
-
-    def __init__(self, optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:
-        self._optimizer, self._weight_decay = optimizer, weight_decay
-        self._decayed = _identities(found.model, found)
-        around_steps(optimizer, self._shrink, lambda: None, by="decoupled weight decay")
+def _decay_decoupled(optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:
+    """Shrink weights that are about to be stepped."""
+    decayed = _identities(found.model, found)
 
     @torch.no_grad()
-    def _shrink(self) -> None:
-        for group in self._optimizer.param_groups:
+    def shrink() -> None:
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
-                if id(parameter) in self._decayed and parameter.grad is not None:
-                    parameter.mul_(1 - float(group["lr"]) * self._weight_decay)
+                if id(parameter) in decayed and parameter.grad is not None:
+                    parameter.mul_(1 - float(group["lr"]) * weight_decay)
+
+    around_steps(optimizer, shrink, lambda: None, by="decoupled weight decay")
 
 
 def _identities(model: nn.Module, found: Invariance) -> set[int]:

@@ -8,9 +8,8 @@ their treatment only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
 from decayfree.errors import InvalidInputError
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, NothingToDo
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -97,7 +96,7 @@ def _put_in(module: nn.Module, name: str) -> tuple[str, str | None]:
     return "original", None
 
 
-class _Standardized:
+class _Standardized(NothingToDo):
     """Nothing around a step; knows how much of a norm is the mean, which no step moves."""
 
     def __init__(self, optimizer: Optimizer, found: Invariance) -> None:
@@ -115,9 +114,3 @@ class _Standardized:
         centered = tensor - tensor.mean(dim=tuple(range(1, tensor.ndim)), keepdim=True)
         whole, moving = (block_norms(one, weight.blocks) for one in (tensor, centered))
         return learning_rate * (whole / moving).pow(self._power)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass

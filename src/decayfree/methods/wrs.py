@@ -9,16 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.errors import whole_number_faults
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, NothingToDo, number_faults
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
-    from decayfree.invariance.verdict import ScaleInvariantWeight
     from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 
@@ -62,12 +59,9 @@ class WRS(Method):
         )
 
 
-class _AttachedRescaling:
+class _AttachedRescaling(NothingToDo):
     def __init__(self, rescaling: WeightRescaling) -> None:
         self._rescaling = rescaling
-
-    def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
-        return torch.tensor(learning_rate)
 
     def state_dict(self) -> dict[str, Any]:
         return self._rescaling.state_dict()

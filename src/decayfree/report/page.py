@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from decayfree.errors import MissingExtraError
+from decayfree.errors import extra_needed
 from decayfree.report.pages.contents import contents
 from decayfree.study.disk import replace_text
 from decayfree.study.files.results import Study, read_study
@@ -43,14 +43,10 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 
 def render(study: Study, *, reference: str | None = None) -> str:
     """The page as text: all curves where methods are all that differs, else an overview of groups."""
-    try:
+    with extra_needed("study", "the report needs {}, which is not installed"):
         from jinja2 import DictLoader, Environment, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the report needs {error.name}, which is not installed: pip install 'decayfree[study]'"
-        ) from error
     page = contents(study, reference)
     environment = Environment(
         loader=DictLoader({name: _resource(name) for name in TEMPLATES}),

@@ -8,28 +8,11 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.rescaling.deviation import Deviation
-    from decayfree.rescaling.param_groups import split_params
-    from decayfree.rescaling.radius import Radius
-    from decayfree.rescaling.rescale_once import rescale_
-    from decayfree.rescaling.weight_rescaling import WeightRescaling, rescalings_on
+    from decayfree.rescaling.deviation import Deviation as Deviation
+    from decayfree.rescaling.param_groups import split_params as split_params
+    from decayfree.rescaling.radius import Radius as Radius
+    from decayfree.rescaling.rescale_once import rescale_ as rescale_
+    from decayfree.rescaling.weight_rescaling import WeightRescaling as WeightRescaling
+    from decayfree.rescaling.weight_rescaling import rescalings_on as rescalings_on
 
-__all__ = [
-    "Deviation",
-    "Radius",
-    "WeightRescaling",
-    "rescale_",
-    "rescalings_on",
-    "split_params",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "weight_rescaling": "WeightRescaling rescalings_on",
-        "deviation": "Deviation",
-        "param_groups": "split_params",
-        "rescale_once": "rescale_",
-        "radius": "Radius",
-    },
-)
+__getattr__ = lazy_face(__name__)

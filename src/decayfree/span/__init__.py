@@ -5,25 +5,12 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.span.cleaning import CleanedWeight, Cleaning, remove_off_span_
-    from decayfree.span.input_span import InputSpan, Named
-    from decayfree.span.layer_span import LayerSpan, principal_angles_rad
+    from decayfree.span.cleaning import CleanedWeight as CleanedWeight
+    from decayfree.span.cleaning import Cleaning as Cleaning
+    from decayfree.span.cleaning import remove_off_span_ as remove_off_span_
+    from decayfree.span.input_span import InputSpan as InputSpan
+    from decayfree.span.input_span import Named as Named
+    from decayfree.span.layer_span import LayerSpan as LayerSpan
+    from decayfree.span.layer_span import principal_angles_rad as principal_angles_rad
 
-__all__ = [
-    "CleanedWeight",
-    "Cleaning",
-    "InputSpan",
-    "LayerSpan",
-    "Named",
-    "principal_angles_rad",
-    "remove_off_span_",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "input_span": "InputSpan Named",
-        "layer_span": "LayerSpan principal_angles_rad",
-        "cleaning": "CleanedWeight Cleaning remove_off_span_",
-    },
-)
+__getattr__ = lazy_face(__name__)

@@ -105,34 +105,15 @@ class Cleaning:
         if self.outputs_moved:
             moved = " and ".join(f"{value:.0e} in {mode} mode" for mode, value in self.outputs_moved.items())
             lines.append(f"The model's outputs moved by {moved} (relative).")
-        rows = [
-            (
-                "weight",
-                "shape",
-                "rank",
-                "samples",
-                "off-span share",
-                "norm before",
-                "norm after",
-                "outputs moved",
-            )
-        ]
+        head = ("weight", "shape", "rank", "samples", "off-span share", "norm before", "norm after")
+        rows = [(*head, "outputs moved")]
         for weight in self.weights:
             least, most = min(weight.ranks), max(weight.ranks)
             rank = f"{least}" if least == most else f"{least} to {most}"
-            share, moved = f"{weight.off_span_share:.4f}", f"{weight.moved:.0e}" if weight.moved else "0"
+            begin = weight.name, str(weight.shape), f"{rank} of {weight.n_features}", f"{weight.n_samples:,}"
             norms = f"{weight.norm_before:.4g}", f"{weight.norm_after:.4g}"
-            rows.append(
-                (
-                    weight.name,
-                    str(weight.shape),
-                    f"{rank} of {weight.n_features}",
-                    f"{weight.n_samples:,}",
-                    share,
-                    *norms,
-                    moved,
-                )
-            )
+            moved = f"{weight.moved:.0e}" if weight.moved else "0"
+            rows.append((*begin, f"{weight.off_span_share:.4f}", *norms, moved))
         lines += ["", *aligned(rows)]
         if self.left_out:
             lines += ["", f"Left out: {len(self.left_out)}"]
@@ -234,22 +215,21 @@ def _warn_of_movement(moved: Mapping[Mode, float], model: nn.Module) -> None:
 
 
 def _check(model: object, span: object, tolerance: object, forward: object) -> None:
-    faults: list[Fault] = []
+    said = []
     if not isinstance(model, nn.Module):
-        faults.append((InvalidInputError, f"model must be a torch.nn.Module, got {type(model).__name__}"))
+        said.append(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        faults.append((InvalidInputError, f"tolerance must be a number from 0 to below 1, got {tolerance!r}"))
+        said.append(f"tolerance must be a number from 0 to below 1, got {tolerance!r}")
     if forward is not None and not callable(forward):
-        faults.append(
-            (InvalidInputError, f"forward must be a function of a model and its inputs, got {forward!r}")
-        )
+        said.append(f"forward must be a function of a model and its inputs, got {forward!r}")
     if not isinstance(span, InputSpan):
-        faults.append((InvalidInputError, f"span must be a span.InputSpan, got {type(span).__name__}"))
+        said.append(f"span must be a span.InputSpan, got {type(span).__name__}")
     else:
-        faults += faults_of(InvalidInputError, _span_faults(span))
-        if isinstance(model, nn.Module) and not faults:
-            faults += _weight_faults(model, span)
-    raise_all(faults)
+        said += _span_faults(span)
+    raise_all(faults_of(InvalidInputError, said))
+    assert isinstance(model, nn.Module)
+    assert isinstance(span, InputSpan)
+    raise_all(list(_weight_faults(model, span)))
 
 
 def _span_faults(span: InputSpan) -> Iterator[str]:
@@ -274,10 +254,8 @@ def _weight_faults(model: nn.Module, span: InputSpan) -> Iterator[Fault]:
         if shape != span[name].layout.shape:
             yield (
                 MismatchError,
-                (
-                    f"the span is that of another model: it has {name} {span[name].layout.shape}, the model "
-                    f"has {shape or 'no such parameter'}"
-                ),
+                f"the span is that of another model: it has {name} {span[name].layout.shape}, the model "
+                f"has {shape or 'no such parameter'}",
             )
     mine = {name: parameters[name] for name in span if name in parameters}
     yield from faults_of(UnsupportedWeightError, unsupported_weights(mine))
@@ -346,11 +324,8 @@ def _warn_of_few_samples(span: InputSpan) -> None:
     ]
     if few:
         warnings.warn(
-            (
-                "fewer inputs were watched than a row has features, so that much of what counts as "
-                "unreached was only not seen: "
-            )
-            + ", ".join(few),
+            "fewer inputs were watched than a row has features, so that much of what counts as unreached was "
+            f"only not seen: {', '.join(few)}",
             stacklevel=4,
         )
 

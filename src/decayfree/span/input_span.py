@@ -5,7 +5,6 @@ weight; cleaning.py does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
@@ -21,14 +20,10 @@ from decayfree.errors import (
     raise_all,
     whole_number_faults,
 )
-from decayfree.span.layer_span import TOLERANCE, LayerSpan, principal_angles_rad
-from decayfree.span.patches import RowLayout, patches_of
-from decayfree.span.second_moment import Centering, MomentSum
+from decayfree.span.layer_span import LayerSpan
+from decayfree.span.patches import patches_of
+from decayfree.span.second_moment import AROUND, Centering, MomentSum
 from decayfree.span.watchable import first_names, watchable_weights
-
-__all__ = ["TOLERANCE", "InputSpan", "LayerSpan", "RowLayout", "principal_angles_rad"]
-
-_AROUND = {True: "around each batch's mean", "overall": "around the overall mean", False: "not centered"}
 
 
 class Named(Protocol):
@@ -122,9 +117,7 @@ class InputSpan:
             ]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -198,7 +191,7 @@ class InputSpan:
             features = f"{layout.n_features}" + (f" in {layout.groups} groups" if layout.groups > 1 else "")
             rows.append((name, str(layout.shape), features, f"{moment.n_samples:,}", f"{moment.n_batches:,}"))
         lines = [
-            f"Inputs of {len(self)} weights, {_AROUND[self.centered]}.",
+            f"Inputs of {len(self)} weights, {AROUND[self.centered]}.",
             *(aligned(rows) if len(self) else []),
         ]
         left_out = aligned(list(self.left_out.items())) if self.left_out else []

@@ -4,6 +4,7 @@ Pure algebra on a second moment; does not look at models and changes no weight.
 """
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.span.patches import RowLayout
-from decayfree.span.second_moment import Centering
+from decayfree.span.second_moment import AROUND, Centering
 
 TOLERANCE = 1e-10
 """A direction is off the span if the inputs' variance along it is at most this share of the largest one."""
@@ -20,6 +21,7 @@ TOLERANCE = 1e-10
 _ROUNDING = 32 * torch.finfo(torch.float64).eps
 
 
+@dataclass(eq=False, repr=False)
 class LayerSpan:
     """Where the inputs of one layer live, and with them the gradients of its weight.
 
@@ -49,24 +51,14 @@ class LayerSpan:
         (tensor([[3., 0.]], dtype=torch.float64), tensor([[0., 4.]], dtype=torch.float64))
     """
 
-    def __init__(
-        self,
-        name: str,
-        layout: RowLayout,
-        second_moment: Tensor,
-        mean: Tensor,
-        *,
-        n_samples: int = 1,
-        n_batches: int = 1,
-        centered: Centering = True,
-    ) -> None:
-        self.name = name
-        self.layout = layout
-        self.second_moment = second_moment
-        self.mean = mean
-        self.n_samples = n_samples
-        self.n_batches = n_batches
-        self.centered = centered
+    name: str
+    layout: RowLayout
+    second_moment: Tensor
+    mean: Tensor
+    _: KW_ONLY
+    n_samples: int = 1
+    n_batches: int = 1
+    centered: Centering = True
 
     @property
     def n_features(self) -> int:
@@ -164,14 +156,9 @@ class LayerSpan:
         ranks = self.rank().tolist()
         rank = f"{ranks[0]}" if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}"
         groups = f" in each of {self.groups} groups" if self.groups > 1 else ""
-        around = {
-            True: "around each batch's mean",
-            "overall": "around the overall mean",
-            False: "not centered",
-        }
         return (
             f"LayerSpan({self.name} {self.layout.shape}: rank {rank} of {self.n_features}{groups}, "
-            f"{self.n_samples:,} samples in {self.n_batches:,} batches, {around[self.centered]})"
+            f"{self.n_samples:,} samples in {self.n_batches:,} batches, {AROUND[self.centered]})"
         )
 
     @cached_property

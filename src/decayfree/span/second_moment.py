@@ -15,6 +15,9 @@ Centering = bool | Literal["overall"]
 nothing (False).
 """
 
+AROUND = {True: "around each batch's mean", "overall": "around the overall mean", False: "not centered"}
+"""In words."""
+
 # A product of so many columns runs at full speed, and half of the matrix need not be computed.
 _COLUMNS_AT_ONCE = 256
 
@@ -48,12 +51,7 @@ class MomentSum:
     """
 
     def __init__(
-        self,
-        n_groups: int,
-        n_features: int,
-        centered: Centering,
-        *,
-        device: torch.device | str | None = None,
+        self, n_groups: int, n_features: int, centered: Centering, *, device: torch.device | str | None = None
     ) -> None:
         self.centered = centered
         self.n_samples = 0

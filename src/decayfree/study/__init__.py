@@ -9,58 +9,31 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.study.demo import demo_spec
-    from decayfree.study.files.folder_lock import FolderInUseError
-    from decayfree.study.files.integrity import DiskFullError, ResultError
-    from decayfree.study.files.results import Row, Run, RunState, Spectrum, Study, read_study
-    from decayfree.study.files.status import RunStatus, StudyStatus, study_status
-    from decayfree.study.optimizers import equilibrium_at
-    from decayfree.study.run_settings import DataSpec, ModelSpec, OptimizerSpec, Recipe, RunSettings
-    from decayfree.study.runner.run_study import Progress, StudyOutcome, run_study
-    from decayfree.study.spec.axes import Axis, Override
-    from decayfree.study.spec.study_spec import SpecError, StudySpec
+    from decayfree.study.demo import demo_spec as demo_spec
+    from decayfree.study.files.folder_lock import FolderInUseError as FolderInUseError
+    from decayfree.study.files.integrity import DiskFullError as DiskFullError
+    from decayfree.study.files.integrity import ResultError as ResultError
+    from decayfree.study.files.results import Row as Row
+    from decayfree.study.files.results import Run as Run
+    from decayfree.study.files.results import RunState as RunState
+    from decayfree.study.files.results import Spectrum as Spectrum
+    from decayfree.study.files.results import Study as Study
+    from decayfree.study.files.results import read_study as read_study
+    from decayfree.study.files.status import RunStatus as RunStatus
+    from decayfree.study.files.status import StudyStatus as StudyStatus
+    from decayfree.study.files.status import study_status as study_status
+    from decayfree.study.optimizers import equilibrium_at as equilibrium_at
+    from decayfree.study.run_settings import DataSpec as DataSpec
+    from decayfree.study.run_settings import ModelSpec as ModelSpec
+    from decayfree.study.run_settings import OptimizerSpec as OptimizerSpec
+    from decayfree.study.run_settings import Recipe as Recipe
+    from decayfree.study.run_settings import RunSettings as RunSettings
+    from decayfree.study.runner.run_study import Progress as Progress
+    from decayfree.study.runner.run_study import StudyOutcome as StudyOutcome
+    from decayfree.study.runner.run_study import run_study as run_study
+    from decayfree.study.spec.axes import Axis as Axis
+    from decayfree.study.spec.axes import Override as Override
+    from decayfree.study.spec.study_spec import SpecError as SpecError
+    from decayfree.study.spec.study_spec import StudySpec as StudySpec
 
-__all__ = [
-    "Axis",
-    "DataSpec",
-    "DiskFullError",
-    "FolderInUseError",
-    "ModelSpec",
-    "OptimizerSpec",
-    "Override",
-    "Progress",
-    "Recipe",
-    "ResultError",
-    "Row",
-    "Run",
-    "RunSettings",
-    "RunState",
-    "RunStatus",
-    "SpecError",
-    "Spectrum",
-    "Study",
-    "StudyOutcome",
-    "StudySpec",
-    "StudyStatus",
-    "demo_spec",
-    "equilibrium_at",
-    "read_study",
-    "run_study",
-    "study_status",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "spec.axes": "Axis Override",
-        "demo": "demo_spec",
-        "files.integrity": "DiskFullError ResultError",
-        "optimizers": "equilibrium_at",
-        "files.folder_lock": "FolderInUseError",
-        "run_settings": "DataSpec ModelSpec OptimizerSpec Recipe RunSettings",
-        "files.results": "Row Run RunState Spectrum Study read_study",
-        "runner.run_study": "Progress StudyOutcome run_study",
-        "spec.study_spec": "SpecError StudySpec",
-        "files.status": "RunStatus StudyStatus study_status",
-    },
-)
+__getattr__ = lazy_face(__name__)

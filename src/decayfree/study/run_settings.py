@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,21 +39,52 @@ LIBRARY_NAMES = ("timm", "torchvision")
 class _Told:
     """What is wrong, but for what rests on a value that could not be read."""
 
-    def __init__(self, unread: Collection[str]) -> None:
+    def __init__(self, settings: "_Checked", unread: Collection[str]) -> None:
         self.faults: list[str] = []
-        self._unread = unread
+        self._settings, self._unread = settings, unread
 
-    def add(self, is_wrong: bool, fields: str, sentence: str) -> None:
-        """Tell it if it is wrong.
+    def unless(self, is_right: bool, fields: str, sentence: str) -> None:
+        """Tell it unless it is right.
 
         Args:
-            is_wrong: Whether it is.
+            is_right: Whether it is.
             fields: Dotted names of all that the check looks at, divided by spaces; it is told of the first.
             sentence: What was expected and what was found.
         """
         names = fields.split()
-        if is_wrong and not any(is_unread(name, self._unread) for name in names):
+        if not is_right and not any(is_unread(name, self._unread) for name in names):
             self.faults.append(f"{names[0]}: {sentence}")
+
+    def each(self, fields: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
+        """Tell each of these fields, divided by spaces, whose value is not what is wanted."""
+        for name in fields.split():
+            value = getattr(self._settings, name)
+            self.unless(is_right(value), name, f"expected {wanted}, got {value}")
+
+    def part(self, name: str) -> None:
+        """Tell what is wrong with the settings in this field."""
+        if not is_unread(name, self._unread):
+            faults = getattr(self._settings, name).faults(unread_in(name, self._unread))
+            self.faults += [f"{name}.{fault}" for fault in faults]
+
+
+class _Checked(ABC):
+    """Settings that say what is wrong with them."""
+
+    def faults(self, unread: Collection[str] = ()) -> list[str]:
+        """What is wrong here and in the parts, one sentence each, beginning with the field's dotted name.
+
+        Args:
+            unread: Dotted names of fields that hold a stand-in for what could not be read; nothing that rests
+                on one is told.
+        """
+        told = _Told(self, unread)
+        self._check(told)
+        return told.faults
+
+    @abstractmethod
+    def _check(self, told: _Told) -> None:
+        """Tell all of it."""
 
 
 def is_unread(field: str, unread: Collection[str]) -> bool:
@@ -66,7 +98,7 @@ def unread_in(part: str, unread: Collection[str]) -> set[str]:
 
 
 @dataclass(frozen=True)
-class DataSpec:
+class DataSpec(_Checked):
     """Which images, how many of them to train on, and what is done to them."""
 
     name: DataName = "digits"
@@ -85,37 +117,24 @@ class DataSpec:
     cutout: int = 0
     """Side of a square of the mean color at a random place of each training image; 0 for none."""
 
-    def faults(self, unread: Collection[str] = ()) -> list[str]:
-        """What is wrong, one sentence each, beginning with the field's name.
-
-        Args:
-            unread: Fields that hold a stand-in for what could not be read; nothing that rests on one is told.
-        """
-        told = _Told(unread)
-        for name in ("n_train", "n_test"):
-            told.add(getattr(self, name) < 1, name, f"expected at least 1, got {getattr(self, name)}")
-        for name in ("n_validation", "image_size", "crop_padding", "cutout"):
-            told.add(getattr(self, name) < 0, name, f"expected at least 0, got {getattr(self, name)}")
-        told.add(
-            not 0 <= self.label_noise <= 1,
-            "label_noise",
-            f"expected a share from 0 to 1, got {self.label_noise}",
-        )
-        told.add(
-            self.name == "image-folder" and self.image_size == 0,
+    def _check(self, told: _Told) -> None:
+        told.each("n_train n_test", "at least 1", lambda n: n >= 1)
+        told.each("n_validation image_size crop_padding cutout", "at least 0", lambda n: n >= 0)
+        told.each("label_noise", "a share from 0 to 1", lambda share: 0 <= share <= 1)
+        told.unless(
+            self.name != "image-folder" or self.image_size != 0,
             "image_size name",
             "expected the pixels of a side, since images of a folder differ in size; got 0",
         )
-        told.add(
-            self.name != "image-folder" and self.image_size > 0,
+        told.unless(
+            self.name == "image-folder" or self.image_size <= 0,
             "image_size name",
             f"{self.name} has a size of its own, expected 0, got {self.image_size}",
         )
-        return told.faults
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(_Checked):
     """Which network and how large."""
 
     name: str = "vgg4-bn"
@@ -123,31 +142,23 @@ class ModelSpec:
     width_factor: float = 1.0
     """Channels of each layer over the published network's; 1 for timm and torchvision, which set theirs."""
 
-    def faults(self, unread: Collection[str] = ()) -> list[str]:
-        """What is wrong, one sentence each, beginning with the field's name.
-
-        Args:
-            unread: Fields that hold a stand-in for what could not be read; nothing that rests on one is told.
-        """
-        told = _Told(unread)
+    def _check(self, told: _Told) -> None:
         library, _, name = self.name.partition(":")
         if self.name not in MODEL_NAMES and not (library in LIBRARY_NAMES and name):
             known = [*MODEL_NAMES, *(f"{one}:NAME" for one in LIBRARY_NAMES)]
             wanted = f"one of {', '.join(known[:-1])} or {known[-1]}"
             meant = closest(self.name, MODEL_NAMES)
-            told.add(True, "name", f"expected {wanted}; got {self.name!r}{meant}")
-        is_width = 0 < self.width_factor < math.inf
-        told.add(not is_width, "width_factor", f"expected a finite number above 0, got {self.width_factor}")
-        told.add(
-            is_width and ":" in self.name and self.width_factor != 1,
+            told.unless(False, "name", f"expected {wanted}; got {self.name!r}{meant}")
+        told.each("width_factor", "a finite number above 0", lambda factor: 0 < factor < math.inf)
+        told.unless(
+            ":" not in self.name or self.width_factor == 1 or not 0 < self.width_factor < math.inf,
             "width_factor name",
             f"{self.name} has a width of its own, expected 1, got {self.width_factor:g}",
         )
-        return told.faults
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
+class OptimizerSpec(_Checked):
     """Which optimizer; settings that it does not have are not looked at."""
 
     name: OptimizerName = "sgd"
@@ -178,27 +189,18 @@ class OptimizerSpec:
             return "SGD"
         return f"SGD, {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"
 
-    def faults(self, unread: Collection[str] = ()) -> list[str]:
-        """What is wrong, one sentence each, beginning with the field's name.
-
-        Args:
-            unread: Fields that hold a stand-in for what could not be read; nothing that rests on one is told.
-        """
-        told = _Told(unread)
-        for name in ("momentum", "beta1", "beta2"):
-            value = getattr(self, name)
-            told.add(not 0 <= value < 1, name, f"expected at least 0 and below 1, got {value}")
-        told.add(
-            self.nesterov and self.momentum == 0 and "nesterov" in self.in_studies.settings,
+    def _check(self, told: _Told) -> None:
+        told.each("momentum beta1 beta2", "at least 0 and below 1", lambda share: 0 <= share < 1)
+        told.unless(
+            not self.nesterov or self.momentum != 0 or "nesterov" not in self.in_studies.settings,
             "nesterov momentum name",
             "needs a momentum above 0",
         )
-        told.add(not 0 <= self.eps < math.inf, "eps", f"expected a finite number from 0, got {self.eps}")
-        return told.faults
+        told.each("eps", "a finite number from 0", lambda eps: 0 <= eps < math.inf)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(_Checked):
     """All that decides a run beside its method and its seed."""
 
     task: Literal["classification"] = "classification"
@@ -252,42 +254,19 @@ class Recipe:
             return 0.5 * (1 + math.cos(math.pi * share_done))
         return 1.0 if share_done < 0.5 else 0.1 if share_done < 0.75 else 0.01
 
-    def faults(self, unread: Collection[str] = ()) -> list[str]:
-        """What is wrong here and in the parts, one sentence each, beginning with the field's dotted name.
-
-        Args:
-            unread: Dotted names of fields that hold a stand-in for what could not be read; nothing that rests
-                on one is told.
-        """
-        told = _Told(unread)
-        for name, least in (("n_epochs", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            told.add(value < least, name, f"expected at least {least}, got {value}")
-        told.add(
-            self.n_samples < 2, "n_samples", f"expected at least 2 (start and end), got {self.n_samples}"
-        )
-        told.add(
-            not 0 < self.learning_rate < math.inf,
-            "learning_rate",
-            f"expected a finite number above 0, got {self.learning_rate}",
-        )
-        for name in ("rest_weight_decay", "n_warmup_epochs"):
-            value = getattr(self, name)
-            told.add(not 0 <= value < math.inf, name, f"expected a finite number from 0, got {value}")
-        told.add(
-            not 0 <= self.label_smoothing < 1,
-            "label_smoothing",
-            f"expected at least 0 and below 1, got {self.label_smoothing}",
-        )
-        for name, part in (("data", self.data), ("model", self.model), ("optimizer", self.optimizer)):
-            if not is_unread(name, unread):
-                told.faults += [f"{name}.{fault}" for fault in part.faults(unread_in(name, unread))]
-        told.add(
-            self.batch_size > self.data.n_train >= 1,
+    def _check(self, told: _Told) -> None:
+        told.each("n_epochs batch_size", "at least 1", lambda n: n >= 1)
+        told.each("n_samples", "at least 2 (start and end)", lambda n: n >= 2)
+        told.each("learning_rate", "a finite number above 0", lambda rate: 0 < rate < math.inf)
+        told.each("rest_weight_decay n_warmup_epochs", "a finite number from 0", lambda x: 0 <= x < math.inf)
+        told.each("label_smoothing", "at least 0 and below 1", lambda share: 0 <= share < 1)
+        for name in ("data", "model", "optimizer"):
+            told.part(name)
+        told.unless(
+            not self.batch_size > self.data.n_train >= 1,
             "batch_size data.n_train",
             f"expected at most the {self.data.n_train} training images, got {self.batch_size}",
         )
-        return told.faults
 
 
 @dataclass(frozen=True)

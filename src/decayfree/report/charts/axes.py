@@ -28,6 +28,11 @@ class Look:
         """The color as a chart names it, for the page to resolve."""
         return f"var({self.color}){self.opacity}"
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """A line as a chart describes it."""
+        return {"color": self.paint, "width": self.width, "dash": self.dash}
+
     def shaded(self, index: int, n: int) -> "Look":
         """The look of one of ``n`` settings of the same method, the first one the faintest."""
         if n == 1:
@@ -78,6 +83,18 @@ def looks(methods: Sequence[Cell]) -> dict[str, Look]:
 def plain_text(text: str) -> str:
     """Text as plotly shows it: it reads names as a small part of HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def trace(mode: str, name: str, x: Sequence[Any], y: Sequence[Any], *, group: str = "") -> dict[str, Any]:
+    """What plotly.js draws of one name, in `plain_text`; a click in the legend on its group hides it."""
+    legend = {"legendgroup": group} if group else {}
+    return {"type": "scatter", "mode": mode, "name": name, **legend, "x": x, "y": y}
+
+
+def area(look: Look) -> dict[str, Any]:
+    """What makes an area of a closed line: an interval around a mean."""
+    fill = {"fill": "toself", "fillcolor": f"var({look.color})1f"}
+    return {"line": {"width": 0}, **fill, "hoverinfo": "skip"}
 
 
 @dataclass(frozen=True)

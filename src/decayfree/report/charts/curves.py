@@ -18,11 +18,13 @@ from decayfree.report.charts.axes import (
     Look,
     Looks,
     Scale,
+    area,
     layout,
     looks,
     plain_text,
     rank_layout,
     share_range,
+    trace,
 )
 from decayfree.report.numbers.series import (
     Curve,
@@ -167,22 +169,14 @@ def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
     number = ".3~p" if scale.is_share and scale.is_logarithmic else ".1%" if scale.is_share else ".3~g"
     has_interval = any(low is not None for low in curve.low)
     interval = f" (%{{customdata[0]:{number}}} to %{{customdata[1]:{number}}})" if has_interval else ""
-    trace: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plain_text(label),
-        "legendgroup": label,
-        "x": list(curve.steps),
-        "y": _rounded(curve.mean),
-        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
-        "hovertemplate": f"%{{y:{number}}}{interval}",
-    }
+    drawn = trace("lines", plain_text(label), list(curve.steps), _rounded(curve.mean), group=label)
+    drawn |= {"line": look.line, "hovertemplate": f"%{{y:{number}}}{interval}"}
     if sum(mean is not None for mean in curve.mean) < MIN_POINTS_OF_LINE:
-        trace |= {"mode": "lines+markers", "marker": {"color": look.paint, "size": 7}}
+        drawn |= {"mode": "lines+markers", "marker": {"color": look.paint, "size": 7}}
     if has_interval:
         ends = zip(_rounded(curve.low), _rounded(curve.high), strict=True)
-        trace["customdata"] = [list(pair) for pair in ends]
-    return trace
+        drawn["customdata"] = [list(pair) for pair in ends]
+    return drawn
 
 
 def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] | None:
@@ -192,21 +186,9 @@ def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] 
     if not known:
         return None
     steps = [step for step, _, _ in known]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plain_text(label),
-        "legendgroup": label,
-        "x": steps + steps[::-1],
-        "y": [
-            max(end, scale.floor)
-            for end in [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
-        ],
-        "line": {"width": 0},
-        "fill": "toself",
-        "fillcolor": f"var({look.color})1f",
-        "hoverinfo": "skip",
-    }
+    around = [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
+    closed = [max(end, scale.floor) for end in around]
+    return trace("lines", plain_text(label), steps + steps[::-1], closed, group=label) | area(look)
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
@@ -218,14 +200,10 @@ def _prediction(label: str, look: Look, points: Sequence[tuple[int, float]]) -> 
     if not points:
         return []
     named = round(0.75 * len(points))
+    steps, angles = [step for step, _ in points], _rounded([angle for _, angle in points])
     return [
-        {
-            "type": "scatter",
-            "mode": "lines+text",
-            "name": plain_text(f"predicted, {label}"),
-            "legendgroup": label,
-            "x": [step for step, _ in points],
-            "y": _rounded([angle for _, angle in points]),
+        trace("lines+text", plain_text(f"predicted, {label}"), steps, angles, group=label)
+        | {
             "text": ["predicted" if index == named else "" for index in range(len(points))],
             "textposition": "top right",
             "textfont": {"color": look.paint, "size": 12, "shadow": _HALO},
@@ -239,14 +217,10 @@ def _law(label: str, look: Look, law: Curve) -> list[dict[str, Any]]:
     """Circles at what a share must be; none where it was not recorded."""
     if not law.points:
         return []
+    steps, shares = [step for step, _ in law.points], _rounded([share for _, share in law.points])
     return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": plain_text(f"law, {label}"),
-            "legendgroup": label,
-            "x": [step for step, _ in law.points],
-            "y": _rounded([share for _, share in law.points]),
+        trace("markers", plain_text(f"law, {label}"), steps, shares, group=label)
+        | {
             "marker": {"color": look.paint, "size": 7, "symbol": "circle-open"},
             "cliponaxis": False,
             "hoverinfo": "skip",
@@ -278,12 +252,8 @@ _AREA = {"fill": "tozeroy", "fillcolor": "var(--muted)26"}
 
 
 def _rank_line(name: str, ranks: Sequence[float], values: Sequence[float], look: Look) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plain_text(name),
-        "x": _rounded(ranks),
-        "y": _rounded([max(value, ENERGY.floor / 10) for value in values]),
-        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
+    shown = _rounded([max(value, ENERGY.floor / 10) for value in values])
+    return trace("lines", plain_text(name), _rounded(ranks), shown) | {
+        "line": look.line,
         "hovertemplate": "%{y:.3~g}",
     }

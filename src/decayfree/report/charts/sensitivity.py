@@ -7,7 +7,7 @@ in its text.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from decayfree.report.charts.axes import Chart, Look, error_axis, plain_text, setting_axis
+from decayfree.report.charts.axes import Chart, Look, area, error_axis, plain_text, setting_axis, trace
 from decayfree.report.numbers.groups import Group, Sweep
 from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences, significant
@@ -115,21 +115,18 @@ def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars:
     known = [(x, cell, cell.final_test) for x, cell in line]
     shown = [(x, cell, final) for x, cell, final in known if final is not None]
     errors = [_error(final.mean) for _, _, final in shown]
-    trace: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": plain_text(name),
-        "legendgroup": group,
-        "x": [float(f"{x:.6g}") for x, _, _ in shown],
-        "y": errors,
+    symbols = ["circle-open" if cell.n_diverged else "circle" for _, cell, _ in shown]
+    drawn = trace(
+        "lines+markers", plain_text(name), [float(f"{x:.6g}") for x, _, _ in shown], errors, group=group
+    ) | {
         "text": [plain_text(f"{name}: {_spoken(cell)}") for _, cell, _ in shown],
-        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
-        "marker": {"color": look.paint, "size": 7, "symbol": _symbols([cell for _, cell, _ in shown])},
+        "line": look.line,
+        "marker": {"color": look.paint, "size": 7, "symbol": symbols},
         "hovertemplate": "%{text}<extra></extra>",
     }
     if has_bars:
         ends = [final.interval if final.n > 2 else None for _, _, final in shown]
-        trace["error_y"] = {
+        drawn["error_y"] = {
             "type": "data",
             "symmetric": False,
             "array": [_error(e[0]) - y if e else 0 for e, y in zip(ends, errors, strict=True)],
@@ -138,7 +135,7 @@ def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars:
             "thickness": 1.2,
             "width": 3,
         }
-    return trace
+    return drawn
 
 
 def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[dict[str, Any]]:
@@ -153,7 +150,7 @@ def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[di
         "mode": "lines",
         "x": x,
         "y": [_error(final.mean)] * len(x),
-        "line": {"color": look.paint, "width": look.width, "dash": look.dash},
+        "line": look.line,
         "text": [plain_text(f"{label}: {_spoken(cell)}")] * len(x),
         "hovertemplate": "%{text}<extra></extra>",
     }
@@ -165,10 +162,7 @@ def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[di
         "mode": "lines",
         "x": [x[0], x[-1], x[-1], x[0]],
         "y": [high, high, low, low],
-        "line": {"width": 0},
-        "fill": "toself",
-        "fillcolor": f"var({look.color})1f",
-        "hoverinfo": "skip",
+        **area(look),
     }
     return [band, level]
 
@@ -180,12 +174,9 @@ def _finished(
     x_axis: dict[str, Any],
 ) -> Chart:
     crosses = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "diverged",
-            "x": [float(f"{x:.6g}")],
-            "y": [None],  # the foot of the chart, which is known when all charts of the group are
+        # The foot of the chart is known when all charts of the group are.
+        trace("markers", "diverged", [float(f"{x:.6g}")], [None])
+        | {
             "text": [plain_text(f"{cell.label}: {cell.n_diverged} of {cell.n_planned} runs diverged")],
             "marker": {
                 "color": look.paint,
@@ -206,25 +197,21 @@ def _share_axes(charts: Sequence[Chart]) -> None:
     errors = [
         y
         for chart in charts
-        for trace in chart.figure["data"]
-        if "fill" not in trace
-        for y in trace["y"]
+        for drawn in chart.figure["data"]
+        if "fill" not in drawn
+        for y in drawn["y"]
         if y is not None
     ]
     for chart in charts:
         layout, foot = error_axis(errors, chart.figure["layout"]["xaxis"])
         chart.figure["layout"] = layout
-        for trace in chart.figure["data"]:
-            trace["y"] = [foot if y is None else y for y in trace["y"]]
+        for drawn in chart.figure["data"]:
+            drawn["y"] = [foot if y is None else y for y in drawn["y"]]
 
 
 def _error(accuracy: float) -> float:
     """What is missing to 100 %; a perfect score is drawn as 0.01 %, which a logarithm can show."""
     return float(f"{max(1 - accuracy, 1e-4):.4g}")
-
-
-def _symbols(cells: Sequence[Cell]) -> list[str]:
-    return ["circle-open" if cell.n_diverged else "circle" for cell in cells]
 
 
 def _spoken(cell: Cell) -> str:

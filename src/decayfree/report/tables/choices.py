@@ -3,6 +3,8 @@
 It draws nothing. Where no images were kept for validation it says so and chooses nothing.
 """
 
+import math
+
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
 from decayfree.report.tables.table import (
     NOTHING,
@@ -11,15 +13,15 @@ from decayfree.report.tables.table import (
     TableCell,
     TableRow,
     accuracy_cell,
-    axis_columns,
-    run_links,
+    method_columns,
+    method_row,
+    number_of_runs,
     table_of,
 )
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
 from decayfree.study.statistics.estimates import mean_interval
 from decayfree.study.statistics.sweeps import Spread, spread_of
 
-NAN = float("nan")
 NO_VALIDATION = (
     "No images were kept for validation, so nothing is chosen here: to choose by test accuracy would flatter "
     "whatever has more settings. Every setting stands in the table for itself."
@@ -51,8 +53,7 @@ def choices_text(numbers: StudyGroups) -> str:
 def choices_table(numbers: StudyGroups) -> Table:
     """A row a sweep: what was chosen, its accuracies, and the worst, median and best test accuracy of all."""
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(numbers.axes),
+        *method_columns(numbers.axes),
         Column("Chosen", "of so many settings"),
         Column("Validation accuracy", "mean", is_number=True),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
@@ -72,21 +73,16 @@ def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
 def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
     chosen = sweep.chosen
     spread = _spread(sweep)
-    validation = mean_interval(list(chosen.validation.values())).mean if chosen else NAN
-    return TableRow(
-        (
-            TableCell(sweep.label),
-            *(TableCell(group.place[axis]) for axis in numbers.axes),
-            TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
-            TableCell(percent(validation, 2) if chosen else "–", sort=validation),
-            accuracy_cell(chosen.final_test if chosen else None, 2),
-            TableCell(
-                str(chosen.n if chosen else 0),
-                sort=float(chosen.n if chosen else 0),
-                runs=run_links(chosen.begun.values()) if chosen else (),
-            ),
-            *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
-        )
+    validation = mean_interval(list(chosen.validation.values())).mean if chosen else math.nan
+    return method_row(
+        sweep.label,
+        group.place,
+        numbers.axes,
+        TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
+        TableCell(percent(validation, 2) if chosen else "–", sort=validation),
+        accuracy_cell(chosen.final_test if chosen else None, 2),
+        number_of_runs(chosen.n, chosen.begun.values()) if chosen else number_of_runs(0, ()),
+        *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
     )
 
 

@@ -17,21 +17,15 @@ from decayfree.report.tables.table import (
     TableCell,
     TableRow,
     accuracy_cell,
-    axis_columns,
     difference_cell,
+    method_columns,
+    method_row,
+    number_of_runs,
     place,
-    run_links,
     table_of,
 )
 from decayfree.report.words.verdicts import decimals
-from decayfree.report.words.wording import (
-    SPACE,
-    count,
-    p_value,
-    percent,
-    points,
-    signed_interval,
-)
+from decayfree.report.words.wording import SPACE, count, p_value, percent, points, signed_interval
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
@@ -48,8 +42,7 @@ def comparison_table(
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
     digits, axis = decimals(entries.entries), strip_axis(entries.entries)
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(numbers.axes),
+        *method_columns(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
         *(
@@ -68,7 +61,7 @@ def comparison_table(
     rows = []
     for entry in entries.entries:
         strip = None if colors is None else _strip(entry.cell, colors[entry.cell.label], axis, digits)
-        rows.append(_row(numbers, entries, entry, has_settings, digits, strip))
+        rows.append(_row(numbers, entry, has_settings, digits, strip))
     return table_of(id, caption, columns, rows)
 
 
@@ -116,32 +109,20 @@ def _strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> Ta
 
 
 def _row(
-    numbers: StudyGroups,
-    entries: Entries,
-    entry: Entry,
-    has_settings: bool,
-    digits: int,
-    strip: TableCell | None,
+    numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int, strip: TableCell | None
 ) -> TableRow:
     cell = entry.cell
-    return TableRow(
-        (
-            TableCell(cell.label if numbers.are_methods_all else entry.sweep.label),
-            *(TableCell(entry.group.place[axis]) for axis in numbers.axes),
-            *([TableCell(cell.setting or "–")] if has_settings else []),
-            accuracy_cell(cell.final_test, digits),
-            *([strip] if strip else []),
-            TableCell(
-                str(cell.n),
-                _lost(entry),
-                float(cell.n),
-                runs=run_links(cell.begun.values()),
-                facts=_facts(entry),
-            ),
-            difference_cell(entry.difference, digits),
-            _p_cell(entry),
-            TableCell(verdict(entry), _smallest(entry, digits)),
-        ),
+    return method_row(
+        cell.label if numbers.are_methods_all else entry.sweep.label,
+        entry.group.place,
+        numbers.axes,
+        *([TableCell(cell.setting or "–")] if has_settings else []),
+        accuracy_cell(cell.final_test, digits),
+        *([strip] if strip else []),
+        number_of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
+        difference_cell(entry.difference, digits),
+        _p_cell(entry),
+        TableCell(verdict(entry), _smallest(entry, digits)),
         is_reference=entry.is_reference,
     )
 

@@ -4,25 +4,25 @@ It measures nothing. Runs from before costs were kept have none, and a study of 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from decayfree.report.numbers.groups import Group, StudyGroups
-from decayfree.report.numbers.series import Cell
+from decayfree.report.numbers.series import Cell, geometric_mean
 from decayfree.report.tables.table import (
     NOTHING,
     Column,
     Table,
     TableCell,
     TableRow,
-    axis_columns,
-    run_links,
+    method_columns,
+    method_row,
+    number_of_runs,
     table_of,
 )
 from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
 from decayfree.study.files.results import Run
 
-NAN = float("nan")
 SECONDS, PARAMETERS = "seconds_per_epoch", "parameter_bytes"
 OPTIMIZER, METHOD, PEAK = "optimizer_state_bytes", "method_state_bytes", "peak_memory_bytes"
 NOTE = (
@@ -83,8 +83,7 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
         return None
     has_peak = any(PEAK in run.cost for one in known for run in one.runs)
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(axes),
+        *method_columns(axes),
         Column("Time of an epoch", "seconds, mean", is_number=True),
         Column(f"Over {base}", "ratio of times", is_number=True),
         Column("Optimizer's state", "of the parameters' bytes", is_number=True),
@@ -106,7 +105,7 @@ def costs_text(costs: Sequence[Priced], base: str) -> str:
         if share > 0:
             kept[one.method] = max(kept.get(one.method, 0.0), share)
     items = [
-        f"{factor(_geometric(values))} ({method})"
+        f"{factor(geometric_mean(values))} ({method})"
         for method, values in ratios.items()
         if values and method != base
     ]
@@ -123,27 +122,25 @@ def costs_text(costs: Sequence[Priced], base: str) -> str:
 
 def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
     seconds = _mean(one.runs, SECONDS)
-    ratio = _geometric(_time_ratios(one))
+    ratio = geometric_mean(_time_ratios(one))
     peak = _mean(one.runs, PEAK) / 2**20
-    return TableRow(
-        (
-            TableCell(one.method),
-            *(TableCell(one.place[axis]) for axis in axes),
-            _number(seconds, significant),
-            _number(ratio, factor),
-            _number(_share(one, OPTIMIZER), factor),
-            _number(_share(one, METHOD), factor),
-            *([_number(peak, significant)] if has_peak else []),
-            TableCell(str(len(one.runs)), sort=float(len(one.runs)), runs=run_links(one.runs)),
-        )
+    return method_row(
+        one.method,
+        one.place,
+        axes,
+        _number(seconds, significant),
+        _number(ratio, factor),
+        _number(_share(one, OPTIMIZER), factor),
+        _number(_share(one, METHOD), factor),
+        *([_number(peak, significant)] if has_peak else []),
+        number_of_runs(len(one.runs), one.runs),
     )
 
 
-def _number(value: float, wording: object) -> TableCell:
+def _number(value: float, wording: Callable[[float], str]) -> TableCell:
     if not math.isfinite(value):
         return NOTHING
-    assert callable(wording)
-    return TableCell("0" if value == 0 else str(wording(value)), sort=value)
+    return TableCell("0" if value == 0 else wording(value), sort=value)
 
 
 def _time_ratios(one: Priced) -> list[float]:
@@ -158,13 +155,9 @@ def _share(one: Priced, name: str) -> float:
         for run in one.runs
         if name in run.cost and run.cost.get(PARAMETERS)
     ]
-    return max(shares, default=NAN)
+    return max(shares, default=math.nan)
 
 
 def _mean(runs: Sequence[Run], name: str) -> float:
     values = [run.cost[name] for run in runs if name in run.cost]
-    return math.fsum(values) / len(values) if values else NAN
-
-
-def _geometric(values: Sequence[float]) -> float:
-    return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else NAN
+    return math.fsum(values) / len(values) if values else math.nan

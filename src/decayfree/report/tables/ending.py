@@ -79,27 +79,16 @@ def settings_tables(study: Study) -> list[dict[str, Any]]:
     methods = dict.fromkeys(settings.method for settings in planned)
     seeds = ("seeds", ", ".join(map(str, spec.seeds)))
     seconds = sum(run.elapsed_s for run in runs)
-    tables: list[dict[str, Any]] = [
-        {"title": "What all runs have in common", "is_code": True, "rows": shared},
-        {
-            "title": "Methods and seeds",
-            "is_code": False,
-            "rows": [*((method.label, _method_text(method)) for method in methods), seeds],
-        },
-        {"title": "Versions", "is_code": False, "rows": _distinct([run.versions for run in runs])},
-        {
-            "title": "Hardware",
-            "is_code": False,
-            "rows": [
-                *_distinct([run.hardware for run in runs]),
-                ("training time, all runs", f"{seconds:,.0f}{SPACE}s"),
-            ],
-        },
-    ]
+    time = ("training time, all runs", f"{seconds:,.0f}{SPACE}s")
     axes = [(name, _values(study, name)) for name in spec.varying() if not name.startswith("method.")]
-    if axes:
-        tables.insert(1, {"title": "What differs between runs", "is_code": True, "rows": axes})
-    return tables
+    tables = (
+        ("What all runs have in common", True, shared),
+        *([("What differs between runs", True, axes)] if axes else []),
+        ("Methods and seeds", False, [*((method.label, _method_text(method)) for method in methods), seeds]),
+        ("Versions", False, _distinct([run.versions for run in runs])),
+        ("Hardware", False, [*_distinct([run.hardware for run in runs]), time]),
+    )
+    return [{"title": title, "is_code": is_code, "rows": rows} for title, is_code, rows in tables]
 
 
 def _fault(run: Run, label: str) -> dict[str, Any]:

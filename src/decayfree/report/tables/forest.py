@@ -13,10 +13,11 @@ from decayfree.report.tables.table import (
     Table,
     TableCell,
     TableRow,
-    axis_columns,
     difference_cell,
+    method_columns,
+    method_row,
+    number_of_runs,
     place,
-    run_links,
     table_of,
 )
 from decayfree.report.words.wording import (
@@ -31,7 +32,6 @@ from decayfree.report.words.wording import (
 )
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks
 
-NAN = float("nan")
 MIN_GROUPS_OF_MEAN = 3
 """With two groups the t interval is 12.7 times as long as the distance between them."""
 
@@ -41,8 +41,7 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
     shown = [entry for entry in chosen.entries if entry.difference is not None]
     axis = _axis(shown)
     columns = [
-        Column("Method", is_filter=True),
-        *axis_columns(numbers.axes),
+        *method_columns(numbers.axes),
         Column(
             f"{chosen.reference} minus …",
             f"points, 95{SPACE}% interval",
@@ -117,25 +116,12 @@ def ranks_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]
         return None
     ends = (1.0, float(len(ranks.ranks)))
     half = ranks.critical_difference / 2
-    rows = [
-        TableRow(
-            (
-                TableCell(name),
-                TableCell(
-                    "",
-                    strip=Strip(
-                        colors[name],
-                        f"{name}: mean rank {significant(rank)}",
-                        place(rank, ends),
-                        (place(rank - half, ends), place(rank + half, ends)),
-                    ),
-                    sort=rank,
-                ),
-                TableCell(significant(rank), sort=rank),
-            )
-        )
-        for name, rank in sorted(ranks.ranks.items(), key=lambda item: item[1])
-    ]
+    rows = []
+    for name, rank in sorted(ranks.ranks.items(), key=lambda item: item[1]):
+        bar = place(rank - half, ends), place(rank + half, ends)
+        strip = Strip(colors[name], f"{name}: mean rank {significant(rank)}", place(rank, ends), bar)
+        shown = TableCell("", strip=strip, sort=rank)
+        rows.append(TableRow((TableCell(name), shown, TableCell(significant(rank), sort=rank))))
     columns = [
         Column("Method"),
         Column("Mean rank", "bar: critical difference", ends=("1", f"{len(ranks.ranks)}")),
@@ -173,14 +159,13 @@ def _row(
         whisker=(whisker[0], whisker[1]) if whisker else None,
         zero=place(0.0, axis),
     )
-    return TableRow(
-        (
-            TableCell(entry.sweep.label),
-            *(TableCell(entry.group.place[name]) for name in numbers.axes),
-            TableCell("", strip=strip, sort=difference.mean),
-            shown,
-            TableCell(str(difference.n), sort=float(difference.n), runs=run_links(entry.cell.begun.values())),
-        )
+    return method_row(
+        entry.sweep.label,
+        entry.group.place,
+        numbers.axes,
+        TableCell("", strip=strip, sort=difference.mean),
+        shown,
+        number_of_runs(difference.n, entry.cell.begun.values()),
     )
 
 

@@ -107,9 +107,24 @@ def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[Ta
     return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
 
 
-def axis_columns(axes: Iterable[str]) -> list[Column]:
-    """A column for each axis of a study."""
-    return [Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes]
+def method_columns(axes: Iterable[str]) -> list[Column]:
+    """The first columns of most tables: the method, and each axis of the study."""
+    of_axes = (Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes)
+    return [Column("Method", is_filter=True), *of_axes]
+
+
+def method_row(
+    method: str, place: Mapping[str, str], axes: Iterable[str], *more: TableCell, is_reference: bool = False
+) -> TableRow:
+    """A row below these columns: the method, its place on each axis, and more cells."""
+    return TableRow((TableCell(method), *(TableCell(place[axis]) for axis in axes), *more), is_reference)
+
+
+def number_of_runs(
+    n: int, runs: Iterable[Run], note: str = "", facts: tuple[tuple[str, str], ...] = ()
+) -> TableCell:
+    """How many runs a row is about, with a link to each."""
+    return TableCell(str(n), note, float(n), runs=run_links(runs), facts=facts)
 
 
 def accuracy_cell(final: Estimate | None, decimals: int) -> TableCell:
@@ -128,10 +143,10 @@ def difference_cell(difference: Estimate | None, decimals: int) -> TableCell:
     return TableCell(signed_points(difference.mean, decimals), interval, difference.mean)
 
 
-def run_links(runs: Iterable[Run], decimals: int = 2) -> tuple[RunLink, ...]:
+def run_links(runs: Iterable[Run]) -> tuple[RunLink, ...]:
     """Each seed's final test accuracy, or what became of the run, and its folder beside the page."""
     ordered = sorted(runs, key=lambda run: run.seed)
-    return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run, decimals)) for run in ordered)
+    return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run)) for run in ordered)
 
 
 def folder_of(run: Run) -> str:
@@ -145,7 +160,5 @@ def place(value: float, axis: tuple[float, float]) -> float:
     return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
-def _result(run: Run, decimals: int) -> str:
-    if run.state == "done" and run.rows:
-        return percent(run.rows[-1].test_accuracy, decimals)
-    return run.state
+def _result(run: Run) -> str:
+    return percent(run.rows[-1].test_accuracy, 2) if run.state == "done" and run.rows else run.state

@@ -54,7 +54,7 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
     notes = [
         "The angle is the one between a block before and after a single step, the last one before a sample: "
         "mean over the blocks of a weight, geometric mean over the weights and the seeds. "
-        "A block without a gradient does not turn.",
+        "A block without a gradient does not turn."
     ]
     constants = {
         method.short: [_time_constant(method, step) for step in (0, recipe.n_steps // 2)]

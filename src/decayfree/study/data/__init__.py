@@ -9,31 +9,16 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.study.data.augmentation import augmented, cropped, cut_out, flipped
-    from decayfree.study.data.draws import batch_indices, generator_for, with_label_noise
-    from decayfree.study.data.images import N_CHANNELS, Dataset, Images
-    from decayfree.study.data.loading import load
+    from decayfree.study.data.augmentation import augmented as augmented
+    from decayfree.study.data.augmentation import cropped as cropped
+    from decayfree.study.data.augmentation import cut_out as cut_out
+    from decayfree.study.data.augmentation import flipped as flipped
+    from decayfree.study.data.draws import batch_indices as batch_indices
+    from decayfree.study.data.draws import generator_for as generator_for
+    from decayfree.study.data.draws import with_label_noise as with_label_noise
+    from decayfree.study.data.images import N_CHANNELS as N_CHANNELS
+    from decayfree.study.data.images import Dataset as Dataset
+    from decayfree.study.data.images import Images as Images
+    from decayfree.study.data.loading import load as load
 
-__all__ = [
-    "N_CHANNELS",
-    "Dataset",
-    "Images",
-    "augmented",
-    "batch_indices",
-    "cropped",
-    "cut_out",
-    "flipped",
-    "generator_for",
-    "load",
-    "with_label_noise",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "augmentation": "augmented cropped cut_out flipped",
-        "draws": "batch_indices generator_for with_label_noise",
-        "images": "N_CHANNELS Dataset Images",
-        "loading": "load",
-    },
-)
+__getattr__ = lazy_face(__name__)

@@ -19,7 +19,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.data.folders import cache_dir
 from decayfree.study.disk import replacing, take_lock
 
@@ -149,12 +149,8 @@ def _counted(image: bytes) -> Tensor:
 
 def _image(path: str, size: int) -> bytes | str:
     """RGB of each pixel, line by line, as torchvision's Resize and CenterCrop give them, or what is wrong."""
-    try:
+    with extra_needed("study", "images are decoded with Pillow, which is not installed"):
         from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(
-            "images are decoded with Pillow, which is not installed: pip install 'decayfree[study]'"
-        ) from error
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")

@@ -5,7 +5,7 @@ Reads no files of its own and splits nothing.
 
 import torch
 
-from decayfree.errors import MissingExtraError
+from decayfree.errors import extra_needed
 from decayfree.study.data.draws import generator_for
 from decayfree.study.data.images import Images
 
@@ -18,12 +18,8 @@ def read() -> Images:
     Raises:
         MissingExtraError: If scikit-learn is not installed.
     """
-    try:
+    with extra_needed("study", "the digits come with scikit-learn, which is not installed"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtraError(
-            "the digits come with scikit-learn, which is not installed: pip install 'decayfree[study]'"
-        ) from error
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=generator_for("split"))
     pixels = torch.from_numpy(digits.images).to(torch.uint8)[order]

@@ -42,15 +42,18 @@ def locate(data_dir: str | None = None, *, download: bool = False) -> Path:
     Raises:
         InvalidInputError: If they are nowhere; says where it looked and how to get them.
     """
+    looked = {}
     folders = [cache_dir(_NAME), DEBIAN_DIR] if data_dir is None else [Path(data_dir)]
     for folder in folders:
-        if all(_find(folder, name) for name, _ in _FILES.values()):
+        absent = [name for name, _ in _FILES.values() if not _find(folder, name)]
+        if not absent:
             return folder
+        looked[folder] = missing(folder, absent)
     if download:
         return fetch(folders[0])
     raise not_found(
         "Fashion-MNIST",
-        {folder: missing(folder, _absent(folder)) for folder in folders},
+        looked,
         "Install Debian's package dataset-fashion-mnist, name a folder with the four idx files (plain or "
         ".gz) with --data-dir (data_dir in a spec), or allow decayfree demo to download "
         "the 30 MB with --download.",
@@ -131,7 +134,3 @@ def _find(folder: Path, name: str) -> Path | None:
             if path.is_file():
                 return path
     return None
-
-
-def _absent(folder: Path) -> list[str]:
-    return [name for name, _ in _FILES.values() if not _find(folder, name)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.data.folders import cache_dir, missing, not_found
 from decayfree.study.data.images import Images
 
@@ -57,13 +57,8 @@ def read_part(path: Path) -> Images:
         InvalidInputError: If the file is something else, or is cut off.
         MissingExtraError: If scipy is not installed.
     """
-    try:
+    with extra_needed("study", "SVHN comes in MATLAB's files, which scipy reads, and it is not installed"):
         from scipy.io import loadmat
-    except ImportError as error:
-        raise MissingExtraError(
-            "SVHN comes in MATLAB's files, which scipy reads, and it is not installed: "
-            "pip install 'decayfree[study]'"
-        ) from error
     try:
         content = loadmat(path, variable_names=("X", "y"))
         pixels = torch.from_numpy(content["X"])

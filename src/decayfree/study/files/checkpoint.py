@@ -17,14 +17,7 @@ import torch
 
 from decayfree.dynamics.sinks import without_nan
 from decayfree.study.disk import replace_text, replacing
-from decayfree.study.files.integrity import (
-    GrowingFile,
-    ResultError,
-    Seal,
-    seal_zip,
-    sealed_json,
-    zip_fault,
-)
+from decayfree.study.files.integrity import GrowingFile, ResultError, Seal, seal_zip, sealed_json, zip_fault
 from decayfree.study.files.results import (
     CHECKPOINT_FILE,
     ERROR_FILE,

@@ -52,7 +52,7 @@ def read_norms(path: Path, found: Invariance, *, n_steps: int) -> dict[str, Tens
     Raises:
         MismatchError: If the file has not so many rows of so many blocks.
     """
-    n_columns = _n_columns(found)
+    n_columns = sum(weight.blocks.n_blocks for weight in found)
     content = path.read_bytes() if path.is_file() else b""
     if len(content) != n_steps * n_columns * 4:
         raise MismatchError(
@@ -64,7 +64,3 @@ def read_norms(path: Path, found: Invariance, *, n_steps: int) -> dict[str, Tens
         values.view(n_steps, n_columns), [weight.blocks.n_blocks for weight in found], dim=1
     )
     return {weight.name: norms for weight, norms in zip(found, columns, strict=True)}
-
-
-def _n_columns(found: Invariance) -> int:
-    return sum(weight.blocks.n_blocks for weight in found)

@@ -136,10 +136,7 @@ def read_study(out: str | Path) -> Study:
             run that has not ended may be cut off, as a killed process leaves it: it is left out.
     """
     out = Path(out)
-    spec_path = out / "study.toml"
-    if not spec_path.is_file():
-        raise ResultError(f"no study in {out}: there is no study.toml")
-    spec = StudySpec.load(spec_path)
+    spec = spec_in(out)
     runs, faults = [], []
     with folder_of_runs(out) as folder:
         for settings in spec.runs():
@@ -154,6 +151,13 @@ def read_study(out: str | Path) -> Study:
         faults.append("Running the study again sets damaged files aside and makes these runs anew.")
         raise ResultError("\n".join(faults))
     return Study(spec=spec, runs=tuple(runs), archive=None if folder == out else ARCHIVE_FILE)
+
+
+def spec_in(out: Path) -> StudySpec:
+    """The spec of the study in a folder; a `ResultError` where there is none."""
+    if not (out / "study.toml").is_file():
+        raise ResultError(f"no study in {out}: there is no study.toml")
+    return StudySpec.load(out / "study.toml")
 
 
 def run_directory(out: Path, key: str) -> Path:
@@ -255,7 +259,7 @@ def row_from(record: Mapping[str, Any]) -> Row:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
     later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
     record = {**later, **record}
-    values = {name: _number(record[name]) for name in expected if _is_number(name)}
+    values = {name: _number(record[name]) for name in expected - {"step", *_TABLES}}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     return Row(step=int(record["step"]), **values, **tables)  # type: ignore[arg-type]
 
@@ -268,10 +272,6 @@ def row_to(row: Row) -> str:
 
 _TABLES = ("norms", "effective_learning_rates", "angular_updates")
 _LATER = {"angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy"}
-
-
-def _is_number(name: str) -> bool:
-    return name != "step" and name not in _TABLES
 
 
 def _read_run(directory: Path) -> Run:

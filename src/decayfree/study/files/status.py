@@ -5,9 +5,10 @@ work is told by the runner's lock. A run whose record, rows or spectra are damag
 checkpoints can be large: the runner judges them.
 """
 
+import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +23,13 @@ from decayfree.study.files.results import (
     file_faults,
     read_record,
     run_directory,
+    spec_in,
 )
 from decayfree.study.run_settings import RunSettings
-from decayfree.study.spec.study_spec import StudySpec
 
 RunPhase = Literal["waiting", "running", "done", "diverged", "failed"]
 _TAIL_BYTES = 1 << 20
+_DAMAGED = "damaged, and to be made again when the study is run"
 
 
 @dataclass(frozen=True)
@@ -80,83 +82,62 @@ def study_status(out: Path) -> StudyStatus:
         ResultError: If there is no study.
         SpecError: If its spec cannot be read.
     """
-    path = out / "study.toml"
-    if not path.is_file():
-        raise ResultError(f"no study in {out}: there is no study.toml")
-    runs = StudySpec.load(path).runs()
+    runs = spec_in(out).runs()
     holder = holder_of(out)
     now_s = time.time()
-    traces = [_Trace.of(run, run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs]
-    paces = _Paces(traces)
-    return StudyStatus(runs=tuple(trace.status(paces) for trace in traces), holder=holder)
+    left = [_left_by(run, run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs]
+    paces = _Paces(left)
+    timed = (dataclasses.replace(status, seconds_left=paces.seconds_left(status)) for status in left)
+    return StudyStatus(runs=tuple(timed), holder=holder)
 
 
-@dataclass(frozen=True)
-class _Trace:
-    """What a run has left so far."""
-
-    settings: RunSettings
-    state: RunPhase
-    record: Mapping[str, Any]
-    n_done: int
-    elapsed_s: float
-
-    @staticmethod
-    def of(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) -> "_Trace":
-        try:
-            record = read_record(directory)
-        except ResultError as error:
-            damaged = {"reason": f"damaged, and to be made again when the study is run: {error}"}
-            return _Trace(run, "waiting", damaged if (directory / RECORD_FILE).is_file() else {}, 0, 0.0)
-        if record["state"] in ("done", "diverged"):
-            faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
-            if faults:
-                reason = f"damaged, and to be made again when the study is run: {'; '.join(faults)}"
-                return _Trace(run, "waiting", {**record, "reason": reason}, 0, 0.0)
-        n_done, elapsed_s, state = _last_step(directory / ROWS_FILE), record["elapsed_s"], record["state"]
-        if state == "running" and is_held:
-            elapsed_s += max(0.0, now_s - (directory / RECORD_FILE).stat().st_mtime)
-        elif state == "running":
-            state = "waiting"
-        return _Trace(run, state, record, n_done, elapsed_s)
-
-    @property
-    def size(self) -> tuple[Any, ...]:
-        """Runs that have this in common take about as long a step."""
-        recipe = self.settings.recipe
-        return recipe.model, recipe.data.name, recipe.batch_size, recipe.device, recipe.precision
-
-    def status(self, paces: "_Paces") -> RunStatus:
-        return RunStatus(
-            settings=self.settings,
-            state=self.state,
-            reason=self.record.get("reason"),
-            n_done=self.n_done,
-            elapsed_s=self.elapsed_s,
-            seconds_left=None if self.state not in ("waiting", "running") else paces.seconds_left(self),
-            set_aside=tuple(self.record.get("set_aside", ())),
-        )
+def _left_by(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) -> RunStatus:
+    """What a run has left so far, and nothing of what is to come."""
+    anew = RunStatus(run, "waiting", None, n_done=0, elapsed_s=0.0, seconds_left=None, set_aside=())
+    try:
+        record = read_record(directory)
+    except ResultError as error:
+        is_damaged = (directory / RECORD_FILE).is_file()
+        return dataclasses.replace(anew, reason=f"{_DAMAGED}: {error}") if is_damaged else anew
+    set_aside = tuple(record["set_aside"])
+    faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE)) if record["state"] in ENDED else []
+    if faults:
+        return dataclasses.replace(anew, reason=f"{_DAMAGED}: {'; '.join(faults)}", set_aside=set_aside)
+    n_done, elapsed_s, state = _last_step(directory / ROWS_FILE), record["elapsed_s"], record["state"]
+    if state == "running" and is_held:
+        elapsed_s += max(0.0, now_s - (directory / RECORD_FILE).stat().st_mtime)
+    elif state == "running":
+        state = "waiting"
+    return RunStatus(run, state, record["reason"], n_done, elapsed_s, None, set_aside)
 
 
 class _Paces:
     """Seconds a step takes, by the size of a run."""
 
-    def __init__(self, traces: Sequence[_Trace]) -> None:
+    def __init__(self, runs: Sequence[RunStatus]) -> None:
         self._of_size: dict[tuple[Any, ...], tuple[float, int]] = {}
-        for trace in traces:
-            if trace.state in ("done", "running") and trace.n_done > 0:
-                spent_s, n_steps = self._of_size.get(trace.size, (0.0, 0))
-                self._of_size[trace.size] = spent_s + trace.elapsed_s, n_steps + trace.n_done
+        for run in runs:
+            if run.state in ("done", "running") and run.n_done > 0:
+                spent_s, n_steps = self._of_size.get(_size(run), (0.0, 0))
+                self._of_size[_size(run)] = spent_s + run.elapsed_s, n_steps + run.n_done
 
-    def seconds_left(self, trace: _Trace) -> float | None:
-        n_left = trace.settings.recipe.n_steps - trace.n_done
-        spent_s, n_steps = self._of_size.get(trace.size, self._of_all())
-        if trace.state == "running" and trace.n_done > 0:
-            spent_s, n_steps = trace.elapsed_s, trace.n_done
+    def seconds_left(self, run: RunStatus) -> float | None:
+        if run.state not in ("waiting", "running"):
+            return None
+        n_left = run.settings.recipe.n_steps - run.n_done
+        spent_s, n_steps = self._of_size.get(_size(run), self._of_all())
+        if run.state == "running" and run.n_done > 0:
+            spent_s, n_steps = run.elapsed_s, run.n_done
         return None if n_steps == 0 else spent_s / n_steps * n_left
 
     def _of_all(self) -> tuple[float, int]:
         return sum(spent for spent, _ in self._of_size.values()), sum(n for _, n in self._of_size.values())
+
+
+def _size(run: RunStatus) -> tuple[Any, ...]:
+    """Runs that have this in common take about as long a step."""
+    recipe = run.settings.recipe
+    return recipe.model, recipe.data.name, recipe.batch_size, recipe.device, recipe.precision
 
 
 def _last_step(path: Path) -> int:

@@ -9,20 +9,9 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.study.models.networks import MODELS, build_model
-    from decayfree.study.models.sizes import Builder, Sizes
+    from decayfree.study.models.networks import MODELS as MODELS
+    from decayfree.study.models.networks import build_model as build_model
+    from decayfree.study.models.sizes import Builder as Builder
+    from decayfree.study.models.sizes import Sizes as Sizes
 
-__all__ = [
-    "MODELS",
-    "Builder",
-    "Sizes",
-    "build_model",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "sizes": "Builder Sizes",
-        "networks": "MODELS build_model",
-    },
-)
+__getattr__ = lazy_face(__name__)

@@ -21,8 +21,6 @@ from decayfree.study.models.sizes import Builder, Sizes
 from decayfree.study.models.vgg import VggBN
 from decayfree.study.run_settings import ModelSpec
 
-__all__ = ["MODELS", "Builder", "Sizes", "build_model"]
-
 MODELS: dict[str, Builder] = {
     "vgg4-bn": partial(VggBN, depths=(2, 2)),
     "vgg6-bn": partial(VggBN, depths=(2, 2, 2)),

@@ -98,9 +98,7 @@ class ZeroFilled(nn.Module):
 
 def _basic(n_in: int, n_inner: int, stride: int) -> nn.Module:
     return nn.Sequential(
-        *_convolution(n_in, n_inner, 3, stride),
-        nn.ReLU(),
-        *_convolution(n_inner, n_inner, 3),
+        *_convolution(n_in, n_inner, 3, stride), nn.ReLU(), *_convolution(n_inner, n_inner, 3)
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from decayfree.errors import DecayFreeError, MissingExtraError
+from decayfree.errors import DecayFreeError, extra_needed
 from decayfree.study.disk import replacing
 from decayfree.study.files.checkpoint import write_failure
 from decayfree.study.files.results import CHECKPOINT_FILE, NORMS_FILE, RECORD_FILE, run_directory
@@ -133,7 +133,9 @@ class RayPool:
             report: Report
             report, files = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
-            write_failure(directory, job.settings, f"on its node: {_last_line(error)}", details=str(error))
+            details = str(error)
+            last_line = details.strip().splitlines()[-1]
+            write_failure(directory, job.settings, f"on its node: {last_line}", details=details)
             return Report(key, job.settings.recipe.n_steps, is_over=True)
         except self._ray.exceptions.RayError as error:
             return Report(
@@ -257,16 +259,8 @@ def _here(ray: ModuleType) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
 
 
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]
-
-
 def _ray() -> ModuleType:
-    try:
+    with extra_needed("ray", "studies on a cluster need ray, which is not installed"):
         import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "studies on a cluster need ray, which is not installed: pip install 'decayfree[ray]'"
-        ) from error
     module: ModuleType = ray
     return module

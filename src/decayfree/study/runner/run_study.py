@@ -118,7 +118,7 @@ def run_study(
             _write_spec(spec, out)
             queue = Queue(spec, out, n_threads=1 if ray_address else threads_each(n_jobs))
             try:
-                with _workers(spec, n_jobs, ray_address, lock.share) as workers:
+                with _workers(n_jobs, ray_address, lock.share) as workers:
                     try:
                         _run_all(queue, workers, on_progress or (lambda progress: None))
                     except KeyboardInterrupt:
@@ -130,9 +130,7 @@ def run_study(
     return _outcome(spec, out, interrupted=interrupted, set_aside=queue.set_aside)
 
 
-def _workers(
-    spec: StudySpec, n_jobs: int, ray_address: str | None, lock: LockShare
-) -> AbstractContextManager[Workers]:
+def _workers(n_jobs: int, ray_address: str | None, lock: LockShare) -> AbstractContextManager[Workers]:
     if ray_address is None:
         return Pool(n_jobs, n_threads=threads_each(n_jobs), lock=lock)
     from decayfree.study.runner.ray_pool import RayPool

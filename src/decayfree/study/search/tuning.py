@@ -8,12 +8,12 @@ to survive.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_state
 from decayfree.study.files.results import ROWS_FILE, read_rows, run_directory
@@ -164,7 +164,7 @@ class _Proposer:
         """The settings to train next."""
         self._asked = self._study.ask()
         values = {
-            name: _rounded(self._asked.suggest_float(name, *ends, log=True))
+            name: float(f"{self._asked.suggest_float(name, *ends, log=True):.{_DIGITS}g}")
             for name, ends in self._ranges.items()
         }
         recipe = dataclasses.replace(self._start.recipe, learning_rate=values.pop("learning_rate"))
@@ -227,24 +227,13 @@ def _validation_accuracy(directory: Path) -> float:
 
 def _records(searches: Sequence[Search]) -> str:
     """One line for each trial: for readers; the search itself reads the runs."""
-    return "".join(json.dumps(record) + "\n" for search in searches for record in _trial_records(search))
-
-
-def _trial_records(search: Search) -> Iterator[Mapping[str, Any]]:
-    for trial in search.trials:
-        yield {"search": search.label, **dataclasses.asdict(trial)}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+    trials = [(search.label, trial) for search in searches for trial in search.trials]
+    records = ({"search": label, **dataclasses.asdict(trial)} for label, trial in trials)
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _optuna() -> Any:
-    try:
+    with extra_needed("tune", "the search needs {}, which is not installed"):
         import optuna
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the search needs {error.name}, which is not installed: pip install 'decayfree[tune]'"
-        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells every trial; the caller does that
     return optuna

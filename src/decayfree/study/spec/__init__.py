@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.study.spec.study_spec import SpecError, StudySpec
+    from decayfree.study.spec.study_spec import SpecError as SpecError
+    from decayfree.study.spec.study_spec import StudySpec as StudySpec
 
-__all__ = ["SpecError", "StudySpec"]
-
-__getattr__ = lazy_face(__name__, {"study_spec": "SpecError StudySpec"})
+__getattr__ = lazy_face(__name__)

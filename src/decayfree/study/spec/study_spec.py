@@ -203,15 +203,13 @@ def _read_method(
     values = read_values(cls, options, where, own)
     unread = unread_in(where.removesuffix("."), own.unread)
     # A setting without a default is a number. What is said of these stand-ins is left out.
-    method = cls(**dict.fromkeys(unread - _defaults(cls), 1.0) | values)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    defaults = {entry.name for entry in fields if entry.default is not dataclasses.MISSING}
+    method = cls(**dict.fromkeys(unread - defaults, 1.0) | values)
     begin = tuple(f"{name} " for name in unread)
     told.faults += own.faults
     told.faults += [f"{where}{fault}" for fault in method.faults() if not fault.startswith(begin)]
     return (None if unread else method), not own.faults
-
-
-def _defaults(cls: type) -> set[str]:
-    return {entry.name for entry in dataclasses.fields(cls) if entry.default is not dataclasses.MISSING}
 
 
 def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

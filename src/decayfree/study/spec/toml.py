@@ -19,11 +19,8 @@ Table = tuple[tuple[str, Any], ...]
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-class _Misfit:
-    """Stands for a value that is not what is wanted; None may be one that is."""
-
-
-MISFIT = _Misfit()
+MISFIT: Any = object()
+"""Stands for a value that is not what is wanted; None may be one that is."""
 
 
 def read_values(

@@ -10,62 +10,28 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
-    from decayfree.study.statistics.estimates import (
-        CONFIDENCE,
-        Comparison,
-        Estimate,
-        Outcome,
-        mean_interval,
-        paired_difference,
-        t_quantile,
-    )
-    from decayfree.study.statistics.power import POWER, detectable_difference
-    from decayfree.study.statistics.ranks import MeanRanks, mean_ranks
-    from decayfree.study.statistics.significance import (
-        MAX_SIGN_FLIPS,
-        Family,
-        Judgement,
-        family_of,
-        holm,
-        sign_flip_p,
-    )
-    from decayfree.study.statistics.sweeps import Choice, Spread, best_of_sweep, spread_of
+    from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP as MIN_FOR_BOOTSTRAP
+    from decayfree.study.statistics.bootstrap import bootstrap_interval as bootstrap_interval
+    from decayfree.study.statistics.estimates import CONFIDENCE as CONFIDENCE
+    from decayfree.study.statistics.estimates import Comparison as Comparison
+    from decayfree.study.statistics.estimates import Estimate as Estimate
+    from decayfree.study.statistics.estimates import Outcome as Outcome
+    from decayfree.study.statistics.estimates import mean_interval as mean_interval
+    from decayfree.study.statistics.estimates import paired_difference as paired_difference
+    from decayfree.study.statistics.estimates import t_quantile as t_quantile
+    from decayfree.study.statistics.power import POWER as POWER
+    from decayfree.study.statistics.power import detectable_difference as detectable_difference
+    from decayfree.study.statistics.ranks import MeanRanks as MeanRanks
+    from decayfree.study.statistics.ranks import mean_ranks as mean_ranks
+    from decayfree.study.statistics.significance import MAX_SIGN_FLIPS as MAX_SIGN_FLIPS
+    from decayfree.study.statistics.significance import Family as Family
+    from decayfree.study.statistics.significance import Judgement as Judgement
+    from decayfree.study.statistics.significance import family_of as family_of
+    from decayfree.study.statistics.significance import holm as holm
+    from decayfree.study.statistics.significance import sign_flip_p as sign_flip_p
+    from decayfree.study.statistics.sweeps import Choice as Choice
+    from decayfree.study.statistics.sweeps import Spread as Spread
+    from decayfree.study.statistics.sweeps import best_of_sweep as best_of_sweep
+    from decayfree.study.statistics.sweeps import spread_of as spread_of
 
-__all__ = [
-    "CONFIDENCE",
-    "MAX_SIGN_FLIPS",
-    "MIN_FOR_BOOTSTRAP",
-    "POWER",
-    "Choice",
-    "Comparison",
-    "Estimate",
-    "Family",
-    "Judgement",
-    "MeanRanks",
-    "Spread",
-    "Outcome",
-    "best_of_sweep",
-    "bootstrap_interval",
-    "detectable_difference",
-    "family_of",
-    "holm",
-    "mean_interval",
-    "mean_ranks",
-    "paired_difference",
-    "sign_flip_p",
-    "spread_of",
-    "t_quantile",
-]
-
-__getattr__ = lazy_face(
-    __name__,
-    {
-        "bootstrap": "MIN_FOR_BOOTSTRAP bootstrap_interval",
-        "estimates": "CONFIDENCE Comparison Estimate Outcome mean_interval paired_difference t_quantile",
-        "power": "POWER detectable_difference",
-        "ranks": "MeanRanks mean_ranks",
-        "significance": "MAX_SIGN_FLIPS Family Judgement family_of holm sign_flip_p",
-        "sweeps": "Choice Spread best_of_sweep spread_of",
-    },
-)
+__getattr__ = lazy_face(__name__)

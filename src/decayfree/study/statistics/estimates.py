@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from decayfree.errors import MissingExtraError
+from decayfree.errors import extra_needed
 
 CONFIDENCE = 0.95
 Outcome = Literal["higher", "lower", "no difference seen", "too few seeds"]
@@ -95,7 +95,9 @@ class Comparison:
             return None
         if self.is_without_scatter:
             return 2.0 ** (1 - self.difference.n) if self.difference.mean else 1.0
-        return 2 * _t_tail(self.difference.n - 1, abs(self.difference.mean) / error)
+        from scipy.special import stdtr
+
+        return 2 * float(stdtr(self.difference.n - 1, -abs(self.difference.mean) / error))
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
@@ -156,17 +158,6 @@ def paired_difference(
 @lru_cache(maxsize=4096)
 def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
     """Half width of a two-sided t interval in standard errors: 12.706 for one degree of freedom at 95 %."""
-    try:
+    with extra_needed("study", "intervals need scipy, which is not installed"):
         from scipy.special import stdtrit  # comes with scikit-learn
-    except ImportError as error:
-        raise MissingExtraError(
-            "intervals need scipy, which is not installed: pip install 'decayfree[study]'"
-        ) from error
     return float(stdtrit(degrees_of_freedom, 0.5 + confidence / 2))
-
-
-def _t_tail(degrees_of_freedom: int, t: float) -> float:
-    """Probability that a t variable is above ``t``."""
-    from scipy.special import stdtr
-
-    return float(stdtr(degrees_of_freedom, -t))

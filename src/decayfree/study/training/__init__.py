@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.study.training.loop import train
+    from decayfree.study.training.loop import train as train
 
-__all__ = ["train"]
-
-__getattr__ = lazy_face(__name__, {"loop": "train"})
+__getattr__ = lazy_face(__name__)

@@ -20,8 +20,8 @@ from decayfree.methods.method import AttachedMethod
 from decayfree.study.data.draws import generator_for, with_label_noise
 from decayfree.study.data.images import N_CHANNELS, Dataset
 from decayfree.study.data.loading import load
-from decayfree.study.files import norm_log
-from decayfree.study.files.results import run_directory
+from decayfree.study.files.norm_log import read_norms
+from decayfree.study.files.results import NORMS_FILE, run_directory
 from decayfree.study.models.networks import build_model
 from decayfree.study.optimizers import build_optimizer
 from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings
@@ -120,5 +120,5 @@ def _replayed_norms(settings: RunSettings, out: Path, found: Invariance) -> Mapp
     replayed = settings.replayed_run
     if replayed is None:
         return None
-    path = run_directory(out, replayed.key) / norm_log.FILE_NAME
-    return norm_log.read_norms(path, found, n_steps=replayed.recipe.n_steps)
+    path = run_directory(out, replayed.key) / NORMS_FILE
+    return read_norms(path, found, n_steps=replayed.recipe.n_steps)
