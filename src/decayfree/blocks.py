@@ -489,4 +489,6 @@ def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
             )
         elif parameter.is_quantized:
             faults.append(f"{name}{shape} is quantized: rescale before quantization")
+        elif parameter.is_complex():
+            faults.append(f"{name}{shape} is complex: leave it out with exclude=, or train its real pairs")
     return faults

@@ -95,8 +95,8 @@ class Surroundings(TorchDispatchMode):
 
     Args:
         seed: Where all random numbers start.
-        dtype: The precision of what is made without a word about it; with float64 nothing is cast down
-            either. None leaves precisions alone.
+        dtype: The precision of what is made without a word about it; with float64 nothing is made in a lower
+            one either. None leaves precisions alone.
     """
 
     supports_higher_order_operators = True
@@ -127,7 +127,7 @@ class Surroundings(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
             finally:
                 _pop_mode()
-        if kwargs.get("dtype") in self._explicit:
+        if kwargs.get("dtype") in self._explicit and not _has_floating((*args, *kwargs.values())):
             kwargs["dtype"] = self._explicit[kwargs["dtype"]]
         if kind == "random":
             if self._made and func in _FLOATING_NOISE and kwargs.get("dtype") is None:

@@ -140,7 +140,7 @@ def test_statistics_start_at_zero_only_where_nobody_notices() -> None:
 
 
 # How often the model runs: one probe, one confirmation, and one run for all that is left to ask, unless
-# something else is needed.
+# something else is needed. The probe runs it once more by itself, to compare its first run with an equal one.
 N_RUNS = {
     "conv_with_bias_under_batchnorm": 3,
     "post_activation_residual_network": 3,

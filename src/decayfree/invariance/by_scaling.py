@@ -217,7 +217,7 @@ class ByScaling:
         return found
 
     def _refuse_rounding(self, names: Sequence[str]) -> None:
-        """Some normalization may see rounding alone, as of equal samples, and then anything moves the outputs.
+        """Some normalization may see rounding alone, as of equal samples; then anything moves the outputs.
 
         Raises:
             RoundingDecidesError: If factors as near to 1 as numbers can be do.

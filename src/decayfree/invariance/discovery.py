@@ -27,6 +27,7 @@ from decayfree.invariance.probe import ForwardError
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import tracked_modules
 from decayfree.invariance.search import SearchResult, search
+from decayfree.invariance.twin import plain
 from decayfree.invariance.verdict import LeftOut, ScaleInvariantWeight, Verdict, VerdictName
 from decayfree.invariance.words import reason_of
 
@@ -86,6 +87,8 @@ def find_invariant(
         >>> found["0.weight"].norm_layers[0].name
         '1'
     """
+    _check_kind(model)
+    model = plain(model)
     included, excluded = _patterns(include), _patterns(exclude) or []
     _check_arguments(model, inputs, forward, probes, seed, [*(included or []), *excluded])
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
@@ -201,12 +204,17 @@ def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
+def _check_kind(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        cure = ": pass its .module(), which has the same names" if kind == "ExportedProgram" else ""
+        raise InvalidInputError(f"model must be a torch.nn.Module, got {kind}{cure}")
+
+
 def _check_arguments(
     model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, patterns: list[str]
 ) -> None:
-    if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    faults = unsupported_weights(dict(model.named_parameters()))
+    faults = unsupported_weights({name: p for name, p in model.named_parameters() if not p.is_complex()})
     raise_all(faults_of(UnsupportedWeightError, faults), about="these parameters cannot be probed: ")
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [

@@ -8,6 +8,7 @@ layer types.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -82,8 +83,8 @@ class ExactArithmetic(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _FUNCTIONS:
-            at = _FUNCTIONS[func]
+        at = _FUNCTIONS.get(func) or _of_operation(func)
+        if at is not None:
             args = _with(args, kwargs, at.eps, "eps", self.eps)
             if at.momentum is not None and at.mean is not None:
                 args = _with(args, kwargs, at.momentum, "momentum", _MOMENTUM)
@@ -100,6 +101,19 @@ class ExactArithmetic(TorchFunctionMode):
         return self.dtype if isinstance(argument, torch.dtype) and argument in _LOWER else argument
 
 
+@cache
+def _of_operation(func: Callable[..., Any]) -> _Positions | None:
+    """The same of an operation that exported modules call, such as ``torch.ops.aten.layer_norm.default``."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return None
+    names = [argument.name for argument in func._schema.arguments]
+    if "eps" not in names or "norm" not in func.name() or "backward" in func.name():
+        return None
+    if "momentum" not in names:
+        return _Positions(names.index("eps"))
+    return _Positions(*(names.index(name) for name in ("eps", "momentum", "running_mean")))
+
+
 class Jittered(ExactArithmetic):
     """Moves what every normalizing function normalizes by rounding and by √ε.
 
@@ -107,7 +121,10 @@ class Jittered(ExactArithmetic):
         moved: Largest share by which a result moved then.
     """
 
-    moved = 0.0
+    def __init__(self, dtype: torch.dtype, eps: float = NEGLIGIBLE_EPS) -> None:
+        super().__init__(dtype, eps)
+        self.moved = 0.0
+        self._generator = torch.Generator().manual_seed(0)
 
     def __torch_function__(
         self,
@@ -118,10 +135,12 @@ class Jittered(ExactArithmetic):
     ) -> Any:
         kwargs = dict(kwargs or {})
         result = super().__torch_function__(func, types, args, kwargs)
-        if func in _FUNCTIONS and isinstance(result, Tensor):
+        if (func in _FUNCTIONS or _of_operation(func)) and isinstance(result, Tensor):
             values = args[0] if args else kwargs["input"]
             rounding = torch.finfo(values.dtype).eps
-            jittered = values * (1 + (rounding + self.eps**0.5) * torch.randn_like(values))
+            # Numbers of its own, so that the model's are those that they would be without it.
+            noise = torch.randn(values.shape, generator=self._generator).to(values)
+            jittered = values * (1 + (rounding + self.eps**0.5) * noise)
             named = {"input": jittered} if not args else {}
             again = super().__torch_function__(func, types, (jittered, *args[1:]), {**kwargs, **named})
             norm = torch.linalg.vector_norm

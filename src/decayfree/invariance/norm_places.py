@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from decayfree.forward import tensors_in
 
@@ -40,6 +41,8 @@ def watched(model: nn.Module) -> Iterator[Calls]:
     calls: Calls = {}
     handles = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         before, after = _hooks(name, calls)
         handles += [
             module.register_forward_pre_hook(before, with_kwargs=True),
@@ -136,7 +139,11 @@ def _hooks(name: str, calls: Calls) -> tuple[Callable[..., None], Callable[..., 
 
 def _fingerprint(values: Any) -> tuple[Tensor | None, Any]:
     """Sum and norm of all floating tensors together, and the node of the first."""
-    tensors = [tensor for tensor in tensors_in(values) if tensor.is_floating_point()]
+    tensors = [
+        tensor
+        for tensor in tensors_in(values)
+        if tensor.is_floating_point() and not is_functorch_wrapped_tensor(tensor)
+    ]
     if not tensors:
         return None, None
     sums = torch.stack([tensor.detach().sum() for tensor in tensors])

@@ -27,6 +27,8 @@ def perturb_buffers_(model: nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed + 104_729)
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # its weights are refused
         keeps_statistics = module._buffers.get("running_mean") is not None
         for buffer in module._buffers.values():
             if buffer is None or not _can_be_moved(buffer, keeps_statistics):

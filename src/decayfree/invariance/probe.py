@@ -4,16 +4,16 @@ Runs a float64 copy at a generic point, forward and backward, as often as it is 
 radial.py, partition.py and evidence.py do.
 """
 
-import copy
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.utils._pytree import tree_map
 
 from decayfree.errors import DecayFreeError, InvalidInputError
@@ -27,8 +27,10 @@ from decayfree.forward import (
     tensors_in,
 )
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
+from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
+from decayfree.invariance.twin import Twin
 
 _NOISE = 0.1  # standard deviation of the perturbation, relative to the parameter's own size
 _NOISE_LENGTH = 1_000_003
@@ -80,18 +82,23 @@ class Probe:
         self.dtype = dtype
         self.seed = seed
         self.eps = eps
-        self.copy = copy_in(model, dtype)
+        self._twin = Twin(model, dtype, self._prepare_)
+        self.copy = self._twin.model
         self.parameters = dict(self.copy.named_parameters())  # without second names of tied ones
-        self._inputs = tree_map(lambda leaf: cast(leaf, dtype, copy=True), inputs)
+        self._inputs = inputs
         self._forward = forward or call_model
-        perturb_buffers_(self.copy, seed)
         self._original = model if forward else nn.Module()  # which call_model cannot call
-        self._buffers = {name: buffer.clone() for name, buffer in self.copy.named_buffers()}
-        self._registered = [(module, dict(module._buffers)) for module in self.copy.modules()]
         self._n_perturbed = 0
+        self._needs_grad = False
+        # Outputs of the first run, and of one that differed, until another run was compared with them.
+        self._first: list[Tensor] = []
+        self._unsure: list[Tensor] = []
         self._process_randomness = ProcessRandomness()
         self._surroundings = Surroundings(seed, dtype)
-        use_eps_(self.copy, eps)
+
+    def _prepare_(self, copy: nn.Module) -> None:
+        use_eps_(copy, self.eps)
+        perturb_buffers_(copy, self.seed)
 
     @torch.no_grad()
     def perturb_(self) -> None:
@@ -100,13 +107,17 @@ class Probe:
         offsets = {
             name: 997 * (index % 500)
             for index, (name, parameter) in enumerate(self.parameters.items())
-            if parameter.is_floating_point() and parameter.numel()
+            if (parameter.is_floating_point() or parameter.is_complex()) and parameter.numel()
         }
-        length = max((self.parameters[name].numel() + offset for name, offset in offsets.items()), default=0)
+        length = max(
+            (2 * self.parameters[name].numel() + offset for name, offset in offsets.items()), default=0
+        )
         noise = _noise(min(length, _NOISE_LENGTH), generator, self.dtype)
         for name, offset in offsets.items():
-            _add_noise_(self.parameters[name], noise, offset)
+            _add_noise_(as_real(self.parameters[name]), noise, offset)
         self._n_perturbed += 1
+        if self._n_perturbed == 1:
+            self._first = self._repeatable({}).outputs
 
     @torch.no_grad()
     def jittered(self, outputs: list[Tensor]) -> tuple[float, float]:
@@ -122,9 +133,9 @@ class Probe:
         mode = Jittered(self.dtype, self.eps)
 
         def run() -> Any:
-            self._restore_buffers()
-            with Surroundings(self.seed, self.dtype), mode:
-                return self._forward(self.copy, self._inputs)
+            inputs = self._put_back()
+            with torch.set_grad_enabled(self._needs_grad), Surroundings(self.seed, self.dtype), mode:
+                return self._forward(self.copy, inputs)
 
         moved = self._process_randomness.call(run, self.seed)
         floating = [
@@ -133,15 +144,45 @@ class Probe:
         return mode.moved, movement(outputs, floating)
 
     def run(self, *, start: Mapping[str, float] | None = None) -> Ran:
-        """Run the copy with its buffers and all randomness as at the start.
+        """Run the copy with its state and all randomness as at the start.
+
+        Without gradients where none are wanted, unless the model then fails or computes something else.
 
         Args:
             start: Buffers that start from a number instead.
         """
-        return self._process_randomness.call(lambda: self._run(start or {}), self.seed)
+        ran = self._repeatable(start or {})
+        if torch.is_grad_enabled() and self._first:
+            if self._needs_grad or movement(self._first, ran.outputs) > TOLERANCES[self.dtype].confirm:
+                self._needs_grad = True
+                self._unsure = [output.detach().clone() for output in ran.outputs]
+            self._first = []
+        return ran
+
+    def _put_back(self) -> Any:
+        """Inputs for one run, with the copy as at the start."""
+        self._twin.put_back()
+        return tree_map(lambda leaf: _input(leaf, self.dtype), self._inputs)
+
+    def _repeatable(self, start: Mapping[str, float]) -> Ran:
+        return self._process_randomness.call(lambda: self._run_in_mode(start), self.seed)
+
+    def _run_in_mode(self, start: Mapping[str, float]) -> Ran:
+        if torch.is_grad_enabled():
+            return self._run(start)
+        try:
+            with torch.set_grad_enabled(self._needs_grad):
+                ran = self._run(start)
+        except ForwardError:
+            if self._needs_grad:
+                raise
+            with torch.enable_grad():  # perhaps it differentiates by itself
+                ran = self._run(start)
+            self._needs_grad = True
+        return replace(ran, outputs=[output.detach() for output in ran.outputs])
 
     def _run(self, start: Mapping[str, float]) -> Ran:
-        self._restore_buffers()
+        inputs = self._put_back()
         for name, value in start.items():
             self.copy.get_buffer(name).fill_(value)
         statistics_at_start = statistics_in(self.copy)
@@ -150,7 +191,7 @@ class Probe:
             self._surroundings = surroundings  # of the graph that comes
         with _refused_calls(self._original), surroundings, ExactArithmetic(self.dtype, self.eps) as exact:
             try:
-                outputs = self._forward(self.copy, self._inputs)
+                outputs = self._forward(self.copy, inputs)
             except DecayFreeError:
                 raise
             except Exception as error:
@@ -174,40 +215,36 @@ class Probe:
         functional = self._functional(outputs)
         with self._surroundings, ExactArithmetic(self.dtype, self.eps):
             try:
-                found: list[Tensor | None] = list(
-                    torch.autograd.grad(functional, list(self.parameters.values()), allow_unused=True)
-                )
+                found = _slopes(functional, list(self.parameters.values()))
             except RuntimeError as error:
-                if "checkpoint" not in str(error).lower():
-                    raise ForwardError(error) from error
-                functional.backward()  # reentrant checkpoints know no other way
-                found = [parameter.grad for parameter in self.parameters.values()]
-        for parameter in self.parameters.values():
-            parameter.grad = None
+                raise ForwardError(error) from error
+        self._check_repetition()
         return {
-            name: gradient
+            name: gradient.to_dense() if gradient.layout != torch.strided else gradient
             for name, gradient in zip(self.parameters, found, strict=True)
             if gradient is not None
         }
 
     @torch.no_grad()
-    def _restore_buffers(self) -> None:
-        """As at the start, without those that a run has made, such as caches."""
-        for module, registered in self._registered:
-            module._buffers.clear()
-            module._buffers.update(registered)
-        for name, buffer in self.copy.named_buffers():
-            if buffer.shape == self._buffers[name].shape:
-                buffer.copy_(self._buffers[name])
-            else:
-                buffer.set_(self._buffers[name].clone())  # type: ignore[call-overload]
+    def _check_repetition(self) -> None:
+        if not self._unsure:
+            return
+        moved = movement(self._unsure, self.run().outputs)
+        self._unsure = []
+        if moved > TOLERANCES[self.dtype].confirm:
+            raise DecayFreeError(
+                f"two equal runs of this {type(self.copy).__name__} differ by {moved:.0e}, so that nothing "
+                "can be said of its weights: something that it draws from, counts with or keeps lies outside "
+                "of it. Hold generators, counters and caches as attributes of the module, or set them back "
+                "in a function that you pass as forward=, before it calls the model"
+            )
 
     def functional_change(self, outputs: list[Tensor], after: list[Tensor]) -> float:
         """φ of other outputs less φ of ``outputs``, whose gradients are taken; NaN for other shapes."""
         if [output.shape for output in outputs] != [output.shape for output in after]:
             return math.nan
         return sum(
-            float((direction * (_as_real(after[index]) - _as_real(outputs[index].detach()))).sum())
+            float((direction * (as_real(after[index]) - as_real(outputs[index].detach()))).sum())
             for index, direction in self._directions(outputs).items()
         )
 
@@ -216,7 +253,7 @@ class Probe:
         generator = torch.Generator().manual_seed(self.seed + 1 + self._n_perturbed)
         directions = {}
         for index, output in enumerate(outputs):
-            values = _as_real(output)
+            values = as_real(output)
             norm = torch.linalg.vector_norm(values.detach())
             if values.requires_grad and norm > 0:
                 direction = torch.randn(values.shape, generator=generator, dtype=torch.float32)
@@ -226,11 +263,11 @@ class Probe:
     def _functional(self, outputs: list[Tensor]) -> Tensor:
         functional = torch.zeros((), dtype=torch.float64)
         for index, direction in self._directions(outputs).items():
-            functional = functional.to(direction.device) + (direction * _as_real(outputs[index])).sum()
+            functional = functional.to(direction.device) + (direction * as_real(outputs[index])).sum()
         if not functional.requires_grad:
             raise InvalidInputError(
                 "no floating output of the model depends on its parameters, so nothing can be measured: "
-                "return logits, features or a loss (also check that `forward` calls "
+                "return logits, features or a loss, with their graph (also check that `forward` calls "
                 "the model that it is given)"
             )
         return functional
@@ -249,7 +286,11 @@ def _refused_calls(model: nn.Module) -> Iterator[None]:
             "forward=lambda model, x: model(x)"
         )
 
-    handles = [module.register_forward_pre_hook(refuse) for module in model.modules()]
+    handles = [
+        module.register_forward_pre_hook(refuse)
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     try:
         yield
     finally:
@@ -257,37 +298,63 @@ def _refused_calls(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A deep copy in ``dtype`` with modes and hooks, without gradients; never doubles originals in memory."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        values = cast(parameter.detach(), dtype, copy=True)
-        memo[id(parameter)] = nn.Parameter(
-            values, requires_grad=values.is_floating_point() or values.is_complex()
-        )
-    tensors = [
-        *model.buffers(),
-        *(
-            value
-            for module in model.modules()
-            for value in vars(module).values()
-            if isinstance(value, Tensor)
-        ),
-    ]
-    for tensor in tensors:
-        memo.setdefault(id(tensor), cast(tensor.detach(), dtype, copy=True))
+def as_real(values: Tensor) -> Tensor:
+    """Complex numbers as pairs, (*shape, 2); others as they are."""
+    return torch.view_as_real(values) if values.is_complex() else values
+
+
+def in_real_terms(values: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """What grows outputs as complex values b and slopes g do: |b| and Re(b·ḡ)/|b|; real ones as they are."""
+    if not values.is_complex():
+        return values, slopes
+    sizes = values.abs()
+    return sizes, (values * slopes.conj()).real / sizes.clamp_min(torch.finfo(sizes.dtype).tiny)
+
+
+def _input(value: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    copied = cast(value.detach(), dtype, copy=True)
+    return copied.requires_grad_(value.requires_grad)
+
+
+def _slopes(functional: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tensor | None]:
+    """The gradient, with what is recomputed on the way inside of the modes that are active.
+
+    torch.autograd.grad and backward would leave them. Reentrant checkpoints know but one way, which adds to
+    the gradients of all leaves; those that are not of the copy get back what they had.
+    """
+    ones, leaves = (torch.ones_like(functional),), _leaves_of_reentrant_checkpoints(functional)
+    if not leaves:
+        wanted = tuple(parameter for parameter in parameters if parameter.requires_grad)
+        slopes = _engine_run_backward((functional,), ones, False, False, wanted, True, accumulate_grad=False)
+        gradients = dict(zip(map(id, wanted), slopes, strict=True))
+        return [gradients.get(id(parameter)) for parameter in parameters]
+    kept = [(leaf, leaf.grad) for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
     try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise DecayFreeError(
-            f"the probe works on a deep copy, and this {type(model).__name__} cannot be deep-copied "
-            f"({type(error).__name__}: {error}); pass the plain module inside it, and look for weights "
-            "before sharding (fully_shard) or compiling it"
-        ) from error
+        _engine_run_backward((functional,), ones, False, False, (), True, accumulate_grad=True)
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for leaf, gradient in kept:
+            leaf.grad = gradient
 
 
-def _as_real(output: Tensor) -> Tensor:
-    return torch.view_as_real(output) if output.is_complex() else output
+def _leaves_of_reentrant_checkpoints(functional: Tensor) -> list[Tensor]:
+    """All leaves of the graph if there are such checkpoints in it."""
+    leaves, is_reentrant = [], False
+    stack: list[Any] = [functional.grad_fn]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        is_reentrant |= "Checkpoint" in type(node).__name__
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        following = {parent for parent, _ in node.next_functions if parent is not None} - seen
+        seen |= following
+        stack += following
+    return leaves if is_reentrant else []
 
 
 def _noise(length: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

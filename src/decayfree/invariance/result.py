@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from decayfree.blocks import Part, faults_of_shape
 from decayfree.errors import MismatchError
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
+from decayfree.invariance.twin import plain
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.invariance.words import table_of
 
@@ -101,6 +102,7 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         missing = sorted({"weights", "verdicts", "dtype", "confirmed_to"} - d.keys())
         if missing:
             raise MismatchError(f"this was not made by Invariance.to_dict: it has no {', '.join(missing)}")
+        model = plain(model)
         weights = [_weight_from(entry) for entry in d["weights"]]
         verdicts = [Verdict(**{**entry, "shape": tuple(entry["shape"])}) for entry in d["verdicts"]]
         found = cls(
@@ -148,7 +150,7 @@ def _layer_faults(
         if layer.name not in modules:
             yield f"{layer.name}: no such module"
             continue
-        buffers = modules[layer.name]._buffers
+        buffers = dict(modules[layer.name].named_buffers(recurse=False))  # of a script, too
         var = buffers.get("running_var")
         if layer.blocks and (
             buffers.get("running_mean") is None or var is None or var.numel() <= max(layer.channels)

@@ -7,6 +7,7 @@ in followers.py. Runs no model.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 _MEAN, _VAR = "running_mean", "running_var"
@@ -110,5 +111,7 @@ def small_modules(
 
 
 def _has_statistics(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return False  # its weights are refused
     mean, var = (module._buffers.get(leaf) for leaf in (_MEAN, _VAR))
     return mean is not None and var is not None and mean.is_floating_point() and mean.shape == var.shape

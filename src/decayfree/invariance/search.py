@@ -29,7 +29,7 @@ from decayfree.invariance.labels import (
 )
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
-from decayfree.invariance.probe import Probe, Ran
+from decayfree.invariance.probe import Probe, Ran, as_real, in_real_terms
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
@@ -290,9 +290,11 @@ class _Search:
         for name, gradient in gradients.items():
             parameter, bias = self._probe.parameters[name], self._biases[name] or ""
             if _is_real(parameter):
-                added[name] = evidence[name].with_probe(
-                    parameter, gradient, self._probe.parameters.get(bias), gradients.get(bias)
-                )
+                vector: Tensor | None = self._probe.parameters.get(bias)
+                slopes = gradients.get(bias)
+                if vector is not None and slopes is not None:
+                    vector, slopes = in_real_terms(vector, slopes)
+                added[name] = evidence[name].with_probe(as_real(parameter), as_real(gradient), vector, slopes)
         return added
 
     def _findings(
@@ -498,7 +500,7 @@ class _Search:
         vectors = {
             name: parameter.detach().double().cpu()
             for name, parameter in self._probe.parameters.items()
-            if parameter.ndim == 1
+            if parameter.ndim == 1 and not parameter.is_complex()
         }
         after = put_in(scaled.start, scaled.statistics, seen.kept)
         return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
@@ -589,13 +591,13 @@ def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
 def _radial(parameter: Tensor, gradient: Tensor) -> Tensor:
     """(n_rows,), along dimension 0."""
     values, gradients = (
-        part.reshape(len(part), -1) if part.ndim else part.reshape(1, 1) for part in (parameter, gradient)
+        as_real(part).reshape(len(part) if part.ndim else 1, -1) for part in (parameter, gradient)
     )
     return (values * gradients).sum(1)
 
 
 def _is_real(parameter: Tensor) -> bool:
-    return parameter.is_floating_point() and parameter.numel() > 0
+    return (parameter.is_floating_point() or parameter.is_complex()) and parameter.numel() > 0
 
 
 def _check_finite(outputs: list[Tensor]) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from decayfree.errors import InvalidInputError
 from decayfree.invariance.result import Invariance
+from decayfree.invariance.twin import plain
 from decayfree.rescaling.other_rows import OTHER_ROWS
 
 # Why parameters that have no scale are not in a result, where nobody has asked for that.
@@ -23,8 +24,10 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
 
     Without decay are the weights of ``found``, and those that a probe found to have no scale but that are
     none of its weights, since their rows are single numbers for instance; not what ``include`` or ``exclude``
-    has left out. Vectors (gains and biases) are in it only where they are held: their decay is as ever. A weight that is held in some of its rows only is in a group of its own: an optimizer decays
-    whole parameters, so it has no ``"weight_decay"`` there, and the decay of the other rows in
+    has left out. Vectors (gains and biases) are among them only where they are held.
+
+    A weight that is held in some of its rows only is in a group of its own: an optimizer decays whole
+    parameters, so it has no ``"weight_decay"`` there, and the decay of the other rows in
     ``"other_rows_weight_decay"``. :class:`decayfree.WeightRescaling` does it before each step, to the last
     bit but for rounding as the optimizer would do it to a parameter of those rows alone.
 
@@ -51,6 +54,7 @@ def split_params(model: nn.Module, found: Invariance, *, weight_decay: float = 0
     """
     if not math.isfinite(weight_decay) or weight_decay < 0:
         raise InvalidInputError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
+    model = plain(model)
     found.check_fits(model)
     without = {name for weight in found for name in weight.names}
     without |= {

@@ -23,6 +23,7 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.invariance.result import Invariance
+from decayfree.invariance.twin import plain
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.faults import moment_faults
 from decayfree.rescaling.following import (
@@ -81,6 +82,7 @@ def rescale_(
     ):
         faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
     raise_all(faults)
+    model = plain(model)
     found.check_fits(model)
     parameters = {name: part.weight for name, part in found.parts(model).items()}
     raise_all(faults_of(UnsupportedWeightError, unsupported_weights(parameters)))

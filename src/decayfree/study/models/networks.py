@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.errors import InvalidInputError, raise_all
+from decayfree.forward import Surroundings
 from decayfree.study.models.densenet import DenseNetBC
 from decayfree.study.models.libraries import library_factory
 from decayfree.study.models.mlp import MlpBN
@@ -68,8 +69,7 @@ def build_model(
     sizes = Sizes(
         n_classes=n_classes, image_size=image_size, n_channels=n_channels, width_factor=spec.width_factor
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
+    with Surroundings(seed):
         model = MODELS[spec.name](sizes) if spec.name in MODELS else _library_model(spec.name, sizes, seed)
     return model.train()
 
@@ -79,10 +79,10 @@ def _library_model(full_name: str, sizes: Sizes, seed: int) -> nn.Module:
     if sizes.n_channels != 3:
         raise InvalidInputError(f"{full_name} takes images of 3 channels, got {sizes.n_channels}")
     factory = library_factory(library, name, n_classes=sizes.n_classes, image_size=sizes.image_size)
-    torch.default_generator.manual_seed(seed)  # whatever the library's import has drawn
     try:
-        model: nn.Module = factory()
-        logits = _outputs(model, sizes)
+        with Surroundings(seed):  # whatever the library's import has drawn
+            model: nn.Module = factory()
+            logits = _outputs(model, sizes)
     except Exception as error:  # whatever a library raises, the model's name must be in the message
         height, width = sizes.image_size
         raise InvalidInputError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from decayfree.forward import Surroundings
 from decayfree.invariance.result import Invariance
 from decayfree.methods.exact_replay import ExactReplay
 from decayfree.methods.learning_rate_scaling import LearningRateScaling
@@ -130,7 +131,7 @@ def _span(data: DataSpec, data_dir: str | None, settings: tuple[Any, ...]) -> La
     """The span for a convolution with these settings, in the order in which torch takes them."""
     dataset: Dataset = load(data, data_dir)
     images = dataset.to_input(dataset.train.pixels[:N_SPAN_IMAGES])
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), Surroundings(0):
         alike = nn.Conv2d(*settings)
         with InputSpan(alike, centered="overall") as span:
             for part in torch.split(images, IMAGES_AT_ONCE):

@@ -9,6 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from decayfree.forward import Surroundings
 from decayfree.invariance.result import Invariance
 from decayfree.span.input_span import InputSpan
 from decayfree.span.layer_span import LayerSpan
@@ -29,7 +30,7 @@ def spectra_of(model: nn.Module, found: Invariance, inputs: Tensor) -> dict[str,
     Returns:
         Weight name -> spectrum, without weights that are too large to look at or whose inputs are not finite.
     """
-    with torch.random.fork_rng(devices=[]):
+    with Surroundings(0):
         watched = copy.deepcopy(model).train()
         with InputSpan(watched, found) as span:
             watched(inputs)

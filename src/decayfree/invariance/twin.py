@@ -1,0 +1,268 @@
+"""How is a model copied so that every run of the copy starts from the same state?
+
+Copies parameters, buffers and all else that modules hold, without graphs and in the probe's precision, and
+puts everything but the parameters back. Compilers and other processes stay outside. Runs nothing.
+"""
+
+import copy
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from decayfree.errors import DecayFreeError, UnsupportedWeightError, faults_of, raise_all
+from decayfree.forward import cast
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+# What every module holds for itself, hooks among it; its mode is put back.
+_OF_MODULES = frozenset(vars(nn.Module())) - {"training"}
+
+
+class Twin:
+    """A deep copy in another precision, with modes and hooks, that can be put back to its start.
+
+    Args:
+        model: Any module; never changed, and its tensors are in memory once more only in ``dtype``.
+        dtype: float64 or float32.
+        change_: Changes the copy, for good.
+
+    Raises:
+        UnsupportedWeightError: If a part of the model is a script.
+        DecayFreeError: If the model cannot be copied.
+    """
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, change_: Callable[[nn.Module], None] = lambda _: None
+    ) -> None:
+        memo: dict[int, Any] = {}
+        self.model = _copied(model, dtype, memo)
+        change_(self.model)
+        # Scripts keep what they hold out of Python's sight.
+        modules = [one for one in self.model.modules() if not isinstance(one, torch.jit.ScriptModule)]
+        self._registered = [
+            (module, key, dict(vars(module)[key])) for module in modules for key in _REGISTERED
+        ]
+        self._buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        self._kept = {id(one): one for one in (*modules, *self.model.parameters(), *self.model.buffers())}
+        self._of_original = {id(one): memo[id(one)] for one in model.modules() if id(one) in memo}
+        self._hooks = [
+            (hooks, key, hook)
+            for module in modules
+            for hooks in (vars(module)[name] for name in _HOOKS)
+            for key, hook in hooks.items()
+            if isinstance(hook, FunctionType)
+        ]
+        held = [(module, _plain(vars(module))) for module in modules]
+        start = self._fresh([plain for _, plain in held])
+        # What is not a new object in a copy cannot change.
+        self._plain = [
+            (module, {key: copied.get(key, value) for key, value in plain.items()})
+            for (module, plain), copied in zip(held, start, strict=True)
+        ]
+        self._changing = [
+            {key for key, value in plain.items() if copied.get(key, value) is not value}
+            for (_, plain), copied in zip(held, start, strict=True)
+        ]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """All but the values of parameters as at the start, without what runs have made, such as caches."""
+        for module, key, registered in self._registered:
+            vars(module)[key].clear()
+            vars(module)[key].update(registered)
+        for buffer, values in self._buffers:
+            if buffer.requires_grad:
+                buffer.detach_()
+            if buffer.shape == values.shape:
+                buffer.copy_(values)
+            else:
+                buffer.set_(values.clone())  # type: ignore[call-overload]
+        fresh = self._fresh(
+            [
+                {key: plain[key] for key in changing}
+                for (_, plain), changing in zip(self._plain, self._changing, strict=True)
+            ]
+        )
+        for (module, plain), new in zip(self._plain, fresh, strict=True):
+            holds = vars(module)
+            for key in _plain(holds).keys() - plain.keys():
+                del holds[key]
+            holds.update(plain | new)
+        memo = self._kept | self._of_original
+        with _Detached(None):
+            for hooks, key, hook in self._hooks:
+                hooks[key] = _apart(hook, memo)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def _fresh(self, held: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Copies that share what modules share, without those that cannot be copied, such as locks."""
+        memo = dict(self._kept)
+        fresh: list[dict[str, Any]] = []
+        with _Detached(None):
+            for one in held:
+                fresh.append({})
+                for key, value in one.items():
+                    try:
+                        fresh[-1][key] = copy.deepcopy(value, memo)
+                    except Exception:  # whatever a class raises that is not to be copied
+                        continue
+        return fresh
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model without torch.compile's wrappers around it and its parts; everything else is shared.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        >>> plain(model) is model, plain(torch.compile(model)) is model
+        (True, True)
+    """
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    found: dict[nn.Module, nn.Module] = {}
+
+    def unwrapped(module: nn.Module) -> nn.Module:
+        if module in found:
+            return found[module]
+        if compiler is not None and isinstance(module, compiler.OptimizedModule):
+            found[module] = unwrapped(module._orig_mod)
+            return found[module]
+        found[module] = module
+        parts = {name: None if part is None else unwrapped(part) for name, part in module._modules.items()}
+        if any(part is not module._modules[name] for name, part in parts.items()):
+            found[module] = copy.copy(module)
+            found[module]._modules = parts
+        return found[module]
+
+    return unwrapped(model) if compiler is not None else model
+
+
+class _Detached(TorchFunctionMode):
+    """While active, deep copies of tensors have no graph, and are in ``dtype`` if one is given."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not Tensor.__deepcopy__:
+            copied = func(*args, **(kwargs or {}))
+            return self._in_dtype(copied) if func is Tensor.clone else copied  # of parameters in lists
+        tensor, memo = args
+        if id(tensor) not in memo:
+            values = self._in_dtype(tensor.detach().clone())
+            memo[id(tensor)] = values.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+        return memo[id(tensor)]
+
+    def _in_dtype(self, tensor: Tensor) -> Tensor:
+        return tensor if self._dtype is None else cast(tensor, self._dtype)
+
+
+class _OfOneProcess(nn.SyncBatchNorm):
+    """A SyncBatchNorm that sees its own process: the copy may be run by one alone, and on the host."""
+
+    forward = _BatchNorm.forward
+
+
+def _copied(model: nn.Module, dtype: torch.dtype, memo: dict[int, Any]) -> nn.Module:
+    _check_kinds(model)
+    for parameter in model.parameters():
+        values = cast(parameter.detach(), dtype, copy=True)
+        memo[id(parameter)] = nn.Parameter(
+            values, requires_grad=values.is_floating_point() or values.is_complex()
+        )
+    for buffers in _in_one_memory(model.buffers()):
+        flat = buffers[0].new_empty(0).set_(buffers[0].untyped_storage())
+        flat = cast(flat, dtype, copy=True)
+        for one in buffers:
+            memo[id(one)] = flat.as_strided(one.shape, one.stride(), one.storage_offset())
+    try:
+        with _Detached(dtype):
+            twin = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise DecayFreeError(
+            f"the probe works on a deep copy, and this {type(model).__name__} cannot be deep-copied "
+            f"({type(error).__name__}: {error}); pass the plain module inside it, and look for weights "
+            "before sharding (fully_shard) or compiling it"
+        ) from error
+    for module in twin.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            kind = type(module)
+            module.__class__ = (
+                _OfOneProcess if kind is nn.SyncBatchNorm else type(kind.__name__, (kind, _OfOneProcess), {})
+            )
+        if isinstance(module, nn.DataParallel):
+            module.device_ids = []  # it would run in threads of its own
+    return twin
+
+
+def _check_kinds(model: nn.Module) -> None:
+    modules = dict(model.named_modules())
+    scripts = [
+        name or type(module).__name__
+        for name, module in modules.items()
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters())
+    ]
+    quantized = [
+        name or type(module).__name__
+        for name, module in modules.items()
+        if "quantized" in type(module).__module__.split(".")
+    ]
+    faults = []
+    if scripts:
+        faults.append(
+            f"{scripts[0]} is a script, which hides how it computes: probe the module before "
+            "torch.jit.script or torch.jit.trace; a script of it has the same parameters, so that the result "
+            "holds for both, with an optimizer of either"
+        )
+    if quantized:
+        faults.append(
+            f"{quantized[0]} is quantized and passes no gradient: probe the floating model, or the one that "
+            "is prepared for training (prepare_qat)"
+        )
+    raise_all(faults_of(UnsupportedWeightError, faults))
+
+
+def _apart(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """The same function on copies of what it holds and of the containers that it knows by global names."""
+
+    def own(value: Any) -> Any:
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception:  # whatever a class raises that is not to be copied
+            return value
+
+    world = dict(function.__globals__)
+    for name in function.__code__.co_names:
+        if isinstance(world.get(name), (list, dict, set, deque)):
+            world[name] = own(world[name])
+    cells = tuple(CellType(own(cell.cell_contents)) for cell in function.__closure__ or ())
+    apart = FunctionType(function.__code__, world, function.__name__, own(function.__defaults__), cells)
+    apart.__kwdefaults__ = own(function.__kwdefaults__)
+    return apart
+
+
+def _in_one_memory(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Groups of tensors of which what is written to one is read from another."""
+    groups: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if type(tensor) is Tensor and tensor.layout == torch.strided and not tensor.is_quantized:
+            groups.setdefault((tensor.untyped_storage().data_ptr(), tensor.dtype), []).append(tensor)
+    return [group for group in groups.values() if len(group) > 1 and group[0].numel()]
+
+
+def _plain(held: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in held.items() if key not in _OF_MODULES}
