@@ -5,6 +5,7 @@ effect, and it may be another one than the derivative. Then scaling decides, up 
 asked is said by search.py, what is made of the answers by discovery.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,9 +54,11 @@ class Precision:
 
 
 PRECISIONS = {
-    torch.float64: Precision(still=1e-9, effect=1e-6, step=1e-7, lie=0.1, least=-10, most=16),
+    torch.float64: Precision(still=1e-9, effect=1e-6, step=1e-7, lie=0.1, least=-7, most=16),
     torch.float32: Precision(still=1e-3, effect=3e-2, step=1e-3, lie=0.5, least=-6, most=7),
 }
+# Other values of a parameter are so much larger, of a vector so much larger than one half.
+_FAR = 64.0
 # Outputs that move by this share when parameters are rounded otherwise are made of rounding.
 _ROUNDING = 1e-3
 # Scaling that does so much less than other values do is next to nothing, as with an ε in the way.
@@ -77,7 +80,8 @@ def nudges(
     """For each parameter one that moves φ by about ``precision.step``, every row by a random share of it.
 
     All parameters together then move φ by what their gradients say, if these are derivatives; and one that is
-    not shows, however little the parameter does beside the others.
+    not shows, however little the parameter does beside the others. All move φ the same way, so that what
+    several untrue gradients promise does not cancel.
 
     Args:
         parameters: By name.
@@ -91,6 +95,7 @@ def nudges(
         shares = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
         predicted = float((shares * rows.double().cpu()).sum())
         size = min(precision.step / max(abs(predicted), 1e-300), _LARGEST_STEP / float(shares.abs().max()))
+        size = math.copysign(size, predicted)
         made[name] = Nudge(by_rows(name, parameters[name], 1 + size * shares), size * predicted)
     return made
 
@@ -217,7 +222,7 @@ class ByScaling:
         return found
 
     def _refuse_rounding(self, names: Sequence[str]) -> None:
-        """Some normalization may see rounding alone, as of equal samples, and then anything moves the outputs.
+        """Some normalization may see rounding alone, as of equal samples: then anything moves the outputs.
 
         Raises:
             RoundingDecidesError: If factors as near to 1 as numbers can be do.
@@ -308,14 +313,15 @@ class ByScaling:
         }
 
     def redrawn(self, name: str, *, keeps_signs: bool = False) -> Change:
-        """Entirely other values, four times as large: they also wake what a negative bias keeps asleep."""
+        """Entirely other values, and so large that they wake what sleeps and reach what clips."""
         parameter = self._parameters[name].detach()
-        typical = max(float(torch.linalg.vector_norm(parameter)) / max(parameter.numel(), 1) ** 0.5, 0.1)
+        typical = float(torch.linalg.vector_norm(parameter)) / max(parameter.numel(), 1) ** 0.5
+        size = _FAR * max(typical, 0.5 if parameter.ndim < 2 else 0.0)
 
         def redraw(old: Tensor) -> None:
             generator = torch.Generator().manual_seed(self._seed + crc32(name.encode()))
             new = torch.randn(old.shape, generator=generator, dtype=old.dtype).to(old.device)
-            old.copy_(4 * typical * (new.abs() * old.sgn() if keeps_signs else new))
+            old.copy_(size * (new.abs() * old.sgn() if keeps_signs else new))
 
         return {name: redraw}
 

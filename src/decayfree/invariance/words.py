@@ -97,8 +97,8 @@ def _says(finding: Finding, model: nn.Module) -> str:
             )
         case "moves elsewhere":
             return (
-                "its gradient is zero since these inputs do not activate it; at other values, which they do, "
-                f"scaling it moved the outputs by {finding.moves:.2g}"
+                "its gradient is zero where it is, and scaling moves nothing there; at other values, where "
+                f"it has an effect, scaling it moved the outputs by {finding.moves:.2g}"
             )
         case "moves":
             return f"scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
