@@ -173,7 +173,7 @@ def test_of_kernels_of_one_number_only_the_sign_counts() -> None:
     found = find_invariant(Branches(), PICTURES)
     assert [weight.name for weight in found] == ["wide.weight"]
     verdict = found.verdicts["narrow.weight"]
-    assert (verdict.verdict, verdict.left_out) == ("invariant", "numbers")
+    assert (verdict.verdict, verdict.left_out) == ("invariant", "sign")
     assert "signs of its numbers count" in verdict.reason
 
 
@@ -192,7 +192,7 @@ def test_kernels_that_see_one_pixel_are_kernels_of_one_number() -> None:
         **tail(6),
     )
     verdict = verdict_of(model, PICTURES, "conv.weight")
-    assert (verdict.verdict, verdict.left_out) == ("invariant", "numbers")
+    assert (verdict.verdict, verdict.left_out) == ("invariant", "sign")
 
 
 def test_kernels_of_one_number_without_a_norm_have_a_scale() -> None:

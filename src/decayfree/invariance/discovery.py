@@ -207,7 +207,7 @@ def _left_out(
         if fnmatch.filter(names, pattern):
             return "excluded", f"excluded by {pattern!r}"
     if finding.says == "sign":
-        return "numbers", "numbers have a sign and no direction to keep"
+        return "sign", "a sign is no direction to keep"
     if finding.says == "choice":
         return "no gradient", "no gradient turns it, so that its norm sets no step"
     if included is None:

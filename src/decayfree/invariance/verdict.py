@@ -10,7 +10,7 @@ from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
-LeftOut = Literal["", "numbers", "no gradient", "excluded", "not included"]
+LeftOut = Literal["", "sign", "numbers", "no gradient", "excluded", "not included"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Verdict:
             been; for the others the relative change of the outputs per relative growth of the parameter. No
             unit.
         shape: Of the parameter.
-        left_out: Why an invariant one is no weight of the result: its rows are single numbers without a
-            direction to keep (``numbers``), no gradient turns it (``no gradient``), or a pattern says so.
-            Empty where it is in the result, goes with a weight that is, or is not invariant.
+        left_out: Why an invariant one is no weight of the result: only the signs of its numbers count
+            (``sign``), its rows are single numbers without a direction to keep (``numbers``), no gradient
+            turns it (``no gradient``), or a pattern says so (``excluded``, ``not included``). Empty where it
+            is in the result, goes with a weight that is, or is not invariant.
     """
 
     name: str

@@ -3,6 +3,7 @@
 Decides nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -67,8 +68,9 @@ def _measured(finding: Finding, model: nn.Module) -> str:
         return "it is complex, integer or empty, and only real numbers are measured"
     if finding.is_mostly_silent:
         return (
-            "most of its rows got no gradient from these inputs (words that did not occur, kernels that were "
-            "not activated); the others are scale-invariant: try other or more inputs"
+            f"{finding.n_silent_rows} of its {math.prod(finding.shape[:1])} rows got no gradient from these "
+            "inputs (words that did not occur, kernels that were not activated), the others are "
+            "scale-invariant: try other or more inputs"
         )
     if finding.leading[0]:
         rows, blocks = finding.leading
@@ -128,8 +130,8 @@ def _no_effect(finding: Finding) -> str:
             "of it moves the outputs"
         )
     return (
-        "its gradient is zero and no other value of it moves the outputs: what comes after takes it away, as "
-        "a normalization does with a bias before it"
+        "no value of it moves the outputs: what comes after takes it away, as a normalization does a bias "
+        "before it"
     )
 
 

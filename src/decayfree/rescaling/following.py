@@ -107,9 +107,8 @@ def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]
     for layer, factors in relations:
         if layer.blocks:
             before, after = _sizes_under_eps(modules[layer.name], layer, factors)
-            one = float(
-                (after - before).square().mean().sqrt() / before.square().mean().sqrt().clamp(min=1e-30)
-            )
+            size = before.clamp(min=float(before.square().mean().sqrt()) / 3).clamp(min=1e-30)
+            one = float(((after - before) / size).square().mean().sqrt())
             moved[layer.name] = max(moved.get(layer.name, 0.0), one)
     return moved
 
