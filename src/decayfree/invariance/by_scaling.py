@@ -35,8 +35,10 @@ class Precision:
         effect: From here on, other values of a parameter have an effect: so far from ``still`` that
             what scaling does can be told from nothing.
         step: By how much each parameter shall move φ, when gradients are checked.
+        largest: No row is moved by more than this for it, relative.
         lie: Share of ``step`` by which the outputs may differ from what gradients say. ReLUs that switch and
             curvature make up less than 2 % in float64.
+        is_central: Whether steps are so large that curvature shows, unless they are taken both ways.
         least: The smallest factor's log2.
         most: The largest factor's log2.
     """
@@ -44,7 +46,9 @@ class Precision:
     still: float
     effect: float
     step: float
+    largest: float
     lie: float
+    is_central: bool
     least: int
     most: int
 
@@ -54,8 +58,10 @@ class Precision:
 
 
 PRECISIONS = {
-    torch.float64: Precision(still=1e-9, effect=1e-6, step=1e-7, lie=0.1, least=-7, most=16),
-    torch.float32: Precision(still=1e-3, effect=3e-2, step=1e-3, lie=0.5, least=-6, most=7),
+    torch.float64: Precision(
+        1e-9, 1e-6, step=1e-7, largest=1e-2, lie=0.1, is_central=False, least=-7, most=16
+    ),
+    torch.float32: Precision(1e-3, 3e-2, step=2e-4, largest=5e-2, lie=0.5, is_central=True, least=-6, most=7),
 }
 # Other values of a parameter are so much larger, of a vector so much larger than one half.
 _FAR = 64.0
@@ -63,14 +69,19 @@ _FAR = 64.0
 _ROUNDING = 1e-3
 # Scaling that does so much less than other values do is next to nothing, as with an ε in the way.
 _CANCELLED = 1e-3
-# A parameter is never moved by more than this for it, relative.
-_LARGEST_STEP = 1e-2
 
 
 class Nudge(NamedTuple):
-    """A small change of a parameter along itself and the change of φ that its gradient says it makes."""
+    """A small change of a parameter along itself, and the opposite one.
+
+    Args:
+        change: Of the parameter.
+        back: As far the other way.
+        predicted: The change of φ that the gradient says the first one makes.
+    """
 
     change: Change
+    back: Change
     predicted: float
 
 
@@ -94,20 +105,27 @@ def nudges(
     for name, rows in radial.items():
         shares = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
         predicted = float((shares * rows.double().cpu()).sum())
-        size = min(precision.step / max(abs(predicted), 1e-300), _LARGEST_STEP / float(shares.abs().max()))
+        size = min(
+            precision.step / max(abs(predicted), 1e-300), precision.largest / float(shares.abs().max())
+        )
         size = math.copysign(size, predicted)
-        made[name] = Nudge(by_rows(name, parameters[name], 1 + size * shares), size * predicted)
+        change, back = (by_rows(name, parameters[name], 1 + sign * size * shares) for sign in (1, -1))
+        made[name] = Nudge(change, back, size * predicted)
     return made
 
 
 def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> list[str]:
     """The parameters whose gradient is not the derivative of what the model computes."""
 
+    def change_of_functional(changes: Sequence[Change]) -> float:
+        return trials.probe.functional_change(trials.outputs, trials.run(*changes).outputs)
+
     def missed_by(names: Sequence[str]) -> float:
-        after = trials.run(*(made[name].change for name in names)).outputs
-        measured = trials.probe.functional_change(trials.outputs, after)
+        measured = change_of_functional([made[name].change for name in names])
+        if precision.is_central:
+            measured = (measured - change_of_functional([made[name].back for name in names])) / 2
         missed = abs(measured - sum(made[name].predicted for name in names))
-        return missed if missed == missed else float("inf")
+        return missed if math.isfinite(missed) else math.inf
 
     return list(singled_out(list(made), missed_by, precision.lie * precision.step))
 

@@ -367,11 +367,11 @@ class _Search:
         asked = [name for name in silent_ones if not holds or name in sign_rows(seen.findings)]
         if asked:
             answers |= self._unless_of_two_values(asking.of_silent(asked, self._tolerance.evidence), seen)
-        untrue: list[str] = []
-        if not holds:
-            untrue = liars(self._trials(seen), self._nudges(seen), self._precision)
-            axes = {name: seen.evidence[name].output_rows for name in untrue}
-            answers |= asking.of_liars(untrue, axes)
+        untrue = [] if holds else liars(self._trials(seen), self._nudges(seen), self._precision)
+        # What failed in its blocks alone may have none with its bias.
+        failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
+        axes = {name: seen.evidence[name].output_rows for name in (*untrue, *failed)}
+        answers |= asking.of_liars(list(axes), axes)
         answers |= asking.of_faint(faint(seen.findings, self._tolerance), self._tolerance.moved)
         findings = {**seen.findings}
         for name, answer in answers.items():
@@ -380,7 +380,7 @@ class _Search:
                 is_true=name not in untrue,
                 says=answer.says,
                 says_of=answer.says_of,
-                moves=max(findings[name].moves, answer.moves),
+                moves=answer.moves or findings[name].moves,
                 partition=answer.partition or findings[name].partition,
                 bias=answer.bias if answer.partition else findings[name].bias,
             )

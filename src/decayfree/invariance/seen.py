@@ -63,13 +63,13 @@ def without(failed: Mapping[str, Finding], seen: Seen) -> Seen:
     known = {
         name: replace(seen.findings[name], moves=before.moves, partition=None, failed_finite=True)
         for name, before in failed.items()
-        if _blocks_of(seen.findings[name]) == _blocks_of(before)
+        if _scaled_together(seen.findings[name]) == _scaled_together(before)
     }
     return replace(seen, findings={**seen.findings, **known})
 
 
-def _blocks_of(finding: Finding) -> Blocks | None:
-    return finding.partition.blocks if finding.partition else None
+def _scaled_together(finding: Finding) -> tuple[str | None, Blocks | None]:
+    return finding.bias, finding.partition.blocks if finding.partition else None
 
 
 def candidates(findings: Mapping[str, Finding]) -> list[str]:

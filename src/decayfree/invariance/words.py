@@ -103,7 +103,8 @@ def _says(finding: Finding, model: nn.Module) -> str:
                 f"it has an effect, scaling it moved the outputs by {finding.moves:.2g}"
             )
         case "moves":
-            return f"scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
+            though = "small growth does not show, but " if finding.failed_finite else ""
+            return f"{though}scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
     return _no_effect(finding)
 
 
