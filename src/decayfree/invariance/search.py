@@ -5,7 +5,6 @@ Each step takes what the ones before returned and returns what it saw; nothing i
 the model. Gives figures, not words: discovery.py says what they mean.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import Blocks
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, movement
 from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, Nudge, liars, nudges
@@ -38,7 +36,19 @@ from decayfree.invariance.running_statistics import (
     small_modules,
     statistics_buffers,
 )
-from decayfree.invariance.trials import Change, Trials, scaled
+from decayfree.invariance.seen import (
+    Confirmation,
+    Seen,
+    candidates,
+    faint,
+    n_silent_rows,
+    scaled_candidate,
+    sign_rows,
+    silent,
+    wants_more,
+    without,
+)
+from decayfree.invariance.trials import Change, Trials
 from decayfree.invariance.two_values import norms_of_two_values
 
 _DECIDED = 1e-2  # rounding decides what it moves by this share
@@ -88,47 +98,6 @@ def search(
             ) from error
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What the probes so far have shown.
-
-    Args:
-        outputs: Of the newest probe, with their graph.
-        calls: Of modules in the newest probe.
-        kept: By module, the share of its old running statistics that a run leaves in them; only modules whose
-            statistics a run changes.
-        start: Buffers with which scaled runs begin from zero, so that no digits of small statistics are lost.
-        statistics: What the newest probe put into running statistics.
-        evidence: By parameter.
-        findings: By parameter.
-        factors: For each candidate, by which its blocks are scaled to confirm them; (n_blocks,), float64.
-        allowed: By how much outputs may move when what has no scale is scaled.
-        radial: For every other parameter ⟨w_i, ∂φ/∂w_i⟩ of its rows along dimension 0 in the newest probe.
-        stirred: Those that got any gradient in some probe, be it rounding.
-    """
-
-    outputs: list[Tensor]
-    calls: Calls
-    kept: Mapping[str, float]
-    start: Mapping[str, float]
-    statistics: Mapping[str, Statistics]
-    evidence: Mapping[str, Evidence]
-    findings: Mapping[str, Finding]
-    factors: Mapping[str, Tensor]
-    allowed: float
-    radial: Mapping[str, Tensor]
-    stirred: frozenset[str]
-
-
-@dataclass(frozen=True)
-class _Confirmation:
-    """How all candidates, scaled at once, moved the outputs, and what that run left and called."""
-
-    movement: float
-    ran: Ran
-    calls: Calls
-
-
 class _Search:
     """The steps of a search; remembers nothing but what it was made with."""
 
@@ -144,9 +113,9 @@ class _Search:
         seen = None
         failed: dict[str, Finding] = {}
         for index in range(self._n_probes):
-            seen = _without(failed, self._probe_once(seen))
+            seen = without(failed, self._probe_once(seen))
             is_last = index + 1 == self._n_probes
-            if _wants_more(seen.findings) and not is_last:
+            if wants_more(seen.findings) and not is_last:
                 continue
             confirmation = self._confirm(seen)
             if confirmation.movement > seen.allowed and seen.start:
@@ -159,11 +128,11 @@ class _Search:
             culprits = self._culprits(seen)
             failed |= {name: replace(seen.findings[name], moves=moves) for name, moves in culprits.items()}
             if is_last:
-                seen = _without(failed, seen)
+                seen = without(failed, seen)
                 confirmation = self._confirm(seen)
         assert seen is not None
         decided = self._decided_by_scaling(seen, holds)
-        if _candidates(decided.findings) != _candidates(seen.findings):
+        if candidates(decided.findings) != candidates(seen.findings):
             confirmation = self._confirm(decided)
         seen = replace(decided, findings=self._with_norm_layers(decided, confirmation))
         joined = self._with_joined_biases(seen)
@@ -175,7 +144,7 @@ class _Search:
 
     # Probes
 
-    def _probe_once(self, so_far: _Seen | None) -> _Seen:
+    def _probe_once(self, so_far: Seen | None) -> Seen:
         """One forward and backward pass at a new point.
 
         The later points are such that what passed so far is much longer or shorter: below a bend, everything
@@ -207,9 +176,9 @@ class _Search:
         radial = {
             name: _radial(self._probe.parameters[name], gradient)
             for name, gradient in gradients.items()
-            if _has_scale(findings[name])
+            if findings[name].has_scale
         }
-        return _Seen(
+        return Seen(
             ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial, stirred
         )
 
@@ -310,6 +279,7 @@ class _Search:
                 has_path=name in reached,
                 is_silent=evidence[name].is_silent,
                 is_mostly_silent=conclusion.is_mostly_silent,
+                n_silent_rows=n_silent_rows(evidence[name]) if conclusion.is_mostly_silent else 0,
                 moves=conclusion.moves,
                 bias=self._biases[name] if conclusion.is_joint else None,
                 partition=conclusion.partition,
@@ -351,34 +321,34 @@ class _Search:
 
     # Confirmation
 
-    def _confirm(self, seen: _Seen) -> _Confirmation:
+    def _confirm(self, seen: Seen) -> Confirmation:
         """Scale all candidates at once and run."""
         with watched(self._probe.copy) as calls:
             ran = self._trials(seen).run(*self._scaled(seen, seen.factors).values())
-        return _Confirmation(movement(seen.outputs, ran.outputs), ran, calls)
+        return Confirmation(movement(seen.outputs, ran.outputs), ran, calls)
 
-    def _trials(self, seen: _Seen) -> Trials:
+    def _trials(self, seen: Seen) -> Trials:
         return Trials(self._probe, seen.outputs, seen.start)
 
-    def _scaled(self, seen: _Seen, factors: Mapping[str, Tensor]) -> dict[str, Change]:
+    def _scaled(self, seen: Seen, factors: Mapping[str, Tensor]) -> dict[str, Change]:
         """For each candidate the change that scales its blocks."""
         return {
-            name: _scaled_candidate(name, seen.findings[name], factors[name])
-            for name in _candidates(seen.findings)
+            name: scaled_candidate(name, seen.findings[name], factors[name])
+            for name in candidates(seen.findings)
         }
 
-    def _the_other_way(self, seen: _Seen) -> dict[str, Tensor]:
+    def _the_other_way(self, seen: Seen) -> dict[str, Tensor]:
         """Factors that lengthen what those of the confirmation shorten, and the other way round."""
         return {
             name: self._precision.opposite(values, self._probe.eps, self._probe.seed + index)
             for index, (name, values) in enumerate(seen.factors.items())
         }
 
-    def _is_still_the_other_way(self, seen: _Seen) -> bool:
+    def _is_still_the_other_way(self, seen: Seen) -> bool:
         changes = self._scaled(seen, self._the_other_way(seen)).values()
         return self._trials(seen).movement(*changes) <= seen.allowed
 
-    def _culprits(self, seen: _Seen) -> dict[str, float]:
+    def _culprits(self, seen: Seen) -> dict[str, float]:
         """The candidates that move the outputs, one way or the other, and how far."""
         culprits: dict[str, float] = {}
         for factors in (seen.factors, self._the_other_way(seen)):
@@ -389,7 +359,7 @@ class _Search:
 
     # Decisions by scaling
 
-    def _everything_holds(self, seen: _Seen) -> bool:
+    def _everything_holds(self, seen: Seen) -> bool:
         """In one run: candidates the other way, silent parameters redrawn, all others a little longer.
 
         Then only what the gradients say of the last may show. Where more does, one question is asked at a
@@ -401,7 +371,11 @@ class _Search:
         trials, asking = self._trials(seen), self._asking(seen)
         ran = trials.run(
             *self._scaled(seen, self._the_other_way(seen)).values(),
-            *(asking.redrawn(name) for name in _silent(seen.findings) if not _is_of_numbers(seen, name)),
+            *(
+                asking.redrawn(name)
+                for name in silent(seen.findings)
+                if not seen.findings[name].has_sign_rows
+            ),
             *(nudge.change for nudge in nudged.values()),
         )
         missed = self._probe.functional_change(seen.outputs, ran.outputs) - sum(
@@ -411,20 +385,20 @@ class _Search:
         is_near = movement(seen.outputs, ran.outputs) <= 1e-3
         return abs(missed) <= self._precision.lie * self._precision.step and is_near
 
-    def _decided_by_scaling(self, seen: _Seen, holds: bool) -> _Seen:
+    def _decided_by_scaling(self, seen: Seen, holds: bool) -> Seen:
         """With findings that say what really changing parameters says, where gradients say nothing or lie."""
-        silent = _silent(seen.findings)
+        silent_ones = silent(seen.findings)
         asking = self._asking(seen)
-        answers = {name: Answer("no effect") for name in silent}
-        asked = [name for name in silent if not holds or _is_of_numbers(seen, name)]
+        answers = {name: Answer("no effect") for name in silent_ones}
+        asked = [name for name in silent_ones if not holds or name in sign_rows(seen.findings)]
         if asked:
             answers |= self._unless_of_two_values(asking.of_silent(asked, self._tolerance.evidence), seen)
-        untrue: list[str] = []
-        if not holds:
-            untrue = liars(self._trials(seen), self._nudges(seen), self._precision)
-            axes = {name: seen.evidence[name].output_rows for name in untrue}
-            answers |= asking.of_liars(untrue, axes)
-        answers |= asking.of_faint(_faint(seen.findings, self._tolerance), self._tolerance.moved)
+        untrue = [] if holds else liars(self._trials(seen), self._nudges(seen), self._precision)
+        # What failed in its blocks alone may have none with its bias.
+        failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
+        axes = {name: seen.evidence[name].output_rows for name in (*untrue, *failed)}
+        answers |= asking.of_liars(list(axes), axes)
+        answers |= asking.of_faint(faint(seen.findings, self._tolerance), self._tolerance.moved)
         findings = {**seen.findings}
         for name, answer in answers.items():
             findings[name] = replace(
@@ -432,13 +406,13 @@ class _Search:
                 is_true=name not in untrue,
                 says=answer.says,
                 says_of=answer.says_of,
-                moves=max(findings[name].moves, answer.moves),
+                moves=answer.moves or findings[name].moves,
                 partition=answer.partition or findings[name].partition,
                 bias=answer.bias if answer.partition else findings[name].bias,
             )
         return replace(seen, findings=findings, factors=self._factors(findings))
 
-    def _unless_of_two_values(self, answers: Mapping[str, Answer], seen: _Seen) -> dict[str, Answer]:
+    def _unless_of_two_values(self, answers: Mapping[str, Answer], seen: Seen) -> dict[str, Answer]:
         """With another answer where a normalization saw two values: no scale shows then, if there is one."""
         if all(answer.says == "no effect" for answer in answers.values()):
             return dict(answers)
@@ -451,22 +425,22 @@ class _Search:
             for name, answer in answers.items()
         }
 
-    def _asking(self, seen: _Seen) -> ByScaling:
+    def _asking(self, seen: Seen) -> ByScaling:
         return ByScaling(self._trials(seen), self._probe.dtype, self._biases, self._probe.seed)
 
-    def _nudges(self, seen: _Seen) -> dict[str, Nudge]:
+    def _nudges(self, seen: Seen) -> dict[str, Nudge]:
         """Of all parameters of which gradients say that they have a scale."""
         radial = {
             name: rows
             for name, rows in seen.radial.items()
-            if _has_scale(seen.findings[name])
+            if seen.findings[name].has_scale
             and float(torch.linalg.vector_norm(rows)) >= self._tolerance.moved
         }
         return nudges(self._probe.parameters, radial, self._precision, self._probe.seed)
 
     # Normalizations
 
-    def _with_norm_layers(self, seen: _Seen, confirmation: _Confirmation) -> dict[str, Finding]:
+    def _with_norm_layers(self, seen: Seen, confirmation: Confirmation) -> dict[str, Finding]:
         """The findings with what cancels the scale of each matrix.
 
         Args:
@@ -475,7 +449,7 @@ class _Search:
         """
         factors = {
             name: seen.factors[name]
-            for name in _candidates(seen.findings)
+            for name in candidates(seen.findings)
             if not seen.findings[name].is_vector
         }
         weights = {name: self._probe.parameters[name] for name in factors}
@@ -490,13 +464,13 @@ class _Search:
             findings[name] = replace(findings[name], norm_layers=(*layers, *others))
         return findings
 
-    def _followers_of_one(self, name: str, layers: list[str], seen: _Seen) -> list[NormLayer]:
+    def _followers_of_one(self, name: str, layers: list[str], seen: Seen) -> list[NormLayer]:
         """Scale one weight alone and see which of the modules follow it."""
         factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
-        ran = self._trials(seen).run(_scaled_candidate(name, seen.findings[name], factors))
+        ran = self._trials(seen).run(scaled_candidate(name, seen.findings[name], factors))
         return self._two_runs(seen, ran).followers_of_one(layers, factors)
 
-    def _two_runs(self, seen: _Seen, scaled: Ran) -> TwoRuns:
+    def _two_runs(self, seen: Seen, scaled: Ran) -> TwoRuns:
         vectors = {
             name: parameter.detach().double().cpu()
             for name, parameter in self._probe.parameters.items()
@@ -505,7 +479,7 @@ class _Search:
         after = put_in(scaled.start, scaled.statistics, seen.kept)
         return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
 
-    def _with_joined_biases(self, seen: _Seen) -> dict[str, Finding]:
+    def _with_joined_biases(self, seen: Seen) -> dict[str, Finding]:
         """The findings with some silent biases scaled along.
 
         Those that, left behind, would shift a running mean by what no parameter tells.
@@ -516,65 +490,6 @@ class _Search:
             is_joined = is_unclear and finding.bias is None and self._has_silent_bias(name, seen.findings)
             joined[name] = replace(finding, bias=self._biases[name]) if is_joined else finding
         return joined
-
-
-def _without(failed: Mapping[str, Finding], seen: _Seen) -> _Seen:
-    """Without candidates that moved the outputs before, in the same blocks, when really scaled."""
-    known = {
-        name: replace(seen.findings[name], moves=before.moves, partition=None, failed_finite=True)
-        for name, before in failed.items()
-        if _blocks_of(seen.findings[name]) == _blocks_of(before)
-    }
-    return replace(seen, findings={**seen.findings, **known})
-
-
-def _blocks_of(finding: Finding) -> Blocks | None:
-    return finding.partition.blocks if finding.partition else None
-
-
-def _candidates(findings: Mapping[str, Finding]) -> list[str]:
-    return [name for name, finding in findings.items() if finding.partition]
-
-
-def _scaled_candidate(name: str, finding: Finding, factors: Tensor) -> Change:
-    assert finding.partition is not None
-    return scaled(name, finding.bias, finding.partition.blocks, factors)
-
-
-def _silent(findings: Mapping[str, Finding]) -> list[str]:
-    return [name for name, finding in findings.items() if finding.is_real and finding.is_silent]
-
-
-def _faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
-    """Parameters that move the outputs by less than what counts as moved, for their growth."""
-    return [
-        name
-        for name, finding in findings.items()
-        if _has_scale(finding) and finding.moves < tolerance.moved and not finding.failed_finite
-    ]
-
-
-def _has_scale(finding: Finding) -> bool:
-    """Whether gradients say that it has a scale, or some of its rows."""
-    is_heard = finding.is_real and not finding.is_silent and not finding.is_mostly_silent
-    return is_heard and (finding.partition is None or finding.partition.blocks.is_partial)
-
-
-def _is_of_numbers(seen: _Seen, name: str) -> bool:
-    """Whether the rows of a matrix are single numbers, which have a sign and no direction."""
-    shape = seen.findings[name].shape
-    return len(shape) > 1 and math.prod(shape) == shape[0]
-
-
-def _wants_more(findings: Mapping[str, Finding]) -> bool:
-    """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
-    return any(
-        finding.is_silent
-        or finding.is_mostly_silent
-        or (finding.partition and finding.partition.n_silent_rows)
-        for finding in findings.values()
-        if finding.has_path and not finding.is_vector
-    )
 
 
 def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
