@@ -26,7 +26,7 @@ _Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
 _SUSPICIOUS = 1e6
 
 # The sum over all rows is this much smaller than single rows: not by chance, so that something cancels it.
-_CANCELLED = 1e-3
+_CANCELLED = 1e-4
 
 _PIECE = 1 << 20
 

@@ -7,6 +7,7 @@ the model. Gives figures, not words: discovery.py says what they mean.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ class _Search:
         for index in range(self._n_probes):
             seen = self._probe_once(seen)
             is_last = index + 1 == self._n_probes
-            if _wants_more(seen.findings) and not is_last:
+            if _wants_more(seen.findings, self._tolerance) and not is_last:
                 continue
             confirmation = self._confirm(seen)
             if confirmation.movement > seen.allowed and seen.start:
@@ -168,14 +169,13 @@ class _Search:
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
-        gradients = self._probe.gradients(ran.outputs)
+        evidence, has_gradient = self._with_gradients(evidence, ran.outputs)
         kept = so_far.kept if so_far else self._kept_shares(ran)
-        evidence = self._with_gradients(evidence, gradients)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
         if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
             allowed = max(allowed, self._moved_by_rounding(ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
-        findings = self._findings(evidence, reached | gradients.keys())
+        findings = self._findings(evidence, reached | has_gradient)
         start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
         return _Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed)
@@ -249,18 +249,54 @@ class _Search:
             statistics = put_in(again.start, again.statistics, kept)
         return zeros, statistics
 
-    @torch.no_grad()
     def _with_gradients(
-        self, evidence: Mapping[str, Evidence], gradients: Mapping[str, Tensor]
-    ) -> dict[str, Evidence]:
-        added = dict(evidence)
-        for name, gradient in gradients.items():
-            parameter, bias = self._probe.parameters[name], self._biases[name] or ""
-            if _is_real(parameter):
+        self, evidence: Mapping[str, Evidence], outputs: list[Tensor]
+    ) -> tuple[dict[str, Evidence], set[str]]:
+        """The evidence with one probe more, and the names of all parameters that reach the outputs.
+
+        Each gradient is looked at as soon as it and its bias's are there, and freed: all of them at once
+        would need as much memory as the copy. Only reentrant checkpoints give a gradient in several parts.
+        """
+        added, waiting, taken = dict(evidence), dict[str, Tensor](), set[str]()
+
+        @torch.no_grad()
+        def take(name: str, gradient: Tensor, *, is_last: bool = False) -> bool:
+            bias = self._biases[name] or ""
+            if not is_last and (gradient.ndim < 2 or (bias and bias not in waiting)):
+                return False
+            taken.add(name)
+            if _is_real(self._probe.parameters[name]):
                 added[name] = evidence[name].with_probe(
-                    parameter, gradient, self._probe.parameters.get(bias), gradients.get(bias)
+                    self._probe.parameters[name],
+                    gradient,
+                    self._probe.parameters.get(bias),
+                    waiting.get(bias),
                 )
-        return added
+            return True
+
+        def hook(name: str, gradient: Tensor) -> Tensor | None:
+            waiting[name] = gradient
+            for other in [name, *(weight for weight, bias in self._biases.items() if bias == name)]:
+                if other in waiting and other not in taken and take(other, waiting[other]):
+                    del waiting[other]
+            return gradient.new_zeros(()).expand(gradient.shape) if gradient.ndim > 1 else None
+
+        is_in_parts = any("CheckpointFunction" in type(node).__name__ for node in reversed_graph(outputs)[0])
+        handles = [
+            parameter.register_hook(partial(hook, name))
+            for name, parameter in self._probe.parameters.items()
+            if parameter.requires_grad and not is_in_parts
+        ]
+        try:
+            gradients = self._probe.gradients(outputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if is_in_parts:
+            waiting = dict(gradients)
+        for name in [name for name in gradients if name not in taken]:
+            take(name, waiting[name], is_last=True)
+        return added, set(gradients)
 
     def _findings(self, evidence: Mapping[str, Evidence], reached: Collection[str]) -> dict[str, Finding]:
         """What the evidence says of every parameter; not yet what cancels its scale."""
@@ -350,16 +386,13 @@ class _Search:
     @torch.no_grad()
     def _run_with(self, factors: Mapping[str, Tensor], seen: _Seen) -> Ran:
         """Run with some blocks scaled, and put the parameters back."""
-        parameters = self._probe.parameters
-        touched = [parameters[leaf] for name in factors for leaf in (name, seen.findings[name].bias) if leaf]
-        kept = [(tensor, tensor.detach().clone()) for tensor in touched]
         for name, values in factors.items():
             self._scale_(name, seen.findings[name], values)
         try:
             return self._probe.run(start=seen.start)
-        finally:
-            for tensor, values in kept:
-                tensor.copy_(values)
+        finally:  # but for rounding: copies would take as much memory as the model
+            for name, values in factors.items():
+                self._scale_(name, seen.findings[name], values.reciprocal())
 
     def _scale_(self, name: str, finding: Finding, factors: Tensor) -> None:
         parameters = self._probe.parameters
@@ -431,8 +464,18 @@ def _candidates(findings: Mapping[str, Finding]) -> list[str]:
     return [name for name, finding in findings.items() if finding.partition]
 
 
-def _wants_more(findings: Mapping[str, Finding]) -> bool:
-    """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
+def _wants_more(findings: Mapping[str, Finding], tolerance: Tolerance) -> bool:
+    """Whether some row of a matrix that may be scale-invariant got no gradient so far, or little came of it.
+
+    A parameter that moves the outputs may hardly move one random function of them.
+    """
+    if any(
+        finding.has_path
+        and not (finding.partition or finding.is_silent or finding.is_mostly_silent)
+        and finding.moves < tolerance.moved
+        for finding in findings.values()
+    ):
+        return True
     return any(
         finding.is_silent
         or finding.is_mostly_silent
