@@ -7,7 +7,6 @@ the model. Gives figures, not words: discovery.py says what they mean.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_o
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.followers import TwoRuns
+from decayfree.invariance.gradients import is_real, with_gradients
 from decayfree.invariance.labels import factors_for_one, labelled_factors, labels_of
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
@@ -169,7 +169,7 @@ class _Search:
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
-        evidence, has_gradient = self._with_gradients(evidence, ran.outputs)
+        evidence, has_gradient = with_gradients(self._probe, ran.outputs, evidence, self._biases)
         kept = so_far.kept if so_far else self._kept_shares(ran)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
         if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
@@ -249,55 +249,6 @@ class _Search:
             statistics = put_in(again.start, again.statistics, kept)
         return zeros, statistics
 
-    def _with_gradients(
-        self, evidence: Mapping[str, Evidence], outputs: list[Tensor]
-    ) -> tuple[dict[str, Evidence], set[str]]:
-        """The evidence with one probe more, and the names of all parameters that reach the outputs.
-
-        Each gradient is looked at as soon as it and its bias's are there, and freed: all of them at once
-        would need as much memory as the copy. Only reentrant checkpoints give a gradient in several parts.
-        """
-        added, waiting, taken = dict(evidence), dict[str, Tensor](), set[str]()
-
-        @torch.no_grad()
-        def take(name: str, gradient: Tensor, *, is_last: bool = False) -> bool:
-            bias = self._biases[name] or ""
-            if not is_last and (gradient.ndim < 2 or (bias and bias not in waiting)):
-                return False
-            taken.add(name)
-            if _is_real(self._probe.parameters[name]):
-                added[name] = evidence[name].with_probe(
-                    self._probe.parameters[name],
-                    gradient,
-                    self._probe.parameters.get(bias),
-                    waiting.get(bias),
-                )
-            return True
-
-        def hook(name: str, gradient: Tensor) -> Tensor | None:
-            waiting[name] = gradient
-            for other in [name, *(weight for weight, bias in self._biases.items() if bias == name)]:
-                if other in waiting and other not in taken and take(other, waiting[other]):
-                    del waiting[other]
-            return gradient.new_zeros(()).expand(gradient.shape) if gradient.ndim > 1 else None
-
-        is_in_parts = any("CheckpointFunction" in type(node).__name__ for node in reversed_graph(outputs)[0])
-        handles = [
-            parameter.register_hook(partial(hook, name))
-            for name, parameter in self._probe.parameters.items()
-            if parameter.requires_grad and not is_in_parts
-        ]
-        try:
-            gradients = self._probe.gradients(outputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if is_in_parts:
-            waiting = dict(gradients)
-        for name in [name for name in gradients if name not in taken]:
-            take(name, waiting[name], is_last=True)
-        return added, set(gradients)
-
     def _findings(self, evidence: Mapping[str, Evidence], reached: Collection[str]) -> dict[str, Finding]:
         """What the evidence says of every parameter; not yet what cancels its scale."""
         findings = {}
@@ -305,7 +256,7 @@ class _Search:
             conclusion = evidence[name].conclusion()
             findings[name] = Finding(
                 tuple(parameter.shape),
-                is_real=_is_real(parameter),
+                is_real=is_real(parameter),
                 has_path=name in reached,
                 is_silent=evidence[name].is_silent,
                 is_mostly_silent=conclusion.is_mostly_silent,
@@ -423,20 +374,55 @@ class _Search:
         weights = {name: self._probe.parameters[name] for name in factors}
         places_of = places(seen.outputs, seen.calls, confirmation.calls, weights)
         found, unexplained = self._two_runs(seen, confirmation.ran).followers(factors)
+        found = self._with_unexplained(found, unexplained, places_of, seen)
         findings = dict(seen.findings)
         for name in factors:
             layers = found[name]
-            if unexplained and (not places_of[name] or not set(unexplained).isdisjoint(places_of[name])):
-                layers = layers + self._followers_of_one(name, unexplained, seen)
             others = [] if layers else [NormLayer(place) for place in places_of[name]]
             findings[name] = replace(findings[name], norm_layers=(*layers, *others))
         return findings
 
-    def _followers_of_one(self, name: str, layers: list[str], seen: _Seen) -> list[NormLayer]:
-        """Scale one weight alone and see which of the modules follow it."""
-        factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
-        ran = self._run_with({name: factors}, seen)
-        return self._two_runs(seen, ran).followers_of_one(layers, factors)
+    def _with_unexplained(
+        self,
+        found: Mapping[str, list[NormLayer]],
+        unexplained: list[str],
+        places_of: Mapping[str, Collection[str]],
+        seen: _Seen,
+    ) -> dict[str, list[NormLayer]]:
+        """The normalizations of each weight with those on which several weights act.
+
+        Each weight is scaled without the others that act on the same ones. Weights that the graph leads to
+        different ones share a run, and are scaled alone only where something else follows them.
+        """
+        layers_of = {
+            name: [layer for layer in unexplained if layer in places_of[name] or not places_of[name]]
+            for name in found
+        }
+        waiting = [name for name, layers in layers_of.items() if layers]
+        complete = {name: list(layers) for name, layers in found.items()}
+        while waiting:
+            together: list[str] = []
+            for name in waiting:
+                if all(set(layers_of[name]).isdisjoint(layers_of[other]) for other in together):
+                    together.append(name)
+            waiting = [name for name in waiting if name not in together]
+            for name, layers in self._followers_apart(together, layers_of, unexplained, seen).items():
+                complete[name] += layers
+        return complete
+
+    def _followers_apart(
+        self, names: list[str], layers_of: Mapping[str, list[str]], unexplained: list[str], seen: _Seen
+    ) -> dict[str, list[NormLayer]]:
+        """Scale some weights that act on different modules, nothing else, and see which follow each."""
+        factors = {name: factors_for_one(len(seen.factors[name]), self._probe.seed) for name in names}
+        runs = self._two_runs(seen, self._run_with(factors, seen))
+        if len(names) == 1:
+            return {name: runs.followers_of_one(unexplained, factors[name]) for name in names}
+        others = set(unexplained).difference(*(layers_of[name] for name in names))
+        if runs.followers_of_one(others, factors[names[0]]):
+            alone = [self._followers_apart([name], layers_of, unexplained, seen) for name in names]
+            return {name: layers for one in alone for name, layers in one.items()}
+        return {name: runs.followers_of_one(layers_of[name], factors[name]) for name in names}
 
     def _two_runs(self, seen: _Seen, scaled: Ran) -> TwoRuns:
         vectors = {
@@ -493,10 +479,6 @@ def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
         if 2 * int((var <= 1e-13 * (start.var.abs() + mean.square())).sum()) > len(var):
             return True
     return False
-
-
-def _is_real(parameter: Tensor) -> bool:
-    return parameter.is_floating_point() and parameter.numel() > 0
 
 
 def _check_finite(outputs: list[Tensor]) -> None:
