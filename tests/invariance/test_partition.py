@@ -188,14 +188,17 @@ def test_rows_that_a_bend_left_alone_in_one_probe_are_not_held(seed: int) -> Non
 
 
 def test_rows_that_cancel_by_chance_do_move(seed: int) -> None:
-    """The outputs see 0.6 and −0.599999 as 10⁻⁶: no less than chance allows for one function of them."""
+    """0.6 and −0.59 together are small by chance; 0.6 and −0.599999 would be one time in a million."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(2, 5, dtype=torch.float64, generator=generator)
-    by_chance = gradient_of(weight, torch.tensor([0.6e-3, -0.599e-3], dtype=torch.float64), generator)
-    assert Evidence(EXACT).with_probe(weight, by_chance, None, None).conclusion().moves > 5e-4
+    by_chance = 1e-4 * gradient_of(weight, torch.tensor([0.6, -0.59], dtype=torch.float64), generator)
+    assert Evidence(EXACT).with_probe(weight, by_chance, None, None).conclusion().moves > 5e-5
+    conclusion = Evidence(EXACT).with_probe(weight, 0.01 * by_chance, None, None).conclusion()
+    assert conclusion.is_unclear
     cancelled = gradient_of(weight, torch.tensor([0.6, -0.599999], dtype=torch.float64), generator)
-    moves = Evidence(EXACT).with_probe(weight, cancelled, None, None).conclusion().moves
-    assert moves == pytest.approx(1e-6, rel=1e-3)
+    conclusion = Evidence(EXACT).with_probe(weight, cancelled, None, None).conclusion()
+    assert conclusion.moves == pytest.approx(1e-6, rel=1e-3)
+    assert not conclusion.is_unclear
 
 
 # Sums along columns share their terms.

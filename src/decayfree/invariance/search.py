@@ -132,7 +132,7 @@ class _Search:
         for index in range(self._n_probes):
             seen = self._probe_once(seen)
             is_last = index + 1 == self._n_probes
-            if _wants_more(seen.findings, self._tolerance) and not is_last:
+            if _wants_more(seen.findings) and not is_last:
                 continue
             confirmation = self._confirm(seen)
             if confirmation.movement > seen.allowed and seen.start:
@@ -144,6 +144,7 @@ class _Search:
                 seen = replace(seen, findings=self._without_culprits(seen))
                 confirmation = self._confirm(seen)
         assert seen is not None
+        seen = replace(seen, findings=self._with_unclear(seen))
         seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
         joined = self._with_joined_biases(seen)
         if joined != seen.findings:
@@ -260,6 +261,7 @@ class _Search:
                 has_path=name in reached,
                 is_silent=evidence[name].is_silent,
                 is_mostly_silent=conclusion.is_mostly_silent,
+                is_unclear=conclusion.is_unclear,
                 moves=conclusion.moves,
                 bias=self._biases[name] if conclusion.is_joint else None,
                 partition=conclusion.partition,
@@ -319,6 +321,18 @@ class _Search:
             for name in self._culprits(_candidates(seen.findings), seen)
         }
         return {**seen.findings, **culprits}
+
+    @torch.no_grad()
+    def _with_unclear(self, seen: _Seen) -> dict[str, Finding]:
+        """The findings in which what the probes hardly saw was doubled, to see what it does."""
+        findings = dict(seen.findings)
+        for name, finding in seen.findings.items():
+            if finding.is_unclear:
+                self._probe.parameters[name].mul_(2)
+                moved = movement(seen.outputs, self._probe.run(start=seen.start).outputs)
+                self._probe.parameters[name].div_(2)
+                findings[name] = replace(finding, moves=max(finding.moves, moved))
+        return findings
 
     def _culprits(self, names: list[str], seen: _Seen) -> list[str]:
         if not names or self._movement_of(names, seen) <= seen.allowed:
@@ -450,18 +464,8 @@ def _candidates(findings: Mapping[str, Finding]) -> list[str]:
     return [name for name, finding in findings.items() if finding.partition]
 
 
-def _wants_more(findings: Mapping[str, Finding], tolerance: Tolerance) -> bool:
-    """Whether some row of a matrix that may be scale-invariant got no gradient so far, or little came of it.
-
-    A parameter that moves the outputs may hardly move one random function of them.
-    """
-    if any(
-        finding.has_path
-        and not (finding.partition or finding.is_silent or finding.is_mostly_silent)
-        and finding.moves < tolerance.moved
-        for finding in findings.values()
-    ):
-        return True
+def _wants_more(findings: Mapping[str, Finding]) -> bool:
+    """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
     return any(
         finding.is_silent
         or finding.is_mostly_silent
