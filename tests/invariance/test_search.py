@@ -167,3 +167,46 @@ def test_the_model_runs_no_more_often_than_needed(name: str, monkeypatch: pytest
         warnings.simplefilter("error")
         find_invariant(model, inputs, forward=entry.forward)
     assert n_runs == N_RUNS[name]
+
+
+def test_weights_that_different_norms_see_are_scaled_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pairs of convolutions, each before a norm of its own: two runs tell all four apart, not four."""
+    torch.manual_seed(0)
+    pairs = [
+        layer
+        for n_inputs in (3, 6)
+        for layer in (
+            torch.nn.Conv2d(n_inputs, 6, 3, bias=False),
+            torch.nn.Conv2d(6, 6, 3, groups=6, padding=1, bias=False),
+            torch.nn.BatchNorm2d(6),
+            torch.nn.ReLU(),
+        )
+    ]
+    model, inputs = torch.nn.Sequential(*pairs, torch.nn.Conv2d(6, 2, 3)), torch.randn(4, 3, 9, 9)
+    n_followed, run = [], _Search._run_with
+
+    def counted(self: _Search, factors: Any, seen: Any) -> Ran:
+        n_followed.append(len(factors))
+        return run(self, factors, seen)
+
+    monkeypatch.setattr(_Search, "_run_with", counted)
+    found = find_invariant(model, inputs)
+    assert n_followed[1:] == [2, 2]
+    assert [[layer.name for layer in weight.norm_layers] for weight in found] == [["2"], ["2"], ["6"], ["6"]]
+    assert all(weight.norm_layers[0].blocks == tuple(range(6)) for weight in found)
+
+
+def test_a_gradient_makes_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, gradients = [], Probe.gradients
+
+    def watched(probe: Probe, outputs: list[Tensor]) -> dict[str, Tensor]:
+        found = gradients(probe, outputs)
+        left.extend(gradient for gradient in found.values() if gradient.ndim > 1)
+        return found
+
+    monkeypatch.setattr(Probe, "gradients", watched)
+    layers = [layer for _ in range(3) for layer in (torch.nn.Linear(32, 32), torch.nn.LayerNorm(32))]
+    torch.manual_seed(0)
+    find_invariant(torch.nn.Sequential(*layers, torch.nn.Linear(32, 2)), torch.randn(8, 32))
+    assert len(left) == 4
+    assert all(gradient.untyped_storage().nbytes() == 8 for gradient in left)

@@ -30,7 +30,7 @@ class Finding:
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
         n_silent_rows: Rows along dimension 0 without a gradient, where these are most.
         moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
-            probes; for a candidate that failed the confirmation, the movement seen there.
+            probes; for what was really scaled, the movement seen there.
         bias: Its bias, if they only work together.
         partition: Its blocks, of all rows or of some, or None where it is not scale-invariant.
         failed_finite: Whether it passed the probes and then moved the outputs when really scaled.

@@ -19,6 +19,7 @@ from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_o
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.followers import TwoRuns
+from decayfree.invariance.gradients import is_measured, with_gradients
 from decayfree.invariance.labels import (
     factors_for_one,
     labelled_factors,
@@ -27,7 +28,7 @@ from decayfree.invariance.labels import (
 )
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
-from decayfree.invariance.probe import Probe, Ran, as_real, in_real_terms
+from decayfree.invariance.probe import Probe, Ran
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
@@ -159,24 +160,20 @@ class _Search:
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
-        gradients = self._probe.gradients(ran.outputs)
+        evidence, has_gradient, stirred_now = with_gradients(self._probe, ran.outputs, evidence, self._biases)
         kept = so_far.kept if so_far else self._kept_shares(ran)
-        evidence = self._with_gradients(evidence, gradients)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
         if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
             allowed = max(allowed, self._moved_by_rounding(ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
-        silent = [name for name in gradients if evidence[name].is_silent]
-        stirred = (so_far.stirred if so_far else frozenset()) | {
-            name for name in silent if bool(gradients[name].any())
-        }
-        findings = self._findings(evidence, reached | gradients.keys(), stirred)
+        stirred = (so_far.stirred if so_far else frozenset()) | stirred_now
+        findings = self._findings(evidence, reached | has_gradient, stirred)
         start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
         radial = {
-            name: _radial(self._probe.parameters[name], gradient)
-            for name, gradient in gradients.items()
-            if findings[name].has_scale
+            name: evidence[name].by_key[False, 0, 1][-1].radial
+            for name, finding in findings.items()
+            if finding.has_scale
         }
         return Seen(
             ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial, stirred
@@ -251,21 +248,6 @@ class _Search:
             statistics = put_in(again.start, again.statistics, kept)
         return zeros, statistics
 
-    @torch.no_grad()
-    def _with_gradients(
-        self, evidence: Mapping[str, Evidence], gradients: Mapping[str, Tensor]
-    ) -> dict[str, Evidence]:
-        added = dict(evidence)
-        for name, gradient in gradients.items():
-            parameter, bias = self._probe.parameters[name], self._biases[name] or ""
-            if _is_real(parameter):
-                vector: Tensor | None = self._probe.parameters.get(bias)
-                slopes = gradients.get(bias)
-                if vector is not None and slopes is not None:
-                    vector, slopes = in_real_terms(vector, slopes)
-                added[name] = evidence[name].with_probe(as_real(parameter), as_real(gradient), vector, slopes)
-        return added
-
     def _findings(
         self, evidence: Mapping[str, Evidence], reached: Collection[str], stirred: Collection[str]
     ) -> dict[str, Finding]:
@@ -275,7 +257,7 @@ class _Search:
             conclusion = evidence[name].conclusion()
             findings[name] = Finding(
                 tuple(parameter.shape),
-                is_real=_is_real(parameter),
+                is_real=is_measured(parameter),
                 has_path=name in reached,
                 is_silent=evidence[name].is_silent,
                 is_mostly_silent=conclusion.is_mostly_silent,
@@ -455,20 +437,56 @@ class _Search:
         weights = {name: self._probe.parameters[name] for name in factors}
         places_of = places(seen.outputs, seen.calls, confirmation.calls, weights)
         found, unexplained = self._two_runs(seen, confirmation.ran).followers(factors)
+        found = self._with_unexplained(found, unexplained, places_of, seen)
         findings = dict(seen.findings)
         for name in factors:
             layers = found[name]
-            if unexplained and (not places_of[name] or not set(unexplained).isdisjoint(places_of[name])):
-                layers = layers + self._followers_of_one(name, unexplained, seen)
             others = [] if layers else [NormLayer(place) for place in places_of[name]]
             findings[name] = replace(findings[name], norm_layers=(*layers, *others))
         return findings
 
-    def _followers_of_one(self, name: str, layers: list[str], seen: Seen) -> list[NormLayer]:
-        """Scale one weight alone and see which of the modules follow it."""
-        factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
-        ran = self._trials(seen).run(scaled_candidate(name, seen.findings[name], factors))
-        return self._two_runs(seen, ran).followers_of_one(layers, factors)
+    def _with_unexplained(
+        self,
+        found: Mapping[str, list[NormLayer]],
+        unexplained: list[str],
+        places_of: Mapping[str, Collection[str]],
+        seen: Seen,
+    ) -> dict[str, list[NormLayer]]:
+        """The normalizations of each weight with those on which several weights act.
+
+        Each weight is scaled without the others that act on the same ones. Weights that the graph leads to
+        different ones share a run, and are scaled alone only where something else follows them.
+        """
+        layers_of = {
+            name: [layer for layer in unexplained if layer in places_of[name] or not places_of[name]]
+            for name in found
+        }
+        waiting = [name for name, layers in layers_of.items() if layers]
+        complete = {name: list(layers) for name, layers in found.items()}
+        while waiting:
+            together: list[str] = []
+            for name in waiting:
+                if all(set(layers_of[name]).isdisjoint(layers_of[other]) for other in together):
+                    together.append(name)
+            waiting = [name for name in waiting if name not in together]
+            for name, layers in self._followers_apart(together, layers_of, unexplained, seen).items():
+                complete[name] += layers
+        return complete
+
+    def _followers_apart(
+        self, names: list[str], layers_of: Mapping[str, list[str]], unexplained: list[str], seen: Seen
+    ) -> dict[str, list[NormLayer]]:
+        """Scale some weights that act on different modules, nothing else, and see which follow each."""
+        factors = {name: factors_for_one(len(seen.factors[name]), self._probe.seed) for name in names}
+        changes = [scaled_candidate(name, seen.findings[name], values) for name, values in factors.items()]
+        runs = self._two_runs(seen, self._trials(seen).run(*changes))
+        if len(names) == 1:
+            return {name: runs.followers_of_one(unexplained, factors[name]) for name in names}
+        others = set(unexplained).difference(*(layers_of[name] for name in names))
+        if runs.followers_of_one(others, factors[names[0]]):
+            alone = [self._followers_apart([name], layers_of, unexplained, seen) for name in names]
+            return {name: layers for one in alone for name, layers in one.items()}
+        return {name: runs.followers_of_one(layers_of[name], factors[name]) for name in names}
 
     def _two_runs(self, seen: Seen, scaled: Ran) -> TwoRuns:
         vectors = {
@@ -500,19 +518,6 @@ def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
         if 2 * int((var <= 1e-13 * (start.var.abs() + mean.square())).sum()) > len(var):
             return True
     return False
-
-
-@torch.no_grad()
-def _radial(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """(n_rows,), along dimension 0."""
-    values, gradients = (
-        as_real(part).reshape(len(part) if part.ndim else 1, -1) for part in (parameter, gradient)
-    )
-    return (values * gradients).sum(1)
-
-
-def _is_real(parameter: Tensor) -> bool:
-    return (parameter.is_floating_point() or parameter.is_complex()) and parameter.numel() > 0
 
 
 def _check_finite(outputs: list[Tensor]) -> None:
