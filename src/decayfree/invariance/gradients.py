@@ -63,14 +63,16 @@ class _Gathering:
 
     def on_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
         """Take what is complete; of a matrix that was taken nothing but its shape is left."""
-        gradient = gradient.to_dense() if gradient.layout != torch.strided else gradient
+        is_sparse = gradient.layout != torch.strided
+        gradient = gradient.to_dense() if is_sparse else gradient
         self.here.setdefault(name, gradient)
         weights = [weight for weight, bias in self._biases.items() if bias == name]
         for other in (name, *weights):
             bias = self._biases[other]
             if other in self.here and self.here[other].ndim > 1 and (bias is None or bias in self.here):
                 self.take(other)
-        return gradient.new_zeros(()).expand(gradient.shape) if gradient.ndim > 1 else None
+        is_matrix = gradient.ndim > 1 and not is_sparse
+        return gradient.new_zeros(()).expand(gradient.shape) if is_matrix else None
 
     @torch.no_grad()
     def take(self, name: str) -> None:
