@@ -63,7 +63,7 @@ def test_a_method_treats_the_rows_that_are_held_or_refuses(name: str, seed: int)
     def attach() -> torch.optim.Optimizer:
         prepared = method.prepare(model, found)
         groups = method.param_groups(model, prepared, rest_weight_decay=0.0)
-        made = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        made = torch.optim.SGD(groups, lr=3.0, momentum=0.9)
         norms = {"layer.weight": torch.full((9, 2), 0.5)} if method.replays else None
         method.attach(made, prepared, replayed=norms)
         return made
@@ -79,7 +79,7 @@ def test_a_method_treats_the_rows_that_are_held_or_refuses(name: str, seed: int)
         }
         return
     optimizer = attach()
-    twin = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    twin = torch.optim.SGD(plain.parameters(), lr=3.0, momentum=0.9)
     start = found.parts()["layer.weight"].norms()
     x = torch.randn(1, 16, 6)
     for inputs in x:  # one step, while gradients are those of the twin but for the length of held rows

@@ -133,7 +133,7 @@ def rescale_one(
     if not rescaling.moments_follow:
         return
     for name in names:
-        own = BlockSpec(name, spec.sizes) if name == spec.bias else spec
+        own = BlockSpec(name, spec.sizes, starts=spec.starts) if name == spec.bias else spec
         scale(moments[name].first, [1 / c for c in factors], own)
         scale(moments[name].second, [1 / c**2 for c in factors], own)
 
