@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from decayfree import DecayFreeError, find_invariant
+from decayfree.invariance.probe import Probe
 from support.around import N_KERNELS, Around, assert_found, body, names_in, pictures
 from support.zoo_entry import net
 
@@ -364,4 +365,9 @@ class FunctionalNorm(nn.Module):
 
 @pytest.mark.usefixtures("seed")
 def test_an_eps_is_set_aside_in_what_is_recomputed_too() -> None:
-    assert_found(FunctionalNorm(), torch.randn(9, 5), ("fc.weight",))
+    probe = Probe(FunctionalNorm(), torch.randn(9, 5), None, torch.float64, seed=0)
+    probe.perturb_()
+    gradient = probe.gradients(probe.run().outputs)["fc.weight"]
+    assert abs(float((probe.parameters["fc.weight"].detach() * gradient).sum())) < 1e-12 * float(
+        gradient.norm()
+    )
