@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decayfree import DecayFreeError, InvalidInputError, UnsupportedWeightError, find_invariant
 from decayfree.invariance import search
-from decayfree.invariance.evidence import RoundingDecidesError
+from decayfree.invariance.rounding import RoundingDecidesError
 from support.zoo import BY_NAME
 from support.zoo_entry import images, net, tail
 

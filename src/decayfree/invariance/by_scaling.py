@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks
-from decayfree.invariance.evidence import RoundingDecidesError
 from decayfree.invariance.exact_arithmetic import use_eps_
 from decayfree.invariance.finding import Says
 from decayfree.invariance.labels import labelled_factors, least_log2, opposite_factors
 from decayfree.invariance.partition import Partition
+from decayfree.invariance.rounding import RoundingDecidesError
 from decayfree.invariance.trials import Change, Trials, by_rows, scaled, singled_out
 
 # So large that a normalization lets the size of what it sees through.

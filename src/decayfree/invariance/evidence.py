@@ -31,10 +31,6 @@ _CANCELLED = 1e-4
 _PIECE = 1 << 20
 
 
-class RoundingDecidesError(Exception):
-    """Some normalization sees only the variance of rounding and blows it up: the copy wants a larger ε."""
-
-
 @dataclass(frozen=True)
 class Conclusion:
     """What all probes so far say of one parameter.
@@ -65,6 +61,7 @@ class Evidence:
         n_probes: How many probes gave it a gradient worth speaking of.
         by_key: What they say, for each way to divide it into rows that was tried.
         is_suspicious: Whether a probe gave it a gradient as large as rounding divided by nothing.
+        is_stirred: Whether a probe gave it any gradient at all, if only one not worth speaking of.
     """
 
     tolerance: Tolerance
@@ -72,6 +69,7 @@ class Evidence:
     n_probes: int = 0
     by_key: Mapping[_Key, tuple[RadialDerivatives, ...]] = field(default_factory=dict)
     is_suspicious: bool = False
+    is_stirred: bool = False
 
     @property
     def is_silent(self) -> bool:
@@ -91,8 +89,9 @@ class Evidence:
         """
         values, gradients = (part.reshape(-1, 1) if weight.ndim < 2 else part for part in (weight, gradient))
         rows = along_rows(values, gradients)
-        if bool((rows.magnitude <= self.tolerance.evidence).all()):
-            return self  # dropped out, this time or always: this probe says nothing of it
+        is_stirred = self.is_stirred or bool(rows.gradient_sizes.any())
+        if bool((rows.magnitude <= self.tolerance.evidence).all()):  # dropped out, this time or always
+            return replace(self, is_stirred=is_stirred)
         added = {(False, 0, 1): rows}
         if bool((rows.radial.abs() > self.tolerance.zero * rows.magnitude + self.tolerance.floor).any()):
             if weight.ndim > 1 and self._is_zero_in_all(rows):
@@ -102,7 +101,13 @@ class Evidence:
                 added |= self._joint(values, gradients, rows, bias, slope)
         by_key = {**self.by_key, **{key: (*self.by_key.get(key, ()), one) for key, one in added.items()}}
         is_suspicious = self.is_suspicious or float(rows.magnitude.max()) > _SUSPICIOUS
-        return replace(self, n_probes=self.n_probes + 1, by_key=by_key, is_suspicious=is_suspicious)
+        return replace(
+            self,
+            n_probes=self.n_probes + 1,
+            by_key=by_key,
+            is_suspicious=is_suspicious,
+            is_stirred=is_stirred,
+        )
 
     def conclusion(self) -> Conclusion:
         """What all probes so far say."""

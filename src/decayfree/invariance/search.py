@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, movement
 from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, Nudge, liars, nudges
-from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_of
+from decayfree.invariance.evidence import Evidence, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
-from decayfree.invariance.followers import TwoRuns
+from decayfree.invariance.followers import TwoRuns, apart
 from decayfree.invariance.gradients import is_measured, with_gradients
 from decayfree.invariance.labels import (
     factors_for_one,
@@ -29,6 +29,7 @@ from decayfree.invariance.labels import (
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
 from decayfree.invariance.probe import Probe, Ran
+from decayfree.invariance.rounding import RoundingDecidesError, has_constant_channels, moved_by_rounding
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
@@ -51,8 +52,6 @@ from decayfree.invariance.seen import (
 )
 from decayfree.invariance.trials import Change, Trials
 from decayfree.invariance.two_values import norms_of_two_values
-
-_DECIDED = 1e-2  # rounding decides what it moves by this share
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ class _Search:
         evidence, has_gradient, stirred_now = with_gradients(self._probe, ran.outputs, evidence, self._biases)
         kept = so_far.kept if so_far else self._kept_shares(ran)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
-        if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
-            allowed = max(allowed, self._moved_by_rounding(ran.outputs))
+        if any(one.is_suspicious for one in evidence.values()) or has_constant_channels(ran, kept):
+            allowed = max(allowed, moved_by_rounding(self._probe, ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
         stirred = (so_far.stirred if so_far else frozenset()) | stirred_now
         findings = self._findings(evidence, reached | has_gradient, stirred)
@@ -178,24 +177,6 @@ class _Search:
         return Seen(
             ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial, stirred
         )
-
-    def _moved_by_rounding(self, outputs: list[Tensor]) -> float:
-        """By what rounding alone may move the outputs of a deep network, whose gradients grow.
-
-        Raises:
-            RoundingDecidesError: If a normalization sees nothing but rounding.
-            InvalidInputError: If the outputs are nothing but rounding.
-        """
-        of_a_normalization, of_outputs = self._probe.jittered(outputs)
-        # With a larger ε a few constant channels do no harm.
-        if of_a_normalization > (_DECIDED if self._probe.eps < 1e-20 else 0.5):
-            raise RoundingDecidesError
-        if of_outputs > _DECIDED:
-            raise InvalidInputError(
-                f"rounding at the normalizations moves the model's outputs by {of_outputs:.1g}, so nothing "
-                "can be measured: its gradients grow with every layer (many layers without shortcuts?)"
-            )
-        return 30 * of_outputs
 
     def _watched_run(self) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
@@ -461,14 +442,8 @@ class _Search:
             name: [layer for layer in unexplained if layer in places_of[name] or not places_of[name]]
             for name in found
         }
-        waiting = [name for name, layers in layers_of.items() if layers]
         complete = {name: list(layers) for name, layers in found.items()}
-        while waiting:
-            together: list[str] = []
-            for name in waiting:
-                if all(set(layers_of[name]).isdisjoint(layers_of[other]) for other in together):
-                    together.append(name)
-            waiting = [name for name in waiting if name not in together]
+        for together in apart(layers_of):
             for name, layers in self._followers_apart(together, layers_of, unexplained, seen).items():
                 complete[name] += layers
         return complete
@@ -508,16 +483,6 @@ class _Search:
             is_joined = is_unclear and finding.bias is None and self._has_silent_bias(name, seen.findings)
             joined[name] = replace(finding, bias=self._biases[name]) if is_joined else finding
         return joined
-
-
-def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
-    """Whether a normalization with running statistics saw no variance in most of its channels."""
-    for name, share in kept.items():
-        start, left = ran.start[name], ran.statistics[name]
-        mean, var = left.mean - share * start.mean, left.var - share * start.var
-        if 2 * int((var <= 1e-13 * (start.var.abs() + mean.square())).sum()) > len(var):
-            return True
-    return False
 
 
 def _check_finite(outputs: list[Tensor]) -> None:
