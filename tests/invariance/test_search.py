@@ -16,6 +16,7 @@ from decayfree.invariance.evidence import Evidence
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.probe import Probe, Ran
 from decayfree.invariance.search import SearchResult, _Search, search
+from decayfree.invariance.trials import Change, Trials
 from support.zoo import BY_NAME
 from support.zoo_entry import ZooModel
 
@@ -183,15 +184,17 @@ def test_weights_that_different_norms_see_are_scaled_in_one_run(monkeypatch: pyt
         )
     ]
     model, inputs = torch.nn.Sequential(*pairs, torch.nn.Conv2d(6, 2, 3)), torch.randn(4, 3, 9, 9)
-    n_followed, run = [], _Search._run_with
+    n_scaled, run = [], Trials.run
 
-    def counted(self: _Search, factors: Any, seen: Any) -> Ran:
-        n_followed.append(len(factors))
-        return run(self, factors, seen)
+    def counted(self: Trials, *changes: Change) -> Ran:
+        n_scaled.append(len(changes))
+        return run(self, *changes)
 
-    monkeypatch.setattr(_Search, "_run_with", counted)
+    monkeypatch.setattr(Trials, "run", counted)
     found = find_invariant(model, inputs)
-    assert n_followed[1:] == [2, 2]
+    assert n_scaled[-2:] == [2, 2]
+    assert n_scaled.count(4) == 1  # all at once, in the confirmation; never one alone
+    assert 1 not in n_scaled
     assert [[layer.name for layer in weight.norm_layers] for weight in found] == [["2"], ["2"], ["6"], ["6"]]
     assert all(weight.norm_layers[0].blocks == tuple(range(6)) for weight in found)
 
