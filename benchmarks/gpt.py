@@ -62,8 +62,8 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 
-def with_heads(model: GPT) -> tuple[nn.Module, decayfree.Invariance]:
-    """The model, and its heads of queries and keys as scale-invariant rows."""
+def with_heads(model: GPT) -> decayfree.Invariance:
+    """Its heads of queries and keys as scale-invariant rows."""
     weights, verdicts = [], {}
     for name, parameter in model.named_parameters():
         is_held = name.endswith("qkv.weight")
@@ -74,4 +74,4 @@ def with_heads(model: GPT) -> tuple[nn.Module, decayfree.Invariance]:
             weights.append(ScaleInvariantWeight(name, None, 0, (size,) * len(starts), (), 0.0, starts=starts))
         verdict = "invariant" if is_held else "not_invariant"
         verdicts[name] = Verdict(name, verdict, "known by construction", 0.0, tuple(parameter.shape))
-    return model, decayfree.Invariance(model, weights, verdicts, dtype=torch.float64, confirmed_to=0.0)
+    return decayfree.Invariance(model, weights, verdicts, dtype=torch.float64, confirmed_to=0.0)

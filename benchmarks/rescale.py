@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,9 @@ from torch.optim import Optimizer
 
 import decayfree
 from decayfree.blocks import Part
+from decayfree.rescaling.fused_holder import fused_holders_of
+from decayfree.rescaling.held import Held
+from decayfree.rescaling.holder import Holder, holders_of
 from decayfree.rescaling.runs import runs_in_memory
 from gpt import GPT, with_heads
 from measure import Quartiles, Work, added, interleaved, quartiles, ratios
@@ -92,61 +96,59 @@ def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
     """The rescale of each model's weights against one in-place multiply of the same memory, and a loop."""
     for name, make in MODELS.items():
         try:
-            model, found = make(device)
+            found = make(device)
         except ImportError as error:
             yield Line(name, f"needs pip install decayfree[models] ({error})")
         else:
-            yield from floor_of(name, list(found.parts(model).values()), found, device, n_rounds)
+            yield from floor_of(name, found, device, n_rounds)
 
 
-def floor_of(
-    name: str, parts: list[Part], found: decayfree.Invariance, device: torch.device, n_rounds: int
-) -> Iterator[Line]:
-    """The lines of one model."""
-    targets = [part.weight.new_tensor(part.blocks.block_sizes).sqrt()[:, None] for part in parts]
-    memory = [rows for part in parts for rows in matrices(part)]
+def floor_of(name: str, found: decayfree.Invariance, device: torch.device, n_rounds: int) -> Iterator[Line]:
+    """The lines of one model: the arithmetic, piece by piece and fused, and with what hooks do around it."""
+    # What is written through .data counts as the optimizer's, so that the hooks take no other way.
+    parts = {name: part.each(lambda tensor: tensor.data) for name, part in found.parts().items()}
+    targets = [part.weight.new_tensor(part.blocks.block_sizes).sqrt() for part in parts.values()]
+    held = [
+        Held(part.weight, part.bias, part.blocks, name, target)
+        for (name, part), target in zip(parts.items(), targets, strict=True)
+    ]
+    memory = [rows for part in held for rows in matrices(part)]
     one_tensor = torch.ones(sum(rows.numel() for rows in memory), device=device)
-    params = [param for part in parts for param in part.tensors]
-    # What comes before a rescale: a step that moves every weight, and leaves in the caches what steps do.
-    for param in params:
-        param.grad = 0.003 * param.detach().std() * torch.randn_like(param)
-    step = torch.optim.SGD(params, lr=0.1, momentum=0.9).step
-    rescaled, fused = Still(params), Still(params)
-    decayfree.WeightRescaling(rescaled, found)
+    params = [param for part in found.parts().values() for param in part.tensors]
+    whole, bare = Still(params), Still(params)
+    decayfree.WeightRescaling(whole, found)
+    move = mover(params)
     works = {
-        "multiply": Work(lambda: multiply(memory, _DISTURBANCE), step),
-        "one tensor": Work(lambda: one_tensor.mul_(1.0), step),
-        "loop": Work(lambda: plain_loop(parts, targets), step),
-        "rescale": Work(rescaled.step, step),
+        "multiply": Work(lambda: multiply(memory, _DISTURBANCE), move),
+        "one tensor": Work(lambda: one_tensor.mul_(1.0), move),
+        "loop": Work(lambda: plain_loop(held), move),
+        "whole": Work(whole.step, move),
         # What the optimizer's own machinery takes.
-        "bare": Work(Still(params).step, step),
+        "bare": Work(bare.step, move),
+        "rescale": Work(partial(hold, holders_of(held)), move),
     }
     if device.type == "cpu" and is_installed("numba"):
-        decayfree.WeightRescaling(fused, found, fused=True)
-        works["fused"] = Work(fused.step, step)
+        works["fused"] = Work(partial(hold, fused_holders_of(held)), move)
     elapsed = interleaved(works, n_rounds=n_rounds, device=device)
-    for rescale in elapsed.keys() & {"rescale", "fused"}:
-        elapsed[rescale] = [all - own for all, own in zip(elapsed[rescale], elapsed["bare"], strict=True)]
-    n_blocks = sum(part.blocks.n_blocks for part in parts)
+    elapsed["whole"] = [all - own for all, own in zip(elapsed["whole"], elapsed["bare"], strict=True)]
+    n_blocks = sum(part.n_blocks for part in held)
     yield Line(
-        f"{name}: {len(parts)} weights, {n_blocks:,} blocks, {one_tensor.numel() / 1e6:.1f} M numbers",
+        f"{name}: {len(held)} weights, {n_blocks:,} blocks, {one_tensor.numel() / 1e6:.1f} M numbers",
         f"one multiply of each {quartiles(elapsed['multiply']).format()} ms",
     )
     yield ratio_line("  the rescale / a plain loop", elapsed, "rescale", "loop", target=1.0)
     yield ratio_line("  the rescale / one multiply of each", elapsed, "rescale", "multiply")
+    yield ratio_line("  the rescale with its hooks / a plain loop", elapsed, "whole", "loop")
     if "fused" in works:
         yield ratio_line("  fused=True / one multiply of each", elapsed, "fused", "multiply", target=1.3)
         yield ratio_line("  fused=True / one multiply of one tensor", elapsed, "fused", "one tensor")
     else:
         yield Line("  fused=True", "needs the CPU and pip install decayfree[fused]")
     deviations = []
-    for run in (works[rescale].run for rescale in ("rescale", "fused") if rescale in works):
-        step()
-        run()
-        deviations += [
-            float((part.each(Tensor.detach).norms()[:, None] / target - 1).abs().max())
-            for part, target in zip(parts, targets, strict=True)
-        ]
+    for work in (works[rescale] for rescale in ("rescale", "fused", "whole") if rescale in works):
+        work.prepare()
+        work.run()
+        deviations += [float((part.norms() / part.targets - 1).abs().max()) for part in held]
     yield Line("  largest distance of a norm from its radius afterwards", f"{max(deviations):.1e}")
 
 
@@ -224,16 +226,32 @@ PARTS: dict[str, tuple[str, Callable[[torch.device, int], Iterator[Line]]]] = {
 }
 
 
-def found_in(model: nn.Module, device: torch.device) -> tuple[nn.Module, decayfree.Invariance]:
-    """A model on a device with what is found in it."""
-    model.to(device)
-    return model, decayfree.find_invariant(model, torch.randn(4, 3, 64, 64, device=device))
+def mover(params: list[Tensor]) -> Callable[[], object]:
+    """A step that moves every weight, and leaves in the caches what steps do.
+
+    It is that of another optimizer, of other parameters in the same memory, so that it is not timed.
+    """
+    twins = [nn.Parameter(param.data) for param in params]
+    for param, twin in zip(params, twins, strict=True):
+        param.grad = twin.grad = 0.003 * twin.detach().std() * torch.randn_like(twin)
+    return torch.optim.SGD(twins, lr=0.1, momentum=0.9).step
 
 
-def of_timm(name: str) -> Callable[[torch.device], tuple[nn.Module, decayfree.Invariance]]:
+def hold(holders: list[Holder]) -> None:
+    """Put all blocks on their targets."""
+    for holder in holders:
+        holder.hold_()
+
+
+def found_in(model: nn.Module, device: torch.device) -> decayfree.Invariance:
+    """What is found in a model on a device."""
+    return decayfree.find_invariant(model.to(device), torch.randn(4, 3, 64, 64, device=device))
+
+
+def of_timm(name: str) -> Callable[[torch.device], decayfree.Invariance]:
     """One of timm's models, with random weights."""
 
-    def make(device: torch.device) -> tuple[nn.Module, decayfree.Invariance]:
+    def make(device: torch.device) -> decayfree.Invariance:
         import timm
 
         return found_in(timm.create_model(name), device)
@@ -241,7 +259,7 @@ def of_timm(name: str) -> Callable[[torch.device], tuple[nn.Module, decayfree.In
     return make
 
 
-MODELS: dict[str, Callable[[torch.device], tuple[nn.Module, decayfree.Invariance]]] = {
+MODELS: dict[str, Callable[[torch.device], decayfree.Invariance]] = {
     "ResNet-50": lambda device: found_in(ResNet50(), device),
     "MobileNetV3": of_timm("mobilenetv3_large_100"),
     "EfficientNet-B0": of_timm("efficientnet_b0"),
@@ -319,15 +337,14 @@ def multiply(weights: list[Tensor], factor: float) -> None:
         weight.mul_(factor)
 
 
-def plain_loop(parts: list[Part], norms: list[Tensor]) -> None:
+def plain_loop(held: list[Held]) -> None:
     """Rescaling as one would write it first: weight by weight, with the bias where that belongs to it."""
-    for part, norm in zip(parts, norms, strict=True):
-        n_blocks, n_rows = part.blocks.n_blocks, part.blocks.n_rows
-        tensors = [tensor.detach()[:n_rows].view(n_blocks, -1) for tensor in part.tensors]
-        own = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in tensors]
-        factors = norm / (own[0] if len(own) == 1 else torch.hypot(*own))
+    for one in held:
+        tensors = [tensor[: one.blocks.n_rows].view(one.n_blocks, -1) for tensor in one.tensors]
+        norms = [torch.linalg.vector_norm(rows, dim=1) for rows in tensors]
+        factors = one.targets / (norms[0] if len(norms) == 1 else torch.hypot(*norms))
         for rows in tensors:
-            rows.mul_(factors)
+            rows.mul_(factors[:, None])
 
 
 def matrices(part: Part) -> tuple[Tensor, ...]:
@@ -339,8 +356,8 @@ def matrices(part: Part) -> tuple[Tensor, ...]:
 
 
 def weights_of(optimizer: Optimizer) -> list[Tensor]:
-    """All parameters, without autograd."""
-    return [weight.detach() for group in optimizer.param_groups for weight in group["params"]]
+    """All parameters, without autograd; what is written to them counts as the optimizer's."""
+    return [weight.data for group in optimizer.param_groups for weight in group["params"]]
 
 
 def training_step(
