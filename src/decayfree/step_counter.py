@@ -4,7 +4,7 @@ An ordinary optimizer is not called for a skipped step. A fused one is, and on a
 knows: it is asked as seldom as possible. Says nothing about what happens at which step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,11 +73,23 @@ def moves_nothing(optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str
         args: What a hook before the step is given: the optimizer, perhaps a closure, which makes gradients.
         kwargs: Likewise.
     """
-    has_closure = any(value is not None for value in (*args[1:], *kwargs.values()))
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     return rates_are_zero(optimizer) or not (
-        has_closure or any(parameter.grad is not None for parameter in parameters)
+        has_closure(args, kwargs) or any(parameter.grad is not None for parameter in parameters)
     )
+
+
+def has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a step, of which a hook was given these, evaluates the model itself."""
+    return any(callable(value) for value in (*args[1:], *kwargs.values()))
+
+
+def map_closure(
+    args: Sequence[Any], kwargs: Mapping[str, Any], wrap: Callable[[Any], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a step, of which a hook was given these, with another closure if there is one."""
+    wrapped = {key: wrap(value) if callable(value) else value for key, value in kwargs.items()}
+    return (*args[:1], *(wrap(value) if callable(value) else value for value in args[1:])), wrapped
 
 
 def rates_are_zero(optimizer: Optimizer) -> bool:

@@ -259,3 +259,36 @@ def test_a_row_has_as_many_numbers_whatever_is_held() -> None:
         == Part(weight, bias, Blocks(0, (4,))).fan_in
         == 4
     )
+
+
+@pytest.mark.parametrize("with_closure", [False, True])
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_weight_rescaling_decays_them_before_each_step(make: Any, with_closure: bool, seed: int) -> None:
+    whole, x = Projection(), torch.randn(20, 8, 5, dtype=torch.float64)
+    cut = Cut(whole)
+    found, of_cut = decayfree.find_invariant(whole, x[0]), decayfree.find_invariant(cut, x[0])
+    assert found["layer.weight"].starts == STARTS
+    optimizer = make(decayfree.split_params(whole, found, weight_decay=0.3))
+    apart = make(decayfree.split_params(cut, of_cut, weight_decay=0.3))
+    decayfree.WeightRescaling(optimizer, found)
+    decayfree.WeightRescaling(apart, of_cut)
+    for inputs in x:
+        for model, one in ((whole, optimizer), (cut, apart)):
+
+            def closure(model: nn.Module = model, one: Any = one, inputs: Tensor = inputs) -> Tensor:
+                one.zero_grad()
+                loss = model(inputs).square().mean()
+                loss.backward()
+                return loss
+
+            if with_closure:
+                one.step(closure)
+            else:
+                closure()
+                one.step()
+    for part in ("weight", "bias"):
+        for rows, name in ((HELD, "held"), (OTHERS, "others")):
+            twin = getattr(cut, f"{name}_{part}")
+            torch.testing.assert_close(getattr(whole.layer, part)[rows], twin, rtol=1e-9, atol=1e-9)
+    norms = whole.layer.weight[[1, 2]].square().sum() + whole.layer.bias[[1, 2]].square().sum()
+    assert norms.item() == pytest.approx(2.0)

@@ -7,7 +7,7 @@ does no arithmetic on them (holder.py, fused_holder.py and rescale_once.py do).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -38,10 +38,16 @@ from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
 from decayfree.rescaling.last_look import LastLook
-from decayfree.rescaling.other_rows import decay_other_rows_
+from decayfree.rescaling.other_rows import decay_other_rows_, other_rows_faults
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
-from decayfree.step_counter import StepCounter, moves_nothing, rates_are_zero
+from decayfree.step_counter import (
+    StepCounter,
+    has_closure,
+    map_closure,
+    moves_nothing,
+    rates_are_zero,
+)
 
 
 class WeightRescaling:
@@ -74,7 +80,7 @@ class WeightRescaling:
             difference is of second order in the step's angle.
         fused: Read and write each kernel once after a step, in machine code by numba
             (``pip install 'decayfree[fused]'``), on one thread. For weights on the CPU in float32 or float64
-            whose blocks are single kernels, before BatchNorm for instance; others are held as without it.
+            whose blocks are runs of memory, as kernels, groups and heads are; others are held as without it.
             Norms are summed in float64, so that the last bits differ. Beside a kernel with NaN or infinity,
             the others of its weight are rescaled. The storage of these weights cannot be resized any more.
 
@@ -139,11 +145,11 @@ class WeightRescaling:
         self._plan()
         if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
             raise InvalidInputError(
-                "fused=True is for weights on the CPU in float32 or float64 whose blocks are single kernels, "
-                f"each in one run of memory: none of the {len(self._weights)} that are held here is one"
+                "fused=True is for weights on the CPU in float32 or float64, each block in one run of "
+                f"memory: none of the {len(self._weights)} that are held here is one"
             )
         self._rescale_once(stacklevel=3)
-        self._last_look.look(self._tensors())
+        self._last_look.look(self._watched)
         self._attach()
 
     # What the user calls
@@ -259,23 +265,45 @@ class WeightRescaling:
 
     # Before and after every step
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._is_idle = moves_nothing(optimizer, args, kwargs)
         if self._is_idle:
-            self._before_idle.look(self._tensors())
+            self._before_idle.look(self._watched)
             self._counted_before_idle = steps_of(optimizer)
-        elif not self._last_look.is_as_seen(self._tensors()):
+        elif not self._last_look.is_as_seen(self._watched):
             self._take_over()
-        self._own_gradients = decay_other_rows_(
-            optimizer, (one for holder in self._holders for one in holder.held)
-        )
+        if not self._partly_held:
+            return None
+        args, kwargs = map_closure(args, kwargs, self._and_decay)
+        if not has_closure(args, kwargs):
+            self._decay_other_rows()
+        return args, kwargs
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._report_pending(wait=False)
+    def _and_decay(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """A closure after which the rows that are not held decay: it is there that gradients come from."""
+
+        def evaluate() -> Any:
+            self._put_gradients_back()
+            value = closure()
+            self._decay_other_rows()
+            return value
+
+        return evaluate
+
+    def _decay_other_rows(self) -> None:
+        self._own_gradients = decay_other_rows_(self.optimizer, self._partly_held)
+
+    def _put_gradients_back(self) -> None:
         for parameter, gradient in self._own_gradients:
             parameter.grad = gradient
         self._own_gradients = []
-        if self._is_idle and (rates_are_zero(optimizer) or self._before_idle.is_as_seen(self._tensors())):
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._report_pending(wait=False)
+        self._put_gradients_back()
+        if self._is_idle and (rates_are_zero(optimizer) or self._before_idle.is_as_seen(self._watched)):
             self._leave_out_idle_step()
             return
         if not self._steps.count(optimizer):
@@ -292,7 +320,7 @@ class WeightRescaling:
             self._follow_what_was_seen(is_due=is_due)
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
-        self._last_look.look(self._tensors())
+        self._last_look.look(self._watched)
         self._report(distances)
 
     def _take_over(self) -> None:
@@ -335,9 +363,6 @@ class WeightRescaling:
         if not all(holder.is_current() for holder in self._holders):
             self._plan()
 
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for holder in self._holders for one in holder.held for tensor in one.tensors]
-
     def _report(self, distances: list[float | Tensor]) -> None:
         """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits."""
         if all(isinstance(distance, float) for distance in distances):
@@ -376,6 +401,7 @@ class WeightRescaling:
         faults += faults_of(AlreadyAttachedError, _already_attached(self.optimizer, held))
         decayed = decay_faults(self.optimizer, self._weights, self._parameters())
         faults += faults_of(WeightDecayError, decayed)
+        faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
         return faults + _setting_faults(self.every, self.momentum, self.fused)
 
@@ -392,6 +418,9 @@ class WeightRescaling:
     def _plan(self) -> None:
         with torch.inference_mode(False):
             self._holders = (fused_holders_of if self.fused else holders_of)(self._held_now())
+        held = [one for holder in self._holders for one in holder.held]
+        self._watched = [tensor for one in held for tensor in one.tensors]
+        self._partly_held = [one for one in held if one.blocks.is_partial]
 
     def _applied(self) -> list[tuple[Held, Tensor]]:
         return [
