@@ -6,7 +6,7 @@ Tells by the parameters' version counters and addresses, without a pass over mem
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from decayfree.blocks import is_sharded
 
@@ -15,17 +15,28 @@ class LastLook:
     """What was to be seen of some tensors when they were last looked at; nothing before the first look."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[int, int]] | None = None
+        self._seen: list[int] | None = None
 
     def look(self, tensors: Sequence[Tensor]) -> None:
         """Take them as they are now."""
-        self._seen = [_mark(tensor) for tensor in tensors]
+        self._seen = _marks(tensors)
 
     def is_as_seen(self, tensors: Sequence[Tensor]) -> bool:
         """Whether nobody has written to them, or moved them, since the last look."""
-        return self._seen == [_mark(tensor) for tensor in tensors]
+        return self._seen == _marks(tensors)
 
 
-def _mark(tensor: Tensor) -> tuple[int, int]:
+def _marks(tensors: Sequence[Tensor]) -> list[int]:
+    """Versions and addresses; made in inference mode, a tensor has no version."""
+    try:
+        versions = [tensor._version for tensor in tensors]
+    except RuntimeError:
+        versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return versions + [
+        tensor.data_ptr() if type(tensor) is nn.Parameter else _address(tensor) for tensor in tensors
+    ]
+
+
+def _address(tensor: Tensor) -> int:
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return 0 if tensor.is_inference() else tensor._version, part.data_ptr()
+    return part.data_ptr()
