@@ -6,6 +6,7 @@ buffers that hide a dependence by being zero.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decayfree import InvalidInputError, Invariance, Verdict, find_invariant
+from decayfree.invariance.perturbed_buffers import perturb_buffers_
+from decayfree.invariance.probe import Probe, Ran
 from support.zoo_entry import net, tail
 
 ROWS = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
@@ -123,6 +126,14 @@ def test_one_liar_among_many_honest_ones_is_found() -> None:
     assert not any("derivative" in verdict.reason for verdict in others)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_two_untrue_gradients_promise_does_not_cancel(seed: int) -> None:
+    torch.manual_seed(seed)
+    first, second = (Changed(through(torch.sign), norm=False) for _ in range(2))
+    found = find_invariant(nn.Sequential(first, nn.Linear(3, 5), second), ROWS, seed=seed)
+    assert [weight.name for weight in found] == ["0.fc.weight", "2.fc.weight"]
+
+
 class Routed(nn.Module):
     """One of two experts, chosen by the largest of two numbers; a third is never asked."""
 
@@ -159,14 +170,15 @@ def test_an_expert_that_no_input_reaches_is_undecided_and_said_so() -> None:
 class Branches(nn.Module):
     """A kernel of 3×3 and one of a single number for each channel, each before a norm, as in MobileOne."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, head: bool = True) -> None:
         super().__init__()
         self.wide, self.norm3 = nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.BatchNorm2d(3)
         self.narrow, self.norm1 = nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.BatchNorm2d(3)
-        self.head = nn.Linear(3, 2)
+        self.head = nn.Linear(3, 2) if head else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.norm3(self.wide(x)) + self.norm1(self.narrow(x))).mean((2, 3)))
+        x = F.relu(self.norm3(self.wide(x)) + self.norm1(self.narrow(x)))
+        return self.head(x.mean((2, 3))) if self.head else x
 
 
 def test_of_kernels_of_one_number_only_the_sign_counts() -> None:
@@ -181,6 +193,24 @@ def test_a_bias_before_a_norm_is_no_kernel_of_one_number() -> None:
     verdict = verdict_of(Branches(), PICTURES, "wide.bias")
     assert (verdict.verdict, verdict.left_out) == ("undecided", "")
     assert "bias before it" in verdict.reason
+
+
+def test_many_kernels_of_one_number_take_no_more_runs_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, n_runs = Probe.run, 0
+
+    def counted(probe: Probe, **options: Any) -> Ran:
+        nonlocal n_runs
+        n_runs += 1
+        return run(probe, **options)
+
+    monkeypatch.setattr(Probe, "run", counted)
+    counts = []
+    for n_stages in (2, 8):
+        n_runs, stages = 0, [Branches(head=False) for _ in range(n_stages)]
+        find_invariant(nn.Sequential(*stages, nn.Flatten(), nn.Linear(3 * 8 * 7, 2)), PICTURES)
+        counts.append(n_runs)
+    # A probe, the confirmations, a large ε, both ways, other sizes, and a look for two values.
+    assert counts == [8, 8]
 
 
 def test_kernels_that_see_one_pixel_are_kernels_of_one_number() -> None:
@@ -354,6 +384,15 @@ class Masked(nn.Module):
 def test_masks_and_tables_of_whole_numbers_survive(blocked: float) -> None:
     found: Invariance = find_invariant(Masked(blocked), ROWS)
     assert [weight.name for weight in found] == ["q.weight", "k.weight"]
+
+
+def test_what_is_measured_is_moved_and_what_is_set_is_not() -> None:
+    model = nn.Sequential(Masked(-1e9), nn.BatchNorm1d(3), Centered())
+    model.register_buffer("is_ready", torch.zeros(1))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    perturb_buffers_(model, seed=0)
+    moved = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+    assert moved == ["1.running_mean", "1.running_var", "2.center"]
 
 
 def test_a_verdict_that_was_kept_before_there_was_a_word_for_left_out_is_read() -> None:

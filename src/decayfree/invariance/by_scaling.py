@@ -339,6 +339,7 @@ class ByScaling:
         def redraw(old: Tensor) -> None:
             generator = torch.Generator().manual_seed(self._seed + crc32(name.encode()))
             new = torch.randn(old.shape, generator=generator, dtype=old.dtype).to(old.device)
+            new += new.sgn()  # none of them is small
             old.copy_(size * (new.abs() * old.sgn() if keeps_signs else new))
 
         return {name: redraw}

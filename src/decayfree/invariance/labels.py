@@ -42,12 +42,12 @@ def labelled_factors(labels: Tensor, least: int, seed: int) -> Tensor:
     Args:
         labels: (n_blocks,), float64.
         least: The smallest whole part of log2, at least -6; from 0 on, no factor is below 1.
-        seed: Seeds the whole parts, of at most 7.
+        seed: Seeds the whole parts, of at most 13.
     """
     generator = torch.Generator().manual_seed(seed)
     is_longer = torch.rand(labels.shape, generator=generator) < 0.5
     shorter = torch.randint(least, least + 3, labels.shape, generator=generator)
-    longer = torch.randint(4, 8, labels.shape, generator=generator)
+    longer = torch.randint(10, 14, labels.shape, generator=generator)
     return (labels + torch.where(is_longer, longer, shorter)).exp2()
 
 
@@ -59,7 +59,8 @@ def least_log2(eps: float) -> int:
 def opposite_factors(factors: Tensor, least: int, most: int, seed: int) -> Tensor:
     """Random factors far above 1 for blocks that others made shorter, far below for the rest; (n_blocks,).
 
-    They reach further than those, since no running statistics are read from them, and further up than down.
+    They reach further than those, since no running statistics are read from them, and all of them reach
+    further up than down.
     So among weights in a row, whose factors multiply, the long ones win in one of the two runs at least, and
     what bends only far out is met.
 

@@ -355,7 +355,8 @@ class _Search:
         answers = {name: Answer("no effect") for name in silent_ones}
         asked = [name for name in silent_ones if not holds or name in sign_rows(seen.findings)]
         if asked:
-            answers |= self._unless_of_two_values(asking.of_silent(asked, self._tolerance.evidence), seen)
+            answers |= asking.of_silent(asked, self._tolerance.evidence)
+        answers = self._unless_of_two_values(answers, seen)
         untrue = [] if holds else liars(self._trials(seen), self._nudges(seen), self._precision)
         # What failed in its blocks alone may have none with its bias.
         failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
@@ -375,18 +376,19 @@ class _Search:
             )
         return replace(seen, findings=findings, factors=self._factors(findings))
 
-    def _unless_of_two_values(self, answers: Mapping[str, Answer], seen: Seen) -> dict[str, Answer]:
+    def _unless_of_two_values(self, answers: dict[str, Answer], seen: Seen) -> dict[str, Answer]:
         """With another answer where a normalization saw two values: no scale shows then, if there is one."""
-        if all(answer.says == "no effect" for answer in answers.values()):
-            return dict(answers)
+        doubtful = {
+            name
+            for name, answer in answers.items()
+            if answer.says in ("sign", "choice")
+            or (answer.says == "no effect" and name in seen.stirred and not seen.findings[name].is_vector)
+        }
+        if not doubtful:
+            return answers
         with norms_of_two_values(self._probe.copy) as norms:
             self._trials(seen).run()
-        return {
-            name: Answer("two values", says_of=norms[0])
-            if norms and answer.says in ("sign", "choice")
-            else answer
-            for name, answer in answers.items()
-        }
+        return answers | {name: Answer("two values", says_of=norms[0]) for name in doubtful if norms}
 
     def _asking(self, seen: Seen) -> ByScaling:
         return ByScaling(self._trials(seen), self._probe.dtype, self._biases, self._probe.seed)
