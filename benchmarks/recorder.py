@@ -1,6 +1,6 @@
 """What does recording cost on ResNet-50, in time and in memory, beside bare training in one run?
 
-    python benchmarks/recorder.py [--device cuda] [--rounds 20] [--batch 16] [--only steps whole memory]
+    python benchmarks/recorder.py [--device cuda] [--rounds 20] [--batch 16] [--only steps passes]
 
 Prints ratios, each with the target it is held to and whether it was met. Training is with and without weight
 rescaling; samples go to a file. Sets nothing on the machine but the number of threads.
@@ -13,22 +13,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import decayfree
+from decayfree.dynamics import fused_rows
 from decayfree.dynamics.recorder import Recorder
 from measure import Work, added, interleaved, quartiles
 from memory import peak_bytes
-from rescale import Line, Still, find, hardware, training_step
+from passes import Passes
+from rescale import Line, Still, find, hardware, is_installed, training_step
 from resnet50 import ResNet50, convolutions
 
 EVERY = 50  # the recorder's default
 MOST_TIME = 0.02
+MOST_TIME_OF_A_SAMPLE = 0.15
+MOST_PASSES = 12
 MOST_MEMORY = 1.0
+CACHE_BYTES = 1 << 20
 
 
 def main() -> None:
@@ -114,9 +121,10 @@ class Training:
 
     def _use_everything_once(self) -> None:
         """On a tiny model, so that code loaded with its first use is not taken for memory of the weights."""
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(1000)).to(
-            self.device
-        )
+        model = nn.Sequential(
+            *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()),
+            *(nn.LazyLinear(1000), nn.BatchNorm1d(1000)),  # large enough for machine code
+        ).to(self.device)
         images = torch.randn(4, 3, 8, 8, device=self.device)
         model(images)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -126,6 +134,10 @@ class Training:
         training_step(model, images, optimizer)()
 
 
+# What weights must have at least for machine code: as it is, and none.
+ARITHMETICS = {"with numba": fused_rows.LEAST, "without": sys.maxsize}
+if not is_installed("numba"):
+    del ARITHMETICS["with numba"]
 KINDS = {  # whether there is a WeightRescaling, and a Recorder
     "bare": (False, False),
     "recorded": (False, True),
@@ -139,13 +151,19 @@ def steps(training: Training, n_rounds: int) -> Iterator[Line]:
     per_call = hooks_ms(training.device)
     yield Line("the hooks add to a step between samples, ms", f"{per_call:.4f}")
     for bare, recorded in (("bare", "recorded"), ("rescaled", "rescaled and recorded")):
-        works = {kind: Work(training.step(kind)) for kind in (bare, recorded)}
+        works = {bare: Work(training.step(bare))}
+        for arithmetic, least in ARITHMETICS.items():
+            works[arithmetic] = Work(training.step(recorded), partial(setattr, fused_rows, "LEAST", least))
         elapsed = interleaved(works, n_rounds=n_rounds, device=training.device)
-        step, sampled = quartiles(elapsed[bare]), added(elapsed[recorded], elapsed[bare])
-        share = (sampled.median + (EVERY - 1) * per_call) / (EVERY * step.median)
+        step = quartiles(elapsed[bare])
         yield Line(f"a training step, {bare}, ms", step.format(1))
-        yield Line("a sampled step adds, ms", sampled.format(1))
-        yield Line("one sampled step and 49 others add, share of 50 steps", f"{share:.4f}", share, MOST_TIME)
+        for arithmetic in ARITHMETICS:
+            sampled = added(elapsed[arithmetic], elapsed[bare])
+            of_one = sampled.median / step.median
+            share = (of_one + (EVERY - 1) * per_call / step.median) / EVERY
+            yield Line(f"a sampled step adds, {arithmetic}, ms", sampled.format(1))
+            yield Line("a sampled step adds, share of a step", f"{of_one:.3f}", of_one, MOST_TIME_OF_A_SAMPLE)
+            yield Line("one sampled step and 49 others add, share", f"{share:.4f}", share, MOST_TIME)
 
 
 def hooks_ms(device: torch.device, n_calls: int = 2000) -> float:
@@ -177,6 +195,44 @@ def whole(training: Training, n_rounds: int) -> Iterator[Line]:
     yield Line("fifty training steps, s", f"{quartiles(totals['bare']).median / 1e3:.2f}")
     yield Line(f"fifty with a recorder / fifty without - 1, {n_runs} times", quartiles(shares).format(4))
     yield Line("... all of them together", f"{share:.4f}", share, MOST_TIME)
+
+
+def passes(training: Training, n_rounds: int) -> Iterator[Line]:
+    """How often one sample reads or writes the memory of the recorded weights; a count, not a time."""
+    for arithmetic, least in ARITHMETICS.items():
+        fused_rows.LEAST = least
+        model = ResNet50().to(training.device)
+        optimizer = Still(convolutions(model))
+        optimizer.param_groups[0]["lr"] = 0.0
+        found = find(model, training.device)
+        Recorder(optimizer, found, every=1, sink=training.folder / "passes.jsonl", family="sgd")
+        weights = convolutions(model)
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        counted = Passes([*weights, *(weight.grad for weight in weights)], CACHE_BYTES)
+        with counted, machine_code_seen_by(counted):
+            optimizer.step()
+        n_passes = counted.n_bytes / sum(weight.nbytes for weight in weights)
+        what = f"passes over the recorded weights in a sample, {arithmetic}"
+        yield Line(what, f"{n_passes:.2f}", n_passes, MOST_PASSES)
+
+
+@contextmanager
+def machine_code_seen_by(counted: Passes) -> Iterator[None]:
+    """Counts what goes to numba's code, which torch does not know of: it meets each row in memory once."""
+    in_memory = fused_rows._in_memory
+
+    def counting(*pair: Tensor) -> list[Tensor]:
+        matrices = in_memory(*pair)
+        counted.count(*matrices)
+        return matrices
+
+    fused_rows._in_memory = counting
+    try:
+        yield
+    finally:
+        fused_rows._in_memory = in_memory
 
 
 def memory(training: Training, n_rounds: int) -> Iterator[Line]:
@@ -216,6 +272,7 @@ def repeated(step: Callable[[], None], n_times: int = EVERY) -> Callable[[], Non
 PARTS: dict[str, tuple[str, Callable[[Training, int], Iterator[Line]]]] = {
     "steps": ("Single steps", steps),
     "whole": ("Fifty steps", whole),
+    "passes": ("Passes over memory", passes),
     "memory": ("Memory", memory),
 }
 

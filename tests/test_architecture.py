@@ -70,6 +70,7 @@ MAX_FILES_AT_THE_TOP = 12
 # What a unit may import besides torch and the standard library; the rest needs torch alone.
 EXTRAS = {
     "rescaling.fused_holder": {"numba"},
+    "dynamics.fused_rows": {"numba"},
     "methods": {"adamp"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray"},
     "report": {"jinja2", "markupsafe", "plotly"},

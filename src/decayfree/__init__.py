@@ -3,6 +3,8 @@
 Find the weights that have no scale, hold their norm under any optimizer, and see what that does.
 """
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from decayfree.lazy_face import lazy_face
@@ -40,3 +42,7 @@ __getattr__ = lazy_face(
 )
 
 __version__ = "0.1.0"
+
+# Who has loaded torch wants what needs it, and not within the first call; the command line's help has not.
+if "torch" in sys.modules:
+    import_module("decayfree.invariance.discovery")

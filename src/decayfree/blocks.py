@@ -7,11 +7,27 @@ such blocks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from decayfree.errors import InvalidInputError
+
+
+class Run(NamedTuple):
+    """Blocks of as many rows each that follow each other: one array of numbers where rows do in memory.
+
+    Args:
+        first_row: Of the first block.
+        n_blocks: How many.
+        size: Rows in each.
+    """
+
+    first_row: int
+    n_blocks: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,24 @@ class Blocks:
         return self.block_sizes[0] if len(set(self.block_sizes)) == 1 else 0
 
     @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """All blocks in the fewest runs, in their order.
+
+        Example:
+            >>> Blocks(axis=0, block_sizes=(2, 2, 1), starts=(0, 2, 9)).runs
+            (Run(first_row=0, n_blocks=2, size=2), Run(first_row=9, n_blocks=1, size=1))
+        """
+        starts = self.starts or tuple(accumulate(self.block_sizes, initial=0))[:-1]
+        runs: list[Run] = []
+        for start, size in zip(starts, self.block_sizes, strict=True):
+            last = runs[-1] if runs else Run(0, 0, 0)
+            if last.size == size and last.first_row + last.n_blocks * size == start:
+                runs[-1] = last._replace(n_blocks=last.n_blocks + 1)
+            else:
+                runs.append(Run(start, 1, size))
+        return tuple(runs)
+
+    @cached_property
     def block_of_row(self) -> tuple[int, ...]:
         """For each held row the index of its block."""
         return tuple(index for index, size in enumerate(self.block_sizes) for _ in range(size))
@@ -131,6 +165,12 @@ class Part:
     def tensors(self) -> tuple[Tensor, ...]:
         """The weight, and its bias where there is one."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    @property
+    def fan_in(self) -> int:
+        """Numbers of one row, with its entry of the bias."""
+        n_rows = _n_rows(self.weight.shape, self.blocks)
+        return sum(tensor.numel() for tensor in self.tensors) // n_rows
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Part":
         """The same blocks of what ``function`` makes of the weight and of the bias."""
@@ -228,19 +268,36 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
         raise InvalidInputError(
             f"factors must have shape ({blocks.n_blocks},), one for each block, got {tuple(factors.shape)}"
         )
-    shape = _shape_by_row(weight, blocks)
     row_factors = factors_of_rows(factors, blocks)
     if blocks.is_partial:  # the other rows are multiplied by exactly 1
-        every_row = row_factors.new_ones(weight.shape[blocks.axis] * blocks.groups)
+        every_row = row_factors.new_ones(_n_rows(weight.shape, blocks))
         row_factors = every_row.index_copy(0, _index(blocks, factors.device), row_factors)
-    bias_rows = None if bias is None else _bias_rows(bias, row_factors)
-    spread = row_factors.reshape([size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(shape)])
-    if is_sharded(weight):
-        _scale_sharded_(weight, spread.expand(shape))
-    else:
-        _by_row(weight, blocks).mul_(spread)
-    if bias_rows is not None:
-        _scale_sharded_(bias_rows, row_factors) if is_sharded(bias_rows) else bias_rows.mul_(row_factors)
+    _scale_rows_(weight, row_factors, blocks, bias)
+
+
+@torch.no_grad()
+def scale_other_rows_(
+    weight: Tensor, factor: float | Tensor, blocks: Blocks, bias: Tensor | None = None
+) -> None:
+    """Multiply in place the rows that are in no block; the others keep their bits.
+
+    Args:
+        weight: (*shape), floating. Changed in place.
+        factor: A number or a tensor (); no unit.
+        blocks: How the other rows are divided.
+        bias: (rows of the weight,). Changed in place along with its rows.
+
+    Example:
+        >>> w = torch.tensor([[3.0], [4.0], [5.0]])
+        >>> scale_other_rows_(w, 0.5, Blocks(axis=0, block_sizes=(1,), starts=(1,)))
+        >>> w.flatten()
+        tensor([1.5000, 4.0000, 2.5000])
+    """
+    if blocks.is_partial:
+        _shape_by_row(weight, blocks)  # refuses what has other rows
+        every = torch.as_tensor(factor, dtype=norm_dtype(weight), device=weight.device)
+        every_row = every.repeat(_n_rows(weight.shape, blocks))
+        _scale_rows_(weight, every_row.index_fill_(0, _index(blocks, weight.device), 1.0), blocks, bias)
 
 
 def held_rows(of_rows: Tensor, blocks: Blocks) -> Tensor:
@@ -310,7 +367,7 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
         return f"rows along dimension {blocks.axis} want more than {len(shape)} dimensions"
     if shape[0] % blocks.groups:
         return f"{blocks.groups} groups do not divide {shape[0]}"
-    n_rows = shape[blocks.axis] * blocks.groups
+    n_rows = _n_rows(shape, blocks)
     if blocks.is_partial:
         last = blocks.rows[-1]
         return None if last < n_rows else f"the blocks reach row {last}, the weight has {n_rows} rows"
@@ -325,6 +382,24 @@ def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
     if blocks.groups == 1:
         return weight
     return whole(weight).view(shape) if is_sharded(weight) else torch.unflatten(weight, 0, shape[:2])
+
+
+def _n_rows(shape: Sequence[int], blocks: Blocks) -> int:
+    """Rows of a weight of this shape, in a block or not."""
+    return shape[blocks.axis] * blocks.groups
+
+
+def _scale_rows_(weight: Tensor, row_factors: Tensor, blocks: Blocks, bias: Tensor | None) -> None:
+    """Multiply every row in place by its own factor, (rows of the weight,)."""
+    shape = _shape_by_row(weight, blocks)
+    bias_rows = None if bias is None else _bias_rows(bias, row_factors)
+    spread = row_factors.reshape([size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(shape)])
+    if is_sharded(weight):
+        _scale_sharded_(weight, spread.expand(shape))
+    else:
+        _by_row(weight, blocks).mul_(spread)
+    if bias_rows is not None:
+        _scale_sharded_(bias_rows, row_factors) if is_sharded(bias_rows) else bias_rows.mul_(row_factors)
 
 
 def _shape_by_row(weight: Tensor, blocks: Blocks) -> tuple[int, ...]:

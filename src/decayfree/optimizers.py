@@ -262,6 +262,15 @@ def own_decay_of(kind: type) -> DecayForm | None:
     return None
 
 
+def decay_form_in(optimizer_kind: type, group: Mapping[str, object]) -> DecayForm | None:
+    """What ``weight_decay`` does in a parameter group of this class; None where nobody knows."""
+    flags = [bool(group[key]) for key in ("decoupled_weight_decay", "weight_decouple") if key in group]
+    if any(flags):
+        return "decoupled"
+    form = own_decay_of(optimizer_kind)
+    return "coupled" if form and flags else form
+
+
 def in_studies() -> dict[str, KnownOptimizer]:
     """The rows that studies can train with, by their names there."""
     return {row.study.name: row for row in OPTIMIZERS if row.study is not None}

@@ -422,3 +422,15 @@ def test_a_real_network_turns_as_predicted_and_as_much_without_decay(pixels, opt
     ours = train(model, without, pixels, n_steps=300, batch_size=batch_size, seed=2)
     for name, chord in chords.items():
         assert ours[name] == pytest.approx(chord, rel=0.1)
+
+
+def test_a_row_has_as_many_numbers_whether_the_others_are_held_or_not():
+    model = mixed_net()
+    known = find(model).to_dict()
+    for weight in known["weights"]:
+        weight["block_sizes"], weight["starts"] = (1, 2), (0, 2)
+    found = decayfree.Invariance.from_dict(known, model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    sizes = {one.name: one.fan_in for one in fixed_norm_recipe(optimizer, found).weights}
+    # The last with its bias.
+    assert sizes == {"conv.weight": 9, "grouped.weight": 18, "transposed.weight": 12, "hidden.weight": 101}

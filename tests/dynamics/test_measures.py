@@ -6,6 +6,7 @@ How they are sampled while a model trains is test_recorder.py's question.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks
+from decayfree.dynamics import fused_rows
 from decayfree.dynamics.measures import (
     angular_update_rad,
     distance_to_equilibrium,
@@ -23,6 +25,7 @@ from decayfree.dynamics.measures import (
 )
 from decayfree.errors import InvalidInputError
 from support import reference
+from support.available import import_or_skip
 from support.reference import BlockSpec
 
 ONE = Blocks(0, (1,))
@@ -33,6 +36,10 @@ SPECS = {
     "the whole weight with its bias": (BlockSpec("w", (6,), bias="b"), (6, 7)),
     "transposed": (BlockSpec("w", (1,) * 6, axis=1), (3, 6, 2, 2)),
     "transposed in groups": (BlockSpec("w", (2, 1, 3), axis=1, groups=2), (4, 3, 2, 2)),
+    "some kernels": (BlockSpec("w", (1, 1, 1), starts=(1, 2, 5)), (7, 2, 3)),
+    "heads of some rows with a bias": (BlockSpec("w", (2, 2), bias="b", starts=(0, 5)), (8, 3)),
+    "some rows of a transposed one": (BlockSpec("w", (1, 2), bias="b", axis=1, starts=(0, 2)), (3, 5, 2)),
+    "some rows in groups": (BlockSpec("w", (1, 2), axis=1, groups=2, starts=(1, 4)), (4, 3, 2, 2)),
 }
 every_layout = pytest.mark.parametrize(("spec", "shape"), SPECS.values(), ids=SPECS)
 
@@ -42,13 +49,14 @@ def row(*numbers: float, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def blocks_of(spec: BlockSpec) -> Blocks:
-    return Blocks(spec.axis, spec.sizes, spec.groups)
+    return Blocks(spec.axis, spec.sizes, spec.groups, spec.starts)
 
 
 def random_weight(
     spec: BlockSpec, shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    return torch.randn(shape, dtype=dtype), torch.randn(sum(spec.sizes), dtype=dtype) if spec.bias else None
+    n_rows = shape[spec.axis] * spec.groups
+    return torch.randn(shape, dtype=dtype), torch.randn(n_rows, dtype=dtype) if spec.bias else None
 
 
 def exact(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
@@ -201,6 +209,9 @@ def test_every_layout_of_blocks(
     assert angular_update_rad(*arguments).tolist() == moved.angle_rad.tolist()
     for index, measured in enumerate((moved.angle_rad, moved.chord, moved.relative)):
         assert measured.tolist() == pytest.approx([values[index] for values in expected], rel=1e-12)
+    norms = (reference.norms_of(before, spec, bias_before), reference.norms_of(after, spec, bias_after))
+    assert moved.norms.tolist() == pytest.approx(norms[0], rel=1e-12)
+    assert moved.norms_after.tolist() == pytest.approx(norms[1], rel=1e-12)
 
 
 @every_layout
@@ -219,13 +230,58 @@ def test_gradients_in_every_layout_of_blocks(spec: BlockSpec, shape: tuple[int, 
 
 def test_a_weight_is_compared_in_pieces_as_in_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = torch.randn(7, 5, 3), torch.randn(7, 5, 3)
-    for blocks in (Blocks(0, (1,) * 7), Blocks(0, (3, 4)), Blocks(1, (2, 3))):
+    some = Blocks(0, (1, 3, 1), starts=(0, 2, 6))
+    for blocks in (Blocks(0, (1,) * 7), Blocks(0, (3, 4)), Blocks(1, (2, 3)), some):
         whole = motion(before, after, blocks)
         monkeypatch.setattr("decayfree.dynamics.row_sums._PIECE_ON_CPU", 31)
         pieces = motion(before, after, blocks)
         monkeypatch.undo()
         assert pieces.angle_rad.tolist() == pytest.approx(whole.angle_rad.tolist(), rel=1e-14)
         assert pieces.radial.tolist() == pytest.approx(whole.radial.tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("starts", [(), (0, 1, 4, 6)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_machine_code_compares_as_all_others_do(
+    memory_format: torch.memory_format,
+    starts: tuple[int, ...],
+    dtype: torch.dtype,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import_or_skip("numba")
+    blocks = Blocks(0, (1, 1, 1, 1) if starts else (3, 1, 4), starts=starts)
+    before, after = (torch.randn(8, 3, 5, 5).to(dtype, memory_format=memory_format) for _ in range(2))
+    before[0] = after[6] = 0.0
+    before[4] = math.nan
+    compared: list[Tensor] = []
+    in_memory = fused_rows._in_memory
+
+    def noted(*pair: Tensor) -> list[Tensor]:
+        compared.extend(in_memory(*pair))
+        return compared[-2:]
+
+    monkeypatch.setattr(fused_rows, "_in_memory", noted)
+    expected = motion(before, after, blocks), slope(before, after, blocks)
+    assert not compared
+    monkeypatch.setattr(fused_rows, "LEAST", before.numel())
+    measured = motion(before, after, blocks), slope(before, after, blocks)
+    assert [tuple(matrix.shape) for matrix in compared] == [(8, 75)] * 4
+    for mine, others in zip(measured, expected, strict=True):
+        for name, values in vars(others).items():
+            found = getattr(mine, name).tolist()
+            assert found == pytest.approx(values.tolist(), rel=1e-13, nan_ok=True), name
+    assert measured[0].norms_after.tolist().count(0.0) == (1 if starts else 0)
+
+
+def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(fused_rows, "LEAST", 1)
+    fused_rows._compiled.cache_clear()
+    assert fused_rows.fused_slope(row(3.0, 4.0), row(0.0, -2.0), ONE) == ()
+    assert slope(row(3.0, 4.0), row(0.0, -2.0), ONE).radial_share.item() == 0.8
+    fused_rows._compiled.cache_clear()
 
 
 def test_memory_formats_and_inputs_do_not_matter_and_stay(seed: int) -> None:

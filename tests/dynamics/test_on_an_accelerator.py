@@ -36,9 +36,9 @@ def test_pieces_are_larger_there(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(row_sums, "_PIECE", 9)
     weight = torch.randn(6, 3)
     sizes = [
-        [len(piece) for piece, _ in row_sums._matrices(one, one, BLOCKS)]
+        [tuple(pair.shape) for pair in row_sums._pieces(one, one, BLOCKS)]
         for one in (weight, weight.as_subclass(Elsewhere))
     ]
-    assert sizes == [[2, 2, 2], [3, 3]]
+    assert sizes == [[(2, 2, 3)] * 3, [(2, 3, 3)] * 2]
     there = motion(weight.as_subclass(Elsewhere), (2 * weight).as_subclass(Elsewhere), BLOCKS)
     assert there.radial.as_subclass(Tensor).tolist() == motion(weight, 2 * weight, BLOCKS).radial.tolist()

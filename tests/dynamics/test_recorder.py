@@ -7,8 +7,10 @@ test_recorder_state.py's.
 from __future__ import annotations
 
 import gc
+import importlib
 import math
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import decayfree
+from decayfree.dynamics import fused_rows, row_sums
 from decayfree.dynamics.recorder import Recorder
 from decayfree.dynamics.sinks import Sample
+from support.available import import_or_skip
 from support.networks import MixedNet, digit_losses, equal, find, mixed_net, small_net
 from support.recording import LOSSES, recorded, train
 
@@ -159,6 +163,40 @@ def test_a_sampled_step_copies_the_weights_once_and_nothing_of_the_optimizer() -
     gc.collect()
     assert not recorder._kept
     assert not any(copy() is not None for copy in copies)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_sample_is_six_passes_over_what_is_recorded(
+    compiled: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that is read and written, weights and gradients before the step, weights and copies after it."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    passes = importlib.import_module("passes")
+    if compiled:
+        import_or_skip("numba")
+        monkeypatch.setattr(fused_rows, "LEAST", 1)
+    # A piece, of one row at least, is then no weight.
+    monkeypatch.setattr(row_sums, "_PIECE_ON_CPU", 64)
+    model = mixed_net()
+    optimizer, recorder, _ = recorded(model, every=1)
+    train(model, optimizer, digit_losses(1))
+    held = [parameter for weight in recorder.found for parameter in map(model.get_parameter, weight.names)]
+    counted = passes.Passes([*held, *(parameter.grad for parameter in held)], cache_bytes=2 * 100 * 8)
+    in_memory, n_compiled = fused_rows._in_memory, []
+
+    def seen(*pair: Tensor) -> list[Tensor]:
+        matrices = in_memory(*pair)
+        counted.count(*matrices)
+        n_compiled.append(len(matrices))
+        return matrices
+
+    monkeypatch.setattr(fused_rows, "_in_memory", seen)
+    with counted:
+        recorder._before_step(optimizer, (optimizer,), {})
+        recorder._after_step(optimizer, (optimizer,), {})
+    # Before and after: two weights with kernels, a whole one, and its bias.
+    assert n_compiled == ([2] * 8 if compiled else [])
+    assert counted.n_bytes == 6 * sum(parameter.nbytes for parameter in held)
 
 
 def test_a_sample_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ looks is test_recorder.py's question.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -33,8 +33,6 @@ NORM_POWER: dict[type[optim.Optimizer], int | None] = {
     **dict.fromkeys((optim.Adafactor, optim.LBFGS), None),
 }
 QUANTILES = (0.1, 0.5, 0.75)
-# Norms are taken in float32 for float32 weights; everything else in float64.
-PRECISION = {"norm": 5e-7}
 ATTACHED = ["alone", "after weight rescaling", "before weight rescaling"]
 
 
@@ -129,9 +127,9 @@ def assert_as_expected(
         measured = sample.weights[spec.weight]
         assert measured.keys() == expected.keys()
         for instrument, values in expected.items():
-            rel = max(precision, PRECISION.get(instrument, 0.0))
             statistics = expected_statistics(values)
-            assert measured[instrument] == pytest.approx(statistics, rel=rel, abs=1e-15), (spec, instrument)
+            told = measured[instrument]
+            assert told == pytest.approx(statistics, rel=precision, abs=1e-15), (spec, instrument)
 
 
 @pytest.mark.parametrize("how", ATTACHED)
@@ -166,3 +164,25 @@ def test_every_kind_of_block_is_recorded(dtype: torch.dtype, how: str) -> None:
     for sample in samples:
         # A radial share of 1e-16 is rounding of whoever computes it.
         assert_as_expected(sample, list(model.specs), kept[sample.step - 1], 0.5, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_held_rows_alone_are_recorded(dtype: torch.dtype) -> None:
+    rows = {
+        "conv.weight": ((1, 1), (1, 3)),
+        "grouped.weight": ((2, 1), (0, 4)),
+        "transposed.weight": ((2,), (1,)),
+        "hidden.weight": ((3, 2), (1, 6)),
+    }
+    model = mixed_net(dtype)
+    known = find(model).to_dict()
+    for weight in known["weights"]:
+        weight["block_sizes"], weight["starts"] = rows[weight["name"]]
+    samples: list[Sample] = []
+    optimizer = optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    found = decayfree.Invariance.from_dict(known, model)
+    Recorder(optimizer, found, every=2, sink=samples.append, quantiles=QUANTILES)
+    kept = take_steps(model, optimizer, 4, dtype)
+    specs = [replace(spec, sizes=rows[spec.weight][0], starts=rows[spec.weight][1]) for spec in model.specs]
+    for sample in samples:
+        assert_as_expected(sample, specs, kept[sample.step - 1], 0.5, 2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decayfree import DecayFreeError, InvalidInputError, UnsupportedWeightError, find_invariant
 from decayfree.invariance import search
-from decayfree.invariance.evidence import RoundingDecidesError
+from decayfree.invariance.rounding import RoundingDecidesError
 from support.zoo import BY_NAME
 from support.zoo_entry import images, net, tail
 
@@ -261,3 +261,45 @@ def test_inputs_without_variance_before_a_normalization_are_told(monkeypatch: py
     monkeypatch.setattr(search._Search, "result", result)
     with pytest.raises(InvalidInputError, match="with these inputs a normalization sees almost no variance"):
         find_invariant(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), torch.randn(8, 3))
+
+
+def plain(depth: int) -> nn.Module:
+    """Linear, BatchNorm and ReLU without shortcuts; gradients grow 1.2 to 1.3 times a layer."""
+    layers = [
+        layer
+        for _ in range(depth)
+        for layer in (nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU())
+    ]
+    return nn.Sequential(*layers, nn.Linear(16, 2))
+
+
+@pytest.mark.parametrize("depth", [80, 120])
+def test_a_deep_network_whose_gradients_explode_is_searched(depth: int) -> None:
+    torch.manual_seed(0)
+    found = find_invariant(plain(depth), torch.randn(64, 16))
+    assert [weight.name for weight in found] == [f"{3 * index}.weight" for index in range(depth)]
+    assert all(weight.residual < 1e-12 for weight in found)
+
+
+def test_a_network_whose_outputs_are_rounding_is_told_so() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(InvalidInputError, match="rounding at the normalizations moves the model's outputs"):
+        find_invariant(plain(160), torch.randn(64, 16))
+
+
+def test_identical_samples_are_told_whatever_their_gradients_are() -> None:
+    """Rounding, divided by nothing, gives large gradients or small ones."""
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+        with pytest.raises(InvalidInputError, match="a normalization sees almost no variance"):
+            find_invariant(model, torch.arange(5.0).repeat(6, 1))
+
+
+def test_a_channel_that_stands_still_does_no_harm() -> None:
+    """A dead channel with a bias after it is the same number everywhere; the other seven are not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    inputs = torch.randn(4, 8, 7, 7)
+    inputs[:, 3] = 0.0
+    assert "0.weight" in find_invariant(model, inputs)

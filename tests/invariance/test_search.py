@@ -16,6 +16,7 @@ from decayfree.invariance.evidence import Evidence
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.probe import Probe, Ran
 from decayfree.invariance.search import SearchResult, _Search, search
+from decayfree.invariance.trials import Change, Trials
 from support.zoo import BY_NAME
 from support.zoo_entry import ZooModel
 
@@ -167,3 +168,48 @@ def test_the_model_runs_no_more_often_than_needed(name: str, monkeypatch: pytest
         warnings.simplefilter("error")
         find_invariant(model, inputs, forward=entry.forward)
     assert n_runs == N_RUNS[name]
+
+
+def test_weights_that_different_norms_see_are_scaled_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pairs of convolutions, each before a norm of its own: two runs tell all four apart, not four."""
+    torch.manual_seed(0)
+    pairs = [
+        layer
+        for n_inputs in (3, 6)
+        for layer in (
+            torch.nn.Conv2d(n_inputs, 6, 3, bias=False),
+            torch.nn.Conv2d(6, 6, 3, groups=6, padding=1, bias=False),
+            torch.nn.BatchNorm2d(6),
+            torch.nn.ReLU(),
+        )
+    ]
+    model, inputs = torch.nn.Sequential(*pairs, torch.nn.Conv2d(6, 2, 3)), torch.randn(4, 3, 9, 9)
+    n_scaled, run = [], Trials.run
+
+    def counted(self: Trials, *changes: Change) -> Ran:
+        n_scaled.append(len(changes))
+        return run(self, *changes)
+
+    monkeypatch.setattr(Trials, "run", counted)
+    found = find_invariant(model, inputs)
+    assert n_scaled[-2:] == [2, 2]
+    assert n_scaled.count(4) == 1  # all at once, in the confirmation; never one alone
+    assert 1 not in n_scaled
+    assert [[layer.name for layer in weight.norm_layers] for weight in found] == [["2"], ["2"], ["6"], ["6"]]
+    assert all(weight.norm_layers[0].blocks == tuple(range(6)) for weight in found)
+
+
+def test_a_gradient_makes_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, gradients = [], Probe.gradients
+
+    def watched(probe: Probe, outputs: list[Tensor]) -> dict[str, Tensor]:
+        found = gradients(probe, outputs)
+        left.extend(gradient for gradient in found.values() if gradient.ndim > 1)
+        return found
+
+    monkeypatch.setattr(Probe, "gradients", watched)
+    layers = [layer for _ in range(3) for layer in (torch.nn.Linear(32, 32), torch.nn.LayerNorm(32))]
+    torch.manual_seed(0)
+    find_invariant(torch.nn.Sequential(*layers, torch.nn.Linear(32, 2)), torch.randn(8, 32))
+    assert len(left) == 4
+    assert all(gradient.untyped_storage().nbytes() == 8 for gradient in left)

@@ -142,7 +142,6 @@ def test_a_holder_there_gives_its_distance_as_a_tensor(waits: list[str]) -> None
 
 
 def test_weights_there_are_not_fused(waits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_holder, "rows_in_memory", lambda held: held.weight.detach())
     monkeypatch.setattr(fused_holder, "_compiled", lambda: lambda *arguments: 0.0)
     for kind, fused in ((Tensor, True), (Elsewhere, False)):
         held = Held(torch.ones(2, 2).as_subclass(kind), None, Blocks(0, (1, 1)), "weight", torch.ones(2))

@@ -6,6 +6,7 @@ Training runs are test_weight_rescaling.py's question; which weights are found i
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 
@@ -353,6 +354,27 @@ def test_rescale_is_silent_where_epsilon_takes_no_part(seed: int) -> None:
         warnings.simplefilter("error")
         decayfree.rescale_(model, found, radius=1.0)
     assert moved(outputs(model, inputs, train=True), before) < 1e-3
+
+
+def test_kernels_that_epsilon_alone_keeps_silent_are_counted_and_not_made_millions(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    )
+    inputs = torch.randn(16, 3, 6, 6)
+    with torch.no_grad():
+        model[0].weight[:2] *= 1e-7
+        for _ in range(400):
+            model(inputs)
+    found = decayfree.find_invariant(model, inputs)
+    before = outputs(model, inputs, train=False)
+    with pytest.warns(
+        UserWarning, match=r"up to ([\d.]+)%.*0\.weight \(2 of 8 blocks\).*set them to zero"
+    ) as told:
+        decayfree.rescale_(model, found)
+    change = moved(outputs(model, inputs, train=False), before)
+    figure = float(re.search(r"up to ([\d.]+)%", str(told[0].message)).group(1)) / 100
+    assert 0.1 * change < figure < 10 * change
 
 
 MODELS = ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]

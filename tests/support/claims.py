@@ -18,8 +18,12 @@ UNKNOWN = "unknown"
 
 def scale_weight_(model: nn.Module, weight: ScaleInvariantWeight, block_factors: Tensor) -> None:
     """Multiply each block, and its entries of the bias, by its factor; (n_blocks,)."""
+    factors = expand(block_factors, weight.block_sizes)
     parameter = model.get_parameter(weight.name)
-    factors = expand(block_factors, weight.block_sizes, weight.starts, len(parameter))
+    if weight.starts:  # the rows between the blocks stay as they are
+        ones = torch.ones(parameter.shape[weight.axis] * weight.groups, dtype=factors.dtype)
+        ones[list(weight.blocks.rows)] = factors
+        factors = ones
     scale_rows_(parameter, factors, axis=weight.axis, groups=weight.groups)
     if weight.bias is not None:
         scale_rows_(model.get_parameter(weight.bias), factors)
@@ -63,3 +67,56 @@ def movements_of_the_others(bench: Bench, found: Invariance, factor: float) -> d
 def at_random(generator: torch.Generator) -> Factors:
     """Factors between 1/3 and 3, another one for every block."""
     return lambda n: random_factors(n, generator)
+
+
+def far(generator: torch.Generator) -> Factors:
+    """Factors between 1/300 and 300, which meet clips and thresholds that nothing reaches by itself."""
+    return lambda n: random_factors(n, generator, spread=300.0)
+
+
+# A whole parameter is scaled by these to see whether it has a scale.
+FACTORS = (1 / 300, 1 / 1.7, 1.7, 300.0, 3e4)
+
+
+def wrong_claims(bench: Bench, found: Invariance, generator: torch.Generator) -> list[str]:
+    """What finite scaling, up and down, says against the verdicts on a model.
+
+    Args:
+        bench: With a generic copy of the model.
+        found: The verdicts.
+        generator: Draws factors.
+    """
+    wrong = []
+    for factors in (at_random(generator), far(generator)):
+        moved = movement_of_found(bench, found, factors)
+        if not moved < 1e-9:
+            alone = {weight.name: movement_of_found(bench, [weight], factors) for weight in found}
+            wrong.append(f"what was found moves the outputs by {moved:.1e}: {alone}")
+    for name, verdict in found.verdicts.items():
+        bias = name.removesuffix("weight") + "bias"
+        has_bias = name.endswith("weight") and bias in found.verdicts
+        moves = _movements(bench, name)
+        with_bias = _movements(bench, name, bias) if has_bias else moves
+        measured = f"scaled: {moves}; with its bias: {with_bias}; but {verdict.reason}"
+        if verdict.verdict == "not_invariant" and min(max(moves), max(with_bias)) < 1e-6:
+            wrong.append(f"{name} has no scale; {measured}")
+        is_free = verdict.verdict == "invariant" and verdict.left_out
+        if is_free and min(max(moves), max(with_bias)) > 1e-9:
+            wrong.append(f"{name} has a scale; {measured}")
+        if verdict.verdict == "undecided":
+            other = max(bench.movement_after(change) for change in _other_values(name))
+            if max(*moves, other) > 1e-9:
+                wrong.append(f"{name} has an effect, {other:.1e}; {measured}")
+    return wrong
+
+
+def _movements(bench: Bench, *names: str) -> list[float]:
+    return [bench.movement_when_scaled(names[0], factor, *names[1:]) for factor in FACTORS]
+
+
+def _other_values(name: str) -> list[Callable[[nn.Module], None]]:
+    """Changes of a parameter: moved a little, and with the opposite signs."""
+    return [
+        lambda model: model.get_parameter(name).add_(0.3),
+        lambda model: model.get_parameter(name).mul_(-1.0),
+    ]

@@ -4,10 +4,12 @@ Convolutions × norms × activations × ways to wire them, as strategies. No kno
 test_discovery_properties.py checks what is true of them.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -21,11 +23,14 @@ LAYERS: dict[str, Callable[[bool], nn.Module]] = {
     "transposed": lambda bias: nn.ConvTranspose2d(N, N, 3, padding=1, bias=bias),
     "grouped transposed": lambda bias: nn.ConvTranspose2d(N, N, 3, padding=1, groups=3, bias=bias),
     "linear": lambda bias: Channels(nn.Linear(N, N, bias=bias)),
+    "fused": lambda bias: Fused(bias),
+    "binary": lambda bias: Channels(Binary(bias)),
 }
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "batch": lambda: nn.BatchNorm2d(N),
     "batch without gain": lambda: nn.BatchNorm2d(N, affine=False),
     "batch in eval mode": lambda: nn.BatchNorm2d(N).eval(),
+    "frozen batch": lambda: nn.BatchNorm2d(N, affine=False).eval(),
     "instance": lambda: nn.InstanceNorm2d(N, affine=True),
     "groups": lambda: nn.GroupNorm(3, N),
     "all channels": lambda: nn.GroupNorm(1, N),
@@ -42,8 +47,36 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: nn.Dropout(0.2),
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
+    # Clips, most of which nothing reaches yet.
+    "relu6": nn.ReLU6,
+    "clip above": lambda: nn.Hardtanh(-1e9, 20.0),
+    "clip both": lambda: nn.Hardtanh(-1.5, 3.0),
+    "shrink": lambda: nn.Hardshrink(0.02),
 }
 WIRINGS = ("plain", "residual", "sum before the norm", "two branches", "used twice", "concatenated")
+
+
+class Binary(nn.Linear):
+    """The signs of a weight, with a gradient as if it were the weight: straight through."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__(N, N, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight + (self.weight.sign() - self.weight).detach(), self.bias)
+
+
+class Fused(nn.Module):
+    """Three parts of one projection; the rows of the first two alone have no scale."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(N, 3 * N, bias=bias)
+        self.q_norm, self.k_norm = nn.LayerNorm(N), nn.RMSNorm(N)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.movedim(1, -1)).chunk(3, dim=-1)
+        return (self.q_norm(q).tanh() * self.k_norm(k) + v).movedim(-1, 1)
 
 
 class Channels(nn.Module):
@@ -110,6 +143,7 @@ class NetworkSpec:
 
     stages: tuple[StageSpec, ...]
     reuse_first: bool
+    frozen: int | None = None  # the stage whose parameters are not trained
     seed: int = field(default=0)
 
     def build(self) -> nn.Module:
@@ -124,6 +158,8 @@ class Network(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stage.build() for stage in spec.stages)
+        if spec.frozen is not None and spec.frozen < len(spec.stages):
+            self.stages[spec.frozen].requires_grad_(False)
         self.reuse_first = spec.reuse_first
         self.head = nn.Linear(20 * N, 4)
 
@@ -148,8 +184,27 @@ NETWORKS = st.builds(
     NetworkSpec,
     stages=st.lists(STAGES, min_size=1, max_size=3).map(tuple),
     reuse_first=st.booleans(),
+    frozen=st.none() | st.integers(0, 2),
     seed=st.integers(0, 2**16),
 )
+
+
+def network_of(number: int) -> NetworkSpec:
+    """One network for every whole number, of the same kinds."""
+    draw = random.Random(number)
+    stages = tuple(
+        StageSpec(
+            layer=draw.choice(sorted(LAYERS)),
+            bias=draw.random() < 0.5,
+            middle=draw.choice(sorted(ACTIVATIONS)),
+            norm=draw.choice(sorted(NORMS)),
+            after=draw.choice(sorted(ACTIVATIONS)),
+            wiring=draw.choice(WIRINGS),
+        )
+        for _ in range(draw.randint(1, 3))
+    )
+    frozen = draw.randint(0, 2) if draw.random() < 0.2 else None
+    return NetworkSpec(stages, draw.random() < 0.2, frozen, number)
 
 
 def pictures(seed: int) -> Tensor:

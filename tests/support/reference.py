@@ -25,6 +25,7 @@ class BlockSpec:
     bias: str | None = None
     axis: int = 0
     groups: int = 1
+    starts: tuple[int, ...] = ()  # the first row of each block, where some rows are in none
 
 
 @dataclass
@@ -132,7 +133,7 @@ def rescale_one(
     if not rescaling.moments_follow:
         return
     for name in names:
-        own = BlockSpec(name, spec.sizes) if name == spec.bias else spec
+        own = BlockSpec(name, spec.sizes, starts=spec.starts) if name == spec.bias else spec
         scale(moments[name].first, [1 / c for c in factors], own)
         scale(moments[name].second, [1 / c**2 for c in factors], own)
 
@@ -184,7 +185,9 @@ def numbers_of(weight: Tensor, spec: BlockSpec, bias: Tensor | None = None) -> l
 
 
 def blocks_of(spec: BlockSpec) -> list[range]:
-    """The row numbers of each block: blocks are contiguous."""
+    """The row numbers of each block, which are contiguous; blocks are too, unless they have starts."""
+    if spec.starts:
+        return [range(start, start + size) for start, size in zip(spec.starts, spec.sizes, strict=True)]
     ends = [sum(spec.sizes[: i + 1]) for i in range(len(spec.sizes))]
     return [range(start, end) for start, end in pairwise([0, *ends])]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import pytest
@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from decayfree import equilibrium, theory
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.theory import Check, Subject, spans
 from decayfree.theory.equivalences import larger_root
 from support.wrong_rules import (
@@ -238,3 +240,58 @@ def test_a_gradient_off_the_span_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_weight_that_is_used_elsewhere_is_left_out() -> None:
     assert theory.gradients_in_span(with_a_scale(subject())).verdict == "does not apply"
+
+
+def test_the_built_in_network_is_exact_without_being_watched() -> None:
+    for eps in (subject().eps, 1e-2):
+        alone = subject().with_eps(eps)
+        watched = replace(alone, is_exact=False)
+        for step in (0, 7):
+            gradients = alone.gradients(step)
+            assert all(torch.equal(gradients[name], g) for name, g in watched.gradients(step).items())
+    assert {module.eps for module in subject().model.modules() if hasattr(module, "eps")} == {subject().eps}
+
+
+class _PartlyHeld(nn.Module):
+    """A layer whose first six outputs go to a normalization, and whose others do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(12, 10, bias=False)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        held, others = self.both(x).split([6, 4], dim=1)
+        return self.head(torch.cat([self.norm(held), others.tanh()], dim=1))
+
+
+def partly_held() -> Subject:
+    model = _PartlyHeld().double()
+    inputs, targets = torch.randn(32, 12, dtype=torch.float64), torch.randn(40, 32, 3, dtype=torch.float64)
+    weight = ScaleInvariantWeight("both.weight", None, 0, (6,), (), 0.0, starts=(0,))
+    verdict = Verdict("both.weight", "invariant", "", 0.0, (10, 12))
+    found = Invariance(model, [weight], {"both.weight": verdict}, dtype=torch.float64, confirmed_to=0.0)
+    return Subject(model, found, lambda model, step: (model(inputs) - targets[step % 40]).square().mean())
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        theory.euler_orthogonality,
+        theory.homogeneity,
+        theory.orbit_symmetry,
+        partial(theory.growth_of_sgd, decayed=True),
+        partial(theory.growth_of_momentum, decoupled=True),
+        theory.growth_of_nesterov,
+        theory.decay_is_an_exponential_schedule,
+    ],
+)
+def test_statements_hold_of_the_rows_that_are_held(check: Callable[..., Check], seed: int) -> None:
+    found = check(partly_held())
+    assert found.is_applicable
+    assert found.passed, found.sentence
+
+
+def test_laws_of_spans_are_not_tried_on_some_rows_of_a_weight(seed: int) -> None:
+    assert not theory.off_span_part_decays(partly_held(), n_steps=6).is_applicable

@@ -8,7 +8,6 @@ import importlib.util
 import math
 import shlex
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -58,13 +57,18 @@ def run_watched(
     spec: "StudySpec", out: Path, console: Console, *, n_jobs: int, ray_address: str | None = None
 ) -> "StudyOutcome":
     """Run a study behind a progress bar."""
+    from decayfree.study.runner.process_pool import handling
     from decayfree.study.runner.run_study import run_study
+
+    def stop(*_: object) -> NoReturn:
+        """A scheduler sends SIGTERM before it takes the machine away: runs are saved as at Ctrl-C."""
+        raise KeyboardInterrupt
 
     def runs(progress: "StudyProgress") -> str:
         return f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
 
     elsewhere: dict[str, Any] = {} if ray_address is None else {"ray_address": ray_address}
-    with watching(console, runs) as watch, _stopped_by_termination():
+    with watching(console, runs) as watch, handling(signal.SIGTERM, stop):
         return run_study(spec, out, n_jobs=n_jobs, **watch, **elsewhere)
 
 
@@ -93,23 +97,6 @@ def watching(console: Console, describe: Callable[["StudyProgress"], str]) -> It
             console.print("Stopping: the runs save where they are.", highlight=False)
 
         yield {"on_progress": show, "on_stopping": say_stopping}
-
-
-@contextlib.contextmanager
-def _stopped_by_termination() -> Iterator[None]:
-    """SIGTERM, which a scheduler sends before it takes the machine away, saves the runs as Ctrl-C does."""
-
-    def stop(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def say_how_to_go_on(console: Console, done: str, same_command: str) -> None:

@@ -7,6 +7,7 @@ decay would have held it at. fixed_norm.py works out which norm that is, and wei
 import glob
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
 from decayfree.errors import InvalidInputError, MismatchError, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.optimizers import OPTIMIZERS, row_of
+from decayfree.rescaling.other_rows import OTHER_ROWS
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 _OTHER_RULES = ("amsgrad", "caution", "corrected_weight_decay")
@@ -33,8 +35,9 @@ def drop_decay(
     Each block is held at a norm at which it turns as it would under decay.
 
     It is the norm that decay would settle at, for the learning rates that stay as they are. The decay of all
-    other parameters and the optimizer's state stay too. Groups that hold both kinds are split: the weights
-    that are held move to a new group at the end. ``print(fixed_norm_recipe(optimizer, found))`` shows the
+    other parameters and the optimizer's state stay too, and that of rows that are not held, of a weight of
+    which others are. Groups that hold both kinds are split: the weights that are held move to new groups at
+    the end. ``print(fixed_norm_recipe(optimizer, found))`` shows the
     numbers beforehand, with their derivation and limits.
 
     Call it before the learning-rate scheduler is made, and make that ``LambdaLR(optimizer,
@@ -72,11 +75,16 @@ def drop_decay(
         [(5, 0.1), (1, 0.0)]
     """
     recipe = _recipe(optimizer, found, gradient_norms, _scheduler_faults(optimizer))
-    held = {name for weight in found if weight.name in recipe.radii for name in weight.names}
     parameters = dict(found.model.named_parameters())
+    held = {
+        id(parameters[name]): weight.blocks.is_partial
+        for weight in found
+        if weight.name in recipe.radii
+        for name in weight.names
+    }
     groups = [(group, dict(group)) for group in optimizer.param_groups]
     try:
-        _take_decay_off(optimizer, {id(parameters[name]) for name in held})
+        _take_decay_off(optimizer, held)
         return ConvertedRescaling(optimizer, found, recipe)
     except BaseException:
         del optimizer.param_groups[len(groups) :]
@@ -260,20 +268,27 @@ def _scheduler_faults(optimizer: Optimizer) -> list[str]:
     ]
 
 
-def _take_decay_off(optimizer: Optimizer, held: set[int]) -> None:
-    """Move what is held out of every group that decays, each to a new group without decay."""
-    for group in list(optimizer.param_groups):
-        is_held = [id(parameter) in held for parameter in group["params"]]
-        if not any(is_held) or float(group["weight_decay"]) == 0:
+def _take_decay_off(optimizer: Optimizer, held: Mapping[int, bool]) -> None:
+    """Move what is held out of every group that decays, each to new groups without decay.
+
+    Args:
+        optimizer: Its groups are changed.
+        held: By ``id`` of a parameter, whether only some of its rows are held: the others keep their decay.
+    """
+    for group, is_partly in product(list(optimizer.param_groups), (False, True)):
+        chosen = [held.get(id(parameter)) is is_partly for parameter in group["params"]]
+        decay = float(group["weight_decay"])
+        if not any(chosen) or decay == 0:
             continue
-        if all(is_held):
-            group["weight_decay"] = 0.0
+        settings = {"weight_decay": 0.0, **({OTHER_ROWS: decay} if is_partly else {})}
+        if all(chosen):
+            group.update(settings)
             continue
-        names = group.get("param_names", [None] * len(is_held))
-        triples = list(zip(group["params"], names, is_held, strict=True))
+        names = group.get("param_names", [None] * len(chosen))
+        triples = list(zip(group["params"], names, chosen, strict=True))
         # A learning rate in a tensor is changed in place by schedulers: each group wants its own.
         new = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
-        new["weight_decay"] = 0.0
+        new |= settings
         new["params"] = [(name, p) if name is not None else p for p, name, is_one in triples if is_one]
         group["params"] = [p for p, _, is_one in triples if not is_one]
         if "param_names" in group:

@@ -123,9 +123,8 @@ def _converted(
     gradient_norms: Mapping[str, Tensor] | None,
 ) -> WeightRecipe:
     part = found.parts()[weight.name]
-    fan_in = sum(tensor.numel() for tensor in part.tensors) // part.blocks.n_rows
     norms = gradient_norms[weight.name] if gradient_norms is not None and rule.needs_gradient_norm else None
-    settled = _settled(rule, weight.block_sizes, fan_in, norms)
+    settled = _settled(rule, weight.block_sizes, part.fan_in, norms)
     row_norms = part.norms().cpu().double() / _sizes(weight).sqrt()
     columns = torch.tensor(
         [
@@ -142,7 +141,7 @@ def _converted(
         name=weight.name,
         shape=tuple(part.weight.shape),
         rule=rule,
-        fan_in=fan_in,
+        fan_in=part.fan_in,
         gradient_norms=norms,
         radii=torch.where(torch.isnan(radii), kept, radii),
         angles_rad=columns[:, 1],

@@ -55,12 +55,14 @@ class Motion:
 
     Args:
         norms: (n_blocks,), float64. ‖w‖ before, in units of the weight.
+        norms_after: (n_blocks,), float64. ‖w + Δw‖, likewise; 0 for a block that is zero now.
         radial: (n_blocks,), float64. ⟨w, Δw⟩/‖w‖²: by what share of itself a block grew along its own
             direction.
         tangential: (n_blocks,), float64. ‖Δw − radial·w‖/‖w‖: how far it went aside, in units of its norm.
     """
 
     norms: Tensor
+    norms_after: Tensor
     radial: Tensor
     tangential: Tensor
 
@@ -101,8 +103,8 @@ def motion(
         before: (*shape), floating. The weight before the step.
         after: (*shape), floating. The weight after it.
         blocks: How the rows are divided.
-        bias_before: (n_rows,). The bias, where weight and bias only work together.
-        bias_after: (n_rows,). The bias after the step.
+        bias_before: (rows of the weight,). The bias, where weight and bias only work together.
+        bias_after: (rows of the weight,). The bias after the step.
 
     Returns:
         The two parts, (n_blocks,) each, NaN for a block that was zero; and the norms before.
@@ -123,11 +125,12 @@ def motion(
     # Sums over rows of squares alone, as one pools variances: nothing cancels, so that a small part aside
     # survives a large one along.
     rows = [row_motion(old, new, layout) for old, new, layout in parts]
-    squares = pooled([square for square, _, _ in rows], blocks)
-    radial = pooled([square * growth for square, growth, _ in rows], blocks) / squares
+    squares = pooled([square for square, _, _, _ in rows], blocks)
+    squares_after = pooled([square for _, _, _, square in rows], blocks)
+    radial = pooled([square * growth for square, growth, _, _ in rows], blocks) / squares
     of_rows = factors_of_rows(radial, blocks)
-    aside = pooled([off + (growth - of_rows).square() * square for square, growth, off in rows], blocks)
-    return Motion(squares.sqrt(), radial, (aside / squares).sqrt())
+    aside = pooled([off + (growth - of_rows).square() * square for square, growth, off, _ in rows], blocks)
+    return Motion(squares.sqrt(), squares_after.sqrt(), radial, (aside / squares).sqrt())
 
 
 def angular_update_rad(
@@ -208,8 +211,8 @@ def slope(
         weight: (*shape), floating.
         gradient: (*shape), floating. The gradient at ``weight``.
         blocks: How the rows are divided.
-        bias: (n_rows,). The bias, where weight and bias only work together.
-        bias_gradient: (n_rows,). Its gradient.
+        bias: (rows of the weight,). The bias, where weight and bias only work together.
+        bias_gradient: (rows of the weight,). Its gradient.
 
     Returns:
         What the share along the block and the norm at radius 1 are made of.

@@ -4,8 +4,7 @@ All readings of a weight's blocks, and their statistics, without waiting for the
 optimizer; recorder.py does.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -38,9 +37,8 @@ def readings(
     Returns:
         By instrument, (n_blocks,), floating. What needs a gradient is missing where there was none.
     """
-    after = after.each(Tensor.detach)
     moved = motion(before.weight, after.weight, after.blocks, before.bias, after.bias)
-    found = {"norm": after.norms()}
+    found = {"norm": moved.norms_after}
     if family != "none":
         found["effective_learning_rate"] = effective_learning_rate(moved.norms, learning_rate, family)
     found |= {"angular_update_rad": moved.angle_rad, "relative_update": moved.relative}
@@ -54,13 +52,20 @@ def readings(
     return found
 
 
-def summary(values: Iterable[Tensor], quantiles: Sequence[float]) -> Tensor:
-    """The statistics of several readings after each other, (n_readings · n_statistics,); see `statistics`."""
-    parts = [
-        statistics(torch.stack([reading.detach().to(widest(reading.device)) for reading in alike]), quantiles)
-        for _, alike in groupby(values, key=len)
-    ]
-    return torch.cat(parts).flatten()
+def summary(values: Sequence[Tensor], quantiles: Sequence[float]) -> Tensor:
+    """The statistics of every reading, (n_readings, n_statistics), where the first one is; see `statistics`.
+
+    Those of one length go together, whatever weight they are of: each operation costs a call.
+    """
+    alike: dict[tuple[torch.device, int], list[int]] = {}
+    for index, reading in enumerate(values):
+        alike.setdefault((reading.device, len(reading)), []).append(index)
+    rows: dict[int, Tensor] = {}
+    for (device, _), indices in alike.items():
+        together = torch.stack([values[index].detach().to(widest(device)) for index in indices])
+        told = statistics(together, quantiles).to(values[0].device, non_blocking=True)
+        rows |= zip(indices, told.unbind(), strict=True)
+    return torch.stack([rows[index] for index in range(len(values))])
 
 
 def statistics(values: Tensor, quantiles: Sequence[float]) -> Tensor:

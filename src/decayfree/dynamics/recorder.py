@@ -242,35 +242,36 @@ class Recorder:
 
     @torch.no_grad()
     def _sample(self) -> Sample:
-        names, values = self._measure()
+        instruments, values = self._measure()
         numbers = iter(values.tolist())  # the one time that this waits for the device
-        rates: dict[str, float] = {}
-        weights: dict[str, dict[str, dict[str, float]]] = {}
         labels = labels_of(self.quantiles)
-        for name, instruments in names.items():
-            rates[name] = next(numbers)
-            weights[name] = {
-                instrument: {label: next(numbers) for label in labels} for instrument in instruments
-            }
+        rates = {name: next(numbers) for name in instruments}
+        weights = {
+            name: {instrument: {label: next(numbers) for label in labels} for instrument in of_weight}
+            for name, of_weight in instruments.items()
+        }
         return Sample(self.run, self._number, rates, weights)
 
     def _measure(self) -> tuple[dict[str, list[str]], Tensor]:
-        """Names of each weight's instruments; in one tensor its learning rate and their statistics."""
-        names: dict[str, list[str]] = {}
-        values: list[Tensor] = []
+        """Names of each weight's instruments; in one tensor all learning rates, then all statistics."""
+        found: dict[str, dict[str, Tensor]] = {}
+        rates: list[Tensor] = []
         parts, groups = self._parts(), self._groups()
         for name in list(self._kept):
             # Popped, so that it is freed when the next weight has had its turn.
             before, gradient = self._kept.pop(name)
             after = parts[name]
             group = groups[id(after.weight)]
-            learning_rate = as_scalar(group["lr"], after.weight.device)
+            rates.append(as_scalar(group["lr"], after.weight.device))
             predicted_angle = self._predicted_angle(name, group)
-            seen = readings(before, after, gradient, learning_rate, self.family, predicted_angle)
-            seen |= {key: value for key, value in self._own_readings(name, after.weight) if value is not None}
-            names[name] = list(seen)
-            values += [learning_rate.reshape(1), summary(seen.values(), self.quantiles)]
-        return names, torch.cat([value.to(values[0].device, non_blocking=True) for value in values])
+            found[name] = readings(before, after, gradient, rates[-1], self.family, predicted_angle)
+            own = self._own_readings(name, after.weight)
+            found[name] |= {key: value for key, value in own if value is not None}
+        told = summary([value for seen in found.values() for value in seen.values()], self.quantiles)
+        values = torch.cat(
+            [*(rate.to(told.device, non_blocking=True).view(1) for rate in rates), told.flatten()]
+        )
+        return {name: list(seen) for name, seen in found.items()}, values
 
     def _own_readings(self, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor | None]]:
         return ((key, read(name, parameter.detach())) for key, read in self.also.items())

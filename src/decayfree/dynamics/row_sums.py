@@ -1,21 +1,30 @@
 """How are two tensors of one weight compared row by row, in float64 and without copies of the whole?
 
-Sums of squares and products of rows, piece by piece, and their sums over blocks. Says nothing about what they
-mean: measures.py does.
+Sums of squares and products of the held rows, piece by piece, and their sums over blocks. Says nothing about
+what they mean: measures.py does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Blocks, block_dots, faults_of_shape, is_sharded, over_blocks, scale_blocks_
+from decayfree.blocks import (
+    Blocks,
+    block_dots,
+    faults_of_shape,
+    held_rows,
+    is_sharded,
+    over_blocks,
+    scale_blocks_,
+)
+from decayfree.dynamics.fused_rows import fused_motion, fused_slope, runs_of
 from decayfree.errors import InvalidInputError
 
-# Copies in float64 are made of so many numbers at a time, three of them at once. On the CPU twice as many
-# take a tenth less time, but peak memory then grew by a little more than one copy of the weights; elsewhere
-# it is what is worth a kernel.
-_PIECE_ON_CPU = 1 << 15
+# Copies in float64 are made of so many numbers of both tensors at a time: on the CPU 1 MB that stays in the
+# cache (half as many numbers took a third longer, each operation being a few microseconds); elsewhere what is
+# worth a kernel.
+_PIECE_ON_CPU = 1 << 16
 _PIECE = 1 << 21
 
 
@@ -29,45 +38,35 @@ def pairs_of(
     if fault is None and (bias_first is None) != (bias_second is None):
         fault = "a bias came with one of the two only"
     biases = [bias for bias in (bias_first, bias_second) if bias is not None]
-    if fault is None and any(bias.shape != (blocks.n_rows,) for bias in biases):
+    # One entry for each row of the weight, held or not.
+    n_rows = first.shape[blocks.axis] * blocks.groups if fault is None else 0
+    if fault is None and any(bias.shape != (n_rows,) for bias in biases):
         shapes = " and ".join(str(tuple(bias.shape)) for bias in biases)
-        fault = f"biases must have shape ({blocks.n_rows},), got {shapes}"
+        fault = f"biases must have shape ({n_rows},), got {shapes}"
     if fault:
         raise InvalidInputError(
             f"a weight of shape {tuple(first.shape)} cannot be compared in these blocks: {fault}"
         )
-    pairs = [(first, second, blocks)]
+    pairs = [(first.detach(), second.detach(), blocks)]
     if bias_first is not None and bias_second is not None:
-        pairs.append((bias_first, bias_second, Blocks(0, (1,) * blocks.n_rows)))
+        pairs.append((bias_first.detach(), bias_second.detach(), Blocks(0, *_each_row(blocks))))
     return pairs
 
 
-def row_motion(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
-    """For every row ‖w‖², ⟨w, Δw⟩/‖w‖² (0 for a row of zeros) and ‖Δw − that·w‖²."""
-    if not _has_matrix(before, blocks):
-        return _row_motion_of_others(before, after, blocks)
-    results = []
-    for weight, change in _matrices(before, after, blocks):
-        change -= weight
-        squares = torch.linalg.vector_norm(weight, dim=1).square_()
-        growth = (weight * change).sum(dim=1).div_(squares).masked_fill_(squares == 0, 0.0)
-        change -= weight.mul_(growth[:, None])
-        results.append((squares, growth, torch.linalg.vector_norm(change, dim=1).square_()))
-    squares, growth, aside = (torch.cat(values) for values in zip(*results, strict=True))
-    return squares, growth, aside
+def row_motion(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
+    """For every held row ‖w‖², ⟨w, Δw⟩/‖w‖² (0 for a row of zeros), ‖Δw − that·w‖² and ‖w + Δw‖²."""
+    if is_sharded(before):
+        return _motion_of_shards(before, after, blocks)
+    return fused_motion(before, after, blocks) or _in_pieces(before, after, blocks, _motion)
 
 
-def row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
-    """For every row ‖w‖², ‖g‖² and ⟨w, g⟩."""
-    if not _has_matrix(weight, blocks):
-        rows, w, g = _each_row(blocks), weight.to(widest(weight.device)), gradient.to(widest(weight.device))
+def row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
+    """For every held row ‖w‖², ‖g‖² and ⟨w, g⟩."""
+    if is_sharded(weight):
+        rows = Blocks(blocks.axis, *_each_row(blocks))
+        w, g = (tensor.to(widest(weight.device)) for tensor in (weight, gradient))
         return block_dots(w, w, rows), block_dots(g, g, rows), block_dots(w, g, rows)
-    results = []
-    for w, g in _matrices(weight, gradient, blocks):
-        squares, gradient_squares = (torch.linalg.vector_norm(one, dim=1).square_() for one in (w, g))
-        results.append((squares, gradient_squares, w.mul_(g).sum(dim=1)))
-    squares, gradient_squares, dots = (torch.cat(values) for values in zip(*results, strict=True))
-    return squares, gradient_squares, dots
+    return fused_slope(weight, gradient, blocks) or _in_pieces(weight, gradient, blocks, _slope)
 
 
 def pooled(of_rows: Sequence[Tensor], blocks: Blocks) -> Tensor:
@@ -80,34 +79,64 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _has_matrix(tensor: Tensor, blocks: Blocks) -> bool:
-    """Whether the rows of a tensor can be taken as those of a matrix, some at a time."""
-    return not is_sharded(tensor) and blocks.groups == 1 and tensor.numel() > 0
+def _in_pieces(
+    first: Tensor, second: Tensor, blocks: Blocks, compare: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, ...]:
+    """What ``compare`` makes of pairs of rows, (n_sums, n), for all rows that are held."""
+    sums = torch.cat([compare(pair) for pair in _pieces(first, second, blocks)], dim=1).unbind()
+    # Groups come with all of their rows.
+    return tuple(held_rows(values, blocks) for values in sums) if blocks.groups > 1 else sums
 
 
-def _matrices(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copies of a few rows at a time of both tensors, (n_rows of them, numbers in a row)."""
-    dtype = widest(first.device)
-    tensors = [tensor.detach().movedim(blocks.axis, 0) for tensor in (first, second)]
+def _pieces(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[Tensor]:
+    """Some rows at a time of both tensors, (2, n_rows of them, numbers in a row); their memory is reused."""
+    views = [_rows_first(tensor, blocks) for tensor in (first, second)]
+    n_units, *shape = views[0].shape
+    rows_in_a_unit = shape[0] if blocks.groups > 1 else 1
+    row_size = first.numel() // (n_units * rows_in_a_unit)
     size = _PIECE_ON_CPU if first.device.type == "cpu" else _PIECE
-    step = max(1, size * blocks.n_rows // first.numel())
-    for start in range(0, blocks.n_rows, step):
-        end = min(start + step, blocks.n_rows)
-        one, other = (rows[start:end].to(dtype, copy=True).reshape(end - start, -1) for rows in tensors)
-        yield one, other
+    step = min(n_units, max(1, size // max(1, rows_in_a_unit * row_size)))
+    buffer = first.new_empty((2, step, *shape), dtype=widest(first.device))
+    for run in [slice(0, n_units)] if blocks.groups > 1 else runs_of(blocks):
+        for start in range(run.start, run.stop, step):
+            n = min(step, run.stop - start)
+            for copy, view in zip(buffer, views, strict=True):
+                copy[:n].copy_(view[start : start + n])
+            yield buffer[:, :n].view(2, n * rows_in_a_unit, row_size)
 
 
-def _row_motion_of_others(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for tensors that are sharded or in groups, by what is known of blocks; copies the whole."""
-    rows, weight = _each_row(blocks), before.detach().to(widest(before.device), copy=True)
-    change = after.detach().to(weight.dtype) - weight
-    squares = block_dots(weight, weight, rows)
+def _motion(pair: Tensor) -> Tensor:
+    squares, squares_after = torch.linalg.vector_norm(pair, dim=2).square_()
+    weight, change = pair
+    change -= weight
+    growth = (weight * change).sum(dim=1).div_(squares).masked_fill_(squares == 0, 0.0)
+    change.addcmul_(weight, growth[:, None], value=-1)
+    return torch.stack((squares, growth, torch.linalg.vector_norm(change, dim=1).square_(), squares_after))
+
+
+def _slope(pair: Tensor) -> Tensor:
+    squares, gradient_squares = torch.linalg.vector_norm(pair, dim=2).square_()
+    return torch.stack((squares, gradient_squares, pair[0].mul_(pair[1]).sum(dim=1)))
+
+
+def _rows_first(tensor: Tensor, blocks: Blocks) -> Tensor:
+    """A view of a tensor with the rows along dimension 0; of one in groups with groups, then their rows."""
+    if blocks.groups == 1:
+        return tensor.movedim(blocks.axis, 0)
+    return torch.unflatten(tensor, 0, (blocks.groups, -1)).movedim(2, 1)
+
+
+def _motion_of_shards(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
+    """The same for tensors that are spread over devices, by what is known of blocks; copies the whole."""
+    rows, weight = Blocks(blocks.axis, *_each_row(blocks)), before.to(widest(before.device), copy=True)
+    after = after.to(weight.dtype)
+    change, squares = after - weight, block_dots(weight, weight, rows)
     growth = torch.where(squares == 0, 0.0, block_dots(weight, change, rows) / squares)
     scale_blocks_(weight, growth, rows)
     change = change - weight
-    return squares, growth, block_dots(change, change, rows)
+    return squares, growth, block_dots(change, change, rows), block_dots(after, after, rows)
 
 
-def _each_row(blocks: Blocks) -> Blocks:
-    """Every row as a block of its own."""
-    return Blocks(blocks.axis, (1,) * blocks.n_rows, blocks.groups)
+def _each_row(blocks: Blocks) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Sizes, groups and starts of blocks of one row each for all rows that are held."""
+    return (1,) * blocks.n_rows, blocks.groups, blocks.rows if blocks.is_partial else ()

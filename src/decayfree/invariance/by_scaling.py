@@ -5,6 +5,7 @@ effect, and it may be another one than the derivative. Then scaling decides, up 
 asked is said by search.py, what is made of the answers by discovery.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks
-from decayfree.invariance.evidence import RoundingDecidesError
 from decayfree.invariance.exact_arithmetic import use_eps_
 from decayfree.invariance.finding import Says
 from decayfree.invariance.labels import labelled_factors, least_log2, opposite_factors
 from decayfree.invariance.partition import Partition
+from decayfree.invariance.rounding import RoundingDecidesError
 from decayfree.invariance.trials import Change, Trials, by_rows, scaled, singled_out
 
 # So large that a normalization lets the size of what it sees through.
@@ -34,8 +35,10 @@ class Precision:
         effect: From here on, other values of a parameter have an effect: so far from ``still`` that
             what scaling does can be told from nothing.
         step: By how much each parameter shall move φ, when gradients are checked.
+        largest: No row is moved by more than this for it, relative.
         lie: Share of ``step`` by which the outputs may differ from what gradients say. ReLUs that switch and
             curvature make up less than 2 % in float64.
+        is_central: Whether steps are so large that curvature shows, unless they are taken both ways.
         least: The smallest factor's log2.
         most: The largest factor's log2.
     """
@@ -43,7 +46,9 @@ class Precision:
     still: float
     effect: float
     step: float
+    largest: float
     lie: float
+    is_central: bool
     least: int
     most: int
 
@@ -53,21 +58,30 @@ class Precision:
 
 
 PRECISIONS = {
-    torch.float64: Precision(still=1e-9, effect=1e-6, step=1e-7, lie=0.1, least=-10, most=16),
-    torch.float32: Precision(still=1e-3, effect=3e-2, step=1e-3, lie=0.5, least=-6, most=7),
+    torch.float64: Precision(
+        1e-9, 1e-6, step=1e-7, largest=1e-2, lie=0.1, is_central=False, least=-7, most=16
+    ),
+    torch.float32: Precision(1e-3, 3e-2, step=2e-4, largest=5e-2, lie=0.5, is_central=True, least=-6, most=7),
 }
+# Other values of a parameter are so much larger, of a vector so much larger than one half.
+_FAR = 64.0
 # Outputs that move by this share when parameters are rounded otherwise are made of rounding.
 _ROUNDING = 1e-3
 # Scaling that does so much less than other values do is next to nothing, as with an ε in the way.
 _CANCELLED = 1e-3
-# A parameter is never moved by more than this for it, relative.
-_LARGEST_STEP = 1e-2
 
 
 class Nudge(NamedTuple):
-    """A small change of a parameter along itself and the change of φ that its gradient says it makes."""
+    """A small change of a parameter along itself, and the opposite one.
+
+    Args:
+        change: Of the parameter.
+        back: As far the other way.
+        predicted: The change of φ that the gradient says the first one makes.
+    """
 
     change: Change
+    back: Change
     predicted: float
 
 
@@ -77,7 +91,8 @@ def nudges(
     """For each parameter one that moves φ by about ``precision.step``, every row by a random share of it.
 
     All parameters together then move φ by what their gradients say, if these are derivatives; and one that is
-    not shows, however little the parameter does beside the others.
+    not shows, however little the parameter does beside the others. All move φ the same way, so that what
+    several untrue gradients promise does not cancel.
 
     Args:
         parameters: By name.
@@ -90,19 +105,27 @@ def nudges(
     for name, rows in radial.items():
         shares = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
         predicted = float((shares * rows.double().cpu()).sum())
-        size = min(precision.step / max(abs(predicted), 1e-300), _LARGEST_STEP / float(shares.abs().max()))
-        made[name] = Nudge(by_rows(name, parameters[name], 1 + size * shares), size * predicted)
+        size = min(
+            precision.step / max(abs(predicted), 1e-300), precision.largest / float(shares.abs().max())
+        )
+        size = math.copysign(size, predicted)
+        change, back = (by_rows(name, parameters[name], 1 + sign * size * shares) for sign in (1, -1))
+        made[name] = Nudge(change, back, size * predicted)
     return made
 
 
 def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> list[str]:
     """The parameters whose gradient is not the derivative of what the model computes."""
 
+    def change_of_functional(changes: Sequence[Change]) -> float:
+        return trials.probe.functional_change(trials.outputs, trials.run(*changes).outputs)
+
     def missed_by(names: Sequence[str]) -> float:
-        after = trials.run(*(made[name].change for name in names)).outputs
-        measured = trials.probe.functional_change(trials.outputs, after)
+        measured = change_of_functional([made[name].change for name in names])
+        if precision.is_central:
+            measured = (measured - change_of_functional([made[name].back for name in names])) / 2
         missed = abs(measured - sum(made[name].predicted for name in names))
-        return missed if missed == missed else float("inf")
+        return missed if math.isfinite(missed) else math.inf
 
     return list(singled_out(list(made), missed_by, precision.lie * precision.step))
 
@@ -217,7 +240,7 @@ class ByScaling:
         return found
 
     def _refuse_rounding(self, names: Sequence[str]) -> None:
-        """Some normalization may see rounding alone, as of equal samples; then anything moves the outputs.
+        """Some normalization may see rounding alone, as of equal samples: then anything moves the outputs.
 
         Raises:
             RoundingDecidesError: If factors as near to 1 as numbers can be do.
@@ -308,14 +331,15 @@ class ByScaling:
         }
 
     def redrawn(self, name: str, *, keeps_signs: bool = False) -> Change:
-        """Entirely other values, four times as large: they also wake what a negative bias keeps asleep."""
+        """Entirely other values, and so large that they wake what sleeps and reach what clips."""
         parameter = self._parameters[name].detach()
-        typical = max(float(torch.linalg.vector_norm(parameter)) / max(parameter.numel(), 1) ** 0.5, 0.1)
+        typical = float(torch.linalg.vector_norm(parameter)) / max(parameter.numel(), 1) ** 0.5
+        size = _FAR * max(typical, 0.5 if parameter.ndim < 2 else 0.0)
 
         def redraw(old: Tensor) -> None:
             generator = torch.Generator().manual_seed(self._seed + crc32(name.encode()))
             new = torch.randn(old.shape, generator=generator, dtype=old.dtype).to(old.device)
-            old.copy_(4 * typical * (new.abs() * old.sgn() if keeps_signs else new))
+            old.copy_(size * (new.abs() * old.sgn() if keeps_signs else new))
 
         return {name: redraw}
 

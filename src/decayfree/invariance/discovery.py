@@ -21,6 +21,7 @@ from decayfree.errors import (
     whole_number_faults,
 )
 from decayfree.forward import Forward, tensors_in
+from decayfree.invariance.by_scaling import PRECISIONS
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.probe import ForwardError
@@ -133,13 +134,36 @@ def _search_in_best_precision(
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
         if forward is not None:
             raise InvalidInputError(
-                f"your forward raised {type(error).__name__}: {error} (inputs: {shapes})"
+                f"your forward raised {type(error).__name__}: {error} (inputs: {shapes}){_more_of(error)}"
             ) from error
         raise InvalidInputError(
             f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised "
-            f"{type(error).__name__}: {error}. A tuple goes in as model(*inputs), a mapping as "
-            "model(**inputs); for anything else pass forward="
+            f"{type(error).__name__}: {error}. {_cure_of(error)}"
         ) from error
+
+
+# What a forward may raise, and what helps.
+_CURES = (
+    (
+        "more than 1 value per channel",
+        "Probe with a batch of more than one sample: of one value nothing is left",
+    ),
+    ("more than 1 spatial element", "Probe with larger inputs: of one position nothing is left to normalize"),
+    ("on the same device", "Move the inputs to the device of the model"),
+    ("index out of range in self", "The inputs hold indices that an embedding does not have"),
+)
+_OTHER_CURE = (
+    "A tuple goes in as model(*inputs), a mapping as model(**inputs); for anything else pass forward="
+)
+
+
+def _more_of(error: Exception) -> str:
+    cure = _cure_of(error)
+    return "" if cure == _OTHER_CURE else f". {cure}"
+
+
+def _cure_of(error: Exception) -> str:
+    return next((cure for words, cure in _CURES if words in str(error)), _OTHER_CURE)
 
 
 def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> VerdictName:
@@ -147,7 +171,8 @@ def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> Verd
         return "frozen"
     if finding.partition or finding.says in ("sign", "choice"):
         return "invariant"
-    if finding.says in ("moves", "moves elsewhere"):
+    has_moved = finding.failed_finite and finding.moves > PRECISIONS[dtype].effect
+    if finding.says in ("moves", "moves elsewhere") or has_moved:
         return "not_invariant"
     if finding.is_silent or finding.is_mostly_silent or finding.moves < TOLERANCES[dtype].moved:
         return "undecided"
@@ -185,7 +210,7 @@ def _left_out(
         if fnmatch.filter(names, pattern):
             return "excluded", f"excluded by {pattern!r}"
     if finding.says == "sign":
-        return "numbers", "numbers have a sign and no direction to keep"
+        return "sign", "a sign is no direction to keep"
     if finding.says == "choice":
         return "no gradient", "no gradient turns it, so that its norm sets no step"
     if included is None:

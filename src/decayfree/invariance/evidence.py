@@ -25,14 +25,10 @@ _Key = tuple[bool, int, int]  # jointly with the bias?, axis, groups
 # gradients grow from layer to layer, or rounding was divided by a standard deviation of zero.
 _SUSPICIOUS = 1e6
 
-# The sum over all rows is this much smaller than single rows: not by chance, so that something cancels it.
-_CANCELLED = 1e-3
+# The sum over all rows is this much smaller than by chance: something cancels it.
+_CANCELLED = 1e-4
 
 _PIECE = 1 << 20
-
-
-class RoundingDecidesError(Exception):
-    """Some normalization sees only the variance of rounding and blows it up: the copy wants a larger ε."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,7 @@ class Evidence:
         n_probes: How many probes gave it a gradient worth speaking of.
         by_key: What they say, for each way to divide it into rows that was tried.
         is_suspicious: Whether a probe gave it a gradient as large as rounding divided by nothing.
+        is_stirred: Whether a probe gave it any gradient at all, if only one not worth speaking of.
     """
 
     tolerance: Tolerance
@@ -72,6 +69,7 @@ class Evidence:
     n_probes: int = 0
     by_key: Mapping[_Key, tuple[RadialDerivatives, ...]] = field(default_factory=dict)
     is_suspicious: bool = False
+    is_stirred: bool = False
 
     @property
     def is_silent(self) -> bool:
@@ -91,8 +89,9 @@ class Evidence:
         """
         values, gradients = (part.reshape(-1, 1) if weight.ndim < 2 else part for part in (weight, gradient))
         rows = along_rows(values, gradients)
-        if bool((rows.magnitude <= self.tolerance.evidence).all()):
-            return self  # dropped out, this time or always: this probe says nothing of it
+        is_stirred = self.is_stirred or bool(rows.gradient_sizes.any())
+        if bool((rows.magnitude <= self.tolerance.evidence).all()):  # dropped out, this time or always
+            return replace(self, is_stirred=is_stirred)
         added = {(False, 0, 1): rows}
         if bool((rows.radial.abs() > self.tolerance.zero * rows.magnitude + self.tolerance.floor).any()):
             if weight.ndim > 1 and self._is_zero_in_all(rows):
@@ -102,7 +101,13 @@ class Evidence:
                 added |= self._joint(values, gradients, rows, bias, slope)
         by_key = {**self.by_key, **{key: (*self.by_key.get(key, ()), one) for key, one in added.items()}}
         is_suspicious = self.is_suspicious or float(rows.magnitude.max()) > _SUSPICIOUS
-        return replace(self, n_probes=self.n_probes + 1, by_key=by_key, is_suspicious=is_suspicious)
+        return replace(
+            self,
+            n_probes=self.n_probes + 1,
+            by_key=by_key,
+            is_suspicious=is_suspicious,
+            is_stirred=is_stirred,
+        )
 
     def conclusion(self) -> Conclusion:
         """What all probes so far say."""
@@ -118,12 +123,14 @@ class Evidence:
 
         best = max(passed, key=preference, default=None)
         if best is None:
-            return self._of_some_rows(complete, moves)
+            return self._of_some_rows(complete, Conclusion(moves))
         if passed[best].is_mostly_silent:
             return Conclusion(moves, is_mostly_silent=True)
         return Conclusion(moves, passed[best], is_joint=best[0])
 
-    def _of_some_rows(self, complete: Mapping[_Key, Sequence[RadialDerivatives]], moves: float) -> Conclusion:
+    def _of_some_rows(
+        self, complete: Mapping[_Key, Sequence[RadialDerivatives]], otherwise: Conclusion
+    ) -> Conclusion:
         """The conclusion where not all rows lack a scale; rows of one number have only a sign."""
         found: dict[bool, Partition] = {}
         for is_joint in (False, True):
@@ -132,7 +139,9 @@ class Evidence:
             if some and not self._is_bent(probes, some.blocks.n_rows):
                 found[is_joint] = some
         best = max(found, key=lambda is_joint: found[is_joint].blocks.n_rows, default=None)
-        return Conclusion(moves) if best is None else Conclusion(moves, found[best], is_joint=best)
+        if best is None:
+            return otherwise
+        return Conclusion(otherwise.moves, found[best], is_joint=best)
 
     def _is_bent(self, probes: Sequence[RadialDerivatives], n_rows: int) -> bool:
         """Whether more rows than these lack a scale in one probe and not in another, as below a bend."""
@@ -143,15 +152,20 @@ class Evidence:
         return any(one and one.blocks.n_rows > n_rows for one in alone)
 
     def _moves(self) -> float:
-        """The largest change of the outputs, of all rows together or, where that is small by chance, of one.
+        """The largest change of the outputs, not made small by chance.
 
-        The outputs see all rows together as one random number, which may be as small as it likes. But next to
-        zero beside what the rows do by themselves it is only where they cancel each other.
+        The outputs see all rows together as one random number, which may be as small as it likes; what the
+        rows do by themselves counts then. But next to nothing, beside what rows of such sizes would do, is no
+        chance: something takes the scale away, if not quite.
         """
-        together = [abs(float(probe.radial.sum())) for probe in self.by_key[False, 0, 1]]
-        apart = [float(torch.linalg.vector_norm(probe.radial)) for probe in self.by_key[False, 0, 1]]
-        is_cancelled = all(total < _CANCELLED * one for total, one in zip(together, apart, strict=True))
-        return max(together if is_cancelled else together + apart)
+        probes = self.by_key[False, 0, 1]
+        together = [abs(float(probe.radial.sum())) for probe in probes]
+        if all(
+            total < _CANCELLED * float(torch.linalg.vector_norm(probe.magnitude)) / probe.length**0.5
+            for total, probe in zip(together, probes, strict=True)
+        ):
+            return max(together)
+        return max(together + [float(torch.linalg.vector_norm(probe.radial)) for probe in probes])
 
     def _is_zero_in_all(self, rows: RadialDerivatives) -> bool:
         """Whether all rows together have no radial derivative: only then can those along other dimensions."""

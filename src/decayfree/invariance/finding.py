@@ -1,5 +1,6 @@
 """What was measured on one parameter, in figures."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +28,9 @@ class Finding:
         has_path: Whether any output depends on it at all.
         is_silent: Whether no probe gave it a gradient worth speaking of.
         is_mostly_silent: Whether its rows with a gradient do form blocks, but are less than half of all.
+        n_silent_rows: Rows along dimension 0 without a gradient, where these are most.
         moves: Relative change of the outputs per relative growth of the whole parameter, largest over the
-            probes; for a candidate that failed the confirmation, the movement seen there.
+            probes; for what was really scaled, the movement seen there.
         bias: Its bias, if they only work together.
         partition: Its blocks, of all rows or of some, or None where it is not scale-invariant.
         failed_finite: Whether it passed the probes and then moved the outputs when really scaled.
@@ -44,6 +46,7 @@ class Finding:
     has_path: bool = False
     is_silent: bool = True
     is_mostly_silent: bool = False
+    n_silent_rows: int = 0
     moves: float = 0.0
     bias: str | None = None
     partition: Partition | None = None
@@ -58,3 +61,14 @@ class Finding:
     def is_vector(self) -> bool:
         """Whether its rows are single numbers."""
         return len(self.shape) < 2
+
+    @property
+    def has_sign_rows(self) -> bool:
+        """Whether it is a matrix whose rows are single numbers: they have a sign and no direction."""
+        return len(self.shape) > 1 and math.prod(self.shape) == self.shape[0]
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether gradients say that it has one, or some of its rows."""
+        is_heard = self.is_real and not self.is_silent and not self.is_mostly_silent
+        return is_heard and (self.partition is None or self.partition.blocks.is_partial)

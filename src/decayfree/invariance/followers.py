@@ -5,7 +5,7 @@ whose deviation grew by c follows the block that was scaled by c (labels.py says
 block). Runs no model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +118,28 @@ class TwoRuns:
             offset = rows[0] - int(channels[0])
             rows = tuple(channel + offset for channel, _ in completed)
         return NormLayer(layer, *names, parameter, rows)
+
+
+def apart(layers_of: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Weights in groups of which no two act on the same modules; those that act on none are in none.
+
+    Args:
+        layers_of: For each weight the modules on which it acts.
+
+    Example:
+        >>> apart({"a": ["norm1"], "b": ["norm1", "norm2"], "c": ["norm2"], "d": []})
+        [['a', 'c'], ['b']]
+    """
+    groups: list[list[str]] = []
+    for name, layers in layers_of.items():
+        if not layers:
+            continue
+        free = [one for one in groups if all(set(layers).isdisjoint(layers_of[other]) for other in one)]
+        if free:
+            free[0].append(name)
+        else:
+            groups.append([name])
+    return groups
 
 
 def _with_dead_channels(pairs: list[tuple[int, int]], n_blocks: int, var: Tensor) -> list[tuple[int, int]]:

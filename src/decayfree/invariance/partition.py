@@ -246,14 +246,13 @@ def _most_rows(rows: _Rows, starts: Tensor, ends: Tensor) -> list[tuple[int, int
     links_to: dict[int, list[int]] = {}
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         links_to.setdefault(end, []).append(start)
-    # By the row before which a choice ends: (rows with a gradient, blocks, −rows without), and its last link.
-    best, last = [(0, 0, 0)], [-1]
+    # By the row before which a choice ends: (rows with a gradient, blocks), and its last link.
+    best, last = [(0, 0)], [-1]
     for end in range(1, n_rows + 1):
         score, link = best[-1], -1
         for start in links_to.get(end, ()):
-            heard, n_blocks, silent = best[start]
-            added = n_heard[end] - n_heard[start]
-            one = (heard + added, n_blocks + 1, silent - (end - start - added))
+            heard, n_blocks = best[start]
+            one = (heard + n_heard[end] - n_heard[start], n_blocks + 1)
             if one > score:
                 score, link = one, start
         best.append(score)

@@ -102,8 +102,9 @@ def along_columns(weight: Tensor, gradient: Tensor, groups: int) -> RadialDeriva
 def _sums_in(groups: int, left: Tensor, right: Tensor) -> Tensor:
     """Σ of left · right over the last dimension and within each group of the first, (groups, n_columns)."""
     if left.shape[2] > 1:
-        of_pairs: Tensor = (left.unsqueeze(2) @ right.unsqueeze(3))[..., 0, 0].double()
-        return of_pairs.unflatten(0, (groups, -1)).sum(1)
+        of_pairs = (left.unsqueeze(2) @ right.unsqueeze(3))[..., 0, 0].double()
+        sums: Tensor = of_pairs.unflatten(0, (groups, -1)).sum(1)
+        return sums
     sums = left.new_zeros(groups, left.shape[1], dtype=torch.float64)
     lefts, rights = (part.squeeze(2).unflatten(0, (groups, -1)) for part in (left, right))
     for index in range(lefts.shape[1]):  # no table as large as the weight

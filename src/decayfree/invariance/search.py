@@ -5,7 +5,6 @@ Each step takes what the ones before returned and returns what it saw; nothing i
 the model. Gives figures, not words: discovery.py says what they mean.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import Blocks
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, movement
 from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, Nudge, liars, nudges
-from decayfree.invariance.evidence import Evidence, RoundingDecidesError, bias_of
+from decayfree.invariance.evidence import Evidence, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
-from decayfree.invariance.followers import TwoRuns
+from decayfree.invariance.followers import TwoRuns, apart
+from decayfree.invariance.gradients import is_measured, with_gradients
 from decayfree.invariance.labels import (
     factors_for_one,
     labelled_factors,
@@ -29,7 +28,8 @@ from decayfree.invariance.labels import (
 )
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
-from decayfree.invariance.probe import Probe, Ran, as_real, in_real_terms
+from decayfree.invariance.probe import Probe, Ran
+from decayfree.invariance.rounding import RoundingDecidesError, has_constant_channels, moved_by_rounding
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
     NormLayer,
@@ -38,10 +38,20 @@ from decayfree.invariance.running_statistics import (
     small_modules,
     statistics_buffers,
 )
-from decayfree.invariance.trials import Change, Trials, scaled
+from decayfree.invariance.seen import (
+    Confirmation,
+    Seen,
+    candidates,
+    faint,
+    n_silent_rows,
+    scaled_candidate,
+    sign_rows,
+    silent,
+    wants_more,
+    without,
+)
+from decayfree.invariance.trials import Change, Trials
 from decayfree.invariance.two_values import norms_of_two_values
-
-_DECIDED = 1e-2  # rounding decides what it moves by this share
 
 
 @dataclass(frozen=True)
@@ -88,47 +98,6 @@ def search(
             ) from error
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What the probes so far have shown.
-
-    Args:
-        outputs: Of the newest probe, with their graph.
-        calls: Of modules in the newest probe.
-        kept: By module, the share of its old running statistics that a run leaves in them; only modules whose
-            statistics a run changes.
-        start: Buffers with which scaled runs begin from zero, so that no digits of small statistics are lost.
-        statistics: What the newest probe put into running statistics.
-        evidence: By parameter.
-        findings: By parameter.
-        factors: For each candidate, by which its blocks are scaled to confirm them; (n_blocks,), float64.
-        allowed: By how much outputs may move when what has no scale is scaled.
-        radial: For every other parameter ⟨w_i, ∂φ/∂w_i⟩ of its rows along dimension 0 in the newest probe.
-        stirred: Those that got any gradient in some probe, be it rounding.
-    """
-
-    outputs: list[Tensor]
-    calls: Calls
-    kept: Mapping[str, float]
-    start: Mapping[str, float]
-    statistics: Mapping[str, Statistics]
-    evidence: Mapping[str, Evidence]
-    findings: Mapping[str, Finding]
-    factors: Mapping[str, Tensor]
-    allowed: float
-    radial: Mapping[str, Tensor]
-    stirred: frozenset[str]
-
-
-@dataclass(frozen=True)
-class _Confirmation:
-    """How all candidates, scaled at once, moved the outputs, and what that run left and called."""
-
-    movement: float
-    ran: Ran
-    calls: Calls
-
-
 class _Search:
     """The steps of a search; remembers nothing but what it was made with."""
 
@@ -144,9 +113,9 @@ class _Search:
         seen = None
         failed: dict[str, Finding] = {}
         for index in range(self._n_probes):
-            seen = _without(failed, self._probe_once(seen))
+            seen = without(failed, self._probe_once(seen))
             is_last = index + 1 == self._n_probes
-            if _wants_more(seen.findings) and not is_last:
+            if wants_more(seen.findings) and not is_last:
                 continue
             confirmation = self._confirm(seen)
             if confirmation.movement > seen.allowed and seen.start:
@@ -159,11 +128,11 @@ class _Search:
             culprits = self._culprits(seen)
             failed |= {name: replace(seen.findings[name], moves=moves) for name, moves in culprits.items()}
             if is_last:
-                seen = _without(failed, seen)
+                seen = without(failed, seen)
                 confirmation = self._confirm(seen)
         assert seen is not None
         decided = self._decided_by_scaling(seen, holds)
-        if _candidates(decided.findings) != _candidates(seen.findings):
+        if candidates(decided.findings) != candidates(seen.findings):
             confirmation = self._confirm(decided)
         seen = replace(decided, findings=self._with_norm_layers(decided, confirmation))
         joined = self._with_joined_biases(seen)
@@ -175,7 +144,7 @@ class _Search:
 
     # Probes
 
-    def _probe_once(self, so_far: _Seen | None) -> _Seen:
+    def _probe_once(self, so_far: Seen | None) -> Seen:
         """One forward and backward pass at a new point.
 
         The later points are such that what passed so far is much longer or shorter: below a bend, everything
@@ -190,46 +159,24 @@ class _Search:
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
-        gradients = self._probe.gradients(ran.outputs)
+        evidence, has_gradient, stirred_now = with_gradients(self._probe, ran.outputs, evidence, self._biases)
         kept = so_far.kept if so_far else self._kept_shares(ran)
-        evidence = self._with_gradients(evidence, gradients)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
-        if any(one.is_suspicious for one in evidence.values()) or _has_constant_channels(ran, kept):
-            allowed = max(allowed, self._moved_by_rounding(ran.outputs))
+        if any(one.is_suspicious for one in evidence.values()) or has_constant_channels(ran, kept):
+            allowed = max(allowed, moved_by_rounding(self._probe, ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
-        silent = [name for name in gradients if evidence[name].is_silent]
-        stirred = (so_far.stirred if so_far else frozenset()) | {
-            name for name in silent if bool(gradients[name].any())
-        }
-        findings = self._findings(evidence, reached | gradients.keys(), stirred)
+        stirred = (so_far.stirred if so_far else frozenset()) | stirred_now
+        findings = self._findings(evidence, reached | has_gradient, stirred)
         start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
         radial = {
-            name: _radial(self._probe.parameters[name], gradient)
-            for name, gradient in gradients.items()
-            if _has_scale(findings[name])
+            name: evidence[name].by_key[False, 0, 1][-1].radial
+            for name, finding in findings.items()
+            if finding.has_scale
         }
-        return _Seen(
+        return Seen(
             ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial, stirred
         )
-
-    def _moved_by_rounding(self, outputs: list[Tensor]) -> float:
-        """By what rounding alone may move the outputs of a deep network, whose gradients grow.
-
-        Raises:
-            RoundingDecidesError: If a normalization sees nothing but rounding.
-            InvalidInputError: If the outputs are nothing but rounding.
-        """
-        of_a_normalization, of_outputs = self._probe.jittered(outputs)
-        # With a larger ε a few constant channels do no harm.
-        if of_a_normalization > (_DECIDED if self._probe.eps < 1e-20 else 0.5):
-            raise RoundingDecidesError
-        if of_outputs > _DECIDED:
-            raise InvalidInputError(
-                f"rounding at the normalizations moves the model's outputs by {of_outputs:.1g}, so nothing "
-                "can be measured: its gradients grow with every layer (many layers without shortcuts?)"
-            )
-        return 30 * of_outputs
 
     def _watched_run(self) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
@@ -282,21 +229,6 @@ class _Search:
             statistics = put_in(again.start, again.statistics, kept)
         return zeros, statistics
 
-    @torch.no_grad()
-    def _with_gradients(
-        self, evidence: Mapping[str, Evidence], gradients: Mapping[str, Tensor]
-    ) -> dict[str, Evidence]:
-        added = dict(evidence)
-        for name, gradient in gradients.items():
-            parameter, bias = self._probe.parameters[name], self._biases[name] or ""
-            if _is_real(parameter):
-                vector: Tensor | None = self._probe.parameters.get(bias)
-                slopes = gradients.get(bias)
-                if vector is not None and slopes is not None:
-                    vector, slopes = in_real_terms(vector, slopes)
-                added[name] = evidence[name].with_probe(as_real(parameter), as_real(gradient), vector, slopes)
-        return added
-
     def _findings(
         self, evidence: Mapping[str, Evidence], reached: Collection[str], stirred: Collection[str]
     ) -> dict[str, Finding]:
@@ -306,10 +238,11 @@ class _Search:
             conclusion = evidence[name].conclusion()
             findings[name] = Finding(
                 tuple(parameter.shape),
-                is_real=_is_real(parameter),
+                is_real=is_measured(parameter),
                 has_path=name in reached,
                 is_silent=evidence[name].is_silent,
                 is_mostly_silent=conclusion.is_mostly_silent,
+                n_silent_rows=n_silent_rows(evidence[name]) if conclusion.is_mostly_silent else 0,
                 moves=conclusion.moves,
                 bias=self._biases[name] if conclusion.is_joint else None,
                 partition=conclusion.partition,
@@ -351,34 +284,34 @@ class _Search:
 
     # Confirmation
 
-    def _confirm(self, seen: _Seen) -> _Confirmation:
+    def _confirm(self, seen: Seen) -> Confirmation:
         """Scale all candidates at once and run."""
         with watched(self._probe.copy) as calls:
             ran = self._trials(seen).run(*self._scaled(seen, seen.factors).values())
-        return _Confirmation(movement(seen.outputs, ran.outputs), ran, calls)
+        return Confirmation(movement(seen.outputs, ran.outputs), ran, calls)
 
-    def _trials(self, seen: _Seen) -> Trials:
+    def _trials(self, seen: Seen) -> Trials:
         return Trials(self._probe, seen.outputs, seen.start)
 
-    def _scaled(self, seen: _Seen, factors: Mapping[str, Tensor]) -> dict[str, Change]:
+    def _scaled(self, seen: Seen, factors: Mapping[str, Tensor]) -> dict[str, Change]:
         """For each candidate the change that scales its blocks."""
         return {
-            name: _scaled_candidate(name, seen.findings[name], factors[name])
-            for name in _candidates(seen.findings)
+            name: scaled_candidate(name, seen.findings[name], factors[name])
+            for name in candidates(seen.findings)
         }
 
-    def _the_other_way(self, seen: _Seen) -> dict[str, Tensor]:
+    def _the_other_way(self, seen: Seen) -> dict[str, Tensor]:
         """Factors that lengthen what those of the confirmation shorten, and the other way round."""
         return {
             name: self._precision.opposite(values, self._probe.eps, self._probe.seed + index)
             for index, (name, values) in enumerate(seen.factors.items())
         }
 
-    def _is_still_the_other_way(self, seen: _Seen) -> bool:
+    def _is_still_the_other_way(self, seen: Seen) -> bool:
         changes = self._scaled(seen, self._the_other_way(seen)).values()
         return self._trials(seen).movement(*changes) <= seen.allowed
 
-    def _culprits(self, seen: _Seen) -> dict[str, float]:
+    def _culprits(self, seen: Seen) -> dict[str, float]:
         """The candidates that move the outputs, one way or the other, and how far."""
         culprits: dict[str, float] = {}
         for factors in (seen.factors, self._the_other_way(seen)):
@@ -389,7 +322,7 @@ class _Search:
 
     # Decisions by scaling
 
-    def _everything_holds(self, seen: _Seen) -> bool:
+    def _everything_holds(self, seen: Seen) -> bool:
         """In one run: candidates the other way, silent parameters redrawn, all others a little longer.
 
         Then only what the gradients say of the last may show. Where more does, one question is asked at a
@@ -401,7 +334,11 @@ class _Search:
         trials, asking = self._trials(seen), self._asking(seen)
         ran = trials.run(
             *self._scaled(seen, self._the_other_way(seen)).values(),
-            *(asking.redrawn(name) for name in _silent(seen.findings) if not _is_of_numbers(seen, name)),
+            *(
+                asking.redrawn(name)
+                for name in silent(seen.findings)
+                if not seen.findings[name].has_sign_rows
+            ),
             *(nudge.change for nudge in nudged.values()),
         )
         missed = self._probe.functional_change(seen.outputs, ran.outputs) - sum(
@@ -411,20 +348,20 @@ class _Search:
         is_near = movement(seen.outputs, ran.outputs) <= 1e-3
         return abs(missed) <= self._precision.lie * self._precision.step and is_near
 
-    def _decided_by_scaling(self, seen: _Seen, holds: bool) -> _Seen:
+    def _decided_by_scaling(self, seen: Seen, holds: bool) -> Seen:
         """With findings that say what really changing parameters says, where gradients say nothing or lie."""
-        silent = _silent(seen.findings)
+        silent_ones = silent(seen.findings)
         asking = self._asking(seen)
-        answers = {name: Answer("no effect") for name in silent}
-        asked = [name for name in silent if not holds or _is_of_numbers(seen, name)]
+        answers = {name: Answer("no effect") for name in silent_ones}
+        asked = [name for name in silent_ones if not holds or name in sign_rows(seen.findings)]
         if asked:
             answers |= self._unless_of_two_values(asking.of_silent(asked, self._tolerance.evidence), seen)
-        untrue: list[str] = []
-        if not holds:
-            untrue = liars(self._trials(seen), self._nudges(seen), self._precision)
-            axes = {name: seen.evidence[name].output_rows for name in untrue}
-            answers |= asking.of_liars(untrue, axes)
-        answers |= asking.of_faint(_faint(seen.findings, self._tolerance), self._tolerance.moved)
+        untrue = [] if holds else liars(self._trials(seen), self._nudges(seen), self._precision)
+        # What failed in its blocks alone may have none with its bias.
+        failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
+        axes = {name: seen.evidence[name].output_rows for name in (*untrue, *failed)}
+        answers |= asking.of_liars(list(axes), axes)
+        answers |= asking.of_faint(faint(seen.findings, self._tolerance), self._tolerance.moved)
         findings = {**seen.findings}
         for name, answer in answers.items():
             findings[name] = replace(
@@ -432,13 +369,13 @@ class _Search:
                 is_true=name not in untrue,
                 says=answer.says,
                 says_of=answer.says_of,
-                moves=max(findings[name].moves, answer.moves),
+                moves=answer.moves or findings[name].moves,
                 partition=answer.partition or findings[name].partition,
                 bias=answer.bias if answer.partition else findings[name].bias,
             )
         return replace(seen, findings=findings, factors=self._factors(findings))
 
-    def _unless_of_two_values(self, answers: Mapping[str, Answer], seen: _Seen) -> dict[str, Answer]:
+    def _unless_of_two_values(self, answers: Mapping[str, Answer], seen: Seen) -> dict[str, Answer]:
         """With another answer where a normalization saw two values: no scale shows then, if there is one."""
         if all(answer.says == "no effect" for answer in answers.values()):
             return dict(answers)
@@ -451,22 +388,22 @@ class _Search:
             for name, answer in answers.items()
         }
 
-    def _asking(self, seen: _Seen) -> ByScaling:
+    def _asking(self, seen: Seen) -> ByScaling:
         return ByScaling(self._trials(seen), self._probe.dtype, self._biases, self._probe.seed)
 
-    def _nudges(self, seen: _Seen) -> dict[str, Nudge]:
+    def _nudges(self, seen: Seen) -> dict[str, Nudge]:
         """Of all parameters of which gradients say that they have a scale."""
         radial = {
             name: rows
             for name, rows in seen.radial.items()
-            if _has_scale(seen.findings[name])
+            if seen.findings[name].has_scale
             and float(torch.linalg.vector_norm(rows)) >= self._tolerance.moved
         }
         return nudges(self._probe.parameters, radial, self._precision, self._probe.seed)
 
     # Normalizations
 
-    def _with_norm_layers(self, seen: _Seen, confirmation: _Confirmation) -> dict[str, Finding]:
+    def _with_norm_layers(self, seen: Seen, confirmation: Confirmation) -> dict[str, Finding]:
         """The findings with what cancels the scale of each matrix.
 
         Args:
@@ -475,28 +412,58 @@ class _Search:
         """
         factors = {
             name: seen.factors[name]
-            for name in _candidates(seen.findings)
+            for name in candidates(seen.findings)
             if not seen.findings[name].is_vector
         }
         weights = {name: self._probe.parameters[name] for name in factors}
         places_of = places(seen.outputs, seen.calls, confirmation.calls, weights)
         found, unexplained = self._two_runs(seen, confirmation.ran).followers(factors)
+        found = self._with_unexplained(found, unexplained, places_of, seen)
         findings = dict(seen.findings)
         for name in factors:
             layers = found[name]
-            if unexplained and (not places_of[name] or not set(unexplained).isdisjoint(places_of[name])):
-                layers = layers + self._followers_of_one(name, unexplained, seen)
             others = [] if layers else [NormLayer(place) for place in places_of[name]]
             findings[name] = replace(findings[name], norm_layers=(*layers, *others))
         return findings
 
-    def _followers_of_one(self, name: str, layers: list[str], seen: _Seen) -> list[NormLayer]:
-        """Scale one weight alone and see which of the modules follow it."""
-        factors = factors_for_one(len(seen.factors[name]), self._probe.seed)
-        ran = self._trials(seen).run(_scaled_candidate(name, seen.findings[name], factors))
-        return self._two_runs(seen, ran).followers_of_one(layers, factors)
+    def _with_unexplained(
+        self,
+        found: Mapping[str, list[NormLayer]],
+        unexplained: list[str],
+        places_of: Mapping[str, Collection[str]],
+        seen: Seen,
+    ) -> dict[str, list[NormLayer]]:
+        """The normalizations of each weight with those on which several weights act.
 
-    def _two_runs(self, seen: _Seen, scaled: Ran) -> TwoRuns:
+        Each weight is scaled without the others that act on the same ones. Weights that the graph leads to
+        different ones share a run, and are scaled alone only where something else follows them.
+        """
+        layers_of = {
+            name: [layer for layer in unexplained if layer in places_of[name] or not places_of[name]]
+            for name in found
+        }
+        complete = {name: list(layers) for name, layers in found.items()}
+        for together in apart(layers_of):
+            for name, layers in self._followers_apart(together, layers_of, unexplained, seen).items():
+                complete[name] += layers
+        return complete
+
+    def _followers_apart(
+        self, names: list[str], layers_of: Mapping[str, list[str]], unexplained: list[str], seen: Seen
+    ) -> dict[str, list[NormLayer]]:
+        """Scale some weights that act on different modules, nothing else, and see which follow each."""
+        factors = {name: factors_for_one(len(seen.factors[name]), self._probe.seed) for name in names}
+        changes = [scaled_candidate(name, seen.findings[name], values) for name, values in factors.items()]
+        runs = self._two_runs(seen, self._trials(seen).run(*changes))
+        if len(names) == 1:
+            return {name: runs.followers_of_one(unexplained, factors[name]) for name in names}
+        others = set(unexplained).difference(*(layers_of[name] for name in names))
+        if runs.followers_of_one(others, factors[names[0]]):
+            alone = [self._followers_apart([name], layers_of, unexplained, seen) for name in names]
+            return {name: layers for one in alone for name, layers in one.items()}
+        return {name: runs.followers_of_one(layers_of[name], factors[name]) for name in names}
+
+    def _two_runs(self, seen: Seen, scaled: Ran) -> TwoRuns:
         vectors = {
             name: parameter.detach().double().cpu()
             for name, parameter in self._probe.parameters.items()
@@ -505,7 +472,7 @@ class _Search:
         after = put_in(scaled.start, scaled.statistics, seen.kept)
         return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
 
-    def _with_joined_biases(self, seen: _Seen) -> dict[str, Finding]:
+    def _with_joined_biases(self, seen: Seen) -> dict[str, Finding]:
         """The findings with some silent biases scaled along.
 
         Those that, left behind, would shift a running mean by what no parameter tells.
@@ -516,88 +483,6 @@ class _Search:
             is_joined = is_unclear and finding.bias is None and self._has_silent_bias(name, seen.findings)
             joined[name] = replace(finding, bias=self._biases[name]) if is_joined else finding
         return joined
-
-
-def _without(failed: Mapping[str, Finding], seen: _Seen) -> _Seen:
-    """Without candidates that moved the outputs before, in the same blocks, when really scaled."""
-    known = {
-        name: replace(seen.findings[name], moves=before.moves, partition=None, failed_finite=True)
-        for name, before in failed.items()
-        if _blocks_of(seen.findings[name]) == _blocks_of(before)
-    }
-    return replace(seen, findings={**seen.findings, **known})
-
-
-def _blocks_of(finding: Finding) -> Blocks | None:
-    return finding.partition.blocks if finding.partition else None
-
-
-def _candidates(findings: Mapping[str, Finding]) -> list[str]:
-    return [name for name, finding in findings.items() if finding.partition]
-
-
-def _scaled_candidate(name: str, finding: Finding, factors: Tensor) -> Change:
-    assert finding.partition is not None
-    return scaled(name, finding.bias, finding.partition.blocks, factors)
-
-
-def _silent(findings: Mapping[str, Finding]) -> list[str]:
-    return [name for name, finding in findings.items() if finding.is_real and finding.is_silent]
-
-
-def _faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
-    """Parameters that move the outputs by less than what counts as moved, for their growth."""
-    return [
-        name
-        for name, finding in findings.items()
-        if _has_scale(finding) and finding.moves < tolerance.moved and not finding.failed_finite
-    ]
-
-
-def _has_scale(finding: Finding) -> bool:
-    """Whether gradients say that it has a scale, or some of its rows."""
-    is_heard = finding.is_real and not finding.is_silent and not finding.is_mostly_silent
-    return is_heard and (finding.partition is None or finding.partition.blocks.is_partial)
-
-
-def _is_of_numbers(seen: _Seen, name: str) -> bool:
-    """Whether the rows of a matrix are single numbers, which have a sign and no direction."""
-    shape = seen.findings[name].shape
-    return len(shape) > 1 and math.prod(shape) == shape[0]
-
-
-def _wants_more(findings: Mapping[str, Finding]) -> bool:
-    """Whether some row of a matrix that may be scale-invariant got no gradient so far."""
-    return any(
-        finding.is_silent
-        or finding.is_mostly_silent
-        or (finding.partition and finding.partition.n_silent_rows)
-        for finding in findings.values()
-        if finding.has_path and not finding.is_vector
-    )
-
-
-def _has_constant_channels(ran: Ran, kept: Mapping[str, float]) -> bool:
-    """Whether a normalization with running statistics saw no variance in most of its channels."""
-    for name, share in kept.items():
-        start, left = ran.start[name], ran.statistics[name]
-        mean, var = left.mean - share * start.mean, left.var - share * start.var
-        if 2 * int((var <= 1e-13 * (start.var.abs() + mean.square())).sum()) > len(var):
-            return True
-    return False
-
-
-@torch.no_grad()
-def _radial(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """(n_rows,), along dimension 0."""
-    values, gradients = (
-        as_real(part).reshape(len(part) if part.ndim else 1, -1) for part in (parameter, gradient)
-    )
-    return (values * gradients).sum(1)
-
-
-def _is_real(parameter: Tensor) -> bool:
-    return (parameter.is_floating_point() or parameter.is_complex()) and parameter.numel() > 0
 
 
 def _check_finite(outputs: list[Tensor]) -> None:

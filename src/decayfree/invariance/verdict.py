@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 
 VerdictName = Literal["invariant", "not_invariant", "undecided", "frozen"]
-LeftOut = Literal["", "numbers", "no gradient", "excluded", "not included"]
+LeftOut = Literal["", "sign", "numbers", "no gradient", "excluded", "not included"]
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,17 @@ class Verdict:
 
     Args:
         name: Of the parameter.
-        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no value of it changes anything here, or too
-            little to tell) or ``frozen``.
+        verdict: ``invariant``, ``not_invariant``, ``undecided`` (no gradient reached it, or too little to
+            tell) or ``frozen``.
         reason: Why, in words.
         measured: For invariant ones the largest radial derivative of a block as a share of what it could have
             been; for the others the relative change of the outputs per relative growth of the parameter. No
             unit.
         shape: Of the parameter.
-        left_out: Why an invariant one is no weight of the result: its rows are single numbers without a
-            direction to keep (``numbers``), no gradient turns it (``no gradient``), or a pattern says so.
-            Empty where it is in the result, goes with a weight that is, or is not invariant.
+        left_out: Why an invariant one is no weight of the result: only the signs of its numbers count
+            (``sign``), its rows are single numbers without a direction to keep (``numbers``), no gradient
+            turns it (``no gradient``), or a pattern says so (``excluded``, ``not included``). Empty where it
+            is in the result, goes with a weight that is, or is not invariant.
     """
 
     name: str
@@ -65,7 +67,7 @@ class ScaleInvariantWeight:
     groups: int = 1
     starts: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def blocks(self) -> Blocks:
         """How the rows are divided."""
         return Blocks(self.axis, self.block_sizes, self.groups, self.starts)

@@ -3,6 +3,7 @@
 Decides nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -67,8 +68,9 @@ def _measured(finding: Finding, model: nn.Module) -> str:
         return "it is complex, integer or empty, and only real numbers are measured"
     if finding.is_mostly_silent:
         return (
-            "most of its rows got no gradient from these inputs (words that did not occur, kernels that were "
-            "not activated); the others are scale-invariant: try other or more inputs"
+            f"{finding.n_silent_rows} of its {math.prod(finding.shape[:1])} rows got no gradient from these "
+            "inputs (words that did not occur, kernels that were not activated), the others are "
+            "scale-invariant: try other or more inputs"
         )
     return _moves(finding)
 
@@ -91,11 +93,12 @@ def _says(finding: Finding, model: nn.Module) -> str:
             )
         case "moves elsewhere":
             return (
-                "its gradient is zero since these inputs do not activate it; at other values, which they do, "
-                f"scaling it moved the outputs by {finding.moves:.2g}"
+                "its gradient is zero where it is, and scaling moves nothing there; at other values, where "
+                f"it has an effect, scaling it moved the outputs by {finding.moves:.2g}"
             )
         case "moves":
-            return f"scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
+            though = "small growth does not show, but " if finding.failed_finite else ""
+            return f"{though}scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
     return _no_effect(finding)
 
 
@@ -122,8 +125,8 @@ def _no_effect(finding: Finding) -> str:
             "of it moves the outputs"
         )
     return (
-        "its gradient is zero and no other value of it moves the outputs: what comes after takes it away, as "
-        "a normalization does with a bias before it"
+        "no value of it moves the outputs: what comes after takes it away, as a normalization does a bias "
+        "before it"
     )
 
 

@@ -16,7 +16,14 @@ from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
 from decayfree.errors import InvalidInputError
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
+from decayfree.methods.method import (
+    AttachedMethod,
+    BlockNormsByStep,
+    Method,
+    number_faults,
+    only_with,
+)
+from decayfree.methods.partly_held import refuse_partly_held
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.stepping import refuse_scaled_gradients
 from decayfree.methods.weight_decay import WeightDecay
@@ -97,6 +104,7 @@ class ExactReplay(Method):
 
         Raises:
             InvalidInputError: If ``replayed`` is missing or the optimizer is not SGD.
+            UnsupportedWeightError: If a weight is scale-invariant in some of its rows only.
             MismatchError: If ``replayed`` does not fit the blocks of ``found``.
         """
         if type(optimizer) is not SGD:
@@ -104,6 +112,7 @@ class ExactReplay(Method):
                 "exact replay is for torch.optim.SGD, whose steps are linear in gradient and weight, got "
                 f"{type(optimizer).__name__}"
             )
+        refuse_partly_held(found, by="exact replay")
         norms = fitting(replayed, found, by="exact replay")
         return _Replay(optimizer, found, norms, self.replayed_weight_decay, decoupled)
 

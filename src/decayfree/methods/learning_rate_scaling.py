@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
+from decayfree.methods.partly_held import put_in_held_rows_
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay
 
@@ -118,10 +119,14 @@ class _ScaledSteps:
     @torch.no_grad()
     def _scale_updates(self) -> None:
         for weight in self._found:
-            updates = {name: self._parameters[name].detach() - self._before[name] for name in weight.names}
-            weight.part(updates).scale_(self._factors[weight.name])
-            for name, update in updates.items():
-                self._parameters[name].copy_(self._before[name]).add_(update)
+            part, before = weight.part(self._parameters), weight.part(self._before)
+            after = part.each(torch.clone)
+            for tensor, old in zip(after.tensors, before.tensors, strict=True):
+                tensor.sub_(old)
+            after.scale_(self._factors[weight.name])
+            for tensor, old in zip(after.tensors, before.tensors, strict=True):
+                tensor.add_(old)
+            put_in_held_rows_(part, after)
         self._before.clear()  # nothing but norms is kept between steps
         self._factors.clear()
         self._n_steps += 1

@@ -65,6 +65,8 @@ class Method(ABC):
     """What sentences and tables call it where it occurs with one setting only; empty for its label."""
     holds_norms: ClassVar[bool] = False
     """Whether norms stay where they are put, whatever the optimizer does."""
+    decays_other_rows: ClassVar[bool] = False
+    """Whether rows that are not scale-invariant get their decay, of a weight of which others are."""
     is_treatment: ClassVar[bool] = True
     """Whether it does anything at all; what a method costs is told beside the one that does not."""
     color_slot: ClassVar[int] = 5
@@ -104,9 +106,17 @@ class Method(ABC):
         return found
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        """The optimizer's parameter groups; ``rest_weight_decay`` is for what is not scale-invariant."""
+        """The optimizer's parameter groups; ``rest_weight_decay`` is for what is not scale-invariant.
+
+        Raises:
+            UnsupportedWeightError: If a weight is scale-invariant in some of its rows, and nothing decays
+                the others.
+        """
+        from decayfree.methods.partly_held import refuse_partly_held
         from decayfree.rescaling.param_groups import split_params
 
+        if rest_weight_decay and not self.decays_other_rows:
+            refuse_partly_held(found, by=self.label, lacks="decays the others")
         return split_params(model, found, weight_decay=rest_weight_decay)
 
     def optimizer(self, name: str, groups: ParamGroups, settings: Mapping[str, Any]) -> Optimizer | None:

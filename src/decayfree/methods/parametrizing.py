@@ -44,8 +44,8 @@ def parametrized(
         The scale-invariant weights of the changed model, as a probe would find them.
 
     Raises:
-        UnsupportedWeightError: If a weight is shared, has a parametrization, has rows of one number or rows
-            along another dimension than 0. Then nothing has changed.
+        UnsupportedWeightError: If a weight is shared, has a parametrization, has rows of one number, rows
+            along another dimension than 0 or rows that are not scale-invariant. Then nothing has changed.
     """
     faults = [fault for weight in found for fault in _faults(model, weight)]
     if faults:
@@ -124,5 +124,7 @@ def _faults(model: nn.Module, weight: ScaleInvariantWeight) -> Iterator[str]:
         yield f"{at}, which layers share ({', '.join(all_names)})"
     elif weight.axis != 0:
         yield f"{at}, whose rows run along dimension {weight.axis}"
+    elif weight.blocks.is_partial:
+        yield f"{at}, of which only some rows are scale-invariant"
     elif parameter.numel() == len(parameter):
         yield f"{at}, whose rows are single numbers"

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.errors import MismatchError
+from decayfree.methods.partly_held import put_in_held_rows_
 from decayfree.methods.stepping import around_steps
 
 if TYPE_CHECKING:
@@ -107,9 +108,10 @@ class Turned:
     @torch.no_grad()
     def _set_aside(self) -> None:
         for weight in self._weights:
-            for name in weight.names:
-                self._before[name] = self._parameters[name].detach().clone()
-                self._parameters[name].zero_()
+            part = weight.part(self._parameters)
+            for name, tensor in zip(weight.names, part.tensors, strict=True):
+                self._before[name] = tensor.detach().clone()
+            put_in_held_rows_(part, part.each(torch.zeros_like))
 
     @torch.no_grad()
     def _turn(self) -> None:
@@ -120,7 +122,8 @@ class Turned:
 
     def _turn_one(self, weight: ScaleInvariantWeight) -> None:
         # Set to zero before the step, the weight is its own update until what it was is added again.
-        update, before = weight.part(self._parameters), weight.part(self._before)
+        part, before = weight.part(self._parameters), weight.part(self._before)
+        update = part.each(torch.clone)
         group, norms = self._group_of(weight), self.norms[weight.name]
         learning_rate = float(group["lr"])
         if self._tangential:
@@ -137,8 +140,9 @@ class Turned:
             update.scale_(rate / learning_rate)
         for tensor, old in zip(update.tensors, before.tensors, strict=True):
             tensor.add_(old)
-        now = self._norms_of(weight)
+        now = update.norms()
         update.scale_(torch.where(now > 0, norms / now, 1.0))
+        put_in_held_rows_(part, update)
 
     def _sizes(self, weight: ScaleInvariantWeight) -> Tensor:
         """‖u‖ of every block in the last step, or the root of its running mean square, (n_blocks,)."""

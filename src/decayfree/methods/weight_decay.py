@@ -24,7 +24,7 @@ from decayfree.methods.method import (
     number_faults,
 )
 from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
-from decayfree.optimizers import DecayForm, own_decay_of
+from decayfree.optimizers import DecayForm, decay_form_in
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -67,6 +67,9 @@ class WeightDecay(Method):
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
+        from decayfree.methods.partly_held import refuse_partly_held
+
+        refuse_partly_held(found, by=self.label)
         if self.form == "own" or self.weight_decay == 0:
             return NothingToDo()
         if self.form == own_form(optimizer):
@@ -86,9 +89,14 @@ def groups_of(
     """Parameter groups with one decay for the scale-invariant weights and one for the rest.
 
     Both as the optimizer understands them.
+
+    Raises:
+        UnsupportedWeightError: If a weight is scale-invariant in some of its rows only.
     """
+    from decayfree.methods.partly_held import refuse_partly_held
     from decayfree.rescaling.param_groups import split_params
 
+    refuse_partly_held(found, by=f"weight decay {weight_decay:g}")
     decayed = _identities(model, found)
     groups = split_params(model, found, weight_decay=rest_weight_decay)
     for group in groups:
@@ -99,12 +107,7 @@ def groups_of(
 
 def own_form(optimizer: Optimizer) -> DecayForm | None:
     """What an optimizer's own ``weight_decay`` does; None where nobody knows."""
-    group = optimizer.param_groups[0]
-    flags = [bool(group[key]) for key in ("decoupled_weight_decay", "weight_decouple") if key in group]
-    if any(flags):
-        return "decoupled"
-    form = own_decay_of(type(optimizer))
-    return "coupled" if form and flags else form
+    return decay_form_in(type(optimizer), optimizer.param_groups[0])
 
 
 def _decay_coupled(optimizer: Optimizer, found: Invariance, weight_decay: float) -> None:

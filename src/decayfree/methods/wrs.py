@@ -34,6 +34,7 @@ class WRS(Method):
     name: ClassVar[str] = "wrs"
     short: ClassVar[str] = "WRS"
     holds_norms: ClassVar[bool] = True
+    decays_other_rows: ClassVar[bool] = True
     color_slot: ClassVar[int] = 0
     radius: float | Literal["init"] = 1.0
     every: int = 1

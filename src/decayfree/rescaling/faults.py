@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.following import unknown_moments
 from decayfree.rescaling.held import Held
+from decayfree.rescaling.other_rows import OTHER_ROWS
 
 
 def decay_faults(
@@ -34,6 +35,8 @@ def decay_faults(
             "; decay only pollutes their moments or is undone: set it to 0, or give the optimizer "
             "decayfree.split_params(model, found, weight_decay=...), which keeps it on the rest"
         )
+        if any(weight.blocks.is_partial for weight in weights):
+            faults[-1] += f", and on the rows that are not held as {OTHER_ROWS}"
     return faults
 
 

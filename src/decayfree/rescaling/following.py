@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from decayfree.blocks import Blocks, scale_blocks_, whole
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.optimizers import OPTIMIZERS, nearest_row
 from decayfree.rescaling.held import Held
 
@@ -23,6 +24,8 @@ _FACTORED = next(row.factored for row in OPTIMIZERS if row.factored is not None)
 # A change of the outputs by more than this, caused by ε, is worth a warning.
 _EPS_WARNING = 1e-3
 _MUCH_SMALLER = 0.1
+# A channel that ε makes this much smaller than it should be is silent.
+_SILENT = 0.1
 
 
 def follow_statistics_(
@@ -92,24 +95,48 @@ def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
 def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]]) -> dict[str, float]:
     """How much ε moves the outputs of each normalization when the weights before it are scaled.
 
-    Relative, root mean square of channels.
+    Relative, root mean square of channels. One that was nearly silent counts by what it is beside the others:
+    many times nothing is still little.
     """
     modules = dict(model.named_modules())
     moved: dict[str, float] = {}
     for layer, factors in relations:
-        if not layer.blocks:
-            continue
-        module = modules[layer.name]
-        eps = eps_of(module)
-        var = module.get_buffer("running_var").double().flatten()[list(layer.channels)]
-        c = factors.detach().double().to(var.device)[list(layer.blocks)]
-        ratio = torch.sqrt((c * c * (var + eps)) / (c * c * var + eps))
-        change = torch.where(var > 0, (ratio - 1).abs(), 0.0)
-        moved[layer.name] = max(moved.get(layer.name, 0.0), float(change.square().mean().sqrt()))
+        if layer.blocks:
+            before, after = _sizes_under_eps(modules[layer.name], layer, factors)
+            size = before.clamp(min=float(before.square().mean().sqrt()) / 3).clamp(min=1e-30)
+            one = float(((after - before) / size).square().mean().sqrt())
+            moved[layer.name] = max(moved.get(layer.name, 0.0), one)
     return moved
 
 
-def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]], *, stacklevel: int) -> None:
+def _sizes_under_eps(module: nn.Module, layer: NormLayer, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """√(σ²/(σ² + ε)) of each channel, which is to be 1, before and after scaling; (n_channels,)."""
+    eps = eps_of(module)
+    var = module.get_buffer("running_var").double().flatten()[list(layer.channels)]
+    c = factors.detach().double().to(var.device)[list(layer.blocks)]
+    before, after = ((size / (size + eps)).sqrt() for size in (var, c * c * var))
+    return torch.where(var > 0, before, 0.0), torch.where(var > 0, after, 0.0)
+
+
+def _woken(model: nn.Module, weight: ScaleInvariantWeight, factors: Tensor) -> set[int]:
+    """Blocks that ε alone keeps silent: as long as others, they are heard."""
+    modules = dict(model.named_modules())
+    woken: set[int] = set()
+    for layer in weight.norm_layers:
+        if layer.blocks:
+            before, after = _sizes_under_eps(modules[layer.name], layer, factors)
+            is_woken = (before < _SILENT) & (after > 2 * before)
+            woken |= {block for block, one in zip(layer.blocks, is_woken.tolist(), strict=True) if one}
+    return woken
+
+
+def warn_of_eps(
+    model: nn.Module,
+    weights: Sequence[ScaleInvariantWeight],
+    factors: Mapping[str, Tensor],
+    *,
+    stacklevel: int,
+) -> None:
     """Warn where ε may move an output by more than 0.1 %.
 
     Also where that cannot be told and blocks become much smaller.
@@ -117,12 +144,24 @@ def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]],
     What it moves each normalization's own outputs by adds up over the layers: the sum was above the movement
     of the model's outputs for ResNet-18, DenseNet-121, MobileNetV2 and VGG11-BN at every radius tried from
     0.1 to 4.
+
+    Args:
+        model: With its weights as they still are.
+        weights: That are to be scaled.
+        factors: By weight those of its blocks, (n_blocks,).
+        stacklevel: As for :func:`warnings.warn`.
     """
     modules = dict(model.named_modules())
+    relations = [
+        (layer, factors[weight.name])
+        for weight in weights
+        for layer in weight.norm_layers
+        if bool((factors[weight.name] != 1).any())
+    ]
     untold = {
         layer.name
-        for layer, factors in relations
-        if not layer.channels and eps_of(modules[layer.name]) > 0 and float(factors.min()) < _MUCH_SMALLER
+        for layer, values in relations
+        if not layer.channels and eps_of(modules[layer.name]) > 0 and float(values.min()) < _MUCH_SMALLER
     }
     if untold:
         warnings.warn(
@@ -135,11 +174,23 @@ def warn_of_eps(model: nn.Module, relations: Sequence[tuple[NormLayer, Tensor]],
     together = sum(moved.values())
     if together > _EPS_WARNING:
         worst = max(moved, key=lambda name: moved[name])
+        woken = {weight.name: len(_woken(model, weight, factors[weight.name])) for weight in weights}
+        silent = [
+            f"{weight.name} ({woken[weight.name]} of {weight.blocks.n_blocks} blocks)"
+            for weight in sorted(weights, key=lambda one: -woken[one.name])
+            if woken[weight.name]
+        ]
+        listed = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if len(silent) > 3 else "")
+        cure = (
+            f". Blocks of {listed} are so short that ε alone keeps them silent, and wake up at any radius: "
+            "set them to zero, and they are left alone, or leave their weight out"
+            if silent
+            else ". A larger radius, or a smaller ε, makes that as small as you like"
+        )
         warnings.warn(
             "the ε of normalizations is not small beside the variance of what they normalize: rescaling may "
             f"move the model's outputs by up to {together:.1%} ({len(moved)} normalizations together; "
-            f"{worst} by {moved[worst]:.2%}). A larger radius, or a smaller ε, "
-            "makes that as small as you like",
+            f"{worst} by {moved[worst]:.2%}){cure}",
             stacklevel=stacklevel + 1,
         )
 

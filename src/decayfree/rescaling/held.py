@@ -35,6 +35,16 @@ class Held(Part):
         of_bias = Blocks(0, self.blocks.block_sizes, starts=self.blocks.starts)
         return [(self.weight, self.blocks), *([(self.bias, of_bias)] if self.bias is not None else [])]
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks it has."""
+        return self.blocks.n_blocks
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the weight."""
+        return self.weight.numel() * self.weight.element_size()
+
 
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
     """Radius of every block of each weight, by name."""

@@ -1,12 +1,12 @@
 """How are many weights put back onto their norms in little more than one pass over memory?
 
-Plans views of the weights once, then measures and scales piece by piece while a piece is in the cache. Knows
-nothing of optimizers and models.
+Plans views of the weights once, then measures and scales piece by piece while a piece is in the cache; on an
+accelerator in few calls (batch.py). Knows nothing of optimizers and models.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Literal
 
 import torch
@@ -14,12 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decayfree.blocks import is_sharded, norm_dtype
+from decayfree.rescaling.batch import Batch, batches_of
 from decayfree.rescaling.held import Held
+from decayfree.rescaling.runs import RunInMemory, runs_in_memory
 
-# A piece is multiplied right after its norms were read, while it is in the cache; measured best between 2 and
+# A piece is multiplied right after its norms were read, while it is in the cache; measured best between 3 and
 # 4 MB: smaller ones pay for the number of operations, larger ones for reading memory twice.
-_PIECE_BYTES = 3 << 20
-_GROUP_BYTES = 3 << 20
+_PIECE_BYTES = 4 << 20
+
+# The norm of a longer row is taken over parts of about the second length first: torch adds up a row in so few
+# sums that their rounding shows (6e-7 of the norm of 50,000 numbers in float32, 1e-5 of a million; in two
+# steps 6e-8). One step is faster.
+_LONG_ROW, _PART_OF_IT = 1 << 16, 1 << 12
 
 # Norms this close to their target are left alone, bit for bit: it is the rounding of the norm itself.
 ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
@@ -31,20 +37,70 @@ ROUNDING_OF_WEIGHTS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16:
 _SAFE = 0.5
 
 
-@dataclass
 class _Group:
-    """Weights, or a part of one, that lie in the cache together, with one look at their norms.
+    """Pieces of weights that lie in the cache together, with one look at their norms.
 
     Args:
-        at: Their blocks, in the order of all blocks of the holder.
-        rows: (kernels, fan-in) views with their norms and factors, (kernels, 1).
-        others: Weights of any other layout, with their norms and factors, (n_blocks,).
+        pieces: Runs of blocks, or weights of any other layout.
+        targets: (blocks of all pieces,).
+        norms: Likewise; to be filled.
+        factors: Likewise.
+
+    Attributes:
+        measured: Matrices and the columns that the norms of their rows go to, one after the other.
+        bias_norms: (blocks of all pieces,), what is added to the norms; None without a bias.
+        scaled: Matrices, and the factors of their rows, (blocks, 1).
+        others: Weights of any other layout, with their norms and factors, (blocks,).
     """
 
-    at: slice
-    rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    others: list[tuple[Held, Tensor, Tensor]] = field(default_factory=list)
-    n_bytes: int = 0
+    def __init__(
+        self, pieces: Sequence[RunInMemory | Held], targets: Tensor, norms: Tensor, factors: Tensor
+    ) -> None:
+        self.targets, self.norms, self.factors = targets, norms, factors
+        self.measured: list[tuple[Tensor, Tensor]] = []
+        self.scaled: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.others: list[tuple[Held, Tensor, Tensor]] = []
+        self.bias_norms: Tensor | None = None
+        bias_norms, sizes = torch.zeros_like(norms), [piece.n_blocks for piece in pieces]
+        self.pieces = list(
+            zip(*(column.split(sizes) for column in (norms, factors, bias_norms)), strict=True)
+        )
+        for piece, (own_norms, own_factors, own_bias_norms) in zip(pieces, self.pieces, strict=True):
+            if isinstance(piece, Held):
+                self.others.append((piece, own_norms, own_factors))
+                continue
+            self.measured += _in_steps(piece, own_norms[:, None])
+            for rows in piece.tensors:
+                self.scaled[0].append(rows)
+                self.scaled[1].append(own_factors[:, None])
+            if piece.bias is not None:
+                self.measured.append((piece.bias, own_bias_norms[:, None]))
+                self.bias_norms = bias_norms
+
+    def measure(self) -> None:
+        """Fill the norms."""
+        for rows, out in self.measured:
+            torch.linalg.vector_norm(rows, 2, 1, True, dtype=out.dtype, out=out)
+        if self.bias_norms is not None:
+            torch.hypot(self.norms, self.bias_norms, out=self.norms)
+        for one, norms, _ in self.others:
+            norms.copy_(one.each(Tensor.detach).norms())
+
+    def scale_(self, copy: object = None) -> None:
+        """Multiply all blocks by their factors; there is no copy here."""
+        if self.scaled[0]:
+            torch._foreach_mul_(*self.scaled)
+        for one, _, factors in self.others:
+            one.scale_(factors)
+
+    def be_careful(self, rounding: float) -> float:
+        """Choose factors where a norm may be anything; the largest |factor − 1|, or infinity."""
+        self.factors.copy_(_factors(self.norms, self.targets, rounding))
+        for norms, factors, _ in self.pieces:
+            if not bool(torch.isfinite(norms).all()):
+                factors.fill_(1.0)
+        is_finite = bool(torch.isfinite(self.norms).all())
+        return float((self.factors - 1).abs().max()) if is_finite else math.inf
 
 
 class Holder:
@@ -52,35 +108,39 @@ class Holder:
 
     Args:
         held: The weights; all on one device and with norms of one precision.
+        in_few_calls: Whether calls cost more than passes over memory; by default where weights are not on
+            the CPU.
 
     Attributes:
-        norms: (n_blocks of all weights,). Norms as last measured, before scaling.
+        held: The weights, in an order of its own.
+        targets: (n_blocks of all weights,). The norms that they are held at.
+        norms: Likewise. Norms as last measured, before scaling.
         factors: Likewise. Factors as last applied; 1 where a block was left alone.
         slices: Where each weight's blocks are among them, by name.
     """
 
-    def __init__(self, held: Sequence[Held]) -> None:
-        self.held = list(held)
-        self.targets = torch.cat([one.targets for one in held])
+    def __init__(self, held: Sequence[Held], *, in_few_calls: bool | None = None) -> None:
+        is_on_host = held[0].weight.device.type == "cpu"
+        self._in_few_calls = not is_on_host if in_few_calls is None else in_few_calls
+        planned = [(one, runs_in_memory(one)) for one in held]
+        if self._in_few_calls:  # equal blocks beside each other, and other layouts before all
+            planned.sort(key=lambda pair: [run.lengths for run in pair[1] or ()])
+        self.held = [one for one, _ in planned]
+        self.targets = torch.cat([one.targets for one in self.held])
         self.norms = torch.ones_like(self.targets)
         self.factors = torch.ones_like(self.targets)
-        ends = torch.tensor([one.blocks.n_blocks for one in held]).cumsum(0).tolist()
-        self.slices = {
-            one.name: slice(end - one.blocks.n_blocks, end) for one, end in zip(held, ends, strict=True)
-        }
-        self._is_on_host = held[0].weight.device.type == "cpu"
+        places = _places(one.n_blocks for one in self.held)
+        self.slices = {one.name: at for one, at in zip(self.held, places, strict=True)}
         self._rounding = ROUNDING[self.norms.dtype]
-        self._groups = list(self._grouped())
+        pieces: list[RunInMemory | Held] = []
+        for one, runs in planned:
+            pieces += runs or [one]
+        self._groups = self._grouped(pieces)
         # Backwards: the optimizer has just walked forwards, so that the last weights are still in the cache.
         self._plan = [
-            (
-                group,
-                self._plain_rows(group),
-                self.norms[group.at],
-                self.targets[group.at],
-                self.factors[group.at],
-            )
-            for group in reversed(self._groups)
+            (one, one.measured, one.bias_norms, one.others, one.norms, one.targets, one.factors)
+            for one in reversed(self._groups)
+            if isinstance(one, _Group)
         ]
         self._whole = [one.weight for one in held if not is_sharded(one.weight)]
         self._sharded = [one.weight for one in held if is_sharded(one.weight)]
@@ -91,56 +151,54 @@ class Holder:
         return self._addresses_now() == self._addresses
 
     def _addresses_now(self) -> list[int]:
-        return [weight.data_ptr() for weight in self._whole] + [
-            _part(weight).data_ptr() for weight in self._sharded
-        ]
+        return [*map(Tensor.data_ptr, self._whole), *(_part(one).data_ptr() for one in self._sharded)]
 
     @torch.no_grad()
     def measure(self) -> Tensor:
         """Fill ``norms`` and return them."""
         for group in self._groups:
-            _measure(group, self.norms.dtype)
+            group.measure()
         return self.norms
 
     @torch.no_grad()
     def scale_(self) -> None:
         """Multiply every block by its entry in ``factors``."""
         for group in self._groups:
-            _scale_(group)
+            group.scale_()
 
     @torch.no_grad()
     def hold_(self) -> float | Tensor:
         """Scale every block to its target.
 
         Blocks of norm zero, infinity or NaN are left alone, and those that are on their target already. On
-        the CPU the other kernels of a weight (of 3 MB of it, if it is larger) with NaN or infinity are left
+        the CPU the other blocks of a weight (of 3 MB of it, if it is larger) with NaN or infinity are left
         alone too.
 
         Returns:
             Largest |factor − 1|, infinity where a norm was not finite. A number on the CPU; on other devices
             a tensor (), so that nothing waits for the device.
         """
-        if not self._is_on_host:
-            is_finite = torch.isfinite(self.measure())
-            self.factors.copy_(self.careful_factors())
-            self.scale_()
-            return torch.where(is_finite, (self.factors - 1).abs(), float("inf")).max()
+        if self._in_few_calls:
+            distances = [self._hold_without_looking_(group) for group in self._groups]
+            return distances[0] if len(distances) == 1 else torch.stack(distances).max()
         # Written flat: at three microseconds an operation, calls and keywords would be a tenth of the whole.
         worst, rounding, norm_of, dtype = 0.0, self._rounding, torch.linalg.vector_norm, self.norms.dtype
         extremes = torch.empty(2, dtype=dtype)
         extremes_out = (extremes[0], extremes[1])
-        for group, plain_rows, norms, targets, factors in self._plan:
-            for rows, out, _ in plain_rows:
-                norm_of(rows, 2, 1, True, out=out)
-            if not plain_rows:
-                _measure(group, dtype)
+        for group, measured, bias_norms, others, norms, targets, factors in self._plan:
+            for rows, out in measured:
+                norm_of(rows, 2, 1, True, dtype=dtype, out=out)
+            if bias_norms is not None:
+                torch.hypot(norms, bias_norms, out=norms)
+            for one, own_norms, _ in others:
+                own_norms.copy_(one.each(Tensor.detach).norms())
             torch.div(targets, norms, out=factors)
             torch.aminmax(factors, out=extremes_out)
             least, most = extremes.tolist()
             shrunk, grown = 1.0 - least, most - 1.0
             distance = shrunk if shrunk > grown else grown
             if not distance < _SAFE:
-                distance = self._be_careful(group)
+                distance = group.be_careful(rounding)
             elif distance <= rounding:
                 factors.fill_(1.0)
                 continue
@@ -148,63 +206,40 @@ class Holder:
                 # A block on its target keeps its bits also where others moved: factors within rounding become
                 # exactly 1.
                 torch.add(F.hardshrink(factors.sub_(1.0), rounding), 1.0, out=factors)
-            for rows, _, factor in plain_rows:
-                rows.mul_(factor)
-            if not plain_rows:
-                _scale_(group)
+            group.scale_()
             worst = max(worst, distance)
         return worst
 
+    def _hold_without_looking_(self, group: "_Group | Batch") -> Tensor:
+        """The same for one group, on a device that the host does not wait for."""
+        copy = group.measure()
+        group.factors.copy_(_factors(group.norms, group.targets, self._rounding))
+        group.scale_(copy)
+        return torch.where(group.norms < math.inf, (group.factors - 1).abs_(), math.inf).max()
+
     def careful_factors(self) -> Tensor:
         """Target over norm; 1 where either is 0, where a value is not finite, or where nothing is to do."""
-        factors = self.targets / self.norms
-        is_right = (self.norms - self.targets).abs() <= self._rounding * self.targets
-        keep = (
-            is_right
-            | ~torch.isfinite(self.norms)
-            | ~torch.isfinite(factors)
-            | (factors == 0)
-            | (self.norms == 0)
-            | (self.targets == 0)
+        return _factors(self.norms, self.targets, self._rounding)
+
+    def _grouped(self, pieces: Sequence[RunInMemory | Held]) -> list["_Group | Batch"]:
+        """All pieces in groups, in their order."""
+        parts: list[Sequence[RunInMemory | Held]]
+        if self._in_few_calls:
+            others = [piece for piece in pieces if isinstance(piece, Held)]
+            batches = batches_of(piece for piece in pieces if isinstance(piece, RunInMemory))
+            parts = [*([others] if others else []), *batches]
+        else:
+            parts = list(_that_fit_the_cache(pieces))
+        ends = (
+            torch.tensor([0, *(sum(piece.n_blocks for piece in part) for part in parts)]).cumsum(0).tolist()
         )
-        return torch.where(keep, 1.0, factors)
+        return [self._group(part, slice(*pair)) for part, pair in zip(parts, pairwise(ends), strict=True)]
 
-    def _plain_rows(self, group: _Group) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The group's rows, if it has nothing else and their norms are in their own precision."""
-        is_plain = not group.others and all(rows.dtype == self.norms.dtype for rows, _, _ in group.rows)
-        return group.rows if is_plain else []
-
-    def _be_careful(self, group: _Group) -> float:
-        self.factors[group.at] = self.careful_factors()[group.at]
-        for _, norms, factors in (*group.rows, *group.others):
-            if not bool(torch.isfinite(norms).all()):
-                factors.fill_(1.0)
-        is_finite = bool(torch.isfinite(self.norms[group.at]).all())
-        return float((self.factors[group.at] - 1).abs().max()) if is_finite else float("inf")
-
-    def _grouped(self) -> Iterable[_Group]:
-        group = _Group(slice(0, 0))
-        for one in self.held:
-            at, n_bytes = self.slices[one.name], one.weight.numel() * one.weight.element_size()
-            rows = rows_in_memory(one)
-            n_pieces = 1
-            if rows is not None and self._is_on_host:
-                n_pieces = min(len(rows), -(-n_bytes // _PIECE_BYTES))
-            step = -(-(at.stop - at.start) // n_pieces)
-            for start in range(at.start, at.stop, step):
-                part = slice(start, min(start + step, at.stop))
-                if group.n_bytes and group.n_bytes + n_bytes // n_pieces > _GROUP_BYTES:
-                    yield group
-                    group = _Group(slice(part.start, part.start))
-                group.at = slice(group.at.start, part.stop)
-                group.n_bytes += n_bytes // n_pieces
-                norms, factors = self.norms[part], self.factors[part]
-                if rows is None:
-                    group.others.append((one, norms, factors))
-                else:
-                    piece = rows[part.start - at.start : part.stop - at.start]
-                    group.rows.append((piece, norms[:, None], factors[:, None]))
-        yield group
+    def _group(self, pieces: Sequence[RunInMemory | Held], at: slice) -> "_Group | Batch":
+        columns = self.targets[at], self.norms[at], self.factors[at]
+        runs = [piece for piece in pieces if isinstance(piece, RunInMemory)]
+        is_batch = self._in_few_calls and len(runs) == len(pieces)
+        return Batch(runs, *columns) if is_batch else _Group(pieces, *columns)
 
 
 def holders_of(held: Iterable[Held]) -> list[Holder]:
@@ -216,44 +251,49 @@ def holders_of(held: Iterable[Held]) -> list[Holder]:
     return [Holder(list(part)) for _, part in groupby(sorted(held, key=kind), key=kind)]
 
 
-def _measure(group: _Group, dtype: torch.dtype) -> None:
-    for rows, norms, _ in group.rows:
-        torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=dtype, out=norms)
-    for held, norms, _ in group.others:
-        norms.copy_(held.each(Tensor.detach).norms())
+def _places(sizes: Iterable[int]) -> Iterator[slice]:
+    """Where parts of these sizes lie, one after the other."""
+    return (slice(*pair) for pair in pairwise(accumulate(sizes, initial=0)))
 
 
-def _scale_(group: _Group) -> None:
-    for rows, _, factors in group.rows:
-        rows.mul_(factors)
-    for held, _, factors in group.others:
-        held.scale_(factors)
+def _factors(norms: Tensor, targets: Tensor, rounding: float) -> Tensor:
+    """Target over norm; 1 where there is nothing to do or it cannot be done."""
+    factors = targets / norms
+    moves = ((factors - 1).abs_() > rounding) & (factors > 0) & (factors < math.inf)
+    return torch.where(moves, factors, 1.0)
+
+
+def _in_steps(run: RunInMemory, norms: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Matrices and the norms of their rows, one after the other: of parts of blocks, then of blocks."""
+    length, n_rows = run.rows.shape[1], run.n_rows
+    wanted = range(-(-length // _PART_OF_IT), n_rows + 1)
+    n_parts = next((n for n in wanted if n_rows % n == 0), n_rows) if length > _LONG_ROW else 1
+    if n_parts == 1:
+        return [(run.rows, norms)]
+    of_parts = norms.new_empty(run.n_blocks * n_parts, 1)
+    return [(run.rows.view(len(of_parts), -1), of_parts), (of_parts.view(run.n_blocks, n_parts), norms)]
+
+
+def _that_fit_the_cache(pieces: Iterable[RunInMemory | Held]) -> Iterator[list[RunInMemory | Held]]:
+    """The same pieces, cut where they are large, and together where they are small."""
+    group: list[RunInMemory | Held] = []
+    n_bytes = 0
+    for piece in pieces:
+        parts = [piece] if isinstance(piece, Held) else piece.pieces(-(-piece.n_bytes // _PIECE_BYTES))
+        for part in parts:
+            if group and n_bytes + part.n_bytes > _PIECE_BYTES:
+                yield group
+                group, n_bytes = [], 0
+            group.append(part)
+            n_bytes += part.n_bytes
+    if group:
+        yield group
 
 
 def _part(weight: Tensor) -> Tensor:
     """What this device has of a sharded weight."""
     part: Tensor = weight.to_local()  # type: ignore[attr-defined]
     return part
-
-
-def rows_in_memory(held: Held) -> Tensor | None:
-    """A (kernels, fan-in) view, if each kernel is a block in one run of memory, in any order inside it."""
-    weight = held.weight.detach()
-    is_simple = held.bias is None and not held.blocks.axis and held.blocks.rows_are_blocks
-    if not is_simple or type(weight) is not Tensor or not weight.numel():
-        return None
-    fan_in = weight.numel() // len(weight)
-    dims = sorted(
-        (stride, size) for size, stride in zip(weight.shape[1:], weight.stride()[1:], strict=True) if size > 1
-    )
-    expected = 1
-    for stride, size in dims:
-        if stride != expected:
-            return None
-        expected *= size
-    if len(weight) > 1 and weight.stride(0) != fan_in:
-        return None
-    return weight.as_strided((len(weight), fan_in), (fan_in, 1))
 
 
 def distance_of(norms: Tensor) -> float | Tensor:

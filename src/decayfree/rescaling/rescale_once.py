@@ -128,7 +128,7 @@ def put_on_radius_(
     relations = [
         (layer, values) for layer, values in relations_of(weights, factors) if bool((values != 1).any())
     ]
-    warn_of_eps(model, relations, stacklevel=stacklevel + 1)
+    warn_of_eps(model, weights, factors, stacklevel=stacklevel + 1)
     warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
     _warn_of_zeros(holders, stacklevel=stacklevel + 1)
     follow_statistics_(model, relations, dict(model.named_parameters()))

@@ -38,6 +38,7 @@ from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
 from decayfree.rescaling.last_look import LastLook
+from decayfree.rescaling.other_rows import decay_other_rows_
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
 from decayfree.step_counter import StepCounter, moves_nothing, rates_are_zero
@@ -131,6 +132,7 @@ class WeightRescaling:
         self._knows_moments = momentum != "scale"
         self._last_look, self._before_idle = LastLook(), LastLook()
         self._is_idle = False
+        self._own_gradients: list[tuple[Tensor, Tensor]] = []
         self._counted_before_idle: int | None = None
         # By name, (n_blocks,): norms that the last forward passes saw, where they may be off the radius.
         self._norms: dict[str, Tensor] = {}
@@ -264,9 +266,15 @@ class WeightRescaling:
             self._counted_before_idle = steps_of(optimizer)
         elif not self._last_look.is_as_seen(self._tensors()):
             self._take_over()
+        self._own_gradients = decay_other_rows_(
+            optimizer, (one for holder in self._holders for one in holder.held)
+        )
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._report_pending(wait=False)
+        for parameter, gradient in self._own_gradients:
+            parameter.grad = gradient
+        self._own_gradients = []
         if self._is_idle and (rates_are_zero(optimizer) or self._before_idle.is_as_seen(self._tensors())):
             self._leave_out_idle_step()
             return

@@ -241,5 +241,5 @@ def _square_chords(run: Training, step: Step) -> Tensor:
 def _sizes(run: Training, weight: ScaleInvariantWeight) -> Tensor:
     """(n_blocks,). How many numbers a block has, its bias included."""
     rows = torch.tensor(weight.blocks.block_sizes, dtype=torch.float64)
-    per_row = run.subject.parameters[weight.name].numel() / weight.blocks.n_rows + (weight.bias is not None)
-    return rows * per_row
+    shape, blocks = run.subject.parameters[weight.name].shape, weight.blocks
+    return rows * (shape.numel() / (shape[blocks.axis] * blocks.groups) + (weight.bias is not None))

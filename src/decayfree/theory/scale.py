@@ -4,6 +4,7 @@ Euler orthogonality, the exact share of the normalization's ε in it, homogeneit
 orbit symmetry of whole trainings.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def euler_with_eps(subject: Subject) -> Check:
         return not_applicable(
             statement, source, "No weight is followed by a BatchNorm with a gain, channel by channel."
         )
-    large = subject.with_eps(_LARGE_EPS).copy()
+    large = subject.with_eps(_LARGE_EPS)
     variances: dict[str, Tensor] = {}
     again: set[str] = set()
     modules = {name: large.model.get_submodule(name) for _, name in pairs}
@@ -106,8 +107,8 @@ def homogeneity(subject: Subject, *, factor: float = 4.0) -> Check:
     """
     plain = subject.copy().gradients(0)
     scaled = _scaled(subject, factor).gradients(0)
-    names = list(subject.held)
-    residual = largest([_relative(factor * scaled[name], plain[name]) for name in names])
+    _scale_(subject, scaled, factor)
+    residual = largest([_relative(scaled[name], plain[name]) for name in subject.held])
     return Check(
         "The gradient shrinks as the weight grows: g(cw) = g(w)/c",
         _ARORA,
@@ -148,10 +149,10 @@ def orbit_symmetry(
             for name, p in plain.subject.parameters.items()
         ]
     )
-    held = set(subject.held)
+    _scale_(subject, twin.subject.parameters, 1 / factor)
     residual = largest(
         [
-            _relative(twin.subject.parameters[name].detach() / (factor if name in held else 1.0), p.detach())
+            _relative(twin.subject.parameters[name].detach(), p.detach())
             for name, p in plain.subject.parameters.items()
         ]
     )
@@ -174,12 +175,16 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 
 def _scaled(subject: Subject, factor: float) -> Subject:
-    twin = subject.copy().with_eps(subject.eps * factor**2)
-    parameters = twin.parameters
-    for weight in twin.found:
-        factors = torch.full((weight.blocks.n_blocks,), factor, dtype=torch.float64)
-        weight.part(parameters).scale_(factors)
+    twin = subject.with_eps(subject.eps * factor**2)
+    _scale_(twin, twin.parameters, factor)
     return twin
+
+
+def _scale_(subject: Subject, values: Mapping[str, Tensor], factor: float) -> None:
+    """Multiply what belongs to held rows, and nothing else, in place."""
+    for weight in subject.found:
+        factors = torch.full((weight.blocks.n_blocks,), factor, dtype=torch.float64)
+        weight.part(values).scale_(factors)
 
 
 def _followed_by_batch_norm(subject: Subject) -> list[tuple[ScaleInvariantWeight, str]]:

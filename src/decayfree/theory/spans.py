@@ -380,8 +380,9 @@ def _watched(subject: Subject, n_steps: int, perturbed: bool) -> dict[str, Layer
         for step in range(n_steps):
             twin.run(step)
     elsewhere = _used_elsewhere(subject)
-    names = [weight.name for weight in twin.found if weight.name not in elsewhere]
-    return {name: span[name] for name in names if name in span}
+    # Rows that have a scale follow laws of their own.
+    whole = [weight.name for weight in twin.found if not weight.blocks.is_partial]
+    return {name: span[name] for name in whole if name in span and name not in elsewhere}
 
 
 class _Uses(TorchFunctionMode):

@@ -7,7 +7,7 @@ that the caller brings, or the caller's own model on random targets. Trains noth
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, cast, tensors_in
 from decayfree.invariance.discovery import find_invariant
-from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic
+from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
 from decayfree.invariance.probe import Probe
 from decayfree.invariance.result import Invariance
 
@@ -40,6 +40,8 @@ class Subject:
         is_centered: Whether a BatchNorm takes the mean of every weight's outputs away, before anything else
             does something to them.
         trains_rest: Whether trainings move the parameters that have a scale, too.
+        is_exact: Whether the model itself computes in float64, its layers have this ε, and nothing in it is
+            random: then nobody has to watch each of its operations.
         notes: What checks have found out about it, so that no two do the same work.
         randomness: The random states of the process, for models that draw from them.
     """
@@ -50,6 +52,7 @@ class Subject:
     eps: float = NEGLIGIBLE_EPS
     is_centered: bool = False
     trains_rest: bool = False
+    is_exact: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
     randomness: ProcessRandomness = field(default_factory=ProcessRandomness)
 
@@ -59,8 +62,11 @@ class Subject:
         return replace(self, model=model, found=Invariance.from_dict(self.found.to_dict(), model), notes={})
 
     def with_eps(self, eps: float) -> "Subject":
-        """The same model, run with another ε."""
-        return replace(self, eps=eps, notes={})
+        """A copy that is run with another ε."""
+        twin = replace(self.copy(), eps=eps)
+        if twin.is_exact:
+            use_eps_(twin.model, eps)
+        return twin
 
     def run(self, step: int) -> Tensor:
         """The loss of ``step``, (), with its graph; all randomness in the model is a function of the step."""
@@ -68,6 +74,8 @@ class Subject:
 
     def _alone(self, step: int, function: Callable[[], _T]) -> _T:
         """Runs the model in float64 with its ε and the random numbers of a step."""
+        if self.is_exact:
+            return function()
 
         def call() -> _T:
             with Surroundings(step, torch.float64), ExactArithmetic(torch.float64, self.eps):
@@ -89,18 +97,16 @@ class Subject:
     @cached_property
     def rest(self) -> dict[str, nn.Parameter]:
         """The trainable parameters that have a scale, by name."""
-        held = self.held
-        return {
-            name: parameter
-            for name, parameter in self.parameters.items()
-            if name not in held and parameter.requires_grad
-        }
+        return {name: parameter for name, parameter in self.trainable.items() if name not in self.held}
+
+    @cached_property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """All parameters that want a gradient, by name."""
+        return {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """Gradient of the loss of ``step`` for every trainable parameter; zeros where there is none."""
-        trainable = {
-            name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad
-        }
+        trainable = self.trainable
         gradients = self._alone(
             step,
             lambda: torch.autograd.grad(
@@ -170,7 +176,8 @@ def image_subject(
         )
     inputs = images.double()
 
-    def loss(model: nn.Module, step: int) -> Tensor:
+    @cache  # every training sees the same
+    def batch(step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
         chosen = torch.randint(len(inputs), (_BATCH_SIZE,), generator=generator)
         wanted = labels[chosen]
@@ -179,10 +186,15 @@ def image_subject(
             wanted = torch.where(
                 is_random, torch.randint(n_classes, (_BATCH_SIZE,), generator=generator), wanted
             )
+        return chosen, wanted
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        chosen, wanted = batch(step)
         return F.cross_entropy(model(inputs[chosen]), wanted)
 
     found = find_invariant(model, inputs[:_BATCH_SIZE], seed=seed)
-    return Subject(model, found, loss, is_centered=True, trains_rest=True)
+    use_eps_(model, NEGLIGIBLE_EPS)
+    return Subject(model, found, loss, is_centered=True, trains_rest=True, is_exact=True)
 
 
 def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None, seed: int = 0) -> Subject:

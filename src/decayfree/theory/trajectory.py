@@ -52,15 +52,18 @@ class Training:
     before_step: Callable[[int], None] = lambda number: None
 
     def steps(self, n_steps: int, *, first: int = 0, fixed: int | None = None) -> Iterator[Step]:
-        """Train; ``fixed`` takes the loss of that step every time."""
+        """Train; ``fixed`` takes the loss of that step every time. Rows with a scale stay as they are."""
+        held = self.subject.held
+        scaled = _rows_with_a_scale(self.subject)
         for number in range(first, first + n_steps):
             gradients = self.subject.gradients(number if fixed is None else fixed)
             for name, parameter in self.subject.parameters.items():
                 parameter.grad = gradients[name].clone() if name in gradients else None
             self.before_step(number)
-            held = self.subject.held
             before = {name: parameter.detach().clone() for name, parameter in held.items()}
             self.optimizer.step()
+            for name, is_scaled in scaled.items():
+                held[name].data.copy_(torch.where(is_scaled, before[name], held[name].data))
             after = {name: parameter.detach().clone() for name, parameter in held.items()}
             yield Step(number, before, {name: gradients[name] for name in held}, after)
 
@@ -91,6 +94,16 @@ def training(
         rest["lr"] = 0.0
     groups = [held, rest] if rest["params"] else [held]
     return Training(twin, make_optimizer(groups, lr=lr, **settings))
+
+
+def _rows_with_a_scale(subject: Subject) -> dict[str, Tensor]:
+    """Of weights (and their biases) of which only some rows are held: where the others are, by name."""
+    others: dict[str, Tensor] = {}
+    for weight in (one for one in subject.found if one.blocks.is_partial):
+        part = weight.part(subject.parameters).each(torch.ones_like)
+        part.scale_(torch.zeros(weight.blocks.n_blocks, dtype=torch.float64))
+        others |= {name: mask > 0 for name, mask in zip(weight.names, part.tensors, strict=True)}
+    return others
 
 
 def norms(values: Values, weight: ScaleInvariantWeight) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from decayfree import find_invariant
+from decayfree.invariance.result import Invariance
 from decayfree.methods import WRS, ExactReplay, LearningRateScaling, NoTreatment, WeightDecay
 from decayfree.study import OptimizerSpec, equilibrium_at
 from decayfree.study.training.laws import OffSpanLaw
@@ -169,3 +170,17 @@ def test_decay_that_would_turn_a_weight_around_in_a_step_has_no_balance():
     spec = recipe(schedule="constant", learning_rate=0.5)
     assert equilibrium_at(WeightDecay(2.0), spec, 0) is None
     assert equilibrium_at(WeightDecay(1.9), spec, 0) is not None
+
+
+def test_rows_that_are_not_held_are_not_replayed(seed):
+    model, found, _, _ = problem()
+    known = found.to_dict()
+    known["weights"][0] |= {"block_sizes": (1, 1), "starts": (1, 3)}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    replayed = torch.tensor([[1.0, 2.0], [2.0, 2.0]])
+    some = Invariance.from_dict(known, model)
+    law = OffSpanLaw(optimizer, some, "0.weight", torch.ones(4), replayed_weight_decay=0.5, replayed=replayed)
+    law.step()
+    law.step()
+    # 1 − 0.1·0.5, then less 0.1·(0.9·0.5·r/r₋ + 0.5·0.95), where r/r₋ is 1/2 in row 1 and 1 elsewhere.
+    assert law.lengths.tolist() == pytest.approx([0.8575, 0.88, 0.8575, 0.8575], rel=1e-12)

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.sizes import PooledClassifier, Sizes
 
 BOTTLENECK_WIDENING = 4
 
 
-class DenseNetBC(nn.Module):
+class DenseNetBC(PooledClassifier):
     """Three stages of layers that see all before them, channels and pixels halved between, a linear layer.
 
     A layer is BatchNorm, ReLU and a 1×1 convolution to four times the growth rate, then BatchNorm, ReLU and a
@@ -40,12 +40,6 @@ class DenseNetBC(nn.Module):
                 n_in += growth
         self.features = nn.Sequential(*layers, nn.BatchNorm2d(n_in), nn.ReLU())
         self.classifier = nn.Linear(n_in, sizes.n_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) to logits (n, n_classes)."""
-        features: Tensor = self.features(images)
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
 
 
 class DenseLayer(nn.Module):

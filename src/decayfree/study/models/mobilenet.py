@@ -6,7 +6,7 @@ than that.
 
 from torch import Tensor, nn
 
-from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.sizes import PooledClassifier, Sizes
 
 # Table 2: expansion t, channels c, repeats n, stride s; the second stage's stride is 1 here, not 2.
 STAGES = (
@@ -20,7 +20,7 @@ STAGES = (
 )
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(PooledClassifier):
     """Inverted residuals: 1×1 to six times the channels, 3×3 on each channel, 1×1 back without an activation.
 
     The stem and the second stage take every pixel, so that images of 32×32 end as 4×4. A stride that would
@@ -49,12 +49,6 @@ class MobileNetV2(nn.Module):
                 n_in = n_out
         self.features = nn.Sequential(*layers, *_convolution(n_in, n_last, 1))
         self.classifier = nn.Linear(n_last, sizes.n_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) to logits (n, n_classes)."""
-        features: Tensor = self.features(images)
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
 
 
 class InvertedResidual(nn.Module):

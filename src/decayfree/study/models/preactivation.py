@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.sizes import PooledClassifier, Sizes
 
 
-class PreActivationResNet(nn.Module):
+class PreActivationResNet(PooledClassifier):
     """A 3×3 convolution, stages of pre-activation blocks, BatchNorm, ReLU, mean over pixels, a linear layer.
 
     A stage is twice as wide as the one before, and its first block halves height and width. Where a block
@@ -47,11 +47,8 @@ class PreActivationResNet(nn.Module):
         self.norm = nn.BatchNorm2d(n_in)
         self.classifier = nn.Linear(n_in, sizes.n_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) to logits (n, n_classes)."""
-        features = F.relu(self.norm(self.blocks(self.stem(images))))
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
+    def features(self, images: Tensor) -> Tensor:
+        return F.relu(self.norm(self.blocks(self.stem(images))))
 
 
 class PreActivationBlock(nn.Module):

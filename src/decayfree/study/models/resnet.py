@@ -10,12 +10,12 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.sizes import PooledClassifier, Sizes
 
 BOTTLENECK_EXPANSION = 4
 
 
-class ResNet(nn.Module):
+class ResNet(PooledClassifier):
     """A 3×3 convolution, stages of residual blocks, and one linear layer on the mean over pixels.
 
     A stage is twice as wide as the one before, and its first block halves height and width. No pooling
@@ -62,11 +62,9 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(n_in, sizes.n_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) to logits (n, n_classes)."""
+    def features(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(self.stem(images))
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
+        return features
 
 
 class ResidualBlock(nn.Module):

@@ -1,12 +1,12 @@
 """What the data and the spec ask of a network: channels in, classes out, and how wide it is.
 
-Builds nothing.
+Builds nothing; how most of them end is here as well.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,18 @@ class Sizes:
             (8, 2, 1)
         """
         return max(1, round(n_published * self.width_factor))
+
+
+class PooledClassifier(nn.Module):
+    """A linear layer, ``classifier``, on the mean over the pixels of ``features``, a module or a method."""
+
+    features: Callable[[Tensor], Tensor]
+    classifier: nn.Linear
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) to logits (n, n_classes)."""
+        logits: Tensor = self.classifier(self.features(images).mean(dim=(2, 3)))
+        return logits
 
 
 Builder = Callable[[Sizes], nn.Module]

@@ -6,14 +6,14 @@ follow.
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.sizes import PooledClassifier, Sizes
 
 MAX_WIDENING = 8
 
 
-class VggBN(nn.Module):
+class VggBN(PooledClassifier):
     """Stages of 3×3 convolutions, BatchNorm and ReLU, pooled by 2; a linear layer on the mean over pixels.
 
     Convolutions have no bias, since BatchNorm would remove it. A stage is twice as wide as the one before, up
@@ -41,9 +41,3 @@ class VggBN(nn.Module):
             n_pixels = max(1, n_pixels // 2)
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(n_in, sizes.n_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) to logits (n, n_classes)."""
-        features: Tensor = self.features(images)
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits

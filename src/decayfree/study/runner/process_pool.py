@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -176,7 +177,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.job: Job | None = None
         self.process = context.Process(target=_serve, args=(theirs, lock), daemon=True)
-        with _ignoring_interrupts(), _environment_for_threads(n_threads):
+        # It inherits deafness to the terminal's Ctrl-C: its parent stops it.
+        with handling(signal.SIGINT, signal.SIG_IGN), _environment_for_threads(n_threads):
             self.process.start()
         theirs.close()
 
@@ -215,16 +217,16 @@ def _how_it_ended(exit_code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes started within inherit deafness to the terminal's Ctrl-C: their parent stops them."""
+def handling(number: int, handler: Any) -> Iterator[None]:
+    """Handle a signal so, and afterwards as before; only the main thread can, others leave it as it is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 @contextlib.contextmanager

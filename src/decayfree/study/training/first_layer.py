@@ -96,7 +96,9 @@ def first_layer(
         isinstance(optimizer, SGD)
         and isinstance(method, _FOLLOWED)
         and getattr(method, "form", "own") == "own"
-        and found.holds(name)  # else no normalization centers its inputs, and its gradients leave this span
+        # Else no normalization centers its inputs, and its gradients leave this span.
+        and found.holds(name)
+        and not found[name].blocks.is_partial
     )
     if not is_followed:
         return FirstLayer(model, name, span, None)
