@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any, Literal, Self, TypeVar
 
 import torch
@@ -142,6 +142,8 @@ class Surroundings(TorchDispatchMode):
     # torch's own way in and out sets variables of the process besides, and imports its compiler: a second.
 
     def __enter__(self) -> Self:
+        if "torch._dynamo" in sys.modules:  # a compiled function inside would have it compile what is here
+            self.__torch_dispatch__ = MethodType(_NOT_COMPILED, self)  # type: ignore[method-assign]
         _push_mode(self)
         return self
 
@@ -184,6 +186,9 @@ class Surroundings(TorchDispatchMode):
                 opened = self._open[id(kept)] = frame, _Stream(self._seeds[id(kept)][1])
             stream = opened[1]
         return stream
+
+
+_NOT_COMPILED = torch._disable_dynamo(Surroundings.__torch_dispatch__)  # type: ignore[attr-defined]
 
 
 class ProcessRandomness:

@@ -59,6 +59,21 @@ def test_compiled_models_and_parts_are_probed_as_they_are_written() -> None:
 
 
 @pytest.mark.usefixtures("seed")
+def test_compiled_functions_inside_run_as_they_are_written() -> None:
+    activation = torch.compile(lambda x: torch.relu(x) * torch.sigmoid(x), backend="eager")
+
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.last = body(), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(activation(self.net(x)))
+
+    assert_found(Calls())
+
+
+@pytest.mark.usefixtures("seed")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_exported_modules_are_probed() -> None:
     class Normed(nn.Module):
