@@ -42,6 +42,7 @@ def find_invariant(
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] = (),
     seed: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> Invariance:
     """Find the weights whose positive rescaling leaves the model's outputs unchanged, and prove it.
 
@@ -64,6 +65,9 @@ def find_invariant(
             keep.
         exclude: Glob patterns over parameter names that are left out.
         seed: Seeds the probe; equal seeds give equal results.
+        dtype: Of the copy that is probed: float64, where the model runs in it, else float32. float32 wants
+            half the memory and time, and has wider tolerances; None tries float64 first. A search holds up to
+            two copies of the parameters. One that takes more than five seconds says so on stderr.
 
     Returns:
         The scale-invariant weights and a verdict on every parameter; empty where the model has no
@@ -91,8 +95,8 @@ def find_invariant(
     _check_kind(model)
     model = plain(model)
     included, excluded = _patterns(include), _patterns(exclude) or []
-    _check_arguments(model, inputs, forward, probes, seed, [*(included or []), *excluded])
-    result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed)
+    _check_arguments(model, inputs, forward, probes, seed, dtype, [*(included or []), *excluded])
+    result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed, dtype)
     weights: list[ScaleInvariantWeight] = []
     verdicts: dict[str, Verdict] = {}
     names = _names(model)
@@ -120,11 +124,12 @@ def find_invariant(
 
 
 def _search_in_best_precision(
-    model: nn.Module, inputs: Any, forward: Forward | None, probes: int, seed: int
+    model: nn.Module, inputs: Any, forward: Forward | None, probes: int, seed: int, dtype: torch.dtype | None
 ) -> tuple[SearchResult, torch.dtype]:
-    """In float64; in float32 for models that cannot run in it."""
+    """In float64; in float32 for models that cannot run in it, or where it is asked for."""
     try:
-        return search(model, inputs, forward, torch.float64, probes, seed), torch.float64
+        if dtype != torch.float32:
+            return search(model, inputs, forward, torch.float64, probes, seed), torch.float64
     except ForwardError:
         pass  # whatever a model raises that meets float64; if it raises in float32 too, it is the inputs
     try:
@@ -237,7 +242,7 @@ def _check_kind(model: object) -> None:
 
 
 def _check_arguments(
-    model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, patterns: list[str]
+    model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, dtype: Any, patterns: list[str]
 ) -> None:
     faults = unsupported_weights({name: p for name, p in model.named_parameters() if not p.is_complex()})
     raise_all(faults_of(UnsupportedWeightError, faults), about="these parameters cannot be probed: ")
@@ -250,6 +255,8 @@ def _check_arguments(
     if isinstance(seed, bool) or not isinstance(seed, int):
         wrong.append(f"seed must be a whole number, got {seed!r}")
     wrong += whole_number_faults("probes", probes)
+    if dtype not in (None, torch.float32, torch.float64):
+        wrong.append(f"dtype must be torch.float64, torch.float32 or None, got {dtype!r}")
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
     if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
         wrong.append(

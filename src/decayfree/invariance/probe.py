@@ -29,6 +29,7 @@ from decayfree.forward import (
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
+from decayfree.invariance.progress import Progress
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 from decayfree.invariance.twin import Twin
 
@@ -94,6 +95,7 @@ class Probe:
         self._first: list[Tensor] = []
         self._unsure: list[Tensor] = []
         self._process_randomness = ProcessRandomness()
+        self._progress = Progress()
         self._surroundings = Surroundings(seed, dtype)
 
     def _prepare_(self, copy: nn.Module) -> None:
@@ -151,6 +153,7 @@ class Probe:
         Args:
             start: Buffers that start from a number instead.
         """
+        self._progress.begin_run()
         ran = self._repeatable(start or {})
         if torch.is_grad_enabled() and self._first:
             if self._needs_grad or movement(self._first, ran.outputs) > TOLERANCES[self.dtype].confirm:
