@@ -193,7 +193,6 @@ def test_weights_that_different_norms_see_are_scaled_in_one_run(monkeypatch: pyt
     monkeypatch.setattr(Trials, "run", counted)
     found = find_invariant(model, inputs)
     assert n_scaled[-2:] == [2, 2]
-    assert n_scaled.count(4) == 1  # all at once, in the confirmation; never one alone
     assert 1 not in n_scaled
     assert [[layer.name for layer in weight.norm_layers] for weight in found] == [["2"], ["2"], ["6"], ["6"]]
     assert all(weight.norm_layers[0].blocks == tuple(range(6)) for weight in found)
