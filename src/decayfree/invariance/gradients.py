@@ -17,10 +17,8 @@ from decayfree.invariance.probe import Probe, as_real, in_real_terms
 
 def with_gradients(
     probe: Probe, outputs: list[Tensor], evidence: Mapping[str, Evidence], biases: Mapping[str, str | None]
-) -> tuple[dict[str, Evidence], set[str], set[str]]:
-    """The evidence with one probe more; all parameters that reach the outputs; and the stirred ones.
-
-    Stirred are those that got any gradient and yet have none worth speaking of: rounding, perhaps.
+) -> tuple[dict[str, Evidence], set[str]]:
+    """The evidence with one probe more, and the names of all parameters that reach the outputs.
 
     Args:
         probe: Runs backward.
@@ -45,7 +43,7 @@ def with_gradients(
         gathering.here.setdefault(name, gradient)
     for name in gradients:
         gathering.take(name)
-    return gathering.evidence, set(gradients), gathering.stirred
+    return gathering.evidence, set(gradients)
 
 
 class _Gathering:
@@ -56,7 +54,6 @@ class _Gathering:
     ) -> None:
         self.evidence = dict(evidence)
         self.here: dict[str, Tensor] = {}
-        self.stirred: set[str] = set()
         self._probe = probe
         self._biases = biases
         self._taken: set[str] = set()
@@ -91,8 +88,6 @@ class _Gathering:
         self.evidence[name] = self.evidence[name].with_probe(
             as_real(parameter), as_real(gradient), vector, slopes
         )
-        if self.evidence[name].is_silent and bool(gradient.any()):
-            self.stirred.add(name)
 
 
 def is_measured(parameter: Tensor) -> bool:

@@ -159,14 +159,13 @@ class _Search:
         if not so_far:
             _check_finite(ran.outputs)
         evidence = so_far.evidence if so_far else self._no_evidence(ran.outputs)
-        evidence, has_gradient, stirred_now = with_gradients(self._probe, ran.outputs, evidence, self._biases)
+        evidence, has_gradient = with_gradients(self._probe, ran.outputs, evidence, self._biases)
         kept = so_far.kept if so_far else self._kept_shares(ran)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
         if any(one.is_suspicious for one in evidence.values()) or has_constant_channels(ran, kept):
             allowed = max(allowed, moved_by_rounding(self._probe, ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
-        stirred = (so_far.stirred if so_far else frozenset()) | stirred_now
-        findings = self._findings(evidence, reached | has_gradient, stirred)
+        findings = self._findings(evidence, reached | has_gradient)
         start, statistics = self._statistics(ran, kept)
         factors = self._factors(findings)
         radial = {
@@ -174,9 +173,7 @@ class _Search:
             for name, finding in findings.items()
             if finding.has_scale
         }
-        return Seen(
-            ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial, stirred
-        )
+        return Seen(ran.outputs, calls, kept, start, statistics, evidence, findings, factors, allowed, radial)
 
     def _watched_run(self) -> tuple[Ran, Calls]:
         with watched(self._probe.copy) as calls:
@@ -229,9 +226,7 @@ class _Search:
             statistics = put_in(again.start, again.statistics, kept)
         return zeros, statistics
 
-    def _findings(
-        self, evidence: Mapping[str, Evidence], reached: Collection[str], stirred: Collection[str]
-    ) -> dict[str, Finding]:
+    def _findings(self, evidence: Mapping[str, Evidence], reached: Collection[str]) -> dict[str, Finding]:
         """What the evidence says of every parameter; not yet what cancels its scale."""
         findings = {}
         for name, parameter in self._probe.parameters.items():
@@ -246,7 +241,7 @@ class _Search:
                 moves=conclusion.moves,
                 bias=self._biases[name] if conclusion.is_joint else None,
                 partition=conclusion.partition,
-                is_exactly_silent=name not in stirred,
+                is_exactly_silent=evidence[name].is_silent and not evidence[name].is_stirred,
             )
         return {
             name: replace(finding, bias=self._biases[name])
@@ -382,7 +377,11 @@ class _Search:
             name
             for name, answer in answers.items()
             if answer.says in ("sign", "choice")
-            or (answer.says == "no effect" and name in seen.stirred and not seen.findings[name].is_vector)
+            or (
+                answer.says == "no effect"
+                and seen.evidence[name].is_stirred
+                and not seen.findings[name].is_vector
+            )
         }
         if not doubtful:
             return answers

@@ -35,7 +35,6 @@ class Seen:
         factors: For each candidate, by which its blocks are scaled to confirm them; (n_blocks,), float64.
         allowed: By how much outputs may move when what has no scale is scaled.
         radial: For every other parameter ⟨w_i, ∂φ/∂w_i⟩ of its rows along dimension 0 in the newest probe.
-        stirred: Those that got any gradient in some probe, be it rounding.
     """
 
     outputs: list[Tensor]
@@ -48,7 +47,6 @@ class Seen:
     factors: Mapping[str, Tensor]
     allowed: float
     radial: Mapping[str, Tensor]
-    stirred: frozenset[str]
 
 
 @dataclass(frozen=True)
