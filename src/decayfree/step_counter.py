@@ -4,6 +4,9 @@ An ordinary optimizer is not called for a skipped step. A fused one is, and on a
 knows: it is asked as seldom as possible. Says nothing about what happens at which step.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -60,6 +63,32 @@ class StepCounter:
                 self._n_skipped = skips if self._n_skipped is None else self._n_skipped + skips
         self._n_steps += 1
         return True
+
+
+def moves_nothing(optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the coming step can be told to move no parameter: no gradients, or learning rates of 0.
+
+    Args:
+        optimizer: Whose step it is.
+        args: What a hook before the step is given: the optimizer, perhaps a closure, which makes gradients.
+        kwargs: Likewise.
+    """
+    has_closure = any(value is not None for value in (*args[1:], *kwargs.values()))
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return rates_are_zero(optimizer) or not (
+        has_closure or any(parameter.grad is not None for parameter in parameters)
+    )
+
+
+def rates_are_zero(optimizer: Optimizer) -> bool:
+    """Whether the learning rate is 0 in all groups; on an accelerator, which would wait, none is."""
+    return all(_is_zero(group.get("lr")) for group in optimizer.param_groups)
+
+
+def _is_zero(rate: object) -> bool:
+    if isinstance(rate, Tensor):
+        return _is_on_host(rate) and not bool(rate)
+    return rate is not None and not rate
 
 
 def _skips(found_inf: Tensor) -> Tensor:

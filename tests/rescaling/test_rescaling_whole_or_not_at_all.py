@@ -145,16 +145,16 @@ def test_blocks_that_did_not_move_keep_their_bits_beside_one_that_did():
 
 def test_only_the_channel_of_a_kernel_that_was_loaded_follows():
     model = net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     WeightRescaling(optimizer, found_in(model))
     for _ in range(3):
         model(INPUTS)
     mean, var = model[1].running_mean.clone(), model[1].running_var.clone()
     with torch.no_grad():
         model[0].weight[2] *= 3  # as a loaded checkpoint would
-        model[0].weight[4] *= 1.01  # as a step would
     optimizer.zero_grad()
     model[0].weight.grad = torch.zeros_like(model[0].weight)
+    model[0].weight.grad[4] = -0.5 * model[0].weight[4].detach()  # the step makes it half as long again
     optimizer.step()
     others = [channel for channel in range(8) if channel != 2]
     assert torch.equal(model[1].running_mean[others], mean[others])

@@ -321,6 +321,7 @@ def test_a_factor_that_bfloat16_cannot_hold_is_not_lost(how: str, layout: torch.
     elif how == "attached":
         decayfree.WeightRescaling(optimizer, found, radius=radius)
     else:
+        model[0].weight.grad = torch.zeros_like(model[0].weight)
         optimizer.step()
     assert model[0].weight.flatten().tolist() == [1.0, 1.25, 1.5078125, 1.7578125]
 

@@ -14,9 +14,7 @@ from torch.optim import Optimizer
 from decayfree.blocks import is_sharded
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.faults import decay_faults
-
-# How far a norm may be from its radius after a rescale, by rounding of the weights themselves.
-_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def _relative(norms: Tensor, targets: Tensor) -> float:
 
 
 def _is_off(largest: float, weight: Tensor) -> bool:
-    return not largest <= _ROUNDING.get(weight.dtype, 1e-5)
+    return not largest <= ROUNDING_OF_WEIGHTS.get(weight.dtype, 1e-5)
 
 
 def _off_radius(largest: float, where: str | None) -> str:

@@ -21,12 +21,6 @@ from decayfree.rescaling.held import Held
 # A second moment that is kept by its rows and its columns.
 _FACTORED = next(row.factored for row in OPTIMIZERS if row.factored is not None)
 
-# With a rescale after every step, forward passes see weights on their radius only, and so do running
-# statistics: following the small factors as well would shrink them once too often, step after step (measured:
-# to half the variance at 5 % a step). A factor further than this from 1 is no growth but a sudden change,
-# like a checkpoint that was loaded; 10 % of growth in a step are a turn by 25 degrees.
-SUDDEN = 0.1
-
 # A change of the outputs by more than this, caused by ε, is worth a warning.
 _EPS_WARNING = 1e-3
 _MUCH_SMALLER = 0.1
@@ -38,8 +32,6 @@ def follow_statistics_(
     model: nn.Module,
     relations: Iterable[tuple[NormLayer, Tensor]],
     parameters: Mapping[str, Tensor],
-    *,
-    beyond: float = 0.0,
 ) -> None:
     """Let running statistics follow.
 
@@ -49,14 +41,12 @@ def follow_statistics_(
         model: Holds the normalizations.
         relations: A normalization and the factors of the blocks that it follows, (n_blocks,).
         parameters: Biases by name, for the shift b.
-        beyond: Factors closer to 1 than this are not followed.
     """
     modules = dict(model.named_modules())
     with torch.no_grad():
         for layer, factors in relations:
             if layer.blocks:
-                followed = torch.where((factors - 1).abs() > beyond, factors, 1.0)
-                _follow_one_(modules[layer.name], layer, followed, parameters)
+                _follow_one_(modules[layer.name], layer, factors, parameters)
 
 
 def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -> None:
@@ -69,10 +59,7 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
     degrees = _degrees_in(optimizer)
     with torch.no_grad():
         for one, factors in held:
-            for parameter, blocks in (
-                (one.weight, one.blocks),
-                *([(one.bias, _bias_blocks(one.blocks))] if one.bias is not None else []),
-            ):
+            for parameter, blocks in one.by_tensor():
                 state = optimizer.state.get(parameter, {})
                 for key, value in state.items():
                     if key in degrees and isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -80,6 +67,15 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
                 rows, columns = (state.get(key) for key in _FACTORED)
                 if isinstance(rows, Tensor) and isinstance(columns, Tensor):
                     _scale_factored_(rows, columns, factors, blocks)
+
+
+def follow_gradients_(held: Iterable[tuple[Held, Tensor]]) -> None:
+    """Divide gradients by the factors of their blocks, (n_blocks,): g(cw) = g(w)/c."""
+    with torch.no_grad():
+        for one, factors in held:
+            for parameter, blocks in one.by_tensor():
+                if parameter.grad is not None and parameter.grad.layout == torch.strided:
+                    scale_blocks_(parameter.grad, 1 / factors, blocks)
 
 
 def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
@@ -252,7 +248,3 @@ def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: 
     before = row_var.mean(-2, keepdim=True)
     scale_blocks_(row_var, factors.pow(-2), blocks)
     col_var.mul_(torch.where(before > 0, row_var.mean(-2, keepdim=True) / before, 1.0))
-
-
-def _bias_blocks(blocks: Blocks) -> Blocks:
-    return Blocks(0, blocks.block_sizes, starts=blocks.starts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from decayfree.blocks import Part
+from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.radius import Radius, radius_of, rows_norm
@@ -29,6 +29,11 @@ class Held(Part):
 
     name: str
     targets: Tensor
+
+    def by_tensor(self) -> list[tuple[Tensor, Blocks]]:
+        """The weight, and its bias where there is one, each with its blocks."""
+        of_bias = Blocks(0, self.blocks.block_sizes, starts=self.blocks.starts)
+        return [(self.weight, self.blocks), *([(self.bias, of_bias)] if self.bias is not None else [])]
 
 
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:

@@ -24,6 +24,9 @@ _GROUP_BYTES = 3 << 20
 # Norms this close to their target are left alone, bit for bit: it is the rounding of the norm itself.
 ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
 
+# How far a norm may be from its radius after a rescale, by rounding of the weights themselves.
+ROUNDING_OF_WEIGHTS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+
 # Factors further than this from 1 take the careful way, in case a norm is zero, infinite or NaN.
 _SAFE = 0.5
 
@@ -251,6 +254,12 @@ def rows_in_memory(held: Held) -> Tensor | None:
     if len(weight) > 1 and weight.stride(0) != fan_in:
         return None
     return weight.as_strided((len(weight), fan_in), (fan_in, 1))
+
+
+def distance_of(norms: Tensor) -> float | Tensor:
+    """As `Holder.hold_` returns it, where nothing was scaled: 0, or infinity where a norm is not finite."""
+    distance = torch.where(torch.isfinite(norms).all(), 0.0, float("inf"))
+    return float(distance) if norms.device.type == "cpu" else distance
 
 
 def by_name(holder: Holder, *, of: Literal["norms", "factors"] = "norms") -> Iterator[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ follow. weight_rescaling.py says when.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +26,14 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.faults import moment_faults
 from decayfree.rescaling.following import (
+    follow_gradients_,
     follow_moments_,
     follow_statistics_,
     warn_of_eps,
     warn_of_unknown_shifts,
 )
 from decayfree.rescaling.held import held_of, radii_of, relations_of
-from decayfree.rescaling.holder import Holder, by_name, holders_of, not_finite
+from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS, Holder, by_name, holders_of, not_finite
 from decayfree.rescaling.radius import radius_faults
 
 
@@ -45,8 +47,8 @@ def rescale_(
     """Put every scale-invariant block onto its radius once, without changing what the model computes.
 
     Outputs in train and in eval mode stay the same but for the normalizations' ε: running statistics follow,
-    and so do the moments of ``optimizer``. To continue the same run, multiply the learning rate by c² (SGD
-    family) or c (Adam family), c being the factor.
+    and so do gradients that are there and the moments of ``optimizer``. To continue the same run, multiply
+    the learning rate by c² (SGD family) or c (Adam family), c being the factor.
 
     Args:
         model: The model that was probed, or a copy of it such as an average of its weights.
@@ -101,9 +103,13 @@ def put_on_radius_(
     holders: Sequence[Holder],
     optimizer: Optimizer | None,
     *,
+    unless: Mapping[str, Tensor] = MappingProxyType({}),
     stacklevel: int,
 ) -> None:
-    """Measure all, and only if all are finite scale all, with statistics and moments."""
+    """Measure all, and only if all are finite scale all, with statistics, gradients and moments.
+
+    Blocks that have their norm of ``unless``, by name, up to the rounding of their weight, are left alone.
+    """
     for holder in holders:
         holder.measure()
     raise_all(
@@ -112,6 +118,10 @@ def put_on_radius_(
     )
     for holder in holders:
         holder.factors.copy_(holder.careful_factors())
+        for one in holder.held if unless else []:
+            at, rounding = holder.slices[one.name], ROUNDING_OF_WEIGHTS.get(one.weight.dtype, 1e-5)
+            is_same = (holder.norms[at] - unless[one.name]).abs() <= rounding * unless[one.name]
+            holder.factors[at] = torch.where(is_same, 1.0, holder.factors[at])
     factors = {name: values for holder in holders for name, values in by_name(holder, of="factors")}
     relations = [
         (layer, values) for layer, values in relations_of(weights, factors) if bool((values != 1).any())
@@ -122,10 +132,10 @@ def put_on_radius_(
     follow_statistics_(model, relations, dict(model.named_parameters()))
     for holder in holders:
         holder.scale_()
+        applied = [(one, holder.factors[holder.slices[one.name]]) for one in holder.held]
+        follow_gradients_(applied)
         if optimizer is not None:
-            follow_moments_(
-                optimizer, [(one, holder.factors[holder.slices[one.name]]) for one in holder.held]
-            )
+            follow_moments_(optimizer, applied)
 
 
 def _warn_of_zeros(holders: Sequence[Holder], *, stacklevel: int) -> None:

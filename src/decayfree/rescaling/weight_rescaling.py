@@ -7,7 +7,6 @@ does no arithmetic on them (holder.py, fused_holder.py and rescale_once.py do).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal
@@ -34,13 +33,14 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.rescaling.deviation import Deviation, Watcher, deviation_of, steps_of, steps_since
 from decayfree.rescaling.faults import decay_faults, moment_faults
-from decayfree.rescaling.following import SUDDEN, follow_moments_, follow_statistics_
+from decayfree.rescaling.following import follow_moments_, follow_statistics_
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
-from decayfree.rescaling.holder import holders_of, not_finite
+from decayfree.rescaling.holder import distance_of, holders_of, not_finite
+from decayfree.rescaling.last_look import LastLook
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
-from decayfree.step_counter import StepCounter
+from decayfree.step_counter import StepCounter, moves_nothing, rates_are_zero
 
 
 class WeightRescaling:
@@ -51,6 +51,14 @@ class WeightRescaling:
     ``every``-th step of the optimizer, by a hook on it, so that the training loop, the scheduler, AMP and
     checkpoints stay as they are. Weights of ``found`` that are not in this optimizer are left alone.
 
+    Running statistics are always those of what forward passes saw, brought to the norms that weights have
+    now. Who moved a weight decides how: what the optimizer's step did, no forward pass has seen yet. What
+    anybody else wrote since the last rescale (a load, an average, a mask) is put onto the radius before the
+    next step, as :func:`rescale_` does it, so that outputs in eval mode do not move. Who wrote is told by the
+    parameters' version counters. An in-place write through ``.data`` raises none and counts as the
+    optimizer's, so that statistics do not follow it: call :func:`rescale_` after it. A step that moves
+    nothing (no gradients, or a learning rate of 0) is not counted and rescales nothing.
+
     Args:
         optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
@@ -58,8 +66,8 @@ class WeightRescaling:
             radius·√R. ``"init"`` is the norm that each block has now. A mapping from glob patterns over
             parameter names to either, or to a tensor (n_blocks,) with one radius for each block; the first
             match counts, 1 without.
-        every: Rescale after so many optimizer steps. Running statistics follow each rescale; with 1 only one
-            by more than 10 %, because then forward passes see weights on their radius anyway.
+        every: Rescale after so many optimizer steps. Between them norms are measured after each step, so that
+            running statistics follow what each forward pass sees.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
             action: what holds k powers of the gradient is divided by the factor to that power. Per step the
             difference is of second order in the step's angle.
@@ -121,6 +129,11 @@ class WeightRescaling:
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
+        self._last_look, self._before_idle = LastLook(), LastLook()
+        self._is_idle = False
+        self._counted_before_idle: int | None = None
+        # By name, (n_blocks,): norms that the last forward passes saw, where they may be off the radius.
+        self._norms: dict[str, Tensor] = {}
         self._plan()
         if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
             raise InvalidInputError(
@@ -128,6 +141,7 @@ class WeightRescaling:
                 f"each in one run of memory: none of the {len(self._weights)} that are held here is one"
             )
         self._rescale_once(stacklevel=3)
+        self._last_look.look(self._tensors())
         self._attach()
 
     # What the user calls
@@ -158,9 +172,9 @@ class WeightRescaling:
 
     def detach(self) -> None:
         """Stop rescaling and leave no trace in the optimizer; weights stay as they are."""
-        hooks = self.optimizer._optimizer_step_post_hooks
-        for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-            del hooks[key]
+        for hooks in (self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks):
+            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+                del hooks[key]
 
     def __getstate__(self) -> dict[str, Any]:
         # Views of the weights' memory would become copies of it; a copy makes its own.
@@ -187,6 +201,7 @@ class WeightRescaling:
             "radii": {name: radii.detach().clone() for name, radii in self.radii.items()},
             "every": self.every,
             "momentum": self.momentum,
+            "norms": {name: norms.detach().clone() for name, norms in self._norms.items()},
             "n_steps": self.n_steps,
             "optimizer_steps_before": self._optimizer_steps_before,
         }
@@ -216,6 +231,8 @@ class WeightRescaling:
         self.every, self.momentum = state["every"], state["momentum"]
         self._steps = StepCounter(state["n_steps"])
         self._optimizer_steps_before = state["optimizer_steps_before"]
+        self._norms = {name: norms.to(self.radii[name], copy=True) for name, norms in state["norms"].items()}
+        self._last_look = LastLook()
         self._plan()
 
     @torch.no_grad()
@@ -238,28 +255,80 @@ class WeightRescaling:
             is_due=n_steps % self.every == 0,
         )
 
-    # After every step
+    # Before and after every step
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._is_idle = moves_nothing(optimizer, args, kwargs)
+        if self._is_idle:
+            self._before_idle.look(self._tensors())
+            self._counted_before_idle = steps_of(optimizer)
+        elif not self._last_look.is_as_seen(self._tensors()):
+            self._take_over()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._report_pending(wait=False)
+        if self._is_idle and (rates_are_zero(optimizer) or self._before_idle.is_as_seen(self._tensors())):
+            self._leave_out_idle_step()
+            return
         if not self._steps.count(optimizer):
             return
         if not self._knows_moments:  # the optimizer makes its memory in its first step
             self._knows_moments = True
             raise_all(self._moment_faults())
+        self._make_current()
         # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
         # exactly 1.
-        if not self._steps.is_multiple_of(self.every):
-            return
+        is_due = self._steps.is_multiple_of(self.every)
+        distances = [holder.hold_() if is_due else distance_of(holder.measure()) for holder in self._holders]
+        if self.every > 1:  # with 1, forward passes see weights on their radius only, and so do statistics
+            self._follow_what_was_seen(is_due=is_due)
+        if is_due and self.momentum == "scale":
+            follow_moments_(self.optimizer, self._applied())
+        self._last_look.look(self._tensors())
+        self._report(distances)
+
+    def _take_over(self) -> None:
+        """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
+        self._make_current()
+        put_on_radius_(
+            self.found.model, self._weights, self._holders, self.optimizer, unless=self._seen(), stacklevel=6
+        )
+        self._note(is_due=True)
+
+    def _leave_out_idle_step(self) -> None:
+        counts = (self._optimizer_steps_before, self._counted_before_idle, steps_of(self.optimizer))
+        before, earlier, now = counts
+        if before is not None and earlier is not None and now is not None:
+            self._optimizer_steps_before = before + now - earlier
+
+    def _seen(self) -> dict[str, Tensor]:
+        """Norms that the last forward passes saw, by name: those that running statistics belong to."""
+        return {one.name: self._norms.get(one.name, one.targets) for h in self._holders for one in h.held}
+
+    def _follow_what_was_seen(self, *, is_due: bool) -> None:
+        """Bring running statistics from the norms that were seen to those that will be."""
+        seen = self._seen()
+        self._note(is_due=is_due)
+        factors = {name: self._norms[name] / norms for name, norms in seen.items()}
+        factors = {name: torch.where(torch.isfinite(c), c, 1.0) for name, c in factors.items()}
+        follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
+
+    def _note(self, *, is_due: bool) -> None:
+        """Remember the norms that forward passes will see; of a block without any, the last that it had."""
+        seen = self._seen()
+        for holder in self._holders:
+            now = holder.norms * holder.factors if is_due else holder.norms
+            for one in holder.held:
+                norms = now[holder.slices[one.name]]
+                is_real = (norms > 0) & torch.isfinite(norms)
+                self._norms[one.name] = torch.where(is_real, norms, seen[one.name])
+
+    def _make_current(self) -> None:
         if not all(holder.is_current() for holder in self._holders):
             self._plan()
-        distances = [holder.hold_() for holder in self._holders]
-        beyond = SUDDEN if self.every == 1 else 0.0
-        if beyond == 0.0 or any(isinstance(distance, float) and distance > beyond for distance in distances):
-            follow_statistics_(self.found.model, self._relations(), self._parameters(), beyond=beyond)
-        if self.momentum == "scale":
-            follow_moments_(self.optimizer, self._applied())
-        self._report(distances)
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for holder in self._holders for one in holder.held for tensor in one.tensors]
 
     def _report(self, distances: list[float | Tensor]) -> None:
         """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits."""
@@ -286,13 +355,6 @@ class WeightRescaling:
             self._pending = None
             if not bool(torch.isfinite(distances).all()):
                 self._raise_if_not_finite()
-            elif self.every == 1 and float(distances.max()) > SUDDEN:
-                warnings.warn(
-                    f"a norm was off its radius by {float(distances.max()):.0%} after a step: if weights "
-                    "were loaded or changed by hand, running statistics did not follow on this device; use "
-                    "decayfree.rescale_ right after such a change",
-                    stacklevel=3,
-                )
 
     # Plumbing
 
@@ -344,6 +406,7 @@ class WeightRescaling:
         )
 
     def _attach(self) -> None:
+        self.optimizer.register_step_pre_hook(self._before_step)
         handle = self.optimizer.register_step_post_hook(self._after_step)
         # Before the hooks of others, which may copy the weights (averages, low-precision twins).
         self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
