@@ -36,7 +36,7 @@ def test_a_long_search_tells_that_it_goes_on(
     decayfree.find_invariant(*model_and_inputs())
     lines = capsys.readouterr().err.splitlines()
     # One every third run, as these take two seconds.
-    assert lines[0] == "decayfree: looking for scale-invariant weights; 6 s, 2 runs of the model so far"
+    assert lines[0] == "decayfree: looking for scale-invariant weights, run 3 of the model after 6 s"
     assert all(line.startswith("decayfree: looking for") for line in lines)
 
 

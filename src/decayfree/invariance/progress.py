@@ -22,7 +22,7 @@ class Progress:
         if now - self._told >= EVERY_S:
             self._told = now
             sys.stderr.write(
-                f"decayfree: looking for scale-invariant weights; {now - self._began:.0f} s, "
-                f"{self._n_runs} runs of the model so far\n"
+                f"decayfree: looking for scale-invariant weights, run {self._n_runs + 1} of the model after "
+                f"{now - self._began:.0f} s\n"
             )
         self._n_runs += 1
