@@ -137,7 +137,7 @@ class WeightRescaling:
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
         self._last_look, self._before_idle = LastLook(), LastLook()
-        self._is_idle = False
+        self._is_idle = self._has_moved_inside = False
         self._own_gradients: list[tuple[Tensor, Tensor]] = []
         self._counted_before_idle: int | None = None
         # By name, (n_blocks,): norms that the last forward passes saw, where they may be off the radius.
@@ -274,19 +274,25 @@ class WeightRescaling:
             self._counted_before_idle = steps_of(optimizer)
         elif not self._last_look.is_as_seen(self._watched):
             self._take_over()
-        if not self._partly_held:
-            return None
-        args, kwargs = map_closure(args, kwargs, self._and_decay)
-        if not has_closure(args, kwargs):
-            self._decay_other_rows()
-        return args, kwargs
+        self._has_moved_inside = False
+        if has_closure(args, kwargs):
+            return map_closure(args, kwargs, self._inside)
+        self._decay_other_rows()
+        return None
 
-    def _and_decay(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """A closure after which the rows that are not held decay: it is there that gradients come from."""
+    def _inside(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """A closure before which statistics go to the norms it meets, and after which other rows decay."""
 
-        def evaluate() -> Any:
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
             self._put_gradients_back()
-            value = closure()
+            if not (self._is_idle or self._last_look.is_as_seen(self._watched)):
+                self._make_current()
+                for holder in self._holders:
+                    holder.measure()
+                self._follow_what_was_seen(is_due=False)
+                self._last_look.look(self._watched)
+                self._has_moved_inside = True
+            value = closure(*args, **kwargs)
             self._decay_other_rows()
             return value
 
@@ -316,7 +322,8 @@ class WeightRescaling:
         # exactly 1.
         is_due = self._steps.is_multiple_of(self.every)
         distances = [holder.hold_() if is_due else distance_of(holder.measure()) for holder in self._holders]
-        if self.every > 1:  # with 1, forward passes see weights on their radius only, and so do statistics
+        # Else forward passes see weights on their radius only, and so do statistics.
+        if self.every > 1 or self._has_moved_inside:
             self._follow_what_was_seen(is_due=is_due)
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
@@ -330,6 +337,7 @@ class WeightRescaling:
             self.found.model, self._weights, self._holders, self.optimizer, unless=self._seen(), stacklevel=6
         )
         self._note(is_due=True)
+        self._last_look.look(self._watched)
 
     def _leave_out_idle_step(self) -> None:
         counts = (self._optimizer_steps_before, self._counted_before_idle, steps_of(self.optimizer))
