@@ -43,7 +43,8 @@ def saved(*states: Any) -> list[Any]:
 
 # Attaching rescales at once. In the middle of a cycle of five steps that moves weights, so that they are to
 # be loaded after it; with a rescale after every step it finds them on their radius and moves nothing.
-ORDERS = [("attach, load", 1), ("attach, load", 5), ("load, attach", 1)]
+# After seven steps a cycle of seven has just ended.
+ORDERS = [("attach, load", 1), ("attach, load", 5), ("attach, load", 7), ("load, attach", 1)]
 
 
 @pytest.mark.parametrize(("order", "every"), ORDERS)
