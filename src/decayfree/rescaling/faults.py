@@ -1,25 +1,57 @@
 """What speaks against holding the norms of these weights under this optimizer?
 
-Says it in sentences with the cure. Changes nothing and raises nothing.
+Says it in sentences with the cure. Changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.errors import (
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    faults_of,
+    raise_all,
+    whole_number_faults,
+)
+from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.following import unknown_moments
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.other_rows import OTHER_ROWS
+
+GONE = "found weights, or what follows them, have gone or were renamed; find the weights again: "
+
+
+def setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
+    """What is wrong with these settings of a WeightRescaling."""
+    faults = whole_number_faults("every", every)
+    if momentum not in ("keep", "scale"):
+        faults.append(f'momentum must be "keep" or "scale", got {momentum!r}')
+    if not isinstance(fused, bool):
+        faults.append(f"fused must be True or False, got {fused!r}")
+    return faults_of(InvalidInputError, faults)
+
+
+@contextmanager
+def names_as_found(found: Invariance) -> Iterator[None]:
+    """Where weights or normalizations have gone or were renamed since, raise a MismatchError with them."""
+    try:
+        yield
+    except (KeyError, AttributeError):
+        raise_all(faults_of(MismatchError, found.misfits(found.model)), about=GONE)
+        raise
 
 
 def decay_faults(
     optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]
 ) -> list[str]:
     """Groups that decay a weight whose norm is held, with the cure."""
-    held = {id(parameters[name]): name for weight in weights for name in weight.names}
+    held = {id(parameters[name]): name for weight in weights for name in weight.names if name in parameters}
     faults = []
     for index, group in enumerate(optimizer.param_groups):
         names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]

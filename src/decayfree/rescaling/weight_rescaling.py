@@ -27,12 +27,11 @@ from decayfree.errors import (
     WeightDecayError,
     faults_of,
     raise_all,
-    whole_number_faults,
 )
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.rescaling.deviation import Deviation, Watcher, deviation_of, steps_of, steps_since
-from decayfree.rescaling.faults import decay_faults, moment_faults
+from decayfree.rescaling.faults import decay_faults, moment_faults, names_as_found, setting_faults
 from decayfree.rescaling.following import follow_moments_, follow_statistics_
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
@@ -234,7 +233,7 @@ class WeightRescaling:
             raise MismatchError(
                 f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
             )
-        raise_all(_setting_faults(state["every"], state["momentum"], self.fused))
+        raise_all(setting_faults(state["every"], state["momentum"], self.fused))
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
         self._steps = StepCounter(state["n_steps"])
@@ -247,7 +246,8 @@ class WeightRescaling:
     def check(self) -> Deviation:
         """Look whether everything is as it should be; waits for the device."""
         self._report_pending()
-        held = self._held_now()
+        misfits = self.found.misfits(self.found.model)
+        held = self._planned() if misfits else self._held_now()
         norms = {one.name: one.norms() for one in held}
         others = [other for other in rescalings_on(self.optimizer) if other is not self]
         n_steps = self.n_steps
@@ -261,6 +261,7 @@ class WeightRescaling:
             n_optimizer_steps=steps_since(self.optimizer, self._optimizer_steps_before, n_steps),
             is_attached=self.is_attached,
             is_due=n_steps % self.every == 0,
+            misfits=misfits,
         )
 
     # Before and after every step
@@ -333,9 +334,15 @@ class WeightRescaling:
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
         self._make_current()
-        put_on_radius_(
-            self.found.model, self._weights, self._holders, self.optimizer, unless=self._seen(), stacklevel=6
-        )
+        with names_as_found(self.found):
+            put_on_radius_(
+                self.found.model,
+                self._weights,
+                self._holders,
+                self.optimizer,
+                unless=self._seen(),
+                stacklevel=6,
+            )
         self._note(is_due=True)
         self._last_look.look(self._watched)
 
@@ -347,7 +354,7 @@ class WeightRescaling:
 
     def _seen(self) -> dict[str, Tensor]:
         """Norms that the last forward passes saw, by name: those that running statistics belong to."""
-        return {one.name: self._norms.get(one.name, one.targets) for h in self._holders for one in h.held}
+        return {one.name: self._norms.get(one.name, one.targets) for one in self._planned()}
 
     def _follow_what_was_seen(self, *, is_due: bool) -> None:
         """Bring running statistics from the norms that were seen to those that will be."""
@@ -355,7 +362,8 @@ class WeightRescaling:
         self._note(is_due=is_due)
         factors = {name: self._norms[name] / norms for name, norms in seen.items()}
         factors = {name: torch.where(torch.isfinite(c), c, 1.0) for name, c in factors.items()}
-        follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
+        with names_as_found(self.found):
+            follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
 
     def _note(self, *, is_due: bool) -> None:
         """Remember the norms that forward passes will see; of a block without any, the last that it had."""
@@ -369,7 +377,8 @@ class WeightRescaling:
 
     def _make_current(self) -> None:
         if not all(holder.is_current() for holder in self._holders):
-            self._plan()
+            with names_as_found(self.found):
+                self._plan()
 
     def _report(self, distances: list[float | Tensor]) -> None:
         """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits."""
@@ -411,11 +420,11 @@ class WeightRescaling:
         faults += faults_of(WeightDecayError, decayed)
         faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
-        return faults + _setting_faults(self.every, self.momentum, self.fused)
+        return faults + setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
         """The parameters whose norm is held, without biases."""
-        return [one.weight for holder in self._holders for one in holder.held]
+        return [one.weight for one in self._planned()]
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.found.model.named_parameters())
@@ -423,10 +432,13 @@ class WeightRescaling:
     def _held_now(self) -> list[Held]:
         return held_of(self.found.model, self._weights, self.radii)
 
+    def _planned(self) -> list[Held]:
+        return [one for holder in self._holders for one in holder.held]
+
     def _plan(self) -> None:
         with torch.inference_mode(False):
             self._holders = (fused_holders_of if self.fused else holders_of)(self._held_now())
-        held = [one for holder in self._holders for one in holder.held]
+        held = self._planned()
         self._watched = [tensor for one in held for tensor in one.tensors]
         self._partly_held = [one for one in held if one.blocks.is_partial]
 
@@ -463,15 +475,6 @@ class WeightRescaling:
             about=f"after optimizer step {self.n_steps} these weights hold NaN or infinity, and nothing was "
             "written over it: ",
         )
-
-
-def _setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
-    faults = whole_number_faults("every", every)
-    if momentum not in ("keep", "scale"):
-        faults.append(f'momentum must be "keep" or "scale", got {momentum!r}')
-    if not isinstance(fused, bool):
-        faults.append(f"fused must be True or False, got {fused!r}")
-    return faults_of(InvalidInputError, faults)
 
 
 def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Iterator[str]:
