@@ -31,7 +31,13 @@ from decayfree.errors import (
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.rescaling.deviation import Deviation, Watcher, deviation_of, steps_of, steps_since
-from decayfree.rescaling.faults import decay_faults, moment_faults, names_as_found, setting_faults
+from decayfree.rescaling.faults import (
+    decay_faults,
+    moment_faults,
+    names_as_found,
+    setting_faults,
+    state_faults,
+)
 from decayfree.rescaling.following import follow_moments_, follow_statistics_
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
@@ -218,21 +224,10 @@ class WeightRescaling:
 
         Raises:
             MismatchError: If the weights or the number of their blocks differ, or entries are missing.
-            InvalidInputError: If a setting in it is outside what is allowed. After an error nothing has
+            InvalidInputError: If a value in it is outside what is allowed. After an error nothing has
                 changed.
         """
-        missing = sorted(self.state_dict().keys() - state.keys())
-        if missing:
-            raise MismatchError(f"this is no state of a WeightRescaling: it has no {', '.join(missing)}")
-        mine = {name: tuple(radii.shape) for name, radii in self.radii.items()}
-        theirs = {name: tuple(radii.shape) for name, radii in state["radii"].items()}
-        if mine != theirs:
-            differing = sorted(
-                name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
-            )
-            raise MismatchError(
-                f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
-            )
+        raise_all(state_faults(state, self.state_dict()))
         raise_all(setting_faults(state["every"], state["momentum"], self.fused))
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
