@@ -132,6 +132,24 @@ def test_held_rows_keep_their_bits_and_the_gradients_come_back(make: Any, seed: 
         assert is_moved != (not torch.equal(parameter.grad[OTHERS], numbers[OTHERS]))
 
 
+@pytest.mark.parametrize("make", [OPTIMIZERS["SGD"], OPTIMIZERS["AdamW"]], ids=["SGD", "AdamW"])
+def test_a_frozen_bias_keeps_no_weight_from_its_decay(make: Any, seed: int) -> None:
+    inputs, others = torch.randn(8, 5, dtype=torch.float64), []
+    for weight_decay in (0.3, 0.0):
+        torch.manual_seed(0)
+        model = Projection()
+        optimizer = make(decayfree.split_params(model, found_in(model), weight_decay=weight_decay))
+        model.layer.bias.requires_grad_(False)
+        bias = model.layer.bias.detach().clone()
+        shrunk = model.layer.weight.detach()[OTHERS] * optimizer.defaults["lr"] * weight_decay
+        model(inputs).square().mean().backward()
+        decay_other_rows_(optimizer, found_in(model).parts().values())
+        optimizer.step()
+        assert torch.equal(model.layer.bias, bias)
+        others.append(model.layer.weight.detach()[OTHERS] + shrunk)
+    torch.testing.assert_close(*others, rtol=1e-12, atol=1e-14)
+
+
 def test_a_weight_without_a_gradient_is_not_decayed(seed: int) -> None:
     model = Projection()
     found = found_in(model)

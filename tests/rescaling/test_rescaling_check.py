@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import decayfree
+from decayfree.errors import MismatchError
 from support.networks import (
     TiedNet,
     attached,
@@ -44,6 +46,40 @@ def test_a_healthy_run_has_no_problems() -> None:
     assert report.is_attached
     assert report.unwatched == ()
     assert report.zero_blocks == {}
+
+
+def pruned(model: nn.Sequential) -> None:
+    torch.nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.3)
+
+
+def wrapped(model: nn.Sequential) -> None:
+    model[0] = nn.Sequential(model[0])
+
+
+def without_normalization(model: nn.Sequential) -> None:
+    model[1] = nn.Identity()
+
+
+CHANGES = [(pruned, "0.weight (8, 4)"), (wrapped, "0.weight (8, 4)"), (without_normalization, "1: Identity")]
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES)
+def test_what_has_gone_or_was_renamed_is_named(change: Callable[[nn.Sequential], None], named: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)), torch.randn(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrs = decayfree.WeightRescaling(optimizer, decayfree.find_invariant(model, inputs), every=2)
+    change(model)
+    [problem] = [problem for problem in wrs.check().problems if "find the weights again" in problem]
+    assert named in problem
+    model(inputs).square().mean().backward()
+    if change is pruned:  # a weight that is still there is held, whatever it is called
+        optimizer.step()
+        optimizer.step()
+        assert wrs.check().largest < 1e-6
+    else:
+        with pytest.raises(MismatchError, match="find the weights again"):
+            optimizer.step()
 
 
 def test_between_two_rescales_a_deviation_is_told_and_no_problem() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from typing import Any
 
 import pytest
@@ -43,7 +44,8 @@ def saved(*states: Any) -> list[Any]:
 
 # Attaching rescales at once. In the middle of a cycle of five steps that moves weights, so that they are to
 # be loaded after it; with a rescale after every step it finds them on their radius and moves nothing.
-ORDERS = [("attach, load", 1), ("attach, load", 5), ("load, attach", 1)]
+# After seven steps a cycle of seven has just ended.
+ORDERS = [("attach, load", 1), ("attach, load", 5), ("attach, load", 7), ("load, attach", 1)]
 
 
 @pytest.mark.parametrize(("order", "every"), ORDERS)
@@ -127,6 +129,44 @@ def test_the_state_of_another_model_is_refused_unchanged() -> None:
     after = wrs.state_dict()
     assert after["n_steps"] == before["n_steps"]
     assert all(torch.equal(after["radii"][name], radii) for name, radii in before["radii"].items())
+
+
+SPOILED: list[tuple[str, Any]] = [
+    ("radii", None),
+    ("radii", {"conv.weight": 1.0, "hidden.weight": 1.0}),
+    ("radii", lambda radii: {name: -values for name, values in radii.items()}),
+    ("radii", lambda radii: {name: values * math.nan for name, values in radii.items()}),
+    ("radii", lambda radii: {name: values * 0 for name, values in radii.items()}),
+    ("norms", {"other": torch.ones(4)}),
+    ("norms", {"conv.weight": torch.ones(99)}),
+    ("norms", lambda norms: {name: values * math.inf for name, values in norms.items()}),
+    ("norms", 3),
+    ("n_steps", -1),
+    ("n_steps", "two"),
+    ("optimizer_steps_before", "one"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), SPOILED)
+def test_a_spoiled_state_is_refused_unchanged(key: str, value: Any) -> None:
+    model = small_net()
+    optimizer, wrs = attached(model, every=3)
+    step_once(model, optimizer, LOSSES[0])
+    before = wrs.state_dict()
+    with pytest.raises(DecayFreeError):
+        wrs.load_state_dict({**before, key: value(before[key]) if callable(value) else value})
+    after = wrs.state_dict()
+    assert after.keys() == before.keys()
+    for part in ("radii", "norms"):
+        assert all(torch.equal(after[part][name], values) for name, values in before[part].items())
+    wrs.load_state_dict(before)
+
+
+@pytest.mark.parametrize("state", [None, 3, [], {}])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    _, wrs = attached(small_net())
+    with pytest.raises(DecayFreeError, match="no state of a WeightRescaling"):
+        wrs.load_state_dict(state)
 
 
 def test_a_state_with_another_number_of_blocks_is_refused() -> None:

@@ -115,6 +115,31 @@ def test_statistics_are_the_average_of_what_forward_passes_saw(optimizer: str, e
     assert worst < 1e-9
 
 
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_statistics_belong_to_the_norms_that_passes_inside_a_step_saw(
+    search: str | None, every: int, seed: int
+) -> None:
+    model, made, wrs, average = attached(
+        lambda parameters: torch.optim.LBFGS(parameters, lr=0.05, max_iter=6, line_search_fn=search),
+        every=every,
+    )
+    images, labels = torch.randn(IMAGES, dtype=torch.float64), torch.randint(0, LABELS, IMAGES[:1])
+
+    def closure() -> Tensor:
+        made.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        return loss
+
+    grown = 0.0
+    for _ in range(6):
+        made.step(closure)
+        grown = max(grown, float((wrs.factors["0.weight"] - 1).abs().max()))
+    assert grown > 1e-3
+    assert average.distance(model) < 1e-6
+
+
 def test_between_two_rescales_statistics_go_with_the_norms_there_are(seed: int) -> None:
     model, made, _, average = attached(OPTIMIZERS["SGD, rate 3"], every=7)
     images = torch.randn(IMAGES, dtype=torch.float64)

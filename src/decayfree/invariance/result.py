@@ -117,6 +117,19 @@ class Invariance(Sequence[ScaleInvariantWeight]):
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise a :class:`MismatchError` that lists everything here that ``model`` does not have."""
+        faults = self.misfits(model)
+        if faults:
+            parameters = dict(model.named_parameters())
+            wrapper = next(
+                (name for name in ("_orig_mod", "module") if f"{name}.{self[0].name}" in parameters), None
+            )
+            cure = f"; pass the model inside the wrapper, model.{wrapper}" if wrapper else ""
+            raise MismatchError(
+                "these scale-invariant weights belong to another model: " + "; ".join(faults[:6]) + cure
+            )
+
+    def misfits(self, model: nn.Module) -> list[str]:
+        """Everything here that ``model`` does not have."""
         parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
         faults = []
         for weight in self:
@@ -132,14 +145,7 @@ class Invariance(Sequence[ScaleInvariantWeight]):
                 )
             faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
             faults += _layer_faults(weight, parameters, modules)
-        if faults:
-            wrapper = next(
-                (name for name in ("_orig_mod", "module") if f"{name}.{self[0].name}" in parameters), None
-            )
-            cure = f"; pass the model inside the wrapper, model.{wrapper}" if wrapper else ""
-            raise MismatchError(
-                "these scale-invariant weights belong to another model: " + "; ".join(faults[:6]) + cure
-            )
+        return faults
 
 
 def _layer_faults(

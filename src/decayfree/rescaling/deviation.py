@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import is_sharded
 from decayfree.invariance.result import Invariance
-from decayfree.rescaling.faults import decay_faults
+from decayfree.rescaling.faults import GONE, decay_faults
 from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS
 
 
@@ -69,6 +69,7 @@ def deviation_of(
     n_optimizer_steps: int | None,
     is_attached: bool,
     is_due: bool,
+    misfits: Sequence[str],
 ) -> Deviation:
     """Compare norms with targets, and the optimizer with what its watchers look after.
 
@@ -82,6 +83,7 @@ def deviation_of(
         n_optimizer_steps: Steps that the optimizer counts in the same time, None where it counts none.
         is_attached: Whether the optimizer still calls the hook.
         is_due: Whether the last step ended with a rescale, so that norms should be on their targets.
+        misfits: What the model does not have any more of what was found.
     """
     parameters = dict(found.model.named_parameters())
     deviations = {name: _relative(norms[name], targets[name]) for name in norms}
@@ -94,8 +96,13 @@ def deviation_of(
     unwatched = tuple(_unwatched(optimizer, watchers))
     problems = [
         *_hook_problems(optimizer, n_steps, n_optimizer_steps, is_attached=is_attached),
+        *([GONE + "; ".join(misfits)] if misfits else []),
         *_mode_problems(found),
-        *([_off_radius(largest, where)] if where and is_due and _is_off(largest, parameters[where]) else []),
+        *(
+            [_off_radius(largest, where)]
+            if where and is_due and _is_off(largest, parameters.get(where))
+            else []
+        ),
         *(
             [f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"]
             if unwatched
@@ -137,8 +144,8 @@ def _relative(norms: Tensor, targets: Tensor) -> float:
     return float(torch.where(counted, (norms / targets - 1).abs(), 0.0).max())
 
 
-def _is_off(largest: float, weight: Tensor) -> bool:
-    return not largest <= ROUNDING_OF_WEIGHTS.get(weight.dtype, 1e-5)
+def _is_off(largest: float, weight: Tensor | None) -> bool:
+    return not largest <= (1e-5 if weight is None else ROUNDING_OF_WEIGHTS.get(weight.dtype, 1e-5))
 
 
 def _off_radius(largest: float, where: str | None) -> str:
@@ -173,7 +180,7 @@ def _mode_problems(found: Invariance) -> list[str]:
         return []
     modules = dict(found.model.named_modules())
     names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
-    frozen = sorted(name for name in names if not modules[name].training)
+    frozen = sorted(name for name in names if name in modules and not modules[name].training)
     if not frozen:
         return []
     return [

@@ -1,25 +1,96 @@
 """What speaks against holding the norms of these weights under this optimizer?
 
-Says it in sentences with the cure. Changes nothing and raises nothing.
+Says it in sentences with the cure. Changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.errors import (
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    faults_of,
+    raise_all,
+    whole_number_faults,
+)
+from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.following import unknown_moments
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.other_rows import OTHER_ROWS
+
+GONE = "found weights, or what follows them, have gone or were renamed; find the weights again: "
+# What a state holds of every weight: one number for each block.
+_TABLES = ("radii", "norms")
+
+
+def setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
+    """What is wrong with these settings of a WeightRescaling."""
+    faults = whole_number_faults("every", every)
+    if momentum not in ("keep", "scale"):
+        faults.append(f'momentum must be "keep" or "scale", got {momentum!r}')
+    if not isinstance(fused, bool):
+        faults.append(f"fused must be True or False, got {fused!r}")
+    return faults_of(InvalidInputError, faults)
+
+
+def state_faults(state: object, mine: Mapping[str, Any]) -> list[Fault]:
+    """Why the state of a WeightRescaling cannot be loaded into one whose own is ``mine``.
+
+    A radius of 0 is that of a block without a norm; a weight that has another has some such block at most.
+    """
+    if not isinstance(state, Mapping) or mine.keys() - state.keys():
+        missing = sorted(mine.keys() - state.keys()) if isinstance(state, Mapping) else list(mine)
+        listed = ", ".join(missing)
+        return faults_of(MismatchError, [f"this is no state of a WeightRescaling: it has no {listed}"])
+    tables: dict[str, Mapping[str, Any]] = {
+        key: state[key] if isinstance(state[key], Mapping) else {key: None} for key in _TABLES
+    }
+    shapes = {name: values.shape for name, values in mine["radii"].items()}
+    radii, norms = (
+        {name: getattr(values, "shape", None) for name, values in table.items()} for table in tables.values()
+    )
+    differing = {name for name in shapes.keys() | radii.keys() if radii.get(name) != shapes.get(name)}
+    differing |= {name for name, shape in norms.items() if shape is None or shape != shapes.get(name)}
+    if differing:
+        listed = ", ".join(sorted(map(str, differing)))
+        return faults_of(
+            MismatchError, [f"the state holds other weights or blocks than are held here: {listed}"]
+        )
+    wrong = [
+        f"{key} of {name} must be finite and positive"
+        for key, table in tables.items()
+        for name, values in table.items()
+        if not bool((torch.isfinite(values) & (values >= 0)).all())
+        or not bool(values.any() or not mine["radii"][name].any())
+    ]
+    before = state["optimizer_steps_before"]
+    wrong += whole_number_faults("n_steps", state["n_steps"], least=0)
+    wrong += [] if before is None else whole_number_faults("optimizer_steps_before", before, least=0)
+    return faults_of(InvalidInputError, wrong)
+
+
+@contextmanager
+def names_as_found(found: Invariance) -> Iterator[None]:
+    """Where weights or normalizations have gone or were renamed since, raise a MismatchError with them."""
+    try:
+        yield
+    except (KeyError, AttributeError):
+        raise_all(faults_of(MismatchError, found.misfits(found.model)), about=GONE)
+        raise
 
 
 def decay_faults(
     optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]
 ) -> list[str]:
     """Groups that decay a weight whose norm is held, with the cure."""
-    held = {id(parameters[name]): name for weight in weights for name in weight.names}
+    held = {id(parameters[name]): name for weight in weights for name in weight.names if name in parameters}
     faults = []
     for index, group in enumerate(optimizer.param_groups):
         names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]

@@ -5,13 +5,14 @@ its other rows get, which is done here before every step. Holds nothing and make
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.blocks import Part, scale_other_rows_
+from decayfree.blocks import Part, scale_blocks_, scale_other_rows_
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.optimizers import decay_form_in
 
@@ -37,14 +38,21 @@ def decay_other_rows_(optimizer: Optimizer, parts: Iterable[Part]) -> list[tuple
     Raises:
         InvalidInputError: If nobody knows what the optimizer's decay does.
     """
-    partial = [part for part in parts if part.blocks.is_partial]
     groups = {id(one): group for group in _groups(optimizer) for one in group["params"]}
-    decayed = [(part, groups[id(part.weight)]) for part in partial if id(part.weight) in groups]
+    decayed = [
+        (tensor, blocks, groups[id(tensor)])
+        for one in parts
+        if one.blocks.is_partial
+        for tensor, blocks in zip(
+            one.tensors, (one.blocks, replace(one.blocks, axis=0, groups=1)), strict=False
+        )
+        if id(tensor) in groups
+    ]
     raise_all(faults_of(InvalidInputError, other_rows_faults(optimizer)) if decayed else [])
     before: list[tuple[Tensor, Tensor]] = []
-    for part, group in decayed:
-        gradients = [tensor.grad for tensor in part.tensors if tensor.grad is not None]
-        if len(gradients) < len(part.tensors):
+    for tensor, blocks, group in decayed:
+        gradient = tensor.grad
+        if gradient is None:
             continue
         decay = float(group[OTHER_ROWS])
         if decay_form_in(type(optimizer), group) == "decoupled":
@@ -52,15 +60,14 @@ def decay_other_rows_(optimizer: Optimizer, parts: Iterable[Part]) -> list[tuple
             skipped = getattr(optimizer, "found_inf", None)  # a fused optimizer under a GradScaler
             if skipped is not None:
                 shrinkage = shrinkage * (skipped == 0)
-            scale_other_rows_(part.weight, 1 - shrinkage, part.blocks, part.bias)
+            scale_other_rows_(tensor, 1 - shrinkage, blocks)
             continue
-        before += zip(part.tensors, gradients, strict=True)
-        others = part.each(lambda tensor: tensor.detach().clone())
-        others.scale_(others.norms().new_zeros(part.blocks.n_blocks))
+        before.append((tensor, gradient))
+        rows = tensor.detach().clone()
+        scale_blocks_(rows, torch.zeros(blocks.n_blocks, device=rows.device), blocks)
         alpha = -decay if group.get("maximize", False) else decay
         scale = getattr(optimizer, "grad_scale", None)
-        for tensor, gradient, rows in zip(part.tensors, gradients, others.tensors, strict=True):
-            tensor.grad = gradient.add(rows if scale is None else rows * scale, alpha=alpha)
+        tensor.grad = gradient.add(rows if scale is None else rows * scale, alpha=alpha)
     return before
 
 

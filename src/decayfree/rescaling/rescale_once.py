@@ -124,6 +124,8 @@ def put_on_radius_(
             at, rounding = holder.slices[one.name], ROUNDING_OF_WEIGHTS.get(one.weight.dtype, 1e-5)
             is_same = (holder.norms[at] - unless[one.name]).abs() <= rounding * unless[one.name]
             holder.factors[at] = torch.where(is_same, 1.0, holder.factors[at])
+            # To the last bit, or a run that is resumed would not be the one that went on.
+            holder.norms[at] = torch.where(is_same, unless[one.name], holder.norms[at])
     factors = {name: values for holder in holders for name, values in by_name(holder, of="factors")}
     relations = [
         (layer, values) for layer, values in relations_of(weights, factors) if bool((values != 1).any())

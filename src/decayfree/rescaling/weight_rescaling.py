@@ -27,12 +27,17 @@ from decayfree.errors import (
     WeightDecayError,
     faults_of,
     raise_all,
-    whole_number_faults,
 )
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.rescaling.deviation import Deviation, Watcher, deviation_of, steps_of, steps_since
-from decayfree.rescaling.faults import decay_faults, moment_faults
+from decayfree.rescaling.faults import (
+    decay_faults,
+    moment_faults,
+    names_as_found,
+    setting_faults,
+    state_faults,
+)
 from decayfree.rescaling.following import follow_moments_, follow_statistics_
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
@@ -137,7 +142,7 @@ class WeightRescaling:
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
         self._last_look, self._before_idle = LastLook(), LastLook()
-        self._is_idle = False
+        self._is_idle = self._has_moved_inside = False
         self._own_gradients: list[tuple[Tensor, Tensor]] = []
         self._counted_before_idle: int | None = None
         # By name, (n_blocks,): norms that the last forward passes saw, where they may be off the radius.
@@ -219,22 +224,11 @@ class WeightRescaling:
 
         Raises:
             MismatchError: If the weights or the number of their blocks differ, or entries are missing.
-            InvalidInputError: If a setting in it is outside what is allowed. After an error nothing has
+            InvalidInputError: If a value in it is outside what is allowed. After an error nothing has
                 changed.
         """
-        missing = sorted(self.state_dict().keys() - state.keys())
-        if missing:
-            raise MismatchError(f"this is no state of a WeightRescaling: it has no {', '.join(missing)}")
-        mine = {name: tuple(radii.shape) for name, radii in self.radii.items()}
-        theirs = {name: tuple(radii.shape) for name, radii in state["radii"].items()}
-        if mine != theirs:
-            differing = sorted(
-                name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
-            )
-            raise MismatchError(
-                f"the state holds other weights or blocks than are held here: {', '.join(differing)}"
-            )
-        raise_all(_setting_faults(state["every"], state["momentum"], self.fused))
+        raise_all(state_faults(state, self.state_dict()))
+        raise_all(setting_faults(state["every"], state["momentum"], self.fused))
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
         self._steps = StepCounter(state["n_steps"])
@@ -247,7 +241,8 @@ class WeightRescaling:
     def check(self) -> Deviation:
         """Look whether everything is as it should be; waits for the device."""
         self._report_pending()
-        held = self._held_now()
+        misfits = self.found.misfits(self.found.model)
+        held = self._planned() if misfits else self._held_now()
         norms = {one.name: one.norms() for one in held}
         others = [other for other in rescalings_on(self.optimizer) if other is not self]
         n_steps = self.n_steps
@@ -261,6 +256,7 @@ class WeightRescaling:
             n_optimizer_steps=steps_since(self.optimizer, self._optimizer_steps_before, n_steps),
             is_attached=self.is_attached,
             is_due=n_steps % self.every == 0,
+            misfits=misfits,
         )
 
     # Before and after every step
@@ -274,19 +270,25 @@ class WeightRescaling:
             self._counted_before_idle = steps_of(optimizer)
         elif not self._last_look.is_as_seen(self._watched):
             self._take_over()
-        if not self._partly_held:
-            return None
-        args, kwargs = map_closure(args, kwargs, self._and_decay)
-        if not has_closure(args, kwargs):
-            self._decay_other_rows()
-        return args, kwargs
+        self._has_moved_inside = False
+        if has_closure(args, kwargs):
+            return map_closure(args, kwargs, self._inside)
+        self._decay_other_rows()
+        return None
 
-    def _and_decay(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """A closure after which the rows that are not held decay: it is there that gradients come from."""
+    def _inside(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """A closure before which statistics go to the norms it meets, and after which other rows decay."""
 
-        def evaluate() -> Any:
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
             self._put_gradients_back()
-            value = closure()
+            if not (self._is_idle or self._last_look.is_as_seen(self._watched)):
+                self._make_current()
+                for holder in self._holders:
+                    holder.measure()
+                self._follow_what_was_seen(is_due=False)
+                self._last_look.look(self._watched)
+                self._has_moved_inside = True
+            value = closure(*args, **kwargs)
             self._decay_other_rows()
             return value
 
@@ -316,7 +318,8 @@ class WeightRescaling:
         # exactly 1.
         is_due = self._steps.is_multiple_of(self.every)
         distances = [holder.hold_() if is_due else distance_of(holder.measure()) for holder in self._holders]
-        if self.every > 1:  # with 1, forward passes see weights on their radius only, and so do statistics
+        # Else forward passes see weights on their radius only, and so do statistics.
+        if self.every > 1 or self._has_moved_inside:
             self._follow_what_was_seen(is_due=is_due)
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
@@ -326,10 +329,17 @@ class WeightRescaling:
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
         self._make_current()
-        put_on_radius_(
-            self.found.model, self._weights, self._holders, self.optimizer, unless=self._seen(), stacklevel=6
-        )
+        with names_as_found(self.found):
+            put_on_radius_(
+                self.found.model,
+                self._weights,
+                self._holders,
+                self.optimizer,
+                unless=self._seen(),
+                stacklevel=6,
+            )
         self._note(is_due=True)
+        self._last_look.look(self._watched)
 
     def _leave_out_idle_step(self) -> None:
         counts = (self._optimizer_steps_before, self._counted_before_idle, steps_of(self.optimizer))
@@ -339,7 +349,7 @@ class WeightRescaling:
 
     def _seen(self) -> dict[str, Tensor]:
         """Norms that the last forward passes saw, by name: those that running statistics belong to."""
-        return {one.name: self._norms.get(one.name, one.targets) for h in self._holders for one in h.held}
+        return {one.name: self._norms.get(one.name, one.targets) for one in self._planned()}
 
     def _follow_what_was_seen(self, *, is_due: bool) -> None:
         """Bring running statistics from the norms that were seen to those that will be."""
@@ -347,7 +357,8 @@ class WeightRescaling:
         self._note(is_due=is_due)
         factors = {name: self._norms[name] / norms for name, norms in seen.items()}
         factors = {name: torch.where(torch.isfinite(c), c, 1.0) for name, c in factors.items()}
-        follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
+        with names_as_found(self.found):
+            follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
 
     def _note(self, *, is_due: bool) -> None:
         """Remember the norms that forward passes will see; of a block without any, the last that it had."""
@@ -361,7 +372,8 @@ class WeightRescaling:
 
     def _make_current(self) -> None:
         if not all(holder.is_current() for holder in self._holders):
-            self._plan()
+            with names_as_found(self.found):
+                self._plan()
 
     def _report(self, distances: list[float | Tensor]) -> None:
         """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits."""
@@ -403,11 +415,11 @@ class WeightRescaling:
         faults += faults_of(WeightDecayError, decayed)
         faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
-        return faults + _setting_faults(self.every, self.momentum, self.fused)
+        return faults + setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
         """The parameters whose norm is held, without biases."""
-        return [one.weight for holder in self._holders for one in holder.held]
+        return [one.weight for one in self._planned()]
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.found.model.named_parameters())
@@ -415,10 +427,13 @@ class WeightRescaling:
     def _held_now(self) -> list[Held]:
         return held_of(self.found.model, self._weights, self.radii)
 
+    def _planned(self) -> list[Held]:
+        return [one for holder in self._holders for one in holder.held]
+
     def _plan(self) -> None:
         with torch.inference_mode(False):
             self._holders = (fused_holders_of if self.fused else holders_of)(self._held_now())
-        held = [one for holder in self._holders for one in holder.held]
+        held = self._planned()
         self._watched = [tensor for one in held for tensor in one.tensors]
         self._partly_held = [one for one in held if one.blocks.is_partial]
 
@@ -455,15 +470,6 @@ class WeightRescaling:
             about=f"after optimizer step {self.n_steps} these weights hold NaN or infinity, and nothing was "
             "written over it: ",
         )
-
-
-def _setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
-    faults = whole_number_faults("every", every)
-    if momentum not in ("keep", "scale"):
-        faults.append(f'momentum must be "keep" or "scale", got {momentum!r}')
-    if not isinstance(fused, bool):
-        faults.append(f"fused must be True or False, got {fused!r}")
-    return faults_of(InvalidInputError, faults)
 
 
 def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Iterator[str]:
