@@ -221,7 +221,6 @@ class Probe:
                 found = _slopes(functional, list(self.parameters.values()))
             except RuntimeError as error:
                 raise ForwardError(error) from error
-        self._check_repetition()
         return {
             name: gradient.to_dense() if gradient.layout != torch.strided else gradient
             for name, gradient in zip(self.parameters, found, strict=True)
@@ -229,7 +228,15 @@ class Probe:
         }
 
     @torch.no_grad()
-    def _check_repetition(self) -> None:
+    def check_repetition(self) -> None:
+        """Run once more where the first runs differed, with and without gradients: they must not again.
+
+        After the gradients were taken, and without hooks on parameters, which a model that differentiates
+        by itself would meet.
+
+        Raises:
+            DecayFreeError: If two equal runs differ.
+        """
         if not self._unsure:
             return
         moved = movement(self._unsure, self.run().outputs)
