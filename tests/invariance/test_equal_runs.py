@@ -5,6 +5,7 @@ finite scaling, and left as it was. Modules of other kinds are in test_any_model
 """
 
 import copy
+import functools
 import random
 from collections import deque
 
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from decayfree import DecayFreeError, find_invariant
+from decayfree import DecayFreeError, InvalidInputError, find_invariant
 from decayfree.invariance.probe import Probe
 from support.around import N_KERNELS, Around, assert_found, body, names_in, pictures
+from support.unchanged import unchanged
 from support.zoo_entry import net
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -162,10 +164,43 @@ class SharedMemory(Around):
         return self.net(x) if bool((self.part == self.whole[0]).all()) else self.net.conv(x)
 
 
+class HooksThatCount(Around):
+    """An object, its method and a partial function as hooks, each with a state, one shared with the model."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.kept: list[Tensor] = []
+
+        def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            self.kept.append(output)
+            return output * len(self.kept)
+
+        def count(self, module: nn.Module, inputs: object) -> None:
+            self.kept.append(torch.zeros(1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = self.Counter()
+        self.net.head.register_forward_hook(self.Counter())
+        self.net.head.register_forward_pre_hook(self.counter.count)
+        self.net.head.register_forward_hook(functools.partial(self._times, []))
+
+    @staticmethod
+    def _times(kept: list[int], module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        kept.append(1)
+        return output * len(kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = len(self.counter.kept)
+        y = self.net(x)
+        assert len(self.counter.kept) == before + 1
+        return y
+
+
 STATEFUL = [
     *(Annealed, CountsInBuffer, CountsInTensor, KeepsInContainers, SharesAList, LazyCache),
     *(OwnGenerators, GlobalGenerator, Reseeds, DropsLayersNowAndThen, SetsItsMode, ChangesItsInputs),
-    SharedMemory,
+    *(SharedMemory, HooksThatCount),
 ]
 
 
@@ -206,6 +241,64 @@ def test_runs_that_cannot_be_made_equal_are_refused_with_the_cure() -> None:
         return model(x)
 
     assert names_in(CountsElsewhere(), pictures(), forward=forward) == ["net.conv.weight"]
+
+
+# Functions that a model keeps
+
+
+class KeepsAFunction(Around):
+    """Its function knows it by a closure, and itself, and something that it counts with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls: list[int] = []
+
+        def run(x: Tensor, depth: int = 1) -> Tensor:
+            calls.append(depth)
+            return run(x, depth - 1) if depth else self.net(x) * len(calls)
+
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+class Patched(Around):
+    """Its forward was wrapped by somebody who kept the old one, as trainers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        old = self.net.forward
+
+        @functools.wraps(old)
+        def forward(x: Tensor) -> Tensor:
+            return 2 * old(x)
+
+        self.net.forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.usefixtures("seed")
+@pytest.mark.parametrize("kind", [KeepsAFunction, Patched], ids=lambda kind: kind.__name__)
+def test_a_function_that_a_model_keeps_runs_the_copy(kind: type[nn.Module]) -> None:
+    model = kind()
+    with unchanged(model):
+        assert_found(model)
+
+
+class NotCopied(list):
+    def __deepcopy__(self, memo: dict) -> "NotCopied":
+        return self
+
+
+@pytest.mark.usefixtures("seed")
+def test_what_reaches_the_original_by_other_ways_is_refused_before_it_changes() -> None:
+    model = Around()
+    model.forward = functools.partial(lambda held, x: held[0](x), NotCopied([model.net]))
+    with unchanged(model), pytest.raises(InvalidInputError, match=r"not the original.*through self"):
+        find_invariant(model, pictures())
 
 
 # Gradients inside
