@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -308,6 +309,48 @@ def test_what_reaches_for_the_process_is_repeated_and_put_back(function: Callabl
 def test_what_does_not_is_called_once() -> None:
     results, n_calls = draws_of(lambda: 1)
     assert (results, n_calls) == ([1, 1, 1], 3)
+
+
+class DrawsFromNumpy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.head = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.fc(x))) * (1 + numpy.random.rand() + random.random())
+
+
+def test_searches_in_several_threads_that_draw_from_the_process_do_not_meet() -> None:
+    random.seed(5)
+    numpy.random.seed(5)
+    before = random.getstate(), numpy.random.get_state()[1].tolist()
+    inputs = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: [*find_invariant(DrawsFromNumpy(), inputs)], range(8)))
+    assert [[weight.name for weight in one] for one in found] == [["fc.weight"]] * 8
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == before
+
+
+class MakesOnDefaultDevice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.head = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        DEVICES.add(torch.zeros(1).device.type)
+        return self.head(self.norm(checkpoint(self.fc, x, use_reentrant=False)))
+
+
+DEVICES: set[str] = set()
+
+
+def test_another_default_device_is_the_models_and_not_the_searchs() -> None:
+    model, inputs = MakesOnDefaultDevice(), torch.randn(8, 6)
+    with torch.device("meta"):
+        found = find_invariant(model, inputs)
+        assert torch.zeros(1).is_meta
+    assert [weight.name for weight in found] == ["fc.weight"]
+    assert {"meta"} == DEVICES
 
 
 @pytest.mark.usefixtures("seed")

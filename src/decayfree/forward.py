@@ -8,8 +8,10 @@ Python's and numpy's random states and torch.manual_seed, is seeded and put back
 import math
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import FrameType, MethodType
@@ -40,6 +42,22 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def on_default_device(forward: Forward | None) -> tuple[Forward | None, AbstractContextManager[Any]]:
+    """A call of a model on the default device, and a context in which all else is made on the host.
+
+    Without ``torch.set_default_device`` both are as they would be.
+    """
+    device = torch.get_default_device()
+    if device.type == "cpu":
+        return forward, nullcontext()
+
+    def there(model: nn.Module, inputs: Any) -> Any:
+        with device:
+            return (forward or call_model)(model, inputs)
+
+    return there, torch.device("cpu")
 
 
 def movement(before: list[Tensor], after: list[Tensor]) -> float:
@@ -191,6 +209,10 @@ class Surroundings(TorchDispatchMode):
 _NOT_COMPILED = torch._disable_dynamo(Surroundings.__torch_dispatch__)  # type: ignore[attr-defined]
 
 
+# Two searches that move the states of the process would meet each other's, and put them back in turns.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 class ProcessRandomness:
     """The random states of the process, for calls of one kind that reach for them by themselves.
 
@@ -200,29 +222,34 @@ class ProcessRandomness:
     """
 
     def __init__(self) -> None:
-        self._is_drawn_from: bool | None = None
+        self._drawn_from: set[_Source] | None = None
 
     def call(self, function: Callable[[], _T], seed: int) -> _T:
         """``function()``, if need be with these states at ``seed``."""
-        if self._is_drawn_from is False:
+        if self._drawn_from is not None and not self._drawn_from:
             return function()
+        with _ONE_AT_A_TIME:
+            return self._call_from(seed, function)
+
+    def _call_from(self, seed: int, function: Callable[[], _T]) -> _T:
         before = _states()
-        if self._is_drawn_from is None:
+        if self._drawn_from is None:
             try:
                 result = function()
             finally:
-                self._is_drawn_from = _are_moved(before) and _lie_still()
-                if self._is_drawn_from:
-                    _put_back(before)
-            if not self._is_drawn_from:
+                self._drawn_from = _moved_since(before)
+                self._drawn_from -= _still_moving() if self._drawn_from else set()
+                _put_back(before, self._drawn_from)
+            if not self._drawn_from:
                 return result
-        random.seed(seed)
-        if numpy_random := _numpy_random():
-            numpy_random.seed(seed % 2**32)
+        if "python" in self._drawn_from:
+            random.seed(seed)
+        if "numpy" in self._drawn_from:
+            _numpy_random().seed(seed % 2**32)
         try:
             return function()
         finally:
-            _put_back(before)
+            _put_back(before, self._drawn_from)
 
 
 class _Stream:
@@ -234,7 +261,7 @@ class _Stream:
         self._seed = seed
 
     def next_seed(self) -> int:
-        return int(torch.randint(2**62, (), generator=self._seeds))
+        return int(torch.randint(2**62, (), generator=self._seeds, device="cpu"))
 
     def generator(self, device: torch.device, given: torch.Generator | None = None) -> torch.Generator:
         key = given or str(device)
@@ -335,7 +362,8 @@ def _running_checkpoints() -> list[tuple[Tensor, FrameType]]:
     return found[::-1]
 
 
-_States = tuple[Any, Any, Tensor]
+_Source = Literal["python", "numpy", "torch"]
+_States = dict[_Source, Any]
 
 
 def _numpy_random() -> Any:
@@ -344,30 +372,35 @@ def _numpy_random() -> Any:
 
 def _states() -> _States:
     numpy_random = _numpy_random()
-    return (
-        random.getstate(),
-        numpy_random.get_state() if numpy_random else None,
-        torch.default_generator.get_state(),
-    )
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_random.get_state() if numpy_random else None,
+        "torch": torch.default_generator.get_state(),
+    }
 
 
-def _are_moved(before: _States) -> bool:
-    python, of_numpy, of_torch = _states()
-    is_numpy_moved = of_numpy is not None and (
-        before[1] is None or of_numpy[2:] != before[1][2:] or bool((of_numpy[1] != before[1][1]).any())
-    )
-    return python != before[0] or is_numpy_moved or not torch.equal(of_torch, before[2])
+def _moved_since(before: _States) -> set[_Source]:
+    now = _states()
+    old, new = before["numpy"], now["numpy"]
+    moved: dict[_Source, bool] = {
+        "python": now["python"] != before["python"],
+        "numpy": new is not None and (old is None or new[2:] != old[2:] or bool((new[1] != old[1]).any())),
+        "torch": not torch.equal(now["torch"], before["torch"]),
+    }
+    return {source for source, is_moved in moved.items() if is_moved}
 
 
-def _lie_still() -> bool:
-    """Whether nobody else is drawing: 20 ms are long for a thread that does."""
+def _still_moving() -> set[_Source]:
+    """From which somebody else is drawing: 20 ms are long for a thread that does."""
     before = _states()
     time.sleep(0.02)
-    return not _are_moved(before)
+    return _moved_since(before)
 
 
-def _put_back(states: _States) -> None:
-    random.setstate(states[0])
-    if states[1] is not None:
-        _numpy_random().set_state(states[1])
-    torch.default_generator.set_state(states[2])
+def _put_back(states: _States, sources: set[_Source]) -> None:
+    if "python" in sources:
+        random.setstate(states["python"])
+    if "numpy" in sources and states["numpy"] is not None:
+        _numpy_random().set_state(states["numpy"])
+    if "torch" in sources:
+        torch.default_generator.set_state(states["torch"])

@@ -189,6 +189,34 @@ def test_of_kernels_of_one_number_only_the_sign_counts() -> None:
     assert "signs of its numbers count" in verdict.reason
 
 
+class Factor(nn.Module):
+    """One number that all channels are multiplied by."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(torch.full(shape, 0.7)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * next(self.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1,), ()], ids=str)
+@pytest.mark.parametrize("name", "abcd")
+def test_a_single_number_before_a_norm_is_turned_around(name: str, shape: tuple[int, ...]) -> None:
+    conv, norm, head = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4 * 6 * 5, 2)
+    model = nn.Sequential(conv, Factor(name, shape), norm, nn.ReLU(), nn.Flatten(), head)
+    verdict = verdict_of(model, PICTURES, f"1.{name}")
+    assert (verdict.verdict, verdict.left_out) == ("invariant", "sign"), verdict.reason
+
+
+def test_what_only_works_with_its_bias_and_has_no_gradient_says_so() -> None:
+    """LayerNorm of two numbers keeps which is larger: the bias decides it as well as the weight."""
+    model = nn.Sequential(nn.Linear(5, 2), nn.LayerNorm(2), nn.Tanh(), nn.Linear(2, 3))
+    verdict = verdict_of(model, ROWS, "0.weight")
+    assert (verdict.verdict, verdict.left_out) == ("invariant", "no gradient")
+    assert "scaling it together with 0.bias moves nothing" in verdict.reason
+
+
 def test_a_bias_before_a_norm_is_no_kernel_of_one_number() -> None:
     verdict = verdict_of(Branches(), PICTURES, "wide.bias")
     assert (verdict.verdict, verdict.left_out) == ("undecided", "")
@@ -354,6 +382,14 @@ class Centered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x - self.center
+
+
+def test_a_stored_mean_of_one_channel_hides_nothing() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 1, 3, bias=False), nn.BatchNorm2d(1, affine=False).eval())
+    model.extend([nn.ReLU(), nn.GroupNorm(1, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the norm in eval mode
+        assert verdict_of(model, PICTURES, "0.weight").verdict == "not_invariant"
 
 
 @pytest.mark.parametrize("stored", [nn.BatchNorm1d(6, affine=False).eval(), Centered()], ids=["norm", "own"])

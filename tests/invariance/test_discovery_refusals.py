@@ -200,6 +200,22 @@ def test_parameters_without_values_or_rows_are_refused(kind: str) -> None:
         find_invariant(build(), images(torch.Generator().manual_seed(0)))
 
 
+def test_buffers_and_inputs_without_values_are_refused() -> None:
+    model, inputs = net(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), **tail(4)), torch.randn(4, 3, 7, 6)
+    with pytest.raises(InvalidInputError, match="an input is on the meta device"):
+        find_invariant(model, inputs.to("meta"))
+    model.register_buffer("table", torch.empty(3, device="meta"))
+    with pytest.raises(InvalidInputError, match="table is on the meta device"):
+        find_invariant(model, inputs)
+
+
+def test_an_empty_vector_is_nobodys_bias() -> None:
+    model = net(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), **tail(4))
+    model.register_parameter("empty", nn.Parameter(torch.empty(0)))
+    found = find_invariant(model, torch.randn(4, 3, 7, 6))
+    assert found["conv.weight"].norm_layers[0].shift == "conv.bias"
+
+
 def test_all_unsupported_parameters_are_named_at_once() -> None:
     model = net(conv=nn.Conv2d(3, 4, 3, device="meta"), lazy=nn.LazyConv2d(4, 3))
     with pytest.raises(UnsupportedWeightError) as refused:

@@ -5,6 +5,7 @@ finite scaling, and left as it was. Modules of other kinds are in test_any_model
 """
 
 import copy
+import functools
 import random
 from collections import deque
 
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from decayfree import DecayFreeError, find_invariant
+from decayfree import DecayFreeError, InvalidInputError, find_invariant
 from decayfree.invariance.probe import Probe
 from support.around import N_KERNELS, Around, assert_found, body, names_in, pictures
+from support.unchanged import unchanged
 from support.zoo_entry import net
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -162,10 +164,43 @@ class SharedMemory(Around):
         return self.net(x) if bool((self.part == self.whole[0]).all()) else self.net.conv(x)
 
 
+class HooksThatCount(Around):
+    """An object, its method and a partial function as hooks, each with a state, one shared with the model."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.kept: list[Tensor] = []
+
+        def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            self.kept.append(output)
+            return output * len(self.kept)
+
+        def count(self, module: nn.Module, inputs: object) -> None:
+            self.kept.append(torch.zeros(1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = self.Counter()
+        self.net.head.register_forward_hook(self.Counter())
+        self.net.head.register_forward_pre_hook(self.counter.count)
+        self.net.head.register_forward_hook(functools.partial(self._times, []))
+
+    @staticmethod
+    def _times(kept: list[int], module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        kept.append(1)
+        return output * len(kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = len(self.counter.kept)
+        y = self.net(x)
+        assert len(self.counter.kept) == before + 1
+        return y
+
+
 STATEFUL = [
     *(Annealed, CountsInBuffer, CountsInTensor, KeepsInContainers, SharesAList, LazyCache),
     *(OwnGenerators, GlobalGenerator, Reseeds, DropsLayersNowAndThen, SetsItsMode, ChangesItsInputs),
-    SharedMemory,
+    *(SharedMemory, HooksThatCount),
 ]
 
 
@@ -206,6 +241,64 @@ def test_runs_that_cannot_be_made_equal_are_refused_with_the_cure() -> None:
         return model(x)
 
     assert names_in(CountsElsewhere(), pictures(), forward=forward) == ["net.conv.weight"]
+
+
+# Functions that a model keeps
+
+
+class KeepsAFunction(Around):
+    """Its function knows it by a closure, and itself, and something that it counts with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls: list[int] = []
+
+        def run(x: Tensor, depth: int = 1) -> Tensor:
+            calls.append(depth)
+            return run(x, depth - 1) if depth else self.net(x) * len(calls)
+
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+class Patched(Around):
+    """Its forward was wrapped by somebody who kept the old one, as trainers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        old = self.net.forward
+
+        @functools.wraps(old)
+        def forward(x: Tensor) -> Tensor:
+            return 2 * old(x)
+
+        self.net.forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.usefixtures("seed")
+@pytest.mark.parametrize("kind", [KeepsAFunction, Patched], ids=lambda kind: kind.__name__)
+def test_a_function_that_a_model_keeps_runs_the_copy(kind: type[nn.Module]) -> None:
+    model = kind()
+    with unchanged(model):
+        assert_found(model)
+
+
+class NotCopied(list):
+    def __deepcopy__(self, memo: dict) -> "NotCopied":
+        return self
+
+
+@pytest.mark.usefixtures("seed")
+def test_what_reaches_the_original_by_other_ways_is_refused_before_it_changes() -> None:
+    model = Around()
+    model.forward = functools.partial(lambda held, x: held[0](x), NotCopied([model.net]))
+    with unchanged(model), pytest.raises(InvalidInputError, match=r"not the original.*through self"):
+        find_invariant(model, pictures())
 
 
 # Gradients inside
@@ -307,11 +400,60 @@ class InnerStep(Inside):
             return F.linear(self.net.act(self.net.norm(self.net.fc(x))), *moved)
 
 
+class InnerStepOfAll(Inside):
+    """One step on copies of all parameters; matrices meet the inner gradient as parameters themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = dict(self.net.named_parameters())
+        loss = torch.func.functional_call(self.net, start, (x,)).square().mean()
+        slopes = torch.autograd.grad(loss, list(start.values()), create_graph=True)
+        moved = {name: start[name] - 0.1 * slope for name, slope in zip(start, slopes, strict=True)}
+        head = {name: moved[name] if "head" in name else start[name] for name in start}
+        return torch.func.functional_call(self.net, head, (x,))
+
+
+class InItsBackward(torch.autograd.Function):
+    """Runs a module without a graph, and again in its backward, as an adjoint method does."""
+
+    @staticmethod
+    def forward(ctx, module: nn.Module, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.module = module
+        ctx.save_for_backward(x, *parameters)
+        with torch.no_grad():
+            return module(x)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return (None, *torch.autograd.grad(ctx.module(x), [x, *parameters], slope))
+
+
+class Adjoint(Inside):
+    """Uses the same weights twice, so that each backward gives a part of their gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in (x, 2 * x.flip(0)):
+            x = x + InItsBackward.apply(self.net, part, *self.net.parameters())
+        return x
+
+
 @pytest.mark.usefixtures("seed")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
     "kind",
-    [Forces, ForcesIfGradients, Residual, Penalized, Functional, Adversarial, InnerStep],
+    [
+        Forces,
+        ForcesIfGradients,
+        Residual,
+        Penalized,
+        Functional,
+        Adversarial,
+        InnerStep,
+        InnerStepOfAll,
+        Adjoint,
+    ],
     ids=lambda kind: kind.__name__,
 )
 def test_models_that_differentiate_inside(kind: type[nn.Module]) -> None:
@@ -320,6 +462,7 @@ def test_models_that_differentiate_inside(kind: type[nn.Module]) -> None:
     found = find_invariant(model, x)
     assert [(weight.name, weight.bias) for weight in found] == [("net.fc.weight", "net.fc.bias")], found
     assert found.verdicts["net.head.weight"].verdict == "not_invariant"
+    assert not any("not the derivative" in verdict.reason for verdict in found.verdicts.values())
     assert x.grad is None
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -283,7 +283,7 @@ class ByScaling:
             moves = there.movement(redraw, scaled(name, bias, blocks, factors))
             if moves > self._precision.still:
                 return Answer("moves elsewhere", moves)
-        return Answer("choice")
+        return Answer("choice", bias=bias)
 
     def _moved(self, ways: Mapping[str, _Way]) -> tuple[dict[str, float], float]:
         """Which move the outputs when scaled, up and down; and how far the others did, by rounding."""
@@ -340,6 +340,9 @@ class ByScaling:
             generator = torch.Generator().manual_seed(self._seed + crc32(name.encode()))
             new = torch.randn(old.shape, generator=generator, dtype=old.dtype).to(old.device)
             new += new.sgn()  # none of them is small
+            if new.numel():  # a single number must turn around
+                first = (0,) * new.ndim
+                new[first] = -new[first].abs() * old[first].sgn() if old[first] != 0 else new[first]
             old.copy_(size * (new.abs() * old.sgn() if keeps_signs else new))
 
         return {name: redraw}

@@ -257,8 +257,11 @@ def _check_arguments(
     wrong += whole_number_faults("probes", probes)
     if dtype not in (None, torch.float32, torch.float64):
         wrong.append(f"dtype must be torch.float64, torch.float32 or None, got {dtype!r}")
+    meta = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    meta += ["an input"] if any(tensor.is_meta for tensor in tensors_in(inputs)) else []
+    wrong += [f"{name} is on the meta device and has no values" for name in meta]
     floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
-    if floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
+    if not meta and floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
         wrong.append(
             "the inputs are constant, so that normalizations see no variance: "
             "use random ones, like torch.randn"

@@ -139,7 +139,7 @@ class Jittered(ExactArithmetic):
             values = args[0] if args else kwargs["input"]
             rounding = torch.finfo(values.dtype).eps
             # Numbers of its own, so that the model's are those that they would be without it.
-            noise = torch.randn(values.shape, generator=self._generator).to(values)
+            noise = torch.randn(values.shape, generator=self._generator, device="cpu").to(values)
             jittered = values * (1 + (rounding + self.eps**0.5) * noise)
             named = {"input": jittered} if not args else {}
             again = super().__torch_function__(func, types, (jittered, *args[1:]), {**kwargs, **named})

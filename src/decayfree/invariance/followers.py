@@ -161,6 +161,8 @@ def _parameter_equal_to(
     shift: Tensor, precision: Tensor, vectors: Mapping[str, Tensor]
 ) -> tuple[str, tuple[int, ...]]:
     for name, values in vectors.items():
+        if not values.numel():
+            continue
         distance, rows = (values.reshape(1, -1) - shift.reshape(-1, 1)).abs().min(dim=1)
         if bool((distance <= 10 * precision).all()):
             return name, tuple(rows.tolist())

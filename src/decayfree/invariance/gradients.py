@@ -29,7 +29,8 @@ def with_gradients(
     gathering = _Gathering(probe, evidence, biases)
     # A reentrant checkpoint gives gradients of its own, which may be parts.
     is_in_parts = any("CheckpointFunction" in type(node).__name__ for node in reversed_graph(outputs)[0])
-    handles = [
+    handles = [output.register_hook(gathering.on_output) for output in outputs if output.requires_grad]
+    handles += [
         parameter.register_hook(partial(gathering.on_gradient, name))
         for name, parameter in probe.parameters.items()
         if parameter.requires_grad and not is_in_parts
@@ -39,6 +40,7 @@ def with_gradients(
     finally:
         for handle in handles:
             handle.remove()
+    probe.check_repetition()
     for name, gradient in gradients.items():
         gathering.here.setdefault(name, gradient)
     for name in gradients:
@@ -57,9 +59,18 @@ class _Gathering:
         self._probe = probe
         self._biases = biases
         self._taken: set[str] = set()
+        self._backward: int | None = None  # the pass that is ours
+
+    def on_output(self, _: Tensor) -> None:
+        self._backward = torch._C._current_graph_task_id()
 
     def on_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
-        """Take what is complete; of a matrix that was taken nothing but its shape is left."""
+        """Take what is complete; of a matrix that was taken nothing but its shape is left.
+
+        A backward of one's own that differentiates, such as an adjoint method, gets its parts as they are.
+        """
+        if torch._C._current_graph_task_id() != self._backward:
+            return None
         is_sparse = gradient.layout != torch.strided
         gradient = gradient.to_dense() if is_sparse else gradient
         self.here.setdefault(name, gradient)

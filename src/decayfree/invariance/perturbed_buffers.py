@@ -44,10 +44,12 @@ def _can_be_moved(buffer: Tensor, keeps_statistics: bool) -> bool:
     Ones and zeros alone are what statistics begin with, and what a mask is made of: where the module keeps no
     statistics, only vectors of one value count as a beginning.
     """
-    if not buffer.is_floating_point() or buffer.numel() < 2 or not bool(torch.isfinite(buffer).all()):
+    if not buffer.is_floating_point() or not buffer.numel() or not bool(torch.isfinite(buffer).all()):
         return False
     if keeps_statistics:
         return True
+    if buffer.numel() == 1:
+        return False
     if bool((buffer == buffer.round()).all()):
         is_constant = bool((buffer == buffer.flatten()[0]).all())
         return is_constant and buffer.numel() == max(buffer.shape)

@@ -88,7 +88,7 @@ class Probe:
         self.parameters = dict(self.copy.named_parameters())  # without second names of tied ones
         self._inputs = inputs
         self._forward = forward or call_model
-        self._original = model if forward else nn.Module()  # which call_model cannot call
+        self._original = model
         self._n_perturbed = 0
         self._needs_grad = False
         # Outputs of the first run, and of one that differed, until another run was compared with them.
@@ -199,6 +199,8 @@ class Probe:
                 raise
             except Exception as error:
                 raise ForwardError(error) from error
+        if self._forward is call_model:
+            self._original = nn.Module()  # what the copy alone did not call once it never calls
         return Ran(
             [output for output in tensors_in(outputs) if output.is_floating_point() or output.is_complex()],
             statistics_at_start,
@@ -221,7 +223,6 @@ class Probe:
                 found = _slopes(functional, list(self.parameters.values()))
             except RuntimeError as error:
                 raise ForwardError(error) from error
-        self._check_repetition()
         return {
             name: gradient.to_dense() if gradient.layout != torch.strided else gradient
             for name, gradient in zip(self.parameters, found, strict=True)
@@ -229,7 +230,15 @@ class Probe:
         }
 
     @torch.no_grad()
-    def _check_repetition(self) -> None:
+    def check_repetition(self) -> None:
+        """Run once more where the first runs differed, with and without gradients: they must not again.
+
+        After the gradients were taken, and without hooks on parameters, which a model that differentiates
+        by itself would meet.
+
+        Raises:
+            DecayFreeError: If two equal runs differ.
+        """
         if not self._unsure:
             return
         moved = movement(self._unsure, self.run().outputs)
@@ -286,7 +295,7 @@ def _refused_calls(model: nn.Module) -> Iterator[None]:
             return  # another thread trains the model
         raise InvalidInputError(
             "forward must call the model that it is given, a copy, and not the original: "
-            "forward=lambda model, x: model(x)"
+            "forward=lambda model, x: model(x); a function that the model keeps must reach it through self"
         )
 
     handles = [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.errors import InvalidInputError
-from decayfree.forward import Forward, movement
+from decayfree.forward import Forward, movement, on_default_device
 from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, Nudge, liars, nudges
 from decayfree.invariance.evidence import Evidence, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
@@ -79,12 +79,13 @@ def search(
     Raises:
         InvalidInputError: If the outputs are not finite, or depend on no parameter.
     """
+    forward, on_host = on_default_device(forward)
 
     def at(eps: float) -> SearchResult:
         probe = Probe(model, inputs, forward, dtype, seed, eps)
         return _Search(probe, TOLERANCES[dtype], n_probes).result()
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), on_host:
         try:
             return at(NEGLIGIBLE_EPS)
         except RoundingDecidesError:
@@ -367,7 +368,7 @@ class _Search:
                 says_of=answer.says_of,
                 moves=answer.moves or findings[name].moves,
                 partition=answer.partition or findings[name].partition,
-                bias=answer.bias if answer.partition else findings[name].bias,
+                bias=answer.bias or (None if answer.partition else findings[name].bias),
             )
         return replace(seen, findings=findings, factors=self._factors(findings))
 

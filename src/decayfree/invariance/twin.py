@@ -8,6 +8,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import CellType, FunctionType
 from typing import Any
 
@@ -51,16 +52,20 @@ class Twin:
         ]
         self._buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self._kept = {id(one): one for one in (*modules, *self.model.parameters(), *self.model.buffers())}
-        self._of_original = {id(one): memo[id(one)] for one in model.modules() if id(one) in memo}
-        self._hooks = [
-            (hooks, key, hook)
-            for module in modules
-            for hooks in (vars(module)[name] for name in _HOOKS)
-            for key, hook in hooks.items()
-            if isinstance(hook, FunctionType)
-        ]
+        originals = (*model.modules(), *model.parameters(), *model.buffers())
+        self._of_original = {id(one): memo[id(one)] for one in originals if id(one) in memo}
         held = [(module, _plain(vars(module))) for module in modules]
-        start = self._fresh([plain for _, plain in held])
+        memo = self._kept | self._of_original
+        start = self._fresh([plain for _, plain in held], memo)
+        # Hooks, and functions that modules keep, such as a forward that was patched in, know the original's.
+        with _Detached(None):
+            self._functions = [
+                (holder, key, _own(function, memo))
+                for module in modules
+                for holder in (*(vars(module)[name] for name in _HOOKS), vars(module))
+                for key, function in holder.items()
+                if holder is not vars(module) or (isinstance(function, FunctionType) and function.__closure__)
+            ]
         # What is not a new object in a copy cannot change.
         self._plain = [
             (module, {key: copied.get(key, value) for key, value in plain.items()})
@@ -84,27 +89,28 @@ class Twin:
                 buffer.copy_(values)
             else:
                 buffer.set_(values.clone())  # type: ignore[call-overload]
+        memo = self._kept | self._of_original
         fresh = self._fresh(
             [
                 {key: plain[key] for key in changing}
                 for (_, plain), changing in zip(self._plain, self._changing, strict=True)
-            ]
+            ],
+            memo,
         )
         for (module, plain), new in zip(self._plain, fresh, strict=True):
             holds = vars(module)
             for key in _plain(holds).keys() - plain.keys():
                 del holds[key]
             holds.update(plain | new)
-        memo = self._kept | self._of_original
         with _Detached(None):
-            for hooks, key, hook in self._hooks:
-                hooks[key] = _apart(hook, memo)
+            for holder, key, function in self._functions:
+                holder[key] = _own(function, memo)
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    def _fresh(self, held: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    @staticmethod
+    def _fresh(held: Iterable[Mapping[str, Any]], memo: dict[int, Any]) -> list[dict[str, Any]]:
         """Copies that share what modules share, without those that cannot be copied, such as locks."""
-        memo = dict(self._kept)
         fresh: list[dict[str, Any]] = []
         with _Detached(None):
             for one in held:
@@ -236,22 +242,34 @@ def _check_kinds(model: nn.Module) -> None:
     raise_all(faults_of(UnsupportedWeightError, faults))
 
 
+def _own(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of what functions hold, where one can be made; functions that hold something too."""
+    if isinstance(value, FunctionType):
+        return memo.get(id(value)) or _apart(value, memo)
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # whatever a class raises that is not to be copied
+        return value
+
+
 def _apart(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """The same function on copies of what it holds and of the containers that it knows by global names."""
+    """The same function on copies of what it holds and of the containers that it knows by global names.
 
-    def own(value: Any) -> Any:
-        try:
-            return copy.deepcopy(value, memo)
-        except Exception:  # whatever a class raises that is not to be copied
-            return value
-
+    What is copied already, by its id in ``memo``, is not copied again: a function that knows itself, too.
+    """
     world = dict(function.__globals__)
+    cells = tuple(CellType() for _ in function.__closure__ or ())
+    apart = FunctionType(function.__code__, world, function.__name__, None, cells)
+    memo[id(function)] = apart
     for name in function.__code__.co_names:
         if isinstance(world.get(name), (list, dict, set, deque)):
-            world[name] = own(world[name])
-    cells = tuple(CellType(own(cell.cell_contents)) for cell in function.__closure__ or ())
-    apart = FunctionType(function.__code__, world, function.__name__, own(function.__defaults__), cells)
-    apart.__kwdefaults__ = own(function.__kwdefaults__)
+            world[name] = _own(world[name], memo)
+    for cell, held in zip(cells, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # nothing in it yet
+            cell.cell_contents = _own(held.cell_contents, memo)
+    vars(apart).update(vars(function))
+    apart.__defaults__ = _own(function.__defaults__, memo)
+    apart.__kwdefaults__ = _own(function.__kwdefaults__, memo)
     return apart
 
 

@@ -87,9 +87,10 @@ def _says(finding: Finding, model: nn.Module) -> str:
         case "sign":
             return "only the signs of its numbers count: a normalization takes away their size"
         case "choice":
+            together = f" together with {finding.bias}" if finding.bias else ""
             return (
-                "scaling it moves nothing, up or down, and no gradient reaches it: the outputs know it only "
-                "by a choice (argmax, top-k, rounding), or these inputs do not activate it"
+                f"scaling it{together} moves nothing, up or down, and no gradient reaches it: the outputs "
+                "know it only by a choice (argmax, top-k, rounding), or these inputs do not activate it"
             )
         case "moves elsewhere":
             return (
