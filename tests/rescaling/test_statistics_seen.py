@@ -140,6 +140,40 @@ def test_statistics_belong_to_the_norms_that_passes_inside_a_step_saw(
     assert average.distance(model) < 1e-6
 
 
+class Perturbed(torch.optim.SGD):
+    """Sharpness-aware: the gradient of weights that lie beside, in one call of step."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> None:
+        parameters = [one for one in self.param_groups[0]["params"] if one.requires_grad]
+        torch.enable_grad()(closure)()
+        shifts = [0.1 * parameter.grad.sign() for parameter in parameters]
+        for parameter, shift in zip(parameters, shifts, strict=True):
+            parameter.add_(shift)
+        torch.enable_grad()(closure)()
+        for parameter, shift in zip(parameters, shifts, strict=True):
+            parameter.sub_(shift)
+        super().step()
+
+
+def test_what_a_pass_beside_the_weights_saw_is_brought_to_the_radius(seed: int) -> None:
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # torch hooks the base class when there is one of it
+    model, made, _, average = attached(lambda parameters: Perturbed(parameters, lr=0.1))
+    for conv, _ in LAYERS:  # a bias before BatchNorm has no gradient but rounding, and its sign is anything
+        model[conv].bias.requires_grad_(False)
+
+    def closure() -> Tensor:
+        made.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        return loss
+
+    for _ in range(12):
+        images, labels = torch.randn(IMAGES, dtype=torch.float64), torch.randint(0, LABELS, IMAGES[:1])
+        made.step(closure)
+    assert average.distance(model) < 1e-9
+
+
 def test_between_two_rescales_statistics_go_with_the_norms_there_are(seed: int) -> None:
     model, made, _, average = attached(OPTIMIZERS["SGD, rate 3"], every=7)
     images = torch.randn(IMAGES, dtype=torch.float64)

@@ -234,7 +234,7 @@ class WeightRescaling:
         self._steps = StepCounter(state["n_steps"])
         self._optimizer_steps_before = state["optimizer_steps_before"]
         self._norms = {name: norms.to(self.radii[name], copy=True) for name, norms in state["norms"].items()}
-        self._last_look = LastLook()
+        self._last_look, self._has_moved_inside = LastLook(), False
         self._plan()
 
     @torch.no_grad()
@@ -268,9 +268,9 @@ class WeightRescaling:
         if self._is_idle:
             self._before_idle.look(self._watched)
             self._counted_before_idle = steps_of(optimizer)
-        elif not self._last_look.is_as_seen(self._watched):
+        # A step that calls the step of its base class comes here in its middle: what moved is its own doing.
+        elif not (self._has_moved_inside or self._last_look.is_as_seen(self._watched)):
             self._take_over()
-        self._has_moved_inside = False
         if has_closure(args, kwargs):
             return map_closure(args, kwargs, self._inside)
         self._decay_other_rows()
@@ -321,6 +321,7 @@ class WeightRescaling:
         # Else forward passes see weights on their radius only, and so do statistics.
         if self.every > 1 or self._has_moved_inside:
             self._follow_what_was_seen(is_due=is_due)
+        self._has_moved_inside = False
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
         self._last_look.look(self._watched)
