@@ -6,6 +6,7 @@ buffers that hide a dependence by being zero.
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decayfree import InvalidInputError, Invariance, Verdict, find_invariant
+from decayfree.invariance.by_scaling import PRECISIONS, Nudge, liars
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.probe import Probe, Ran
 from support.zoo_entry import net, tail
@@ -115,6 +117,27 @@ def test_a_weight_that_scaling_moves_is_not_invariant_whatever_its_gradient(kind
     verdict = verdict_of(SCALED[kind], ROWS, "fc.weight")
     assert verdict.verdict == "not_invariant", verdict.reason
     assert verdict.measured > 1e-5
+
+
+def test_what_many_honest_gradients_miss_together_makes_none_of_them_a_liar() -> None:
+    """Curvature between n parameters grows with n², and passes the limit for sixteen and not for eight."""
+    precision = PRECISIONS[torch.float64]
+
+    class Curved:
+        outputs = 0.0
+
+        def __init__(self) -> None:
+            self.probe = SimpleNamespace(functional_change=lambda before, after: after - before)
+
+        def run(self, *changes: dict[str, float]) -> SimpleNamespace:
+            lie = sum(change.get("liar", 0.0) for change in changes)
+            bend = 5e-4 * len(changes) ** 2 * precision.step
+            return SimpleNamespace(outputs=len(changes) * precision.step + bend - lie)
+
+    honest = {str(index): Nudge({}, {}, precision.step) for index in range(16)}
+    assert liars(Curved(), honest, precision) == []
+    made = {**honest, "a": Nudge({"liar": precision.step}, {}, precision.step)}
+    assert liars(Curved(), made, precision) == ["a"]
 
 
 def test_one_liar_among_many_honest_ones_is_found() -> None:

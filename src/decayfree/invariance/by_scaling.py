@@ -127,7 +127,8 @@ def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> li
         missed = abs(measured - sum(made[name].predicted for name in names))
         return missed if math.isfinite(missed) else math.inf
 
-    return list(singled_out(list(made), missed_by, precision.lie * precision.step))
+    # Each lies by itself; what many honest ones miss only together is the curvature between them.
+    return list(singled_out(list(made), missed_by, precision.lie * precision.step, is_joint=False))
 
 
 class Answer(NamedTuple):
