@@ -119,25 +119,34 @@ def test_a_weight_that_scaling_moves_is_not_invariant_whatever_its_gradient(kind
     assert verdict.measured > 1e-5
 
 
+class Measured:
+    """Trials in which φ moves by the numbers that changes hold, and by what bends between many of them."""
+
+    outputs = 0.0
+
+    def __init__(self, bend: float = 0.0) -> None:
+        self.bend = bend
+        self.probe = SimpleNamespace(functional_change=lambda before, after: after - before)
+
+    def run(self, *changes: dict[str, float]) -> SimpleNamespace:
+        return SimpleNamespace(outputs=sum(one["moves"] for one in changes) + self.bend * len(changes) ** 2)
+
+
 def test_what_many_honest_gradients_miss_together_makes_none_of_them_a_liar() -> None:
     """Curvature between n parameters grows with n², and passes the limit for sixteen and not for eight."""
     precision = PRECISIONS[torch.float64]
+    step = precision.step
+    made = {str(index): Nudge({"moves": step}, {"moves": -step}, step) for index in range(16)}
+    assert liars(Measured(5e-4 * step), made, precision) == []
+    made["a"] = Nudge({"moves": 0.0}, {"moves": 0.0}, step)
+    assert liars(Measured(5e-4 * step), made, precision) == ["a"]
 
-    class Curved:
-        outputs = 0.0
 
-        def __init__(self) -> None:
-            self.probe = SimpleNamespace(functional_change=lambda before, after: after - before)
-
-        def run(self, *changes: dict[str, float]) -> SimpleNamespace:
-            lie = sum(change.get("liar", 0.0) for change in changes)
-            bend = 5e-4 * len(changes) ** 2 * precision.step
-            return SimpleNamespace(outputs=len(changes) * precision.step + bend - lie)
-
-    honest = {str(index): Nudge({}, {}, precision.step) for index in range(16)}
-    assert liars(Curved(), honest, precision) == []
-    made = {**honest, "a": Nudge({"liar": precision.step}, {}, precision.step)}
-    assert liars(Curved(), made, precision) == ["a"]
+def test_a_relu_that_switches_in_one_direction_makes_no_liar() -> None:
+    precision = PRECISIONS[torch.float64]
+    step = precision.step
+    made = {"bent": Nudge({"moves": 0.7 * step}, {"moves": -step}, step)}
+    assert liars(Measured(), made, precision) == []
 
 
 def test_one_liar_among_many_honest_ones_is_found() -> None:

@@ -128,7 +128,11 @@ def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> li
         return missed if math.isfinite(missed) else math.inf
 
     # Each lies by itself; what many honest ones miss only together is the curvature between them.
-    return list(singled_out(list(made), missed_by, precision.lie * precision.step, is_joint=False))
+    limit = precision.lie * precision.step
+    found = singled_out(list(made), missed_by, limit, is_joint=False)
+    # A ReLU that switches on the way does so in one direction; a lie is one in both.
+    back = {name: change_of_functional([made[name].back]) + made[name].predicted for name in found}
+    return [name for name, missed in back.items() if not abs(missed) <= limit]
 
 
 class Answer(NamedTuple):
