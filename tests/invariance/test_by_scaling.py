@@ -142,10 +142,11 @@ def test_what_many_honest_gradients_miss_together_makes_none_of_them_a_liar() ->
     assert liars(Measured(5e-4 * step), made, precision) == ["a"]
 
 
-def test_a_relu_that_switches_in_one_direction_makes_no_liar() -> None:
+@pytest.mark.parametrize(("there", "back"), [(0.7, -1.0), (1.4, -0.6)], ids=["a ReLU", "curvature"])
+def test_what_shows_in_one_direction_or_not_between_the_two_makes_no_liar(there: float, back: float) -> None:
     precision = PRECISIONS[torch.float64]
     step = precision.step
-    made = {"bent": Nudge({"moves": 0.7 * step}, {"moves": -step}, step)}
+    made = {"bent": Nudge({"moves": there * step}, {"moves": back * step}, step)}
     assert liars(Measured(), made, precision) == []
 
 

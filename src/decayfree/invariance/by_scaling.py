@@ -6,7 +6,7 @@ asked is said by search.py, what is made of the answers by discovery.py.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
@@ -130,9 +130,16 @@ def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> li
     # Each lies by itself; what many honest ones miss only together is the curvature between them.
     limit = precision.lie * precision.step
     found = singled_out(list(made), missed_by, limit, is_joint=False)
-    # A ReLU that switches on the way does so in one direction; a lie is one in both.
-    back = {name: change_of_functional([made[name].back]) + made[name].predicted for name in found}
-    return [name for name, missed in back.items() if not abs(missed) <= limit]
+    return [name for name in found if _lies_both_ways(made[name], change_of_functional, limit)]
+
+
+def _lies_both_ways(
+    nudge: Nudge, change_of_functional: Callable[[Sequence[Change]], float], limit: float
+) -> bool:
+    """A ReLU that switches on the way shows in one direction, and curvature not between the two."""
+    there = change_of_functional([nudge.change]) - nudge.predicted
+    back = change_of_functional([nudge.back]) + nudge.predicted
+    return not (abs(there) <= limit or abs(back) <= limit or abs(there - back) <= 2 * limit)
 
 
 class Answer(NamedTuple):
