@@ -6,6 +6,7 @@ buffers that hide a dependence by being zero.
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decayfree import InvalidInputError, Invariance, Verdict, find_invariant
+from decayfree.invariance.by_scaling import PRECISIONS, Nudge, liars
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.probe import Probe, Ran
 from support.zoo_entry import net, tail
@@ -115,6 +117,37 @@ def test_a_weight_that_scaling_moves_is_not_invariant_whatever_its_gradient(kind
     verdict = verdict_of(SCALED[kind], ROWS, "fc.weight")
     assert verdict.verdict == "not_invariant", verdict.reason
     assert verdict.measured > 1e-5
+
+
+class Measured:
+    """Trials in which φ moves by the numbers that changes hold, and by what bends between many of them."""
+
+    outputs = 0.0
+
+    def __init__(self, bend: float = 0.0) -> None:
+        self.bend = bend
+        self.probe = SimpleNamespace(functional_change=lambda before, after: after - before)
+
+    def run(self, *changes: dict[str, float]) -> SimpleNamespace:
+        return SimpleNamespace(outputs=sum(one["moves"] for one in changes) + self.bend * len(changes) ** 2)
+
+
+def test_what_many_honest_gradients_miss_together_makes_none_of_them_a_liar() -> None:
+    """Curvature between n parameters grows with n², and passes the limit for sixteen and not for eight."""
+    precision = PRECISIONS[torch.float64]
+    step = precision.step
+    made = {str(index): Nudge({"moves": step}, {"moves": -step}, step) for index in range(16)}
+    assert liars(Measured(5e-4 * step), made, precision) == []
+    made["a"] = Nudge({"moves": 0.0}, {"moves": 0.0}, step)
+    assert liars(Measured(5e-4 * step), made, precision) == ["a"]
+
+
+@pytest.mark.parametrize(("there", "back"), [(0.7, -1.0), (1.4, -0.6)], ids=["a ReLU", "curvature"])
+def test_what_shows_in_one_direction_or_not_between_the_two_makes_no_liar(there: float, back: float) -> None:
+    precision = PRECISIONS[torch.float64]
+    step = precision.step
+    made = {"bent": Nudge({"moves": there * step}, {"moves": back * step}, step)}
+    assert liars(Measured(), made, precision) == []
 
 
 def test_one_liar_among_many_honest_ones_is_found() -> None:

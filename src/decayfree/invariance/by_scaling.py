@@ -6,7 +6,7 @@ asked is said by search.py, what is made of the answers by discovery.py.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
@@ -127,7 +127,19 @@ def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> li
         missed = abs(measured - sum(made[name].predicted for name in names))
         return missed if math.isfinite(missed) else math.inf
 
-    return list(singled_out(list(made), missed_by, precision.lie * precision.step))
+    # Each lies by itself; what many honest ones miss only together is the curvature between them.
+    limit = precision.lie * precision.step
+    found = singled_out(list(made), missed_by, limit, is_joint=False)
+    return [name for name in found if _lies_both_ways(made[name], change_of_functional, limit)]
+
+
+def _lies_both_ways(
+    nudge: Nudge, change_of_functional: Callable[[Sequence[Change]], float], limit: float
+) -> bool:
+    """A ReLU that switches on the way shows in one direction, and curvature not between the two."""
+    there = change_of_functional([nudge.change]) - nudge.predicted
+    back = change_of_functional([nudge.back]) + nudge.predicted
+    return not (abs(there) <= limit or abs(back) <= limit or abs(there - back) <= 2 * limit)
 
 
 class Answer(NamedTuple):

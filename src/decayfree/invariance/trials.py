@@ -62,12 +62,16 @@ class Trials:
 
 
 def singled_out(
-    names: Sequence[str], measure: Callable[[Sequence[str]], float], limit: float
+    names: Sequence[str],
+    measure: Callable[[Sequence[str]], float],
+    limit: float,
+    *,
+    is_joint: bool = True,
 ) -> dict[str, float]:
     """The names that a measure of groups is above a limit for, found by halving, with their measure.
 
     Where neither half is above it alone, all of a group are in it together; but not where they only went
-    beyond what numbers can hold.
+    beyond what numbers can hold, nor without ``is_joint``.
 
     Example:
         >>> weights = {"a": 0, "b": 3, "c": 0, "d": 0, "e": 5}
@@ -75,6 +79,8 @@ def singled_out(
         {'b': 3, 'e': 5}
         >>> singled_out(["a", "b"], lambda some: len(some) - 1, 0)
         {'a': 1, 'b': 1}
+        >>> singled_out(["a", "b"], lambda some: len(some) - 1, 0, is_joint=False)
+        {}
     """
     value = measure(names) if names else 0.0
     if value <= limit:
@@ -82,8 +88,11 @@ def singled_out(
     if len(names) == 1:
         return {names[0]: value}
     middle = len(names) // 2
-    found = singled_out(names[:middle], measure, limit) | singled_out(names[middle:], measure, limit)
-    return found if found or value == float("inf") else dict.fromkeys(names, value)
+    halves = (
+        singled_out(half, measure, limit, is_joint=is_joint) for half in (names[:middle], names[middle:])
+    )
+    found = {name: value for half in halves for name, value in half.items()}
+    return found if found or not is_joint or value == float("inf") else dict.fromkeys(names, value)
 
 
 def scaled(name: str, bias: str | None, blocks: Blocks, factors: Tensor) -> Change:
