@@ -321,6 +321,8 @@ class WeightRescaling:
         # Else forward passes see weights on their radius only, and so do statistics.
         if self.every > 1 or self._has_moved_inside:
             self._follow_what_was_seen(is_due=is_due)
+        if self.every == 1:
+            self._norms = {}
         self._has_moved_inside = False
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
