@@ -1,4 +1,4 @@
-"""Does a function that a model keeps, such as a forward that was patched in, run the copy and not the model?"""
+"""Does a function that a model keeps, such as a patched forward, run the copy and not the model?"""
 
 import functools
 
