@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from decayfree import DecayFreeError, InvalidInputError, find_invariant
+from decayfree import DecayFreeError, find_invariant
 from decayfree.invariance.probe import Probe
 from support.around import N_KERNELS, Around, assert_found, body, names_in, pictures
-from support.unchanged import unchanged
 from support.zoo_entry import net
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -241,64 +240,6 @@ def test_runs_that_cannot_be_made_equal_are_refused_with_the_cure() -> None:
         return model(x)
 
     assert names_in(CountsElsewhere(), pictures(), forward=forward) == ["net.conv.weight"]
-
-
-# Functions that a model keeps
-
-
-class KeepsAFunction(Around):
-    """Its function knows it by a closure, and itself, and something that it counts with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        calls: list[int] = []
-
-        def run(x: Tensor, depth: int = 1) -> Tensor:
-            calls.append(depth)
-            return run(x, depth - 1) if depth else self.net(x) * len(calls)
-
-        self.run = run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-
-class Patched(Around):
-    """Its forward was wrapped by somebody who kept the old one, as trainers do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        old = self.net.forward
-
-        @functools.wraps(old)
-        def forward(x: Tensor) -> Tensor:
-            return 2 * old(x)
-
-        self.net.forward = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-@pytest.mark.usefixtures("seed")
-@pytest.mark.parametrize("kind", [KeepsAFunction, Patched], ids=lambda kind: kind.__name__)
-def test_a_function_that_a_model_keeps_runs_the_copy(kind: type[nn.Module]) -> None:
-    model = kind()
-    with unchanged(model):
-        assert_found(model)
-
-
-class NotCopied(list):
-    def __deepcopy__(self, memo: dict) -> "NotCopied":
-        return self
-
-
-@pytest.mark.usefixtures("seed")
-def test_what_reaches_the_original_by_other_ways_is_refused_before_it_changes() -> None:
-    model = Around()
-    model.forward = functools.partial(lambda held, x: held[0](x), NotCopied([model.net]))
-    with unchanged(model), pytest.raises(InvalidInputError, match=r"not the original.*through self"):
-        find_invariant(model, pictures())
 
 
 # Gradients inside
