@@ -305,9 +305,3 @@ def test_a_weight_before_a_frozen_normalization_says_so():
     with pytest.warns(UserWarning, match="eval mode"):
         found = found_in(model)
     assert "in eval mode, 1 divides by fixed numbers" in found.verdicts["0.weight"].reason
-
-
-def test_a_complex_parameter_is_not_measured_and_says_so():
-    model = net()
-    model.register_parameter("rotation", nn.Parameter(torch.ones(2, 2, dtype=torch.complex64)))
-    assert "only real numbers" in found_in(model).verdicts["rotation"].reason
