@@ -1,6 +1,7 @@
 """Do the probe's claims hold on networks that nobody thought of? Random ones, judged by finite scaling."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,13 +62,14 @@ def has_dead_rows(bench: Bench, weight: ScaleInvariantWeight) -> bool:
         view = row_view(model.get_parameter(weight.name), weight.axis, weight.groups)
         (view[divmod(row, view.shape[1])] if weight.axis == 1 else view[row]).add_(1e-3)
 
-    n_rows = sum(weight.block_sizes)
-    return any(bench.movement_after(lambda model, row=row: disturb(model, row)) == 0 for row in range(n_rows))
+    rows = weight.blocks.rows
+    return any(bench.movement_after(lambda model, row=row: disturb(model, row)) == 0 for row in rows)
 
 
 def finest_sizes(bench: Bench, weight: ScaleInvariantWeight) -> tuple[int, ...] | None:
     n_rows = sum(weight.block_sizes)
-    rows = ScaleInvariantWeight(weight.name, weight.bias, weight.axis, (1,) * n_rows, (), 0.0, weight.groups)
+    starts = weight.blocks.rows if weight.starts else ()
+    rows = replace(weight, block_sizes=(1,) * n_rows, starts=starts)
 
     def is_invariant_under(factors: torch.Tensor) -> bool:
         return bench.movement_after(lambda model: scale_weight_(model, rows, factors)) < 1e-9
