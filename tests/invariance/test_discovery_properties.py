@@ -75,3 +75,10 @@ def finest_sizes(bench: Bench, weight: ScaleInvariantWeight) -> tuple[int, ...] 
         return bench.movement_after(lambda model: scale_weight_(model, rows, factors)) < 1e-9
 
     return finest_block_sizes(n_rows, is_invariant_under)
+
+
+def test_a_bend_that_far_steps_jump_over_is_met_in_between() -> None:
+    """A Hardshrink between a weight with its bias and an InstanceNorm: far steps leave every value outside."""
+    _, found = probed(network_of(679))
+    assert found.verdicts["stages.1.layer.weight"].verdict == "not_invariant"
+    assert "stages.0.layer.weight" in found

@@ -47,6 +47,7 @@ from decayfree.invariance.seen import (
     scaled_candidate,
     sign_rows,
     silent,
+    unless_bent,
     wants_more,
     without,
 )
@@ -370,6 +371,7 @@ class _Search:
                 partition=answer.partition or findings[name].partition,
                 bias=answer.bias or (None if answer.partition else findings[name].bias),
             )
+        findings = unless_bent(findings, self._biases, self._trials(seen).movement, seen.allowed)
         return replace(seen, findings=findings, factors=self._factors(findings))
 
     def _unless_of_two_values(self, answers: dict[str, Answer], seen: Seen) -> dict[str, Answer]:

@@ -3,7 +3,7 @@
 Choices among findings, in plain functions; runs nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -100,6 +100,37 @@ def faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
         for name, finding in findings.items()
         if finding.has_scale and finding.moves < tolerance.moved and not finding.failed_finite
     ]
+
+
+# By which factors a candidate is scaled whose confirmations may have jumped over a bend.
+_BETWEEN = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.5, 2.0, 4.0, 16.0)
+
+
+def unless_bent(
+    findings: Mapping[str, Finding],
+    biases: Mapping[str, str | None],
+    movement: Callable[[Change], float],
+    allowed: float,
+) -> dict[str, Finding]:
+    """The findings in which doubtful candidates hold only if small steps do not move the outputs either.
+
+    Doubtful is what far steps alone have called free, and a weight whose bias moves the outputs when it is
+    really changed, though its gradient does not say so: something bends beside them.
+    """
+    found = dict(findings)
+    for name in candidates(findings):
+        bias = findings.get(biases[name] or "")
+        is_beside_a_bend = findings[name].bias is None and bias is not None and bias.says.startswith("moves")
+        partition = findings[name].partition
+        if partition is None or not (findings[name].says == "free" or is_beside_a_bend):
+            continue
+        sizes = [torch.full((partition.blocks.n_blocks,), c, dtype=torch.float64) for c in _BETWEEN]
+        moves = max(movement(scaled_candidate(name, findings[name], factors)) for factors in sizes)
+        if moves > allowed:
+            found[name] = replace(
+                findings[name], partition=None, moves=moves, failed_finite=True, says="moves"
+            )
+    return found
 
 
 def wants_more(findings: Mapping[str, Finding]) -> bool:
