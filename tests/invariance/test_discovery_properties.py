@@ -78,7 +78,7 @@ def finest_sizes(bench: Bench, weight: ScaleInvariantWeight) -> tuple[int, ...] 
 
 
 def test_a_bend_that_far_steps_jump_over_is_met_in_between() -> None:
-    """A Hardshrink between a weight with its bias and an InstanceNorm: far steps leave every value outside."""
+    """A Hardshrink between a weight with its bias and a norm: after far steps, no value is inside of it."""
     _, found = probed(network_of(679))
     assert found.verdicts["stages.1.layer.weight"].verdict == "not_invariant"
     assert "stages.0.layer.weight" in found
