@@ -5,7 +5,7 @@ such blocks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -113,6 +113,11 @@ class Blocks:
         """Rows in every block where all have as many, else 0."""
         return self.block_sizes[0] if len(set(self.block_sizes)) == 1 else 0
 
+    @property
+    def of_bias(self) -> "Blocks":
+        """The same blocks of a bias, which has one entry for each row."""
+        return replace(self, axis=0, groups=1)
+
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """All blocks in the fewest runs, in their order.
@@ -169,7 +174,7 @@ class Part:
     @property
     def fan_in(self) -> int:
         """Numbers of one row, with its entry of the bias."""
-        n_rows = _n_rows(self.weight.shape, self.blocks)
+        n_rows = n_rows_of(self.weight.shape, self.blocks)
         return sum(tensor.numel() for tensor in self.tensors) // n_rows
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Part":
@@ -270,7 +275,7 @@ def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor 
         )
     row_factors = factors_of_rows(factors, blocks)
     if blocks.is_partial:  # the other rows are multiplied by exactly 1
-        every_row = row_factors.new_ones(_n_rows(weight.shape, blocks))
+        every_row = row_factors.new_ones(n_rows_of(weight.shape, blocks))
         row_factors = every_row.index_copy(0, _index(blocks, factors.device), row_factors)
     _scale_rows_(weight, row_factors, blocks, bias)
 
@@ -296,7 +301,7 @@ def scale_other_rows_(
     if blocks.is_partial:
         _shape_by_row(weight, blocks)  # refuses what has other rows
         every = torch.as_tensor(factor, dtype=norm_dtype(weight), device=weight.device)
-        every_row = every.repeat(_n_rows(weight.shape, blocks))
+        every_row = every.repeat(n_rows_of(weight.shape, blocks))
         _scale_rows_(weight, every_row.index_fill_(0, _index(blocks, weight.device), 1.0), blocks, bias)
 
 
@@ -367,7 +372,7 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
         return f"rows along dimension {blocks.axis} want more than {len(shape)} dimensions"
     if shape[0] % blocks.groups:
         return f"{blocks.groups} groups do not divide {shape[0]}"
-    n_rows = _n_rows(shape, blocks)
+    n_rows = n_rows_of(shape, blocks)
     if blocks.is_partial:
         last = blocks.rows[-1]
         return None if last < n_rows else f"the blocks reach row {last}, the weight has {n_rows} rows"
@@ -384,7 +389,7 @@ def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
     return whole(weight).view(shape) if is_sharded(weight) else torch.unflatten(weight, 0, shape[:2])
 
 
-def _n_rows(shape: Sequence[int], blocks: Blocks) -> int:
+def n_rows_of(shape: Sequence[int], blocks: Blocks) -> int:
     """Rows of a weight of this shape, in a block or not."""
     return shape[blocks.axis] * blocks.groups
 

@@ -15,6 +15,7 @@ from decayfree.blocks import (
     faults_of_shape,
     held_rows,
     is_sharded,
+    n_rows_of,
     over_blocks,
     scale_blocks_,
 )
@@ -39,7 +40,7 @@ def pairs_of(
         fault = "a bias came with one of the two only"
     biases = [bias for bias in (bias_first, bias_second) if bias is not None]
     # One entry for each row of the weight, held or not.
-    n_rows = first.shape[blocks.axis] * blocks.groups if fault is None else 0
+    n_rows = n_rows_of(first.shape, blocks) if fault is None else 0
     if fault is None and any(bias.shape != (n_rows,) for bias in biases):
         shapes = " and ".join(str(tuple(bias.shape)) for bias in biases)
         fault = f"biases must have shape ({n_rows},), got {shapes}"

@@ -58,6 +58,9 @@ class _Gathering:
         self.here: dict[str, Tensor] = {}
         self._probe = probe
         self._biases = biases
+        self._weights_of: dict[str, list[str]] = {}
+        for weight, bias in biases.items():
+            self._weights_of.setdefault(bias or "", []).append(weight)
         self._taken: set[str] = set()
         self._backward: int | None = None  # the pass that is ours
 
@@ -74,8 +77,7 @@ class _Gathering:
         is_sparse = gradient.layout != torch.strided
         gradient = gradient.to_dense() if is_sparse else gradient
         self.here.setdefault(name, gradient)
-        weights = [weight for weight, bias in self._biases.items() if bias == name]
-        for other in (name, *weights):
+        for other in (name, *self._weights_of.get(name, ())):
             bias = self._biases[other]
             if other in self.here and self.here[other].ndim > 1 and (bias is None or bias in self.here):
                 self.take(other)

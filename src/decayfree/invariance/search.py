@@ -45,7 +45,6 @@ from decayfree.invariance.seen import (
     faint,
     n_silent_rows,
     scaled_candidate,
-    sign_rows,
     silent,
     unless_bent,
     wants_more,
@@ -350,7 +349,7 @@ class _Search:
         silent_ones = silent(seen.findings)
         asking = self._asking(seen)
         answers = {name: Answer("no effect") for name in silent_ones}
-        asked = [name for name in silent_ones if not holds or name in sign_rows(seen.findings)]
+        asked = [name for name in silent_ones if not holds or seen.findings[name].has_sign_rows]
         if asked:
             answers |= asking.of_silent(asked, self._tolerance.evidence)
         answers = self._unless_of_two_values(answers, seen)

@@ -88,11 +88,6 @@ def silent(findings: Mapping[str, Finding]) -> list[str]:
     return [name for name, finding in findings.items() if finding.is_real and finding.is_silent]
 
 
-def sign_rows(findings: Mapping[str, Finding]) -> set[str]:
-    """Matrices whose rows are single numbers."""
-    return {name for name, finding in findings.items() if finding.has_sign_rows}
-
-
 def faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
     """Parameters that move the outputs by less than what counts as moved, for their growth."""
     return [

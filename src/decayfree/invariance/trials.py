@@ -97,12 +97,11 @@ def singled_out(
 
 def scaled(name: str, bias: str | None, blocks: Blocks, factors: Tensor) -> Change:
     """Each block of a weight multiplied by its factor, (n_blocks,), and the entries of its bias too."""
-    of_bias = Blocks(0, blocks.block_sizes, starts=blocks.starts)
     change: dict[str, Callable[[Tensor], object]] = {
         name: lambda weight: scale_blocks_(_with_rows(weight), factors.to(weight.device), blocks)
     }
     if bias:
-        change[bias] = lambda values: scale_blocks_(values, factors.to(values.device), of_bias)
+        change[bias] = lambda values: scale_blocks_(values, factors.to(values.device), blocks.of_bias)
     return change
 
 

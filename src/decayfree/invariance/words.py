@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from decayfree.blocks import Blocks
+from decayfree.blocks import Blocks, n_rows_of
 from decayfree.columns import aligned
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.running_statistics import NormLayer, tracked_modules
@@ -163,7 +163,7 @@ def describe(blocks: Blocks, shape: tuple[int, ...]) -> str:
     if blocks.is_partial:
         whole = Blocks(blocks.axis, blocks.block_sizes, blocks.groups)
         inner = f"a block of {blocks.n_rows} rows" if blocks.n_blocks == 1 else describe(whole, shape)
-        return f"{inner} among {shape[blocks.axis] * blocks.groups} rows"
+        return f"{inner} among {n_rows_of(shape, blocks)} rows"
     if blocks.n_blocks == 1:
         return "the whole weight"
     if blocks.rows_are_blocks:

@@ -32,8 +32,7 @@ class Held(Part):
 
     def by_tensor(self) -> list[tuple[Tensor, Blocks]]:
         """The weight, and its bias where there is one, each with its blocks."""
-        of_bias = Blocks(0, self.blocks.block_sizes, starts=self.blocks.starts)
-        return [(self.weight, self.blocks), *([(self.bias, of_bias)] if self.bias is not None else [])]
+        return list(zip(self.tensors, (self.blocks, self.blocks.of_bias), strict=False))
 
     @property
     def n_blocks(self) -> int:

@@ -5,7 +5,6 @@ its other rows get, which is done here before every step. Holds nothing and make
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,9 +42,7 @@ def decay_other_rows_(optimizer: Optimizer, parts: Iterable[Part]) -> list[tuple
         (tensor, blocks, groups[id(tensor)])
         for one in parts
         if one.blocks.is_partial
-        for tensor, blocks in zip(
-            one.tensors, (one.blocks, replace(one.blocks, axis=0, groups=1)), strict=False
-        )
+        for tensor, blocks in zip(one.tensors, (one.blocks, one.blocks.of_bias), strict=False)
         if id(tensor) in groups
     ]
     raise_all(faults_of(InvalidInputError, other_rows_faults(optimizer)) if decayed else [])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from decayfree.blocks import Blocks, Part
+from decayfree.blocks import Blocks, Part, n_rows_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def runs_in_memory(part: Part) -> list[RunInMemory] | None:
     weight, blocks = part.weight.detach(), part.blocks
     if not _is_plain(weight) or not weight.numel() or not _do_rows_follow(weight, blocks):
         return None
-    n_rows = weight.shape[blocks.axis] * blocks.groups
+    n_rows = n_rows_of(weight.shape, blocks)
     bias = None if part.bias is None else part.bias.detach()
     if bias is not None and not (
         _is_plain(bias)

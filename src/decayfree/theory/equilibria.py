@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree import equilibrium
+from decayfree.blocks import n_rows_of
 from decayfree.equilibrium import Equilibrium
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.weight_rescaling import WeightRescaling
@@ -242,4 +243,4 @@ def _sizes(run: Training, weight: ScaleInvariantWeight) -> Tensor:
     """(n_blocks,). How many numbers a block has, its bias included."""
     rows = torch.tensor(weight.blocks.block_sizes, dtype=torch.float64)
     shape, blocks = run.subject.parameters[weight.name].shape, weight.blocks
-    return rows * (shape.numel() / (shape[blocks.axis] * blocks.groups) + (weight.bias is not None))
+    return rows * (shape.numel() / n_rows_of(shape, blocks) + (weight.bias is not None))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.blocks import Blocks, scale_blocks_
+from decayfree.blocks import scale_blocks_
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.weight_rescaling import rescalings_on
 
@@ -93,5 +93,5 @@ class OffSpanLaw:
     def _of_rows(self, of_blocks: Tensor) -> Tensor:
         assert self._blocks is not None, "only what has blocks is rescaled or replayed"
         rows = torch.ones_like(self._lengths)  # those that are not held keep their length
-        scale_blocks_(rows, of_blocks, Blocks(0, self._blocks.block_sizes, starts=self._blocks.starts))
+        scale_blocks_(rows, of_blocks, self._blocks.of_bias)
         return rows
