@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from decayfree.rescaling.weight_rescaling import WeightRescaling as WeightRescaling
     from decayfree.rescaling.deviation import Deviation as Deviation
     from decayfree.rescaling.param_groups import split_params as split_params
+    from decayfree.rescaling.param_groups import exempt_ as exempt_
     from decayfree.rescaling.rescale_once import rescale_ as rescale_
+    from decayfree.rescaling.average import averaged as averaged
     from decayfree.dynamics.recorder import Recorder as Recorder
     from decayfree.conversion.converted_rescaling import drop_decay as drop_decay
     from decayfree.conversion.converted_rescaling import ConvertedRescaling as ConvertedRescaling

@@ -3,26 +3,84 @@
 Says it in sentences with the cure, and raises them together. Changes nothing.
 """
 
+from collections import OrderedDict
+
+from torch import nn
 from torch.optim import Optimizer
 
 from decayfree.blocks import is_flat_parameter, unsupported_weights
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
-def weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
-    """Those of the weights that an optimizer has.
+def checked(optimizer: object, found: Invariance) -> tuple[Optimizer, Invariance]:
+    """The optimizer that can be hooked, of one that may be wrapped, and the result, which fits its model.
 
     Raises:
         InvalidInputError: If the two are not what they should be.
         MismatchError: If ``found`` does not fit its model any more.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    if not isinstance(found, Invariance):
-        raise InvalidInputError(f"found must come from decayfree.find_invariant, got {type(found).__name__}")
+    faults = []
+    try:
+        inner = hooked(optimizer)
+    except InvalidInputError as error:
+        faults.append(str(error))
+    raise_all(faults_of(InvalidInputError, faults + found_faults(found)))
     found.check_fits(found.model)
+    return inner, found
+
+
+def found_faults(found: object) -> list[str]:
+    """Say of what is no result of a search that it must be one."""
+    kind = type(found).__name__
+    is_one = isinstance(found, Invariance)
+    return [] if is_one else [f"found must come from decayfree.find_invariant, got {kind}"]
+
+
+def model_faults(model: object) -> list[str]:
+    """Say of what is no module that it must be one."""
+    kind = type(model).__name__
+    return [] if isinstance(model, nn.Module) else [f"model must be a torch.nn.Module, got {kind}"]
+
+
+def hooked(optimizer: object) -> Optimizer:
+    """The optimizer itself, or the one inside that can be hooked where a wrapper cannot.
+
+    Raises:
+        InvalidInputError: If it is no optimizer, or a wrapper that nobody can hook, with the cure.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> class Wrapped(Optimizer):
+        ...     def __init__(self, optimizer):
+        ...         self.optimizer = optimizer
+        >>> inner = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+        >>> hooked(Wrapped(inner)) is inner
+        True
+    """
+    inner: object = optimizer
+    while not _can_be_hooked(inner) and hasattr(inner, "optimizer"):
+        inner = inner.optimizer
+    if _can_be_hooked(inner):
+        return inner  # type: ignore[return-value]
+    kind = type(optimizer).__name__
+    if not (isinstance(optimizer, Optimizer) or hasattr(optimizer, "param_groups")):
+        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
+    within = [name for name, value in vars(optimizer).items() if _can_be_hooked(value)]
+    cure = (
+        f"pass the optimizer inside it, .{within[0]}, whose steps can be followed"
+        if within
+        else "call super().__init__(params, defaults) in it"
+    )
+    raise InvalidInputError(
+        f"{kind} has no step hooks of its own, since it never calls Optimizer.__init__: {cure}"
+    )
+
+
+def weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:
+    """Those of the weights that an optimizer has."""
     inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     parameters = dict(found.model.named_parameters())
     return [weight for weight in found if id(parameters[weight.name]) in inside]
@@ -52,3 +110,9 @@ def flat_parameters(optimizer: Optimizer) -> list[str]:
         if is_flat_parameter(parameter)
     }
     return unsupported_weights(parameters)
+
+
+def _can_be_hooked(optimizer: object) -> bool:
+    """Handles of hooks are weak references, which a plain dict has none of."""
+    hooks = (getattr(optimizer, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post"))
+    return isinstance(optimizer, Optimizer) and all(isinstance(one, OrderedDict) for one in hooks)

@@ -4,8 +4,10 @@ Each error is a :class:`DecayFreeError` and also the built-in that fits. The fil
 only what many files say alike is said here.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 
 
 class DecayFreeError(Exception):
@@ -82,6 +84,19 @@ def whole_number_faults(name: str, value: object, *, least: int = 1) -> list[str
     """
     is_one = isinstance(value, int) and not isinstance(value, bool) and value >= least
     return [] if is_one else [f"{name} must be a whole number of at least {least}, got {value!r}"]
+
+
+def number_faults(name: str, value: object, *, least: float = -math.inf) -> list[str]:
+    """Say of a setting that is no finite number of at least ``least`` that it must be one.
+
+    Example:
+        >>> number_faults("eps", 0.5), number_faults("weight_decay", "a", least=0)
+        ([], ["weight_decay must be a number of at least 0, got 'a'"])
+    """
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    bound = "" if least == -math.inf else f" of at least {least:g}"
+    is_one = math.isfinite(number) and number >= least
+    return [] if is_one else [f"{name} must be a number{bound}, got {value!r}"]
 
 
 def closest(name: str, known: Iterable[str]) -> str:

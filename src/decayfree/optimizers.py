@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from decayfree import equilibrium
 from decayfree.equilibrium import Equilibrium
@@ -260,6 +260,18 @@ def own_decay_of(kind: type) -> DecayForm | None:
         if row is not None and row.decay_in in ("", one.__module__.split(".")[0]):
             return row.decay
     return None
+
+
+def decays_in(optimizer: object, group: Mapping[str, Any]) -> dict[str, float]:
+    """The settings by which a parameter group shrinks its weights, where they are not 0.
+
+    Args:
+        optimizer: Whose group it is: ASGD's ``lambd`` is a decay, Rprop's or Adafactor's settings are none.
+        group: Of its ``param_groups``.
+    """
+    is_asgd = any(kind.__name__ == "ASGD" for kind in type(optimizer).__mro__)
+    settings = ("weight_decay", "lambd") if is_asgd else ("weight_decay",)
+    return {key: value for key in settings if (value := float(group.get(key) or 0.0)) != 0.0}
 
 
 def decay_form_in(optimizer_kind: type, group: Mapping[str, object]) -> DecayForm | None:

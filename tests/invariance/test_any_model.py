@@ -118,7 +118,7 @@ def test_an_exported_program_is_refused_by_name() -> None:
 
 @pytest.mark.usefixtures("seed")
 def test_data_parallel_models_run_in_one_thread() -> None:
-    assert_found(nn.DataParallel(body()), None, ("module.conv.weight",))
+    assert_found(nn.DataParallel(body()), None, ("conv.weight",))
 
 
 # Kinds of parameters

@@ -250,12 +250,11 @@ def test_decay_on_all_rows_is_refused_and_the_cure_is_named() -> None:
     model = Projection()
     found = found_in(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-    (fault,) = decay_faults(optimizer, list(found), dict(model.named_parameters()))
-    assert fault.endswith("which keeps it on the rest, and on the rows that are not held as " + OTHER_ROWS)
-    with pytest.raises(WeightDecayError, match="split_params"):
+    with pytest.raises(WeightDecayError, match=r"^decayfree\.exempt_.*split_params"):
         decayfree.WeightRescaling(optimizer, found)
-    split = torch.optim.SGD(decayfree.split_params(model, found, weight_decay=0.1), lr=0.1)
-    assert decay_faults(split, list(found), dict(model.named_parameters())) == []
+    assert decayfree.exempt_(optimizer, found)
+    assert [group[OTHER_ROWS] for group in optimizer.param_groups if OTHER_ROWS in group] == [0.1]
+    assert decay_faults(optimizer, list(found), dict(model.named_parameters())) == []
 
 
 def test_other_rows_are_scaled_along_axis_one_too() -> None:

@@ -7,21 +7,20 @@ decay would have held it at. fixed_norm.py works out which norm that is, and wei
 import glob
 import math
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.attachment import nothing_in_common
+from decayfree.attachment import checked, nothing_in_common
 from decayfree.conversion.decay_rule import DecayRule, rule_of_group
 from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
 from decayfree.errors import InvalidInputError, MismatchError, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.optimizers import OPTIMIZERS, row_of
-from decayfree.rescaling.other_rows import OTHER_ROWS
+from decayfree.rescaling.param_groups import Kind, divide_groups_
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 
 _OTHER_RULES = ("amsgrad", "caution", "corrected_weight_decay")
@@ -74,17 +73,18 @@ def drop_decay(
         >>> [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups]
         [(5, 0.1), (1, 0.0)]
     """
+    optimizer, found = checked(optimizer, found)
     recipe = _recipe(optimizer, found, gradient_norms, _scheduler_faults(optimizer))
     parameters = dict(found.model.named_parameters())
-    held = {
-        id(parameters[name]): weight.blocks.is_partial
+    kinds: dict[int, Kind] = {
+        id(parameters[name]): "partly" if weight.blocks.is_partial else "without"
         for weight in found
         if weight.name in recipe.radii
         for name in weight.names
     }
     groups = [(group, dict(group)) for group in optimizer.param_groups]
     try:
-        _take_decay_off(optimizer, held)
+        divide_groups_(optimizer, kinds)
         return ConvertedRescaling(optimizer, found, recipe)
     except BaseException:
         del optimizer.param_groups[len(groups) :]
@@ -113,7 +113,7 @@ def fixed_norm_recipe(
         InvalidInputError: As :func:`drop_decay`, but for the scheduler.
         MismatchError: As :func:`drop_decay`.
     """
-    return _recipe(optimizer, found, gradient_norms, [])
+    return _recipe(*checked(optimizer, found), gradient_norms, [])
 
 
 class ConvertedRescaling(WeightRescaling):
@@ -197,12 +197,6 @@ def _recipe(
     gradient_norms: Mapping[str, Tensor] | None,
     faults: Sequence[str],
 ) -> FixedNormRecipe:
-    if not isinstance(optimizer, Optimizer) or not isinstance(found, Invariance):
-        raise InvalidInputError(
-            "expected a torch.optim.Optimizer and what decayfree.find_invariant returned, got "
-            f"{type(optimizer).__name__} and {type(found).__name__}"
-        )
-    found.check_fits(found.model)
     group_of = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     parameters = dict(found.model.named_parameters())
     where = {w.name: group_of[id(parameters[w.name])] for w in found if id(parameters[w.name]) in group_of}
@@ -257,40 +251,10 @@ def _rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[DecayRule,
 
 
 def _scheduler_faults(optimizer: Optimizer) -> list[str]:
-    if not isinstance(optimizer, Optimizer) or not any(
-        "initial_lr" in group for group in optimizer.param_groups
-    ):
+    if not any("initial_lr" in group for group in optimizer.param_groups):
         return []
     return [
         "a learning-rate scheduler was made on this optimizer already (its groups have an 'initial_lr'): the "
         "learning rates may be in the middle of a schedule, and the scheduler would not know a new group; "
         "call drop_decay first, then make the scheduler, with LambdaLR(optimizer, wrs.schedules(multiplier))"
     ]
-
-
-def _take_decay_off(optimizer: Optimizer, held: Mapping[int, bool]) -> None:
-    """Move what is held out of every group that decays, each to new groups without decay.
-
-    Args:
-        optimizer: Its groups are changed.
-        held: By ``id`` of a parameter, whether only some of its rows are held: the others keep their decay.
-    """
-    for group, is_partly in product(list(optimizer.param_groups), (False, True)):
-        chosen = [held.get(id(parameter)) is is_partly for parameter in group["params"]]
-        decay = float(group["weight_decay"])
-        if not any(chosen) or decay == 0:
-            continue
-        settings = {"weight_decay": 0.0, **({OTHER_ROWS: decay} if is_partly else {})}
-        if all(chosen):
-            group.update(settings)
-            continue
-        names = group.get("param_names", [None] * len(chosen))
-        triples = list(zip(group["params"], names, chosen, strict=True))
-        # A learning rate in a tensor is changed in place by schedulers: each group wants its own.
-        new = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
-        new |= settings
-        new["params"] = [(name, p) if name is not None else p for p, name, is_one in triples if is_one]
-        group["params"] = [p for p, _, is_one in triples if not is_one]
-        if "param_names" in group:
-            group["param_names"] = [name for _, name, is_one in triples if not is_one]
-        optimizer.add_param_group(new)

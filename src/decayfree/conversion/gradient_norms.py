@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.attachment import nothing_in_common, weights_in
+from decayfree.attachment import checked, nothing_in_common, weights_in
 from decayfree.blocks import Part
-from decayfree.errors import InvalidInputError, MismatchError
+from decayfree.errors import MismatchError
 from decayfree.invariance.result import Invariance
 
 
@@ -54,11 +54,7 @@ class GradientNorms(Mapping[str, Tensor]):
     """
 
     def __init__(self, optimizer: Optimizer, found: Invariance) -> None:
-        if not isinstance(optimizer, Optimizer) or not isinstance(found, Invariance):
-            raise InvalidInputError(
-                "GradientNorms wants a torch.optim.Optimizer and what decayfree.find_invariant returned, got "
-                f"{type(optimizer).__name__} and {type(found).__name__}"
-            )
+        optimizer, found = checked(optimizer, found)
         self._weights = {one.name: one for one in weights_in(optimizer, found)}
         if not self._weights:
             raise MismatchError(nothing_in_common(optimizer, found))

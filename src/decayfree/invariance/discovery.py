@@ -28,9 +28,9 @@ from decayfree.invariance.probe import ForwardError
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import tracked_modules
 from decayfree.invariance.search import SearchResult, search
-from decayfree.invariance.twin import plain
 from decayfree.invariance.verdict import LeftOut, ScaleInvariantWeight, Verdict, VerdictName
 from decayfree.invariance.words import reason_of
+from decayfree.invariance.wrappers import plain
 
 
 def find_invariant(

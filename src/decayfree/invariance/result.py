@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from decayfree.blocks import Part, faults_of_shape
 from decayfree.errors import MismatchError
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
-from decayfree.invariance.twin import plain
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.invariance.words import table_of
+from decayfree.invariance.wrappers import plain
 
 
 class Invariance(Sequence[ScaleInvariantWeight]):

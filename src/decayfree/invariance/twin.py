@@ -1,11 +1,10 @@
 """How is a model copied so that every run of the copy starts from the same state?
 
 Copies parameters, buffers and all else that modules hold, without graphs and in the probe's precision, and
-puts everything but the parameters back. Compilers and other processes stay outside. Runs nothing.
+puts everything but the parameters back. Runs nothing.
 """
 
 import copy
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -123,33 +122,6 @@ class Twin:
         return fresh
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The model without torch.compile's wrappers around it and its parts; everything else is shared.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-        >>> plain(model) is model, plain(torch.compile(model, backend="eager")) is model
-        (True, True)
-    """
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    found: dict[nn.Module, nn.Module] = {}
-
-    def unwrapped(module: nn.Module) -> nn.Module:
-        if module in found:
-            return found[module]
-        if compiler is not None and isinstance(module, compiler.OptimizedModule):
-            found[module] = unwrapped(module._orig_mod)
-            return found[module]
-        found[module] = module
-        parts = {name: None if part is None else unwrapped(part) for name, part in module._modules.items()}
-        if any(part is not module._modules[name] for name, part in parts.items()):
-            found[module] = copy.copy(module)
-            found[module]._modules = parts
-        return found[module]
-
-    return unwrapped(model) if compiler is not None else model
-
-
 class _Detached(TorchFunctionMode):
     """While active, deep copies of tensors have no graph, and are in ``dtype`` if one is given."""
 
@@ -210,8 +182,6 @@ def _copied(model: nn.Module, dtype: torch.dtype, memo: dict[int, Any]) -> nn.Mo
             module.__class__ = (
                 _OfOneProcess if kind is nn.SyncBatchNorm else type(kind.__name__, (kind, _OfOneProcess), {})
             )
-        if isinstance(module, nn.DataParallel):
-            module.device_ids = []  # it would run in threads of its own
     return twin
 
 

@@ -176,9 +176,10 @@ def _hook_problems(
 
 def _mode_problems(found: Invariance) -> list[str]:
     """Normalizations in eval mode while the model trains: the weights before them have a scale now."""
-    if not found.model.training:
-        return []
     modules = dict(found.model.named_modules())
+    # Of a module with a wrapper inside, the model is a copy with a mode of its own.
+    if not any(one.training for one in modules.values() if not one._modules):
+        return []
     names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
     frozen = sorted(name for name in names if name in modules and not modules[name].training)
     if not frozen:

@@ -21,9 +21,9 @@ from decayfree.errors import (
 )
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.optimizers import decays_in
 from decayfree.rescaling.following import unknown_moments
 from decayfree.rescaling.held import Held
-from decayfree.rescaling.other_rows import OTHER_ROWS
 
 GONE = "found weights, or what follows them, have gone or were renamed; find the weights again: "
 # What a state holds of every weight: one number for each block.
@@ -89,26 +89,31 @@ def names_as_found(found: Invariance) -> Iterator[None]:
 def decay_faults(
     optimizer: Optimizer, weights: Sequence[ScaleInvariantWeight], parameters: Mapping[str, Tensor]
 ) -> list[str]:
-    """Groups that decay a weight whose norm is held, with the cure."""
+    """Groups that decay a weight whose norm is held, in one message with the cure; at most 400 letters."""
     held = {id(parameters[name]): name for weight in weights for name in weight.names if name in parameters}
-    faults = []
-    for index, group in enumerate(optimizer.param_groups):
-        names = [held[id(parameter)] for parameter in group["params"] if id(parameter) in held]
-        settings = ("weight_decay", "lambd") if isinstance(optimizer, torch.optim.ASGD) else ("weight_decay",)
-        decays = [f"{key}={float(group[key]):g}" for key in settings if float(group.get(key, 0.0)) != 0.0]
-        if names and decays:
-            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            faults.append(
-                f"parameter group {index} has {' and '.join(decays)} on weights whose norm is held ({listed})"
-            )
-    if faults:
-        faults[-1] += (
-            "; decay only pollutes their moments or is undone: set it to 0, or give the optimizer "
-            "decayfree.split_params(model, found, weight_decay=...), which keeps it on the rest"
-        )
-        if any(weight.blocks.is_partial for weight in weights):
-            faults[-1] += f", and on the rows that are not held as {OTHER_ROWS}"
-    return faults
+    decayed = [
+        (index, names, decays_in(optimizer, group))
+        for index, group in enumerate(optimizer.param_groups)
+        if (names := [held[id(parameter)] for parameter in group["params"] if id(parameter) in held])
+    ]
+    decayed = [one for one in decayed if one[2]]
+    if not decayed:
+        return []
+    n_shown = 3 - min(len(decayed), 2)
+    listed = []
+    for index, names, decays in decayed[:2]:
+        settings = " and ".join(f"{key}={value:g}" for key, value in decays.items())
+        more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+        listed.append(f"group {index} has {settings} on {', '.join(map(_short, names[:n_shown]))}{more}")
+    return [
+        "decayfree.exempt_(optimizer, found) takes weights whose norm is held out of weight decay, which "
+        f"only pollutes their moments or is undone: {', '.join(listed)}{', …' if len(decayed) > 2 else ''}. "
+        "For a new optimizer: decayfree.split_params(model, found, weight_decay=...)"
+    ]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
 def moment_faults(optimizer: Optimizer, held: Sequence[Held], cure: str) -> list[str]:

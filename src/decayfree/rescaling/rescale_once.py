@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import nothing_in_common
+from decayfree.attachment import found_faults, model_faults, nothing_in_common
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     InvalidInputError,
@@ -23,8 +23,8 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.twin import plain
 from decayfree.invariance.verdict import ScaleInvariantWeight
+from decayfree.invariance.wrappers import plain
 from decayfree.rescaling.faults import moment_faults
 from decayfree.rescaling.following import (
     follow_gradients_,
@@ -75,12 +75,16 @@ def rescale_(
         >>> rescale_(model, found, radius=10.0)
         {'0.weight': tensor([2.])}
     """
+    raise_all(faults_of(InvalidInputError, model_faults(model) + found_faults(found)))
     weights = list(found)
     faults = faults_of(InvalidInputError, radius_faults(radius, [weight.name for weight in weights]))
     if any(
         isinstance(value, str) for value in (radius.values() if isinstance(radius, Mapping) else [radius])
     ):
         faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
+    if not (optimizer is None or hasattr(optimizer, "param_groups")):
+        kind = type(optimizer).__name__
+        faults.append((InvalidInputError, f"optimizer must be a torch.optim.Optimizer, got {kind}"))
     raise_all(faults)
     model = plain(model)
     found.check_fits(model)

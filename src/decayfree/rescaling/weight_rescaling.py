@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import flat_parameters, nothing_in_common, weights_in
+from decayfree.attachment import checked, flat_parameters, nothing_in_common, weights_in
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     AlreadyAttachedError,
@@ -72,7 +72,8 @@ class WeightRescaling:
     nothing (no gradients, or a learning rate of 0) is not counted and rescales nothing.
 
     Args:
-        optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held.
+        optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held; of a
+            wrapper that has no hooks of its own, the ``.optimizer`` inside it.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm
             radius·√R. ``"init"`` is the norm that each block has now. A mapping from glob patterns over
@@ -128,6 +129,7 @@ class WeightRescaling:
         momentum: Literal["keep", "scale"] = "keep",
         fused: bool = False,
     ) -> None:
+        optimizer, found = checked(optimizer, found)
         self.optimizer = optimizer
         self.every = every
         self.momentum = momentum
