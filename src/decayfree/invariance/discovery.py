@@ -6,11 +6,12 @@ model; rescale_once.py does.
 
 import fnmatch
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
@@ -94,7 +95,7 @@ def find_invariant(
     """
     _check_kind(model)
     model = plain(model)
-    included, excluded = _patterns(include), _patterns(exclude) or []
+    included, excluded = _patterns("include", include), _patterns("exclude", exclude) or []
     _check_arguments(model, inputs, forward, probes, seed, dtype, [*(included or []), *excluded])
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed, dtype)
     weights: list[ScaleInvariantWeight] = []
@@ -139,11 +140,13 @@ def _search_in_best_precision(
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
         if forward is not None:
             raise InvalidInputError(
-                f"your forward raised {type(error).__name__}: {error} (inputs: {shapes}){_more_of(error)}"
+                f"your forward raised {type(error).__name__}: {error} (inputs: {shapes}). "
+                f"{_cure_of(error, model, inputs) or ''}".removesuffix(". ")
             ) from error
+        said = str(error).split("\n", 1)[0]  # some go on with every signature that there is
         raise InvalidInputError(
             f"the inputs ({shapes}) do not fit {type(model).__name__}: its forward raised "
-            f"{type(error).__name__}: {error}. {_cure_of(error)}"
+            f"{type(error).__name__}: {said}. {_cure_of(error, model, inputs) or _OTHER_CURE}"
         ) from error
 
 
@@ -156,19 +159,41 @@ _CURES = (
     ("more than 1 spatial element", "Probe with larger inputs: of one position nothing is left to normalize"),
     ("on the same device", "Move the inputs to the device of the model"),
     ("index out of range in self", "The inputs hold indices that an embedding does not have"),
+    (
+        "positional argument",
+        "Of a batch (x, y) of a loader pass x alone; a list of samples wants torch.stack; else a tuple goes "
+        "in as model(*inputs)",
+    ),
+    ("unexpected keyword argument", "A mapping goes in as model(**inputs)"),
 )
 _OTHER_CURE = (
     "A tuple goes in as model(*inputs), a mapping as model(**inputs); for anything else pass forward="
 )
 
 
-def _more_of(error: Exception) -> str:
-    cure = _cure_of(error)
-    return "" if cure == _OTHER_CURE else f". {cure}"
+def _cure_of(error: Exception, model: nn.Module, inputs: Any) -> str | None:
+    tensors = list(tensors_in(inputs))
+    there, here = {one.device for one in model.parameters()}, {one.device for one in tensors}
+    if len(there) == 1 and here - there:
+        away, home = str(next(iter(here - there))), str(next(iter(there)))
+        return f"An input is on {away} and the model on {home}: pass inputs.to({home!r})"
+    if tensors and "should be the same" in str(error) and not any(one.is_floating_point() for one in tensors):
+        return f"The inputs are {tensors[0].dtype}: pass inputs.float(), normalized as for training"
+    return next((cure for words, cure in _CURES if words in str(error)), None)
 
 
-def _cure_of(error: Exception) -> str:
-    return next((cure for words, cure in _CURES if words in str(error)), _OTHER_CURE)
+def _kind_faults(inputs: Any) -> list[str]:
+    """What people pass in place of a batch."""
+    kind = type(inputs).__name__
+    if isinstance(inputs, (Iterator, DataLoader, Dataset)):
+        return [f"inputs must be a batch, got a {kind}: take one with x, y = next(iter(loader)) and pass x"]
+    listed = inputs.values() if isinstance(inputs, Mapping) else inputs
+    listed = listed if isinstance(listed, (list, tuple)) or listed is not inputs else [inputs]
+    if any(hasattr(one, "__array__") and not isinstance(one, Tensor) for one in listed):
+        return ["inputs are numpy arrays: pass tensors, torch.from_numpy(array).float()"]
+    if inputs is None or isinstance(inputs, (str, bytes, int, float)):
+        return [f"inputs must be what the model is called with, a batch of tensors, got {inputs!r:.60}"]
+    return []
 
 
 def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> VerdictName:
@@ -228,10 +253,13 @@ def _left_out(
     return None if is_included else ("not included", "matched by no pattern of include=")
 
 
-def _patterns(patterns: str | Iterable[str] | None) -> list[str] | None:
+def _patterns(name: str, patterns: str | Iterable[str] | None) -> list[str] | None:
     if patterns is None:
         return None
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+    listed = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else [*patterns]
+    if not all(isinstance(pattern, str) for pattern in listed):
+        raise InvalidInputError(f"{name} must be glob patterns over parameter names, got {patterns!r:.60}")
+    return listed
 
 
 def _check_kind(model: object) -> None:
@@ -245,15 +273,18 @@ def _check_arguments(
     model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, dtype: Any, patterns: list[str]
 ) -> None:
     faults = unsupported_weights({name: p for name, p in model.named_parameters() if not p.is_complex()})
-    raise_all(faults_of(UnsupportedWeightError, faults), about="these parameters cannot be probed: ")
+    more = [f"and {len(faults) - 4} more"] if len(faults) > 4 else []
+    about = "these parameters cannot be probed: "
+    raise_all(faults_of(UnsupportedWeightError, faults[:4] + more), about=about)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [
         f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
     ]
+    wrong += _kind_faults(inputs) if forward is None else []
     if forward is not None and not callable(forward):
         wrong.append(f"forward must be a function of a model and its inputs, got {forward!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        wrong.append(f"seed must be a whole number, got {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        wrong.append(f"seed must be a whole number of at most 64 bits, got {seed!r:.60}")
     wrong += whole_number_faults("probes", probes)
     if dtype not in (None, torch.float32, torch.float64):
         wrong.append(f"dtype must be torch.float64, torch.float32 or None, got {dtype!r}")
