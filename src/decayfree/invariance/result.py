@@ -144,11 +144,11 @@ class Invariance(Sequence[ScaleInvariantWeight]):
                     f"{shape or 'no such parameter'}"
                 )
             faults += [f"{bias}: no such bias" for bias in [weight.bias] if bias and bias not in parameters]
-            faults += _layer_faults(weight, parameters, modules)
+            faults += layer_faults(weight, parameters, modules)
         return faults
 
 
-def _layer_faults(
+def layer_faults(
     weight: ScaleInvariantWeight, parameters: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
 ) -> Iterator[str]:
     """Normalizations behind a weight that the model does not have, or that lose what must follow it."""

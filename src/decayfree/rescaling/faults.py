@@ -22,7 +22,7 @@ from decayfree.errors import (
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.optimizers import decays_in
-from decayfree.rescaling.following import unknown_moments
+from decayfree.rescaling.following import unknown_moments, unscalable_moments
 from decayfree.rescaling.held import Held
 
 GONE = "found weights, or what follows them, have gone or were renamed; find the weights again: "
@@ -119,8 +119,21 @@ def _short(name: str) -> str:
 def moment_faults(optimizer: Optimizer, held: Sequence[Held], cure: str) -> list[str]:
     """What the optimizer remembers and cannot follow, with the cure."""
     unknown = unknown_moments(optimizer, held)
-    return (
+    return unscalable_faults(optimizer, held) + (
         [f"nobody knows how {', '.join(unknown)} reacts to scaling a weight, so it cannot follow: use {cure}"]
         if unknown
+        else []
+    )
+
+
+def unscalable_faults(optimizer: Optimizer, held: Sequence[Held]) -> list[str]:
+    """What the optimizer remembers in a form that cannot be multiplied, with the cure."""
+    stored = unscalable_moments(optimizer, held)
+    return (
+        [
+            f"{', '.join(stored[:4])} cannot be scaled along with the weights: rescale before the first step "
+            "of the optimizer, or make a new one"
+        ]
+        if stored
         else []
     )

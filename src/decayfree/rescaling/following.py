@@ -5,13 +5,12 @@ Running statistics of the normalizations behind them, and the optimizer's moment
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.blocks import Blocks, scale_blocks_, whole
+from decayfree.blocks import Blocks, is_sharded, scale_blocks_, whole
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
@@ -20,6 +19,8 @@ from decayfree.rescaling.held import Held
 
 # A second moment that is kept by its rows and its columns.
 _FACTORED = next(row.factored for row in OPTIMIZERS if row.factored is not None)
+# What optimizers call what they remember; a number by another name is a count.
+_NAMES = frozenset(key for row in OPTIMIZERS for key in row.state)
 
 # A change of the outputs by more than this, caused by ε, is worth a warning.
 _EPS_WARNING = 1e-3
@@ -65,7 +66,7 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
                     if key in degrees and isinstance(value, Tensor) and value.shape == parameter.shape:
                         scale_blocks_(value, factors.pow(-degrees[key]), blocks)
                 rows, columns = (state.get(key) for key in _FACTORED)
-                if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+                if _is_factored(optimizer) and isinstance(rows, Tensor) and isinstance(columns, Tensor):
                     _scale_factored_(rows, columns, factors, blocks)
 
 
@@ -85,11 +86,30 @@ def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
     known, unknown = _degrees_in(optimizer), set()
     for one in held:
         for key, value in optimizer.state.get(one.weight, {}).items():
-            if not isinstance(value, Tensor) or key in _FACTORED:
+            if not isinstance(value, Tensor) or (key in _FACTORED and _is_factored(optimizer)):
                 continue
-            if value.shape != one.weight.shape if key in known else value.numel() > 1:
+            is_memory = value.numel() > 1 or key in _NAMES
+            if value.shape != one.weight.shape if key in known else is_memory:
                 unknown.add(f"{type(optimizer).__name__}'s {key!r}")
     return sorted(unknown)
+
+
+def unscalable_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
+    """What the optimizer remembers in a form in which blocks of it cannot be multiplied, such as 8 bits."""
+    known = _degrees_in(optimizer)
+    return sorted(
+        {
+            f"{type(optimizer).__name__}'s {key!r} ({type(value).__name__}, {value.dtype})"
+            for one in held
+            for key, value in optimizer.state.get(one.weight, {}).items()
+            if known.get(key) and isinstance(value, Tensor) and not _is_scalable(value)
+        }
+    )
+
+
+def _is_scalable(value: Tensor) -> bool:
+    is_ordinary = type(value) in (Tensor, nn.Parameter) or is_sharded(value)
+    return is_ordinary and value.layout == torch.strided and (value.is_floating_point() or value.is_complex())
 
 
 def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]]) -> dict[str, float]:
@@ -223,20 +243,15 @@ def _follow_one_(
     var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)
 
 
-def _degrees_in(optimizer: Optimizer) -> dict[str, int]:
-    """The degrees of its row; what no row says of it is called as in torch."""
+def _degrees_in(optimizer: Optimizer) -> Mapping[str, int]:
+    """The degrees of its row, or of the nearest class that it derives from; a key alone says nothing."""
     row = nearest_row(type(optimizer))
-    return _torchs_degrees() if row is None else {**_torchs_degrees(), **row.state}
+    return {} if row is None else row.state
 
 
-@lru_cache
-def _torchs_degrees() -> dict[str, int]:
-    """By torch's names.
-
-    Where two of its optimizers call different things by one name, that of the first row.
-    """
-    of_torch = [row for row in OPTIMIZERS if hasattr(torch.optim, row.classes)]
-    return {key: degree for row in reversed(of_torch) for key, degree in row.state.items()}
+def _is_factored(optimizer: Optimizer) -> bool:
+    row = nearest_row(type(optimizer))
+    return row is not None and row.factored is not None
 
 
 def _scale_factored_(row_var: Tensor, col_var: Tensor, factors: Tensor, blocks: Blocks) -> None:

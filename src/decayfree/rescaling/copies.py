@@ -1,0 +1,87 @@
+"""What becomes of copies of the weights (averages, teachers) that exist when their norms are set?
+
+Scales them by the factors of the live weights, so that an average goes on as if these had been scaled from
+the start. Moves no live weight.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from decayfree.attachment import model_faults
+from decayfree.blocks import scale_blocks_, unsupported_weights
+from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, faults_of
+from decayfree.invariance.result import Invariance
+from decayfree.invariance.wrappers import averages_of, plain
+from decayfree.rescaling.following import follow_statistics_
+from decayfree.rescaling.held import Held, held_of, relations_of
+
+# An average of vectors of one norm is never longer than they are.
+_LONGER = 1e-3
+# Factors of all weights within this share of 1 leave an average as it was, for all that it averages.
+_UNMOVED = 1e-2
+
+
+def copies_of(copies: object) -> list[nn.Module]:
+    """One copy or several as a list, without what people wrap around them."""
+    listed = list(copies) if isinstance(copies, Iterable) and not isinstance(copies, nn.Module) else [copies]
+    return [plain(one) if isinstance(one, nn.Module) else one for one in listed]
+
+
+def copy_faults(copies: Sequence[object], found: Invariance) -> list[Fault]:
+    """What speaks against scaling these copies along."""
+    faults: list[Fault] = []
+    for index, one in enumerate(copies):
+        wrong = [f"copies[{index}]: {fault}" for fault in model_faults(one)]
+        faults += faults_of(InvalidInputError, wrong)
+        if isinstance(one, nn.Module):
+            misfits = found.misfits(one)
+            faults += faults_of(MismatchError, [f"copies[{index}]: {'; '.join(misfits[:4])}"][: len(misfits)])
+            parameters = {name: part.weight for name, part in found.parts(one).items()} if not misfits else {}
+            faults += faults_of(UnsupportedWeightError, unsupported_weights(parameters))
+    return faults
+
+
+@torch.no_grad()
+def scale_copies_(copies: Iterable[nn.Module], found: Invariance, factors: Mapping[str, Tensor]) -> None:
+    """Multiply the blocks of copies by factors, by name (n_blocks,), and let their statistics follow."""
+    weights = [found[name] for name in factors]
+    for model in copies:
+        parameters = dict(model.named_parameters())
+        follow_statistics_(model, relations_of(weights, factors), parameters)
+        for weight in weights:
+            part = weight.part(parameters)
+            for tensor, blocks in zip(part.tensors, (part.blocks, part.blocks.of_bias), strict=False):
+                scale_blocks_(tensor, factors[weight.name].to(tensor.device), blocks)
+
+
+def longer(
+    copies: Iterable[nn.Module], found: Invariance, held: Sequence[Held], radii: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """Copies with blocks that are longer than the radius, which an average of held weights never is."""
+    for index, model in enumerate(copies):
+        misfits = found.misfits(model)
+        if misfits:
+            yield f"copies[{index}] does not fit: {'; '.join(misfits[:4])}"
+            continue
+        names = {one.name for one in held}
+        theirs = held_of(model, [weight for weight in found if weight.name in names], radii)
+        shares = {
+            one.name: float((one.norms() / one.targets).nan_to_num(0.0, 0.0, 0.0).max()) for one in theirs
+        }
+        worst = max(shares, key=lambda name: shares[name], default=None)
+        if worst and shares[worst] > 1 + _LONGER:
+            yield (
+                f"copies[{index}] is {shares[worst]:.3g} times as long as the radius in {worst}, as no "
+                "average of held weights is: it was made before they were rescaled; put it onto the radius with "
+                "decayfree.rescale_(copy, found), or make it anew"
+            )
+
+
+def left_behind(model: nn.Module, copies: Sequence[nn.Module], factors: Mapping[str, Tensor]) -> list[str]:
+    """Averages of the model that are there and were not passed along, where weights have moved."""
+    if all(bool(((values - 1).abs() <= _UNMOVED).all()) for values in factors.values()):
+        return []
+    known = {id(one) for one in copies}
+    return [type(one).__name__ for one in averages_of(model) if id(plain(one)) not in known]

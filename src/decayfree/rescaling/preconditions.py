@@ -1,0 +1,178 @@
+"""Does what held when a rescaling was attached still hold?
+
+Says in sentences what has changed since: parameters and normalizations that are not where they were, modes,
+weights that joined or were thawed. Before every step it looks at objects only, never at values, so that
+nothing waits for a device. Repairs nothing.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_
+
+import torch
+from torch.optim import Optimizer
+
+from decayfree.blocks import is_sharded
+from decayfree.errors import MismatchError, faults_of, raise_all
+from decayfree.invariance.result import Invariance, layer_faults
+from decayfree.invariance.wrappers import plain
+from decayfree.rescaling.held import Held
+
+_NEW = "find the weights again, and make the optimizer and its WeightRescaling after it"
+
+
+class Preconditions:
+    """What is looked at before every step of an optimizer; each kind of change is told once.
+
+    Args:
+        optimizer: Whose hook asks.
+        found: What was found in the model.
+        held: The weights of it that are held.
+        of_groups: What is wrong with the optimizer's groups, a sentence by kind; asked where they changed.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        held: Sequence[Held],
+        of_groups: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._found = found
+        self._held = list(held)
+        self._of_groups = of_groups
+        self._told = set(of_groups())
+        self._take(optimizer)
+
+    def look(self, optimizer: Optimizer, *, stacklevel: int) -> None:
+        """Tell what has changed since the last look.
+
+        Raises:
+            MismatchError: If the model computes with other parameters than those that are held, or a
+                normalization after them has gone.
+        """
+        if (
+            all(registry.get(key) is one for registry, key, one in self._places)
+            and len(optimizer.param_groups) == len(self._groups)
+            and all(map(is_, optimizer.param_groups, self._groups))
+            and not any(group.get(key) for group in self._watched for key in self._decays)
+            and not any(parameter.requires_grad for parameter in self._frozen)
+            and all(module.training for module in self._norms)
+        ):
+            return
+        # Names stay those of the model itself where it, or a part of it, was wrapped meanwhile.
+        self._found.model = plain(self._found.model)
+        faults = replaced(optimizer, self._found, self._held) + gone(self._found, self._held)
+        raise_all(faults_of(MismatchError, faults))
+        messages = {
+            "moved": moved(self._found, self._held),
+            "mode": mode(self._found),
+            **self._of_groups(),
+        }
+        for kind, message in messages.items():
+            if message and kind not in self._told:
+                self._told.add(kind)
+                warnings.warn(message, stacklevel=stacklevel + 1)
+        self._take(optimizer)
+
+    def _take(self, optimizer: Optimizer) -> None:
+        parameters = dict(self._found.model.named_parameters())
+        modules = dict(self._found.model.named_modules())
+        weights = [self._found[one.name] for one in self._held]
+        names = dict.fromkeys(name for weight in weights for name in weight.names)
+        layers = {layer.name: layer for weight in weights for layer in weight.norm_layers}
+        paths = dict.fromkeys(path for name in (*names, *layers) for path in _paths(name))
+        # FSDP puts other parameters in the model between forward and backward.
+        self._places = [
+            (modules[owner]._parameters, leaf, parameters[name])
+            for name in names.keys() & parameters.keys()
+            if not is_sharded(parameters[name])
+            for owner, _, leaf in [name.rpartition(".")]
+        ] + [
+            (modules[owner]._modules, leaf, modules[path])
+            for path in paths.keys() & modules.keys()
+            for owner, _, leaf in [path.rpartition(".")]
+        ]
+        self._groups = list(optimizer.param_groups)
+        held = {id(tensor) for one in self._held for tensor in one.tensors}
+        is_asgd = isinstance(optimizer, torch.optim.ASGD)
+        self._decays = ("weight_decay", "lambd") if is_asgd else ("weight_decay",)
+        self._watched = [
+            group
+            for group in self._groups
+            if not held.isdisjoint(map(id, group["params"])) and not any(map(group.get, self._decays))
+        ]
+        self._frozen = [
+            parameters[name]
+            for name, verdict in self._found.verdicts.items()
+            if verdict.verdict == "frozen" and name in parameters and not parameters[name].requires_grad
+        ]
+        self._norms = [
+            modules[name] for name, layer in layers.items() if layer.blocks and modules[name].training
+        ]
+
+
+def replaced(optimizer: Optimizer, found: Invariance, held: Sequence[Held]) -> list[str]:
+    """Held parameters in whose place the model has others that the optimizer does not move."""
+    parameters = dict(found.model.named_parameters())
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    present = {id(parameter) for parameter in parameters.values()}
+    names = [
+        one.name
+        for one in held
+        if one.name in parameters
+        and not is_sharded(one.weight)
+        and id(one.weight) not in present
+        and id(parameters[one.name]) not in known
+    ]
+    return [
+        f"the model has other parameters as {_listed(names)} now (load_state_dict(assign=True), a replaced "
+        f"module), and the optimizer moves the old ones: {_NEW}"
+    ][: len(names)]
+
+
+def gone(found: Invariance, held: Sequence[Held]) -> list[str]:
+    """Normalizations after held weights that the model does not have any more."""
+    parameters, modules = dict(found.model.named_parameters()), dict(found.model.named_modules())
+    faults = [fault for one in held for fault in layer_faults(found[one.name], parameters, modules)]
+    about = "normalizations that took the scale of held weights away have gone or changed"
+    return [f"{about} ({_listed(list(dict.fromkeys(faults)))}): {_NEW}"][: len(faults)]
+
+
+def moved(found: Invariance, held: Sequence[Held]) -> str:
+    """Held parameters that have another name now."""
+    names = {id(parameter): name for name, parameter in found.model.named_parameters()}
+    now = {one.name: names.get(id(one.weight), one.name) for one in held}
+    others = [f"{name} is {its}" for name, its in now.items() if name != its]
+    return (
+        f"held weights have other names now (pruned, wrapped or renamed): {_listed(others)}; they are held "
+        "as before, but results and states know them by their old ones: find the weights again"
+        if others
+        else ""
+    )
+
+
+def mode(found: Invariance) -> str:
+    """Normalizations in eval mode while the model trains: the weights before them have a scale now."""
+    modules = dict(found.model.named_modules())
+    # Of a model with a wrapper inside, this is a copy with a mode of its own.
+    if not any(one.training for one in modules.values() if not one._modules):
+        return ""
+    names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
+    frozen = sorted(name for name in names if name in modules and not modules[name].training)
+    return (
+        f"{_listed(frozen)} went into eval mode while the model trains, so that the weights before do have a "
+        "scale now: find the weights again"
+        if frozen
+        else ""
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _paths(name: str) -> list[str]:
+    """Of a name "a.b.weight": "a", "a.b" and itself."""
+    parts = name.split(".")
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
