@@ -74,8 +74,8 @@ def longer(
         if worst and shares[worst] > 1 + _LONGER:
             yield (
                 f"copies[{index}] is {shares[worst]:.3g} times as long as the radius in {worst}, as no "
-                "average of held weights is: it was made before they were rescaled; put it onto the radius with "
-                "decayfree.rescale_(copy, found), or make it anew"
+                "average of held weights is: it was made before they were rescaled; put it on the radius "
+                "with decayfree.rescale_(copy, found), or make it anew"
             )
 
 

@@ -4,7 +4,7 @@ The answer of WeightRescaling.check(), in figures and in words. Changes nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import is_sharded
 from decayfree.invariance.result import Invariance
-from decayfree.rescaling.faults import GONE, decay_faults
+from decayfree.rescaling.faults import decay_faults
+from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS
+from decayfree.rescaling.preconditions import mode
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ class Watcher:
 
 
 def deviation_of(
-    norms: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor],
+    held: Sequence[Held],
     found: Invariance,
     optimizer: Optimizer,
     watchers: Sequence[Watcher],
@@ -69,35 +70,37 @@ def deviation_of(
     n_optimizer_steps: int | None,
     is_attached: bool,
     is_due: bool,
-    misfits: Sequence[str],
+    has_moved: bool,
+    lost: Sequence[str],
 ) -> Deviation:
     """Compare norms with targets, and the optimizer with what its watchers look after.
 
     Args:
-        norms: Name of a weight -> (n_blocks,), as they are.
-        targets: Name of a weight -> (n_blocks,), as they should be.
-        found: The weights that are held.
+        held: The weights that are held, at which norms.
+        found: Where they are known from.
         optimizer: Whose hook rescales them.
         watchers: All that look after weights of this optimizer, the one that asks last.
         n_steps: Steps that the hook saw.
         n_optimizer_steps: Steps that the optimizer counts in the same time, None where it counts none.
         is_attached: Whether the optimizer still calls the hook.
         is_due: Whether the last step ended with a rescale, so that norms should be on their targets.
-        misfits: What the model does not have any more of what was found.
+        has_moved: Whether somebody has written to the weights since the hook last saw a step.
+        lost: What the model does not have any more of what was found, in sentences.
     """
     parameters = dict(found.model.named_parameters())
-    deviations = {name: _relative(norms[name], targets[name]) for name in norms}
+    norms = {one.name: one.norms() for one in held}
+    deviations = {one.name: _relative(norms[one.name], one.targets) for one in held}
     where = max(
         deviations,
         key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name],
         default=None,
     )
     largest = deviations[where] if where else 0.0
-    unwatched = tuple(_unwatched(optimizer, watchers))
+    unwatched = tuple(unwatched_in(optimizer, watchers))
     problems = [
-        *_hook_problems(optimizer, n_steps, n_optimizer_steps, is_attached=is_attached),
-        *([GONE + "; ".join(misfits)] if misfits else []),
-        *_mode_problems(found),
+        *_hook_problems(optimizer, n_steps, n_optimizer_steps, is_attached=is_attached, has_moved=has_moved),
+        *lost,
+        *([in_eval] if (in_eval := mode(found)) else []),
         *(
             [_off_radius(largest, where)]
             if where and is_due and _is_off(largest, parameters.get(where))
@@ -158,9 +161,20 @@ def _off_radius(largest: float, where: str | None) -> str:
 
 
 def _hook_problems(
-    optimizer: Optimizer, n_steps: int, n_optimizer_steps: int | None, *, is_attached: bool
+    optimizer: Optimizer,
+    n_steps: int,
+    n_optimizer_steps: int | None,
+    *,
+    is_attached: bool,
+    has_moved: bool,
 ) -> list[str]:
     problems = []
+    kind, inner = type(optimizer), [n for n, one in vars(optimizer).items() if isinstance(one, Optimizer)]
+    if is_attached and has_moved and not n_steps and (inner or kind.step is Optimizer.step):
+        cure = f"the optimizer inside, .{inner[0]}" if inner else "the optimizer whose step() moves them"
+        problems.append(
+            f"step() of this {kind.__name__} was never called, though its weights have moved: hold {cure}"
+        )
     if not is_attached:
         problems.append(
             "the optimizer does not call this object: it was detached, or the optimizer was copied or "
@@ -174,23 +188,8 @@ def _hook_problems(
     return problems
 
 
-def _mode_problems(found: Invariance) -> list[str]:
-    """Normalizations in eval mode while the model trains: the weights before them have a scale now."""
-    modules = dict(found.model.named_modules())
-    # Of a module with a wrapper inside, the model is a copy with a mode of its own.
-    if not any(one.training for one in modules.values() if not one._modules):
-        return []
-    names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
-    frozen = sorted(name for name in names if name in modules and not modules[name].training)
-    if not frozen:
-        return []
-    return [
-        f"{', '.join(frozen[:4])}{', …' if len(frozen) > 4 else ''} went into eval mode while the model "
-        "trains, so that the weights before them do have a scale now: find the weights again"
-    ]
-
-
-def _unwatched(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[str]:
+def unwatched_in(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[str]:
+    """Parameters of the optimizer that nobody looked at, that were frozen then, or that joined it later."""
     known = {
         id(parameter): (one.found, name)
         for one in watchers
