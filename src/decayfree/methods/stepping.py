@@ -29,7 +29,6 @@ def around_steps(
     Raises:
         InvalidInputError: At a step that gets a closure, whose gradients are not there yet.
     """
-
     from decayfree.step_counter import is_inner_step
 
     def before_step(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
