@@ -4,7 +4,9 @@ Scales them by the factors of the live weights, so that an average goes on as if
 the start. Moves no live weight.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +25,9 @@ _LONGER = 1e-3
 _UNMOVED = 1e-2
 
 
-def copies_of(copies: object) -> list[nn.Module]:
-    """One copy or several as a list, without what people wrap around them."""
-    listed = list(copies) if isinstance(copies, Iterable) and not isinstance(copies, nn.Module) else [copies]
+def copies_of(copies: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
+    """One copy or several as a list, without what people wrap around them; others are left to copy_faults."""
+    listed: Iterable[Any] = [copies] if isinstance(copies, nn.Module) else copies
     return [plain(one) if isinstance(one, nn.Module) else one for one in listed]
 
 
@@ -44,8 +46,13 @@ def copy_faults(copies: Sequence[object], found: Invariance) -> list[Fault]:
 
 
 @torch.no_grad()
-def scale_copies_(copies: Iterable[nn.Module], found: Invariance, factors: Mapping[str, Tensor]) -> None:
-    """Multiply the blocks of copies by factors, by name (n_blocks,), and let their statistics follow."""
+def scale_copies_(
+    copies: Sequence[nn.Module], found: Invariance, factors: Mapping[str, Tensor], *, stacklevel: int
+) -> None:
+    """Multiply the blocks of copies by factors, by name (n_blocks,), and let their statistics follow.
+
+    Warns of averages of the model that are there and are not among them, where its weights have moved.
+    """
     weights = [found[name] for name in factors]
     for model in copies:
         parameters = dict(model.named_parameters())
@@ -54,6 +61,16 @@ def scale_copies_(copies: Iterable[nn.Module], found: Invariance, factors: Mappi
             part = weight.part(parameters)
             for tensor, blocks in zip(part.tensors, (part.blocks, part.blocks.of_bias), strict=False):
                 scale_blocks_(tensor, factors[weight.name].to(tensor.device), blocks)
+    if all(bool(((values - 1).abs() <= _UNMOVED).all()) for values in factors.values()):
+        return
+    followed = set(map(id, copies))
+    left = [type(one).__name__ for one in averages_of(found.model) if id(plain(one)) not in followed]
+    if left:
+        warnings.warn(
+            f"an {left[0]} of this model keeps weights of their old norms, and will average them with others "
+            "by their length: pass it as copies=, or make it after this",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def longer(
@@ -77,11 +94,3 @@ def longer(
                 "average of held weights is: it was made before they were rescaled; put it on the radius "
                 "with decayfree.rescale_(copy, found), or make it anew"
             )
-
-
-def left_behind(model: nn.Module, copies: Sequence[nn.Module], factors: Mapping[str, Tensor]) -> list[str]:
-    """Averages of the model that are there and were not passed along, where weights have moved."""
-    if all(bool(((values - 1).abs() <= _UNMOVED).all()) for values in factors.values()):
-        return []
-    known = {id(one) for one in copies}
-    return [type(one).__name__ for one in averages_of(model) if id(plain(one)) not in known]

@@ -71,7 +71,7 @@ def deviation_of(
     is_attached: bool,
     is_due: bool,
     has_moved: bool,
-    lost: Sequence[str],
+    others: Sequence[str],
 ) -> Deviation:
     """Compare norms with targets, and the optimizer with what its watchers look after.
 
@@ -85,7 +85,7 @@ def deviation_of(
         is_attached: Whether the optimizer still calls the hook.
         is_due: Whether the last step ended with a rescale, so that norms should be on their targets.
         has_moved: Whether somebody has written to the weights since the hook last saw a step.
-        lost: What the model does not have any more of what was found, in sentences.
+        others: Further problems, a sentence each.
     """
     parameters = dict(found.model.named_parameters())
     norms = {one.name: one.norms() for one in held}
@@ -99,24 +99,25 @@ def deviation_of(
     unwatched = tuple(unwatched_in(optimizer, watchers))
     problems = [
         *_hook_problems(optimizer, n_steps, n_optimizer_steps, is_attached=is_attached, has_moved=has_moved),
-        *lost,
+        *others,
         *([in_eval] if (in_eval := mode(found)) else []),
         *(
             [_off_radius(largest, where)]
             if where and is_due and _is_off(largest, parameters.get(where))
             else []
         ),
-        *(
-            [f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"]
-            if unwatched
-            else []
-        ),
+        *([unwatched_problem(unwatched)] if unwatched else []),
         *decay_faults(optimizer, list(found), parameters),
     ]
     zero_blocks = {name: count for name, values in norms.items() if (count := int((values == 0).sum()))}
     return Deviation(
         largest, where, n_steps, n_optimizer_steps, is_attached, unwatched, zero_blocks, tuple(problems)
     )
+
+
+def unwatched_problem(unwatched: Sequence[str]) -> str:
+    """What is to be said of weights that nobody looks after."""
+    return f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"
 
 
 def steps_since(optimizer: Optimizer, n_before: int | None, n_steps: int) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.blocks import Part
 from decayfree.errors import (
     Fault,
     InvalidInputError,
@@ -23,7 +24,6 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.optimizers import decays_in
 from decayfree.rescaling.following import unknown_moments, unscalable_moments
-from decayfree.rescaling.held import Held
 
 GONE = "found weights, or what follows them, have gone or were renamed; find the weights again: "
 # What a state holds of every weight: one number for each block.
@@ -126,19 +126,19 @@ def _short(name: str) -> str:
     return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
-def moment_faults(optimizer: Optimizer, held: Sequence[Held], cure: str) -> list[str]:
+def moment_faults(optimizer: Optimizer, parts: Sequence[Part], cure: str) -> list[str]:
     """What the optimizer remembers and cannot follow, with the cure."""
-    unknown = unknown_moments(optimizer, held)
-    return unscalable_faults(optimizer, held) + (
+    unknown = unknown_moments(optimizer, parts)
+    return unscalable_faults(optimizer, parts) + (
         [f"nobody knows how {', '.join(unknown)} reacts to scaling a weight, so it cannot follow: use {cure}"]
         if unknown
         else []
     )
 
 
-def unscalable_faults(optimizer: Optimizer, held: Sequence[Held]) -> list[str]:
+def unscalable_faults(optimizer: Optimizer, parts: Sequence[Part]) -> list[str]:
     """What the optimizer remembers in a form that cannot be multiplied, with the cure."""
-    stored = unscalable_moments(optimizer, held)
+    stored = unscalable_moments(optimizer, parts)
     return (
         [
             f"{', '.join(stored[:4])} cannot be scaled along with the weights: rescale before the first step "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.blocks import Blocks, is_sharded, scale_blocks_, whole
+from decayfree.blocks import Blocks, Part, is_sharded, scale_blocks_, whole
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
@@ -79,12 +79,12 @@ def follow_gradients_(held: Iterable[tuple[Held, Tensor]]) -> None:
                     scale_blocks_(parameter.grad, 1 / factors, blocks)
 
 
-def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
+def unknown_moments(optimizer: Optimizer, parts: Iterable[Part]) -> list[str]:
     """What the optimizer remembers that does not say how it reacts to scaling a weight."""
     if isinstance(optimizer, torch.optim.LBFGS):  # one memory of all parameters together, under the first
         return ["LBFGS's history"] if any(len(state) > 2 for state in optimizer.state.values()) else []
     known, unknown = _degrees_in(optimizer), set()
-    for one in held:
+    for one in parts:
         for key, value in optimizer.state.get(one.weight, {}).items():
             if not isinstance(value, Tensor) or (key in _FACTORED and _is_factored(optimizer)):
                 continue
@@ -94,13 +94,23 @@ def unknown_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
     return sorted(unknown)
 
 
-def unscalable_moments(optimizer: Optimizer, held: Iterable[Held]) -> list[str]:
+def warn_of_unknown_moments(optimizer: Optimizer, parts: Iterable[Part], *, stacklevel: int) -> None:
+    """Warn of what the optimizer remembers that stays as it is, since nobody knows what it is."""
+    unknown = unknown_moments(optimizer, parts)
+    if unknown:
+        warnings.warn(
+            f"{', '.join(unknown[:4])} stays as it is: nobody knows how it reacts to scaling a weight",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def unscalable_moments(optimizer: Optimizer, parts: Iterable[Part]) -> list[str]:
     """What the optimizer remembers in a form in which blocks of it cannot be multiplied, such as 8 bits."""
     known = _degrees_in(optimizer)
     return sorted(
         {
             f"{type(optimizer).__name__}'s {key!r} ({type(value).__name__}, {value.dtype})"
-            for one in held
+            for one in parts
             for key, value in optimizer.state.get(one.weight, {}).items()
             if known.get(key) and isinstance(value, Tensor) and not _is_scalable(value)
         }

@@ -16,6 +16,7 @@ from decayfree.blocks import is_sharded
 from decayfree.errors import MismatchError, faults_of, raise_all
 from decayfree.invariance.result import Invariance, layer_faults
 from decayfree.invariance.wrappers import plain
+from decayfree.rescaling.faults import GONE
 from decayfree.rescaling.held import Held
 
 _NEW = "find the weights again, and make the optimizer and its WeightRescaling after it"
@@ -28,7 +29,8 @@ class Preconditions:
         optimizer: Whose hook asks.
         found: What was found in the model.
         held: The weights of it that are held.
-        of_groups: What is wrong with the optimizer's groups, a sentence by kind; asked where they changed.
+        of_groups: What is wrong with the optimizer's groups, a sentence by kind, empty where nothing is.
+            Asked where they have changed.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Preconditions:
         self._found = found
         self._held = list(held)
         self._of_groups = of_groups
-        self._told = set(of_groups())
+        self._told = {kind for kind, message in of_groups().items() if message}
         self._take(optimizer)
 
     def look(self, optimizer: Optimizer, *, stacklevel: int) -> None:
@@ -110,6 +112,13 @@ class Preconditions:
         self._norms = [
             modules[name] for name, layer in layers.items() if layer.blocks and modules[name].training
         ]
+
+
+def lost_since(optimizer: Optimizer, found: Invariance, held: Sequence[Held]) -> list[str]:
+    """What the model does not have any more of what was found in it, or not as the optimizer has it."""
+    found.model = plain(found.model)
+    misfits = found.misfits(found.model)
+    return [GONE + "; ".join(misfits)] if misfits else replaced(optimizer, found, held)
 
 
 def replaced(optimizer: Optimizer, found: Invariance, held: Sequence[Held]) -> list[str]:

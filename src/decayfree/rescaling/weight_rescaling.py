@@ -6,8 +6,7 @@ does no arithmetic on them (holder.py, fused_holder.py and rescale_once.py do).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -30,20 +29,32 @@ from decayfree.errors import (
 )
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
-from decayfree.rescaling.deviation import Deviation, Watcher, deviation_of, steps_of, steps_since
+from decayfree.rescaling.copies import copies_of, copy_faults, longer, scale_copies_
+from decayfree.rescaling.deviation import (
+    Deviation,
+    Watcher,
+    deviation_of,
+    steps_of,
+    steps_since,
+    unwatched_in,
+    unwatched_problem,
+)
 from decayfree.rescaling.faults import (
     decay_faults,
     moment_faults,
     names_as_found,
     setting_faults,
     state_faults,
+    unscalable_faults,
 )
-from decayfree.rescaling.following import follow_moments_, follow_statistics_
+from decayfree.rescaling.finite import Finiteness
+from decayfree.rescaling.following import follow_moments_, follow_statistics_, warn_of_unknown_moments
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
 from decayfree.rescaling.last_look import LastLook
 from decayfree.rescaling.other_rows import OtherRows, other_rows_faults
+from decayfree.rescaling.preconditions import Preconditions, lost_since
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
 from decayfree.rescaling.seen_biases import SeenBiases
@@ -76,6 +87,8 @@ class WeightRescaling:
             match counts, 1 without.
         every: Rescale after so many optimizer steps. Between them norms are measured after each step, so that
             running statistics follow what each forward pass sees.
+        copies: Averages of the weights (EMA, SWA) that exist already: the first rescale scales them by the
+            same factors, statistics too, so that they average on as if the weights had always been so long.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
             action: what holds k powers of the gradient is divided by the factor to that power. Per step the
             difference is of second order in the step's angle.
@@ -123,6 +136,7 @@ class WeightRescaling:
         every: int = 1,
         momentum: Literal["keep", "scale"] = "keep",
         fused: bool = False,
+        copies: nn.Module | Iterable[nn.Module] = (),
     ) -> None:
         optimizer, found = checked(optimizer, found)
         self.optimizer = optimizer
@@ -130,13 +144,14 @@ class WeightRescaling:
         self.momentum = momentum
         self.fused = fused
         self.found = found
+        self.copies = copies_of(copies)
         self._weights = weights_in(optimizer, found)
         raise_all(self._faults(radius))
         with torch.inference_mode(False):
             self.radii = radii_of(found.model, self._weights, radius)
         self._steps = StepCounter()
         self._optimizer_steps_before = steps_of(optimizer)
-        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._finite = Finiteness()
         self._knows_moments = momentum != "scale"
         self._last_look, self._idle_step, self._may_be_idle = LastLook(), IdleStep(), False
         self._other_rows = OtherRows()
@@ -152,6 +167,7 @@ class WeightRescaling:
             )
         self._rescale_once(stacklevel=3)
         self._last_look.look(self._watched)
+        self._preconditions = Preconditions(optimizer, found, self._planned(), self._problems_of_groups)
         self._attach()
 
     # What the user calls
@@ -188,12 +204,15 @@ class WeightRescaling:
 
     def __getstate__(self) -> dict[str, Any]:
         # Views of the weights' memory would become copies of it; a copy makes its own.
-        return {**vars(self), "_holders": [], "_pending": None, "_factors": self.factors}
+        return {**vars(self), "_holders": [], "_finite": Finiteness(), "_factors": self.factors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         factors = state.pop("_factors")
         vars(self).update(state)
         self._plan()
+        self._preconditions = Preconditions(
+            self.optimizer, self.found, self._planned(), self._problems_of_groups
+        )
         for one, applied in self._applied():
             applied.copy_(factors[one.name])
 
@@ -237,25 +256,26 @@ class WeightRescaling:
         self._plan()
 
     @torch.no_grad()
-    def check(self) -> Deviation:
-        """Look whether everything is as it should be; waits for the device."""
-        self._report_pending()
-        misfits = self.found.misfits(self.found.model)
-        held = self._planned() if misfits else self._held_now()
-        norms = {one.name: one.norms() for one in held}
-        others = [other for other in rescalings_on(self.optimizer) if other is not self]
+    def check(self, copies: nn.Module | Iterable[nn.Module] = ()) -> Deviation:
+        """Look whether everything is as it should be; waits for the device, and raises nothing.
+
+        Args:
+            copies: Averages of the weights to look at as well, beside those that are followed.
+        """
+        lost = lost_since(self.optimizer, self.found, self._planned())
+        held = self._planned() if lost else self._held_now()
         n_steps = self.n_steps
         return deviation_of(
-            norms,
-            {one.name: one.targets for one in held},
+            held,
             self.found,
             self.optimizer,
-            [Watcher(one.found, frozenset(map(id, one.held_weights()))) for one in (*others, self)],
+            self._watchers(),
             n_steps=n_steps,
             n_optimizer_steps=steps_since(self.optimizer, self._optimizer_steps_before, n_steps),
             is_attached=self.is_attached,
             is_due=n_steps % self.every == 0,
-            misfits=misfits,
+            has_moved=not self._last_look.is_as_seen(self._watched),
+            others=[*lost, *longer([*self.copies, *copies_of(copies)], self.found, held, self.radii)],
         )
 
     # Before and after every step
@@ -265,6 +285,7 @@ class WeightRescaling:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if is_inner_step(optimizer):
             return None
+        self._preconditions.look(optimizer, stacklevel=4)
         evaluates = has_closure(args, kwargs)
         if self.every > 1 or evaluates:
             self._biases.take_in_(self.found.model)
@@ -297,7 +318,8 @@ class WeightRescaling:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_inner_step(optimizer):
             return
-        self._report_pending(wait=False)
+        if self._finite.was_broken(wait=False):
+            self._raise_if_not_finite()
         self._other_rows.after_()
         if self._idle_step.has_come(self._watched):
             self._leave_out_idle_step()
@@ -306,7 +328,7 @@ class WeightRescaling:
             return
         if not self._knows_moments:  # the optimizer makes its memory in its first step
             self._knows_moments = True
-            raise_all(self._moment_faults())
+            raise_all(faults_of(InvalidInputError, self._moment_faults()))
         self._make_current()
         # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
         # exactly 1.
@@ -320,7 +342,8 @@ class WeightRescaling:
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
         self._last_look.look(self._watched)
-        self._report(distances)
+        if self._finite.is_broken_by(distances):
+            self._raise_if_not_finite()
 
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
@@ -376,32 +399,6 @@ class WeightRescaling:
             with names_as_found(self.found):
                 self._plan()
 
-    def _report(self, distances: list[float | Tensor]) -> None:
-        """Raise where a weight is not finite; on an accelerator at the next step, so that nothing waits."""
-        if all(isinstance(distance, float) for distance in distances):
-            if not all(math.isfinite(distance) for distance in distances):
-                self._raise_if_not_finite()
-            return
-        device = self._holders[-1].norms.device
-        on_host = torch.stack([torch.as_tensor(distance, device=device) for distance in distances]).to(
-            "cpu", non_blocking=True
-        )
-        event = torch.cuda.Event() if device.type == "cuda" else None
-        if event is not None:
-            event.record()
-        self._pending = (on_host, event)
-
-    def _report_pending(self, *, wait: bool = True) -> None:
-        if self._pending is None:
-            return
-        distances, event = self._pending
-        if event is not None and wait:
-            event.synchronize()
-        if event is None or event.query():
-            self._pending = None
-            if not bool(torch.isfinite(distances).all()):
-                self._raise_if_not_finite()
-
     # Plumbing
 
     def _faults(self, radius: Radius) -> list[Fault]:
@@ -416,6 +413,7 @@ class WeightRescaling:
         faults += faults_of(WeightDecayError, decayed)
         faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
+        faults += copy_faults(self.copies, self.found) + faults_of(InvalidInputError, self._moment_faults())
         return faults + setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
@@ -447,16 +445,28 @@ class WeightRescaling:
         return relations_of(self._weights, {one.name: factors for one, factors in self._applied()})
 
     def _rescale_once(self, *, stacklevel: int) -> None:
-        if self.momentum == "scale":
-            raise_all(self._moment_faults())
         put_on_radius_(
             self.found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
         )
+        warn_of_unknown_moments(self.optimizer, self._planned(), stacklevel=stacklevel + 1)
+        scale_copies_(self.copies, self.found, self.factors, stacklevel=stacklevel + 1)
 
-    def _moment_faults(self) -> list[Fault]:
-        return faults_of(
-            InvalidInputError, moment_faults(self.optimizer, self._held_now(), 'momentum="keep"')
-        )
+    def _watchers(self) -> list[Watcher]:
+        others = [other for other in rescalings_on(self.optimizer) if other is not self]
+        return [Watcher(one.found, frozenset(map(id, one.held_weights()))) for one in (*others, self)]
+
+    def _problems_of_groups(self) -> dict[str, str]:
+        decayed = decay_faults(self.optimizer, self._weights, self._parameters())
+        unwatched = tuple(unwatched_in(self.optimizer, self._watchers()))
+        told = unwatched_problem(unwatched) if unwatched else ""
+        return {"decay": "".join(decayed), str(unwatched): told}
+
+    def _moment_faults(self) -> list[str]:
+        parameters = self._parameters()
+        parts = [weight.part(parameters) for weight in self._weights]
+        if self.momentum == "scale":
+            return moment_faults(self.optimizer, parts, 'momentum="keep"')
+        return unscalable_faults(self.optimizer, parts)
 
     def _attach(self) -> None:
         self.optimizer.register_step_pre_hook(self._before_step)
