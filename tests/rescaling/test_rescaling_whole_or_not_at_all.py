@@ -68,7 +68,8 @@ def test_a_memory_of_another_shape_is_refused_before_anything_changes():
     found = found_in(model)
     with nothing_changes(model, optimizer), pytest.raises(InvalidInputError, match="exp_avg_sq"):
         decayfree.rescale_(model, found, optimizer=optimizer)
-    wrs = WeightRescaling(optimizer, found)  # momentum="keep" asks nothing of it
+    with pytest.warns(UserWarning, match="OneNumber's 'exp_avg_sq' stays as it is"):
+        wrs = WeightRescaling(optimizer, found)  # momentum="keep" asks nothing of it
     assert wrs.check().problems == ()
 
 

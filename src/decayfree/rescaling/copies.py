@@ -27,7 +27,8 @@ _UNMOVED = 1e-2
 
 def copies_of(copies: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     """One copy or several as a list, without what people wrap around them; others are left to copy_faults."""
-    listed: Iterable[Any] = [copies] if isinstance(copies, nn.Module) else copies
+    several = isinstance(copies, Iterable) and not isinstance(copies, nn.Module)
+    listed: Iterable[Any] = copies if several else [copies]  # type: ignore[assignment]
     return [plain(one) if isinstance(one, nn.Module) else one for one in listed]
 
 

@@ -202,8 +202,8 @@ def unwatched_in(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[
             found, name = known.get(id(parameter), (None, ""))
             verdict = found.verdicts.get(name) if found else None
             if found is None or verdict is None:
-                # FSDP puts other objects in the model between forward and backward.
-                if not is_sharded(parameter):
+                # FSDP puts other objects in the model between forward and backward; what is held has moved.
+                if not is_sharded(parameter) and id(parameter) not in held:
                     yield name or f"a parameter of shape {tuple(parameter.shape)} in group {index}"
             elif verdict.verdict == "frozen" and parameter.requires_grad:
                 yield f"{name} (was frozen)"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import found_faults, model_faults, nothing_in_common
+from decayfree.attachment import found_faults, hooked, model_faults, nothing_in_common
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     InvalidInputError,
@@ -82,10 +82,8 @@ def rescale_(
         isinstance(value, str) for value in (radius.values() if isinstance(radius, Mapping) else [radius])
     ):
         faults.append((InvalidInputError, 'radius="init" is what the weights have: give a number'))
-    if not (optimizer is None or hasattr(optimizer, "param_groups")):
-        kind = type(optimizer).__name__
-        faults.append((InvalidInputError, f"optimizer must be a torch.optim.Optimizer, got {kind}"))
     raise_all(faults)
+    optimizer = None if optimizer is None else hooked(optimizer)
     model = plain(model)
     found.check_fits(model)
     parameters = {name: part.weight for name, part in found.parts(model).items()}
