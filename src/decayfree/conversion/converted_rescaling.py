@@ -165,12 +165,8 @@ class ConvertedRescaling(WeightRescaling):
         if not 0 < steps_per_call < math.inf:
             raise InvalidInputError(f"steps_per_call must be a finite number above 0, got {steps_per_call!r}")
         parameters = dict(self.found.model.named_parameters())
-        biases = {weight.name: weight.bias for weight in self.found}
         converted = {
-            id(parameters[name]): one
-            for one in self.recipe.weights
-            for name in (one.name, biases[one.name])
-            if name
+            id(parameters[name]): one for one in self.recipe.weights for name in self.found[one.name].names
         }
         schedules: list[Multiplier] = []
         for group in self.optimizer.param_groups:
