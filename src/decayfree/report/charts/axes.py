@@ -223,9 +223,7 @@ def share_range(layouts: Sequence[dict[str, Any]], scale: Scale) -> None:
 def logarithmic_ticks(ends: Sequence[float], *, is_share: bool = False) -> dict[str, Any]:
     """Ticks at 1, 2 and 5 times powers of ten, or at the powers alone where there are many.
 
-    Args:
-        ends: Decadic logarithms of both ends of the axis.
-        is_share: Write percentages.
+    Of the ends of the axis, these are the decadic logarithms; of shares, percentages are written.
     """
     exponents = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
     steps = (1, 2, 5) if ends[1] - ends[0] < 2.2 else (1,)
