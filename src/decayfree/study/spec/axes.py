@@ -148,10 +148,7 @@ def unused_faults(
 ) -> Iterator[str]:
     """Overrides that fit no run, most likely misspelt, or that set what the method of a run does not have.
 
-    Args:
-        combinations: The runs before any override.
-        overrides: Without faults of their own.
-        unread: Dotted names of what could not be read of the recipe: whether it fits is not known.
+    Combinations are the runs before any override; whether one fits what is ``unread`` is not known.
     """
     left: list[RunSettings] = list(combinations)
     for index, override in enumerate(overrides):

@@ -51,10 +51,7 @@ class Sampler:
     def row(self, *, step: int, learning_rate: float, before: Mapping[str, Tensor] | None = None) -> Row:
         """The metrics after ``step`` steps, at the learning rate of the next one.
 
-        Args:
-            step: How many steps are done.
-            learning_rate: Of the next step.
-            before: The weights before the last step, as `weights` gave them; None where they are not known.
+        The weights ``before`` the last step are as `weights` gave them; None where they are not known.
         """
         dataset = self.dataset
         n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
