@@ -11,15 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from decayfree.cli.options import (
-    INTERRUPTED,
-    JobsOption,
-    JsonOption,
-    count,
-    errors_told,
-    flag,
-    option,
-)
+from decayfree.cli.options import INTERRUPTED, JobsOption, JsonOption, count, errors_told, flag, option
 from decayfree.cli.study_progress import (
     as_typed,
     require,

@@ -133,10 +133,8 @@ class ConvertedRescaling(WeightRescaling):
     ) -> list[Multiplier]:
         """One multiplier for each parameter group, for LambdaLR.
 
-        That of equal angles where weights are held, elsewhere as it was.
-
-        Under decay the norm follows the learning rate with a delay, its time constant: see
-        :func:`decayfree.equal_angle_schedule`.
+        That of equal angles where weights are held, elsewhere as it was. Under decay the norm follows the
+        learning rate with a delay, its time constant: see :func:`decayfree.equal_angle_schedule`.
 
         Args:
             multiplier: The tuned schedule: step -> multiplier of the learning rate, 1 where the recipe was

@@ -42,15 +42,12 @@ def title_of(rule: DecayRule) -> str:
     return f"SGD{momentum}{dampening}, {decay}{' (decoupled)' * rule.decoupled}"
 
 
-def derivation_of(
-    rule: DecayRule, angles_rad: Tensor | None = None, time_constants_steps: Tensor | None = None
-) -> list[str]:
+def derivation_of(rule: DecayRule, angles_rad: Tensor, time_constants_steps: Tensor) -> list[str]:
     """Formulas, with what they come to where that is known."""
-    kind = _kind(rule)
-    chord, norm, time, rate = _FORMULAS[kind]
-    if angles_rad is not None and len(angles_rad):
+    chord, norm, time, rate = _FORMULAS[_kind(rule)]
+    if len(angles_rad):
         chord += f", so {_spread(angles_rad)} rad"
-    if time_constants_steps is not None and len(time_constants_steps):
+    if len(time_constants_steps):
         time += f" = {_spread(time_constants_steps, whole=True)}"
     rows = [
         ("it turns in a step by", chord),

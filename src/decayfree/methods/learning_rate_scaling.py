@@ -78,9 +78,8 @@ class _ScaledSteps:
     def __init__(self, optimizer: Optimizer, found: Invariance, replayed: BlockNormsByStep) -> None:
         from decayfree.dynamics.families import update_family
 
-        self._found = found
+        self._found, self._replayed = found, replayed
         self._parameters = dict(found.model.named_parameters())
-        self._replayed = replayed
         self._power = 2 if update_family(optimizer) == "sgd" else 1
         self._n_steps = 0
         self._factors: dict[str, Tensor] = {}
@@ -99,10 +98,7 @@ class _ScaledSteps:
 
     @torch.no_grad()
     def _factor(self, weight: ScaleInvariantWeight) -> Tensor:
-        """‖w_t‖²/‖w_t^WD‖², or its root, (n_blocks,).
-
-        After the replayed run's last step its last norms count.
-        """
+        """‖w_t‖²/‖w_t^WD‖² or its root, (n_blocks,); after the replayed run's end its last norms count."""
         norms = weight.part(self._parameters).norms()
         replayed = self._replayed[weight.name]
         row = replayed[min(self._n_steps, len(replayed) - 1)].to(norms)

@@ -160,14 +160,10 @@ def image_subject(
     Returns:
         The subject; a step sees 64 images.
     """
-    n_classes = int(labels.max()) + 1
+    n_channels, n_classes = images.shape[1], int(labels.max()) + 1
     with Surroundings(seed, torch.float64):
         model = nn.Sequential(
-            *(
-                nn.Conv2d(images.shape[1], width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                activation(),
-            ),
+            *(nn.Conv2d(n_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation()),
             nn.AvgPool2d(2),
             *(nn.Conv2d(width, width + 2, 3, bias=False), nn.BatchNorm2d(width + 2), activation()),
             nn.Flatten(),

@@ -258,10 +258,7 @@ def _setting_tick(value: float) -> str:
 
 
 def _error_ticks(low: float, high: float) -> list[float]:
-    """Errors at which accuracies are round:
-
-    1, 2, 5 times powers of ten over a wide range, even steps over a narrow one.
-    """
+    """Errors of round accuracies: 1, 2, 5 times powers of ten over a wide range, else even steps."""
     if high / low >= 6:
         ticks = [float(f"{step}e{exponent}") for exponent in range(-4, 0) for step in (1, 2, 5)]
         return [tick for tick in (*ticks, 0.9) if low <= tick <= high]

@@ -95,10 +95,7 @@ def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
 
 
 def ranks_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table | None:
-    """Mean ranks with bars of half a critical difference to either side: bars that do not meet are apart.
-
-    None without ranks.
-    """
+    """Mean ranks ± half a critical difference: bars that do not meet are apart. None without ranks."""
     ranks = ranks_of(numbers, chosen)
     if ranks is None:
         return None

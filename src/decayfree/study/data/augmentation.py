@@ -114,10 +114,7 @@ def cut_out(inputs: Tensor, *, side: int, seed: int, step: int) -> Tensor:
 
 
 def _near(center: Tensor, side: int, size: int) -> Tensor:
-    """(n, side), int64: the pixels of a line that the square covers.
-
-    Those outside are the last one inside, which it covers too.
-    """
+    """(n, side), int64: the pixels of a line in the square; those outside are its last one inside."""
     return (center - side // 2 + torch.arange(side)).clamp_(0, size - 1)
 
 

@@ -114,10 +114,7 @@ class Sampler:
 
     @torch.no_grad()
     def _norms_and_rates(self, learning_rate: float) -> tuple[dict[str, float], dict[str, float]]:
-        """Means over blocks of ‖w‖ and of the effective learning rate:
-
-        η/‖w‖² in the SGD family, η/‖w‖ in others.
-        """
+        """Means over blocks of ‖w‖ and of the effective rate: η/‖w‖² in the SGD family, else η/‖w‖."""
         norms, rates = {}, {}
         for weight, part in zip(self.found, self.found.parts(self.model).values(), strict=True):
             block = part.norms()
