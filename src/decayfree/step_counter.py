@@ -1,10 +1,12 @@
 """Which number has a step of an optimizer, where steps that a GradScaler skips do not count?
 
-An ordinary optimizer is not called for a skipped step. A fused one is, and on an accelerator only the device
-knows: it is asked as seldom as possible. Says nothing about what happens at which step.
+Nor do those that move nothing, and those that another step of the same optimizer takes. An ordinary optimizer
+is not called for a skipped step. A fused one is, and on an accelerator only the device knows: it is asked as
+seldom as possible. Says nothing about what happens at which step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,18 +67,64 @@ class StepCounter:
         return True
 
 
-def moves_nothing(optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the coming step can be told to move no parameter: no gradients, or learning rates of 0.
+class IdleStep:
+    """Whether a step moves none of some weights: what can be told before it, and what was so after it."""
 
-    Args:
-        optimizer: Whose step it is.
-        args: What a hook before the step is given: the optimizer, perhaps a closure, which makes gradients.
-        kwargs: Likewise.
+    def __init__(self) -> None:
+        self._before: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def may_come(
+        self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any], weights: Iterable[Tensor]
+    ) -> bool:
+        """Whether the coming step should move nothing: every group has no gradients or a learning rate of 0.
+
+        Then the weights are kept for :meth:`has_come`: Rprop does not look at its rate after the first step,
+        ASGD uses that of the step before, and others put the rate into what they remember of gradients.
+
+        Args:
+            optimizer: Whose step it is.
+            args: What a hook before the step is given: the optimizer, perhaps a closure, which makes
+                gradients.
+            kwargs: Likewise.
+            weights: To be looked at. A learning rate on an accelerator is not, and counts as none of 0.
+        """
+        makes_gradients = has_closure(args, kwargs)
+        may_come = all(
+            _is_zero(group.get("lr"))
+            or not (makes_gradients or any(parameter.grad is not None for parameter in group["params"]))
+            for group in optimizer.param_groups
+        )
+        self._before = [weight.clone() for weight in weights] if may_come else None
+        return may_come
+
+    def has_come(self, weights: Iterable[Tensor]) -> bool:
+        """Whether the step was expected to move nothing and has not moved the same weights."""
+        before, self._before = self._before, None
+        return before is not None and all(map(torch.equal, before, weights))
+
+
+def is_inner_step(optimizer: Optimizer) -> bool:
+    """Whether the step that calls a hook is one inside another of this optimizer: that of its base class.
+
+    Where a subclass calls ``super().step()``, and torch has prepared both classes, each of the two calls all
+    hooks. The stack is asked, since a step that raises calls no hook after it; where torch.compile traces the
+    step itself there is none to ask.
     """
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    return rates_are_zero(optimizer) or not (
-        has_closure(args, kwargs) or any(parameter.grad is not None for parameter in parameters)
-    )
+    # torch marks what it has prepared; with one such step there is no other inside it.
+    n_prepared = sum(hasattr(kind.__dict__.get("step"), "hooked") for kind in type(optimizer).__mro__)
+    if n_prepared < 2 or torch.compiler.is_compiling():
+        return False
+    frame, n_steps = inspect.currentframe(), 0
+    while frame is not None:
+        # The function of torch that calls hooks has the optimizer in its arguments.
+        if frame.f_code is _CALLS_HOOKS and any(value is optimizer for value in frame.f_locals.values()):
+            n_steps += 1
+        frame = frame.f_back
+    return n_steps > 1
+
+
+_CALLS_HOOKS = getattr(Optimizer.profile_hook_step(Optimizer.step), "__code__", None)
 
 
 def has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -90,11 +138,6 @@ def map_closure(
     """The arguments of a step, of which a hook was given these, with another closure if there is one."""
     wrapped = {key: wrap(value) if callable(value) else value for key, value in kwargs.items()}
     return (*args[:1], *(wrap(value) if callable(value) else value for value in args[1:])), wrapped
-
-
-def rates_are_zero(optimizer: Optimizer) -> bool:
-    """Whether the learning rate is 0 in all groups; on an accelerator, which would wait, none is."""
-    return all(_is_zero(group.get("lr")) for group in optimizer.param_groups)
 
 
 def _is_zero(rate: object) -> bool:

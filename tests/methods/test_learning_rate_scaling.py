@@ -79,6 +79,26 @@ def test_a_groupnorm_block_is_scaled_with_its_bias(seed):
         torch.testing.assert_close(model[0].bias.detach()[rows], bias[rows] - 0.5 * factor)
 
 
+def test_a_step_that_takes_that_of_its_base_class_is_scaled_once(model, found):
+    class Calling(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    twin = copy.deepcopy(model)
+    replayed = {"0.weight": torch.full((3, 2), 2.0)}
+    for network, kind in ((twin, torch.optim.SGD), (model, Calling)):  # torch prepares both classes
+        optimizer = kind(network.parameters(), lr=0.5)
+        of_network = find_invariant(network, torch.randn(8, 2))
+        at_work = METHOD.attach(optimizer, of_network, replayed=replayed)
+        for factor in (1.0, 2.0):
+            optimizer.zero_grad()
+            network(factor * torch.eye(2)).square().sum().backward()
+            optimizer.step()
+        assert at_work.state_dict() == {"n_steps": 2}
+    for (name, mine), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
 def test_what_is_not_scale_invariant_takes_the_optimizers_own_step(model, found):
     twin = copy.deepcopy(model)
     optimizer, plain = sgd(model), sgd(twin)

@@ -61,9 +61,9 @@ class Average:
         c, bias = self._factors(conv)
         mean, var = values.detach().mean((0, 2, 3)), values.detach().var((0, 2, 3))
         seen = (c * (mean - bias) + bias, c**2 * var)
+        share = 1 / (int(layer.num_batches_tracked) + 1) if layer.momentum is None else layer.momentum
         self.of[norm] = [
-            (1 - layer.momentum) * old + layer.momentum * new
-            for old, new in zip(self.of[norm], seen, strict=True)
+            (1 - share) * old + share * new for old, new in zip(self.of[norm], seen, strict=True)
         ]
 
     def distance(self, model: nn.Sequential) -> float:
@@ -99,6 +99,9 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "SGD, rate 0.1": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     "SGD, rate 3": lambda parameters: torch.optim.SGD(parameters, lr=3.0, momentum=0.9),
     "Adam, rate 0.1": lambda parameters: torch.optim.Adam(parameters, lr=0.1),
+    # Divides rounding by rounding too: biases before BatchNorm move as far as everything else, as in float32.
+    "Adam without an epsilon": lambda parameters: torch.optim.Adam(parameters, lr=0.1, eps=1e-30),
+    "RMSprop without an epsilon": lambda parameters: torch.optim.RMSprop(parameters, lr=0.03, eps=1e-30),
 }
 
 
@@ -106,13 +109,47 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_statistics_are_the_average_of_what_forward_passes_saw(optimizer: str, every: int, seed: int) -> None:
     model, made, wrs, average = attached(OPTIMIZERS[optimizer], every=every)
-    worst, grown = 0.0, 0.0
+    worst, grown, bias = 0.0, 0.0, model[0].bias.detach().clone()
     for step in train(model, made, 60):
         grown = max(grown, float((wrs.factors["0.weight"] - 1).abs().max()))
         if (step + 1) % every == 0:
             worst = max(worst, average.distance(model))
     assert grown > 0.1 or optimizer == "SGD, rate 0.1"  # steps that a threshold of 10 % would take for a load
+    assert ((model[0].bias - bias).abs().max() > 0.1) == ("epsilon" in optimizer)
     assert worst < 1e-9
+
+
+@pytest.mark.parametrize("momentum", [0.3, None, 1.0])
+def test_however_many_passes_a_step_has_their_biases_are_averaged_as_their_means(
+    momentum: float | None, seed: int
+) -> None:
+    """With passes that accumulate gradients, others that only look, and BatchNorm's two kinds of average."""
+    model, made, _, average = attached(OPTIMIZERS["Adam without an epsilon"], every=4)
+    for _, norm in LAYERS:
+        model[norm].momentum = momentum
+    for step in range(12):
+        for _ in range(1 + step % 3):
+            images = torch.randn(IMAGES, dtype=torch.float64)
+            cross_entropy(model(images), torch.randint(0, LABELS, IMAGES[:1])).backward()
+        made.step()
+        made.zero_grad()
+        if step % 4 == 3:
+            assert average.distance(model) < 1e-9
+
+
+def test_biases_in_the_running_mean_are_resumed(seed: int) -> None:
+    model, made, wrs, average = attached(OPTIMIZERS["Adam without an epsilon"], every=4)
+    list(train(model, made, 6))
+    twin, of_twin, other, _ = attached(OPTIMIZERS["Adam without an epsilon"])
+    for loads, saved in ((twin, model), (of_twin, made), (other, wrs)):
+        loads.load_state_dict(copy.deepcopy(saved.state_dict()))
+    state = torch.get_rng_state()
+    list(train(model, made, 6))
+    torch.set_rng_state(state)
+    list(train(twin, of_twin, 6))
+    for name, value in twin.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert average.distance(model) < 1e-9
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -159,8 +196,6 @@ class Perturbed(torch.optim.SGD):
 def test_what_a_pass_beside_the_weights_saw_is_brought_to_the_radius(seed: int) -> None:
     torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # torch hooks the base class when there is one of it
     model, made, _, average = attached(lambda parameters: Perturbed(parameters, lr=0.1))
-    for conv, _ in LAYERS:  # a bias before BatchNorm has no gradient but rounding, and its sign is anything
-        model[conv].bias.requires_grad_(False)
 
     def closure() -> Tensor:
         made.zero_grad()

@@ -15,6 +15,7 @@ from decayfree.attachment import nothing_in_common, weights_in
 from decayfree.blocks import Part
 from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.invariance.result import Invariance
+from decayfree.step_counter import is_inner_step
 
 
 class GradientNorms(Mapping[str, Tensor]):
@@ -99,6 +100,8 @@ class GradientNorms(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_inner_step(optimizer):
+            return
         self.n_steps += 1
         parameters = dict(self._found.model.named_parameters())
         # Fused optimizers get their gradients as a GradScaler scaled them, and divide inside.

@@ -35,7 +35,7 @@ from decayfree.errors import (
 )
 from decayfree.invariance.result import Invariance
 from decayfree.optimizers import UpdateFamily
-from decayfree.step_counter import StepCounter
+from decayfree.step_counter import IdleStep, StepCounter, is_inner_step
 
 PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
 Instrument = Callable[[str, Tensor], Tensor | None]
@@ -120,7 +120,7 @@ class Recorder:
         raise_all(faults)
         self.last: Sample | None = None
         self.run = uuid.uuid4().hex[:8]
-        self._steps = StepCounter()
+        self._steps, self._idle_step = StepCounter(), IdleStep()
         self._number = 0  # of the step that is looked at
         # Of a step that is looked at: weights as they were before, and how their gradients lay to them.
         self._kept: dict[str, tuple[Part, Slope | None]] = {}
@@ -186,7 +186,10 @@ class Recorder:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if is_inner_step(optimizer):
+            return None
         self._kept = {}
+        self._idle_step.may_come(optimizer, args, kwargs, self._watched())
         if not self._steps.next_is_multiple_of(self.every, optimizer):
             return None
         self._number = self._steps.n_steps + 1
@@ -235,6 +238,8 @@ class Recorder:
         return seen if scale is None else seen.divided_by(scale)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_inner_step(optimizer) or self._idle_step.has_come(self._watched()):
+            return
         if self._steps.count(optimizer) and self._kept:
             self.last = self._sample()
             if _is_first_rank():
@@ -286,6 +291,10 @@ class Recorder:
     def _parts(self) -> dict[str, Part]:
         parameters = dict(self.found.model.named_parameters())
         return {weight.name: weight.part(parameters) for weight in self._weights}
+
+    def _watched(self) -> Iterator[Tensor]:
+        for part in self._parts().values():
+            yield from part.tensors
 
     def _groups(self) -> dict[int, Mapping[str, Any]]:
         return {

@@ -208,7 +208,10 @@ class ByScaling:
         free = [name for name in rest if name not in found or not found[name].moves]
         same_signs = {name: self.redrawn(name, keeps_signs=True) for name in free}
         chosen = self._trials.movers(same_signs, self._precision.still)
-        return found | {name: Answer("choice" if name in chosen else "sign") for name in free}
+        found |= {name: Answer("choice" if name in chosen else "sign") for name in free}
+        turned = {name: self._turned(name) for name, answer in found.items() if answer.says == "choice"}
+        smooth = self._trials.movers(turned, self._precision.still)
+        return found | {name: found[name]._replace(says="detached") for name in smooth}
 
     def of_liars(self, names: Sequence[str], axes: Mapping[str, tuple[int, int]]) -> dict[str, Answer]:
         """Of parameters whose gradient is not the derivative.
@@ -225,6 +228,25 @@ class ByScaling:
                 found[name] = self._of_moved(name, moved[name], rows=blocks)
             elif self._has_effect(name):
                 found[name] = Answer("free", partition=Partition(blocks, stirred, 0))
+        return found
+
+    def of_nearly_cancelled(self, asked: Sequence[tuple[str, bool]]) -> dict[str, Answer]:
+        """Of matrices that are nearly free as a whole by their gradients: which are, by really scaling them.
+
+        A weight that is rounded to int8 has a gradient that is a percent beside the derivative: too near for
+        a liar, too far for a sum of zero.
+
+        Args:
+            asked: Names, and whether the bias is scaled along.
+        """
+        found: dict[str, Answer] = {}
+        for name, is_joint in asked:
+            if name in found:
+                continue
+            bias, whole = self._biases[name] if is_joint else None, self._whole(name)
+            moved, stirred = self._moved({name: (bias, whole)})
+            if not moved and self._has_effect(name):
+                found[name] = Answer("free", 0.0, Partition(whole, stirred, 0), bias)
         return found
 
     def of_faint(self, names: Sequence[str], moved: float) -> dict[str, Answer]:
@@ -358,6 +380,16 @@ class ByScaling:
             old.copy_(size * (new.abs() * old.sgn() if keeps_signs else new))
 
         return {name: redraw}
+
+    def _turned(self, name: str) -> Change:
+        """Values so near that no choice is another one."""
+
+        def turn(old: Tensor) -> None:
+            generator = torch.Generator().manual_seed(self._seed + crc32(name.encode()))
+            noise = torch.randn(old.shape, generator=generator, dtype=old.dtype).to(old.device)
+            old.mul_(1 + self._precision.step**0.5 * noise)
+
+        return {name: turn}
 
     def _rows(self, name: str, axis: int = 0, groups: int = 1) -> Blocks:
         shape = self._parameters[name].shape

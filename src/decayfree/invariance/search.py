@@ -44,6 +44,7 @@ from decayfree.invariance.seen import (
     candidates,
     faint,
     n_silent_rows,
+    nearly_cancelled,
     scaled_candidate,
     silent,
     unless_bent,
@@ -358,6 +359,8 @@ class _Search:
         failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
         axes = {name: seen.evidence[name].output_rows for name in (*untrue, *failed)}
         answers |= asking.of_liars(list(axes), axes)
+        free = asking.of_nearly_cancelled(nearly_cancelled(seen))
+        answers, untrue = answers | free, [*untrue, *free]
         answers |= asking.of_faint(faint(seen.findings, self._tolerance), self._tolerance.moved)
         findings = {**seen.findings}
         for name, answer in answers.items():
@@ -378,7 +381,7 @@ class _Search:
         doubtful = {
             name
             for name, answer in answers.items()
-            if answer.says in ("sign", "choice")
+            if answer.says in ("sign", "choice", "detached")
             or (
                 answer.says == "no effect"
                 and seen.evidence[name].is_stirred

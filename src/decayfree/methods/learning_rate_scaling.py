@@ -77,6 +77,7 @@ class _ScaledSteps:
 
     def __init__(self, optimizer: Optimizer, found: Invariance, replayed: BlockNormsByStep) -> None:
         from decayfree.dynamics.families import update_family
+        from decayfree.step_counter import is_inner_step
 
         self._found, self._replayed = found, replayed
         self._parameters = dict(found.model.named_parameters())
@@ -84,8 +85,10 @@ class _ScaledSteps:
         self._n_steps = 0
         self._factors: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
-        optimizer.register_step_pre_hook(lambda *_: self._remember())
-        optimizer.register_step_post_hook(lambda *_: self._scale_updates())
+        optimizer.register_step_pre_hook(lambda *_: None if is_inner_step(optimizer) else self._remember())
+        optimizer.register_step_post_hook(
+            lambda *_: None if is_inner_step(optimizer) else self._scale_updates()
+        )
 
     def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
         return learning_rate * self._factor(weight)

@@ -29,8 +29,11 @@ def around_steps(
     Raises:
         InvalidInputError: At a step that gets a closure, whose gradients are not there yet.
     """
+    from decayfree.step_counter import is_inner_step
 
     def before_step(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if is_inner_step(optimizer):
+            return
         if callable(kwargs.get("closure", args[1] if len(args) > 1 else None)):
             raise InvalidInputError(
                 f"{by} needs the gradients before the step: call the closure yourself, then step() without"
@@ -38,6 +41,8 @@ def around_steps(
         before()
 
     def after_step(*_: object) -> None:
+        if is_inner_step(optimizer):
+            return
         after()
         if handle_before.id in hooks:
             hooks.move_to_end(handle_before.id)  # type: ignore[attr-defined]

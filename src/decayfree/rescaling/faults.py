@@ -63,6 +63,8 @@ def state_faults(state: object, mine: Mapping[str, Any]) -> list[Fault]:
         return faults_of(
             MismatchError, [f"the state holds other weights or blocks than are held here: {listed}"]
         )
+    if _shapes_of(state["biases"]) != _shapes_of(mine["biases"]):
+        return faults_of(MismatchError, ["the state is of other biases before normalizations than are here"])
     wrong = [
         f"{key} of {name} must be finite and positive"
         for key, table in tables.items()
@@ -74,6 +76,14 @@ def state_faults(state: object, mine: Mapping[str, Any]) -> list[Fault]:
     wrong += whole_number_faults("n_steps", state["n_steps"], least=0)
     wrong += [] if before is None else whole_number_faults("optimizer_steps_before", before, least=0)
     return faults_of(InvalidInputError, wrong)
+
+
+def _shapes_of(biases: object) -> dict[str, object] | None:
+    """By name, of the averages in a state; None where it has other entries."""
+    try:
+        return {name: (one["average"].shape, one["n_passes"] is None) for name, one in biases.items()}  # type: ignore[attr-defined]
+    except (AttributeError, KeyError, TypeError):
+        return None
 
 
 @contextmanager

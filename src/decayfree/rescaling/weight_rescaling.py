@@ -43,16 +43,11 @@ from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
 from decayfree.rescaling.last_look import LastLook
-from decayfree.rescaling.other_rows import decay_other_rows_, other_rows_faults
+from decayfree.rescaling.other_rows import OtherRows, other_rows_faults
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
-from decayfree.step_counter import (
-    StepCounter,
-    has_closure,
-    map_closure,
-    moves_nothing,
-    rates_are_zero,
-)
+from decayfree.rescaling.seen_biases import SeenBiases
+from decayfree.step_counter import IdleStep, StepCounter, has_closure, is_inner_step, map_closure
 
 
 class WeightRescaling:
@@ -141,13 +136,13 @@ class WeightRescaling:
         self._optimizer_steps_before = steps_of(optimizer)
         self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._knows_moments = momentum != "scale"
-        self._last_look, self._before_idle = LastLook(), LastLook()
-        self._is_idle = self._has_moved_inside = False
-        self._own_gradients: list[tuple[Tensor, Tensor]] = []
+        self._last_look, self._idle_step, self._may_be_idle = LastLook(), IdleStep(), False
+        self._other_rows = OtherRows()
         self._counted_before_idle: int | None = None
         # By name, (n_blocks,): norms that the last forward passes saw, where they may be off the radius.
         self._norms: dict[str, Tensor] = {}
         self._plan()
+        self._biases = SeenBiases(found.model, self._weights)
         if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
             raise InvalidInputError(
                 "fused=True is for weights on the CPU in float32 or float64, each block in one run of "
@@ -215,6 +210,7 @@ class WeightRescaling:
             "every": self.every,
             "momentum": self.momentum,
             "norms": {name: norms.detach().clone() for name, norms in self._norms.items()},
+            "biases": self._biases.state_dict(),
             "n_steps": self.n_steps,
             "optimizer_steps_before": self._optimizer_steps_before,
         }
@@ -234,7 +230,8 @@ class WeightRescaling:
         self._steps = StepCounter(state["n_steps"])
         self._optimizer_steps_before = state["optimizer_steps_before"]
         self._norms = {name: norms.to(self.radii[name], copy=True) for name, norms in state["norms"].items()}
-        self._last_look, self._has_moved_inside = LastLook(), False
+        self._biases.load_state_dict(state["biases"])
+        self._last_look = LastLook()
         self._plan()
 
     @torch.no_grad()
@@ -264,48 +261,43 @@ class WeightRescaling:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._is_idle = moves_nothing(optimizer, args, kwargs)
-        if self._is_idle:
-            self._before_idle.look(self._watched)
+        if is_inner_step(optimizer):
+            return None
+        evaluates = has_closure(args, kwargs)
+        if self.every > 1 or evaluates:
+            self._take_in_biases()
+        self._may_be_idle = self._idle_step.may_come(optimizer, args, kwargs, self._watched)
+        if self._may_be_idle:
             self._counted_before_idle = steps_of(optimizer)
-        # A step that calls the step of its base class comes here in its middle: what moved is its own doing.
-        elif not (self._has_moved_inside or self._last_look.is_as_seen(self._watched)):
+        elif not self._last_look.is_as_seen(self._watched):
             self._take_over()
-        if has_closure(args, kwargs):
-            return map_closure(args, kwargs, self._inside)
-        self._decay_other_rows()
-        return None
+        self._other_rows.before_(optimizer, self._partly_held, evaluates=evaluates)
+        return map_closure(args, kwargs, self._inside) if evaluates else None
 
     def _inside(self, closure: Callable[..., Any]) -> Callable[..., Any]:
         """A closure before which statistics go to the norms it meets, and after which other rows decay."""
 
         def evaluate(*args: Any, **kwargs: Any) -> Any:
-            self._put_gradients_back()
-            if not (self._is_idle or self._last_look.is_as_seen(self._watched)):
+            self._other_rows.put_gradients_back_()
+            if not (self._may_be_idle or self._last_look.is_as_seen(self._watched)):
                 self._make_current()
                 for holder in self._holders:
                     holder.measure()
                 self._follow_what_was_seen(is_due=False)
                 self._last_look.look(self._watched)
-                self._has_moved_inside = True
             value = closure(*args, **kwargs)
-            self._decay_other_rows()
+            self._take_in_biases()
+            self._other_rows.after_evaluation_(self.optimizer, self._partly_held)
             return value
 
         return evaluate
 
-    def _decay_other_rows(self) -> None:
-        self._own_gradients = decay_other_rows_(self.optimizer, self._partly_held)
-
-    def _put_gradients_back(self) -> None:
-        for parameter, gradient in self._own_gradients:
-            parameter.grad = gradient
-        self._own_gradients = []
-
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_inner_step(optimizer):
+            return
         self._report_pending(wait=False)
-        self._put_gradients_back()
-        if self._is_idle and (rates_are_zero(optimizer) or self._before_idle.is_as_seen(self._watched)):
+        self._other_rows.after_()
+        if self._idle_step.has_come(self._watched):
             self._leave_out_idle_step()
             return
         if not self._steps.count(optimizer):
@@ -319,11 +311,10 @@ class WeightRescaling:
         is_due = self._steps.is_multiple_of(self.every)
         distances = [holder.hold_() if is_due else distance_of(holder.measure()) for holder in self._holders]
         # Else forward passes see weights on their radius only, and so do statistics.
-        if self.every > 1 or self._has_moved_inside:
+        if self.every > 1 or self._norms:
             self._follow_what_was_seen(is_due=is_due)
         if self.every == 1:
             self._norms = {}
-        self._has_moved_inside = False
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
         self._last_look.look(self._watched)
@@ -332,6 +323,8 @@ class WeightRescaling:
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
         self._make_current()
+        if self.every == 1:
+            self._norms = {}  # of an evaluation inside a step that raised: no pass will see them again
         with names_as_found(self.found):
             put_on_radius_(
                 self.found.model,
@@ -341,7 +334,9 @@ class WeightRescaling:
                 unless=self._seen(),
                 stacklevel=6,
             )
-        self._note(is_due=True)
+            self._biases.follow_(self.found.model, {one.name: factors for one, factors in self._applied()})
+        if self.every > 1:
+            self._note(is_due=True)
         self._last_look.look(self._watched)
 
     def _leave_out_idle_step(self) -> None:
@@ -362,6 +357,11 @@ class WeightRescaling:
         factors = {name: torch.where(torch.isfinite(c), c, 1.0) for name, c in factors.items()}
         with names_as_found(self.found):
             follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
+            self._biases.correct_(self.found.model, factors)
+
+    def _take_in_biases(self) -> None:
+        with names_as_found(self.found):
+            self._biases.take_in_(self.found.model)
 
     def _note(self, *, is_due: bool) -> None:
         """Remember the norms that forward passes will see; of a block without any, the last that it had."""
