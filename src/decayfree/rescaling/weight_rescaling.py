@@ -295,7 +295,8 @@ class WeightRescaling:
         return evaluate
 
     def _decay_other_rows(self) -> None:
-        self._own_gradients = decay_other_rows_(self.optimizer, self._partly_held)
+        if self._partly_held:
+            self._own_gradients = decay_other_rows_(self.optimizer, self._partly_held)
 
     def _put_gradients_back(self) -> None:
         for parameter, gradient in self._own_gradients:
