@@ -38,8 +38,6 @@ def decay_other_rows_(optimizer: Optimizer, parts: Iterable[Part]) -> list[tuple
         InvalidInputError: If nobody knows what the optimizer's decay does.
     """
     groups = {id(one): group for group in _groups(optimizer) for one in group["params"]}
-    if not groups:
-        return []
     decayed = [
         (tensor, blocks, groups[id(tensor)])
         for one in parts

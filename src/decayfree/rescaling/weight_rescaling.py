@@ -43,7 +43,7 @@ from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
 from decayfree.rescaling.last_look import LastLook
-from decayfree.rescaling.other_rows import decay_other_rows_, other_rows_faults
+from decayfree.rescaling.other_rows import OTHER_ROWS, decay_other_rows_, other_rows_faults
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
 from decayfree.step_counter import (
@@ -295,7 +295,7 @@ class WeightRescaling:
         return evaluate
 
     def _decay_other_rows(self) -> None:
-        if self._partly_held:
+        if self._partly_held and any(OTHER_ROWS in group for group in self.optimizer.param_groups):
             self._own_gradients = decay_other_rows_(self.optimizer, self._partly_held)
 
     def _put_gradients_back(self) -> None:
