@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.theory.check import Check, equality, figure, not_applicable
 from decayfree.theory.subject import Subject
-from decayfree.theory.trajectory import MakeOptimizer, cosines, dots, largest, norms, training
+from decayfree.theory.trajectory import MakeOptimizer, cosines, dots, largest, norms, together, training
 
 _LARGE_EPS = 1e-2
 _ARORA = "Arora, Li, Lyu 2019, arXiv 1812.03981"
@@ -136,7 +136,7 @@ def orbit_symmetry(
     twin = training(_scaled(subject, factor), make_optimizer, **settings)
     group = twin.optimizer.param_groups[0]
     group["lr"], group["weight_decay"] = lr * factor**2, group["weight_decay"] / factor**2
-    for _ in zip(plain.steps(n_steps), twin.steps(n_steps), strict=True):
+    for _ in together([plain, twin], n_steps):
         pass
     start, end, end_of_twin = (
         {name: parameter.detach() for name, parameter in one.parameters.items()}

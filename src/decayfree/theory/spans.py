@@ -27,6 +27,7 @@ from decayfree.theory.trajectory import (
     combined,
     direction_distances,
     largest,
+    together,
     training,
 )
 
@@ -288,20 +289,20 @@ def _ends_inside(
     subject: Subject, spans: dict[str, LayerSpan], train: Callable[[Subject], Training], n_steps: int
 ) -> list[dict[str, Tensor]]:
     """In-span parts at the ends of two trainings, the second of which starts with twice the part outside."""
-    ends = []
+    runs = []
     for times in (1.0, 2.0):
         twin = subject.copy()
         with torch.no_grad():
             for name, span in spans.items():
                 weight = twin.parameters[name]
                 weight.add_((times - 1.0) * span.off_span(weight.detach()))
-        run = train(twin)
-        for _ in run.steps(n_steps):
-            pass
-        ends.append(
-            {name: span.in_span(run.subject.parameters[name].detach()) for name, span in spans.items()}
-        )
-    return ends
+        runs.append(train(twin))
+    for _ in together(runs, n_steps):
+        pass
+    return [
+        {name: span.in_span(run.subject.parameters[name].detach()) for name, span in spans.items()}
+        for run in runs
+    ]
 
 
 def _fixed_spans(subject: Subject, n_steps: int) -> dict[str, LayerSpan]:
