@@ -242,6 +242,7 @@ class ProcessRandomness:
                 _put_back(before, self._drawn_from)
             if not self._drawn_from:
                 return result
+            del result  # with its graph
         if "python" in self._drawn_from:
             random.seed(seed)
         if "numpy" in self._drawn_from:
