@@ -143,7 +143,7 @@ def _hooks(
 
 
 class _Fingerprints:
-    """Sums and norms, once of each tensor: what one module gives the next takes, and one around them gives."""
+    """Sums and norms, once of each tensor: what one module gives the next takes."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}

@@ -26,6 +26,7 @@ from decayfree.forward import (
     movement,
     tensors_in,
 )
+from decayfree.invariance.depthwise import DEPTHWISE
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
@@ -106,7 +107,7 @@ class Probe:
         self._unsure: list[Tensor] = []
         self._process_randomness = ProcessRandomness()
         self._progress = Progress()
-        self._surroundings = Surroundings(seed, dtype)
+        self._surroundings = Surroundings(seed, dtype, DEPTHWISE)
 
     def _prepare_(self, copy: nn.Module) -> None:
         use_eps_(copy, self.eps)
@@ -146,7 +147,11 @@ class Probe:
 
         def run() -> Any:
             inputs = self._put_back()
-            with torch.set_grad_enabled(self._needs_grad), Surroundings(self.seed, self.dtype), mode:
+            with (
+                torch.set_grad_enabled(self._needs_grad),
+                Surroundings(self.seed, self.dtype, DEPTHWISE),
+                mode,
+            ):
                 return self._forward(self.copy, inputs)
 
         moved = self._process_randomness.call(run, self.seed)
@@ -199,7 +204,7 @@ class Probe:
         for name, value in start.items():
             self.copy.get_buffer(name).fill_(value)
         statistics_at_start = statistics_in(self.copy)
-        surroundings = Surroundings(self.seed, self.dtype)
+        surroundings = Surroundings(self.seed, self.dtype, DEPTHWISE)
         if torch.is_grad_enabled():
             self._surroundings = surroundings  # of the graph that comes
         with _refused_calls(self._original), surroundings, ExactArithmetic(self.dtype, self.eps) as exact:
