@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decayfree import InvalidInputError, Invariance, Verdict, find_invariant
-from decayfree.invariance.by_scaling import PRECISIONS, Nudge, liars
+from decayfree.invariance.by_scaling import PRECISIONS, Nudge, liars, nudges
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.probe import Probe, Ran
 from support.zoo_entry import net, tail
@@ -470,3 +470,16 @@ def test_a_verdict_that_was_kept_before_there_was_a_word_for_left_out_is_read() 
     for entry in kept["verdicts"]:
         del entry["left_out"]
     assert Invariance.from_dict(kept, model).verdicts["narrow.weight"].left_out == ""
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_no_row_goes_far_only_to_undo_what_others_do(dtype: torch.dtype) -> None:
+    slopes = torch.tensor([3.0, -3.0, 1e-3, 0.0])
+    step = PRECISIONS[dtype].step
+    for seed in range(20):
+        weight = torch.ones(4, 2, dtype=torch.float64)
+        (made,) = nudges({"w": weight}, {"w": slopes}, PRECISIONS[dtype], seed).values()
+        made.change["w"](weight)
+        moved = (weight[:, 0] - 1) * slopes
+        assert bool((moved >= 0).all()) and float(moved.max()) <= step * (1 + 1e-6)
+        assert float(moved.sum()) == pytest.approx(made.predicted, rel=1e-6) == pytest.approx(step, rel=1e-6)

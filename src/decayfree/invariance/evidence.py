@@ -189,6 +189,18 @@ class Evidence:
             <= self.tolerance.zero * float(rows.magnitude.sum()) + self.tolerance.floor
         )
 
+    def _may_be_zero_with(self, bias: Tensor, slope: Tensor, rows: RadialDerivatives) -> bool:
+        """Whether all rows of some dimension may have no radial derivative together with a bias.
+
+        Along whichever, the sum is the same, and magnitudes add up to at most ‖(w, b)‖‖(∂φ/∂w, ∂φ/∂b)‖. Twice
+        what counts as zero leaves room for rounding.
+        """
+        values, slopes = bias.detach().double().cpu(), slope.double().cpu()
+        norm = torch.linalg.vector_norm
+        most = norm(rows.sizes).hypot(norm(values)) * norm(rows.gradient_sizes).hypot(norm(slopes))
+        total = (rows.radial.sum() + values.dot(slopes)).abs()
+        return float(total) <= 2 * (self.tolerance.zero * float(most) + self.tolerance.floor)
+
     def _along_columns(
         self, values: Tensor, gradients: Tensor, rows: RadialDerivatives
     ) -> dict[_Key, RadialDerivatives]:
@@ -213,7 +225,8 @@ class Evidence:
         if len(bias) == len(values):
             found[True, 0, 1] = rows.joined(bias, slope)
         groups, rest = divmod(len(bias), values.shape[1])
-        if not rest and groups and len(values) % groups == 0:
+        is_fitting = not rest and groups and len(values) % groups == 0
+        if is_fitting and self._may_be_zero_with(bias, slope, rows):
             along = along_columns(values, gradients, groups).joined(bias, slope)
             if self._is_zero_in_all(along):
                 found[True, 1, groups] = along
