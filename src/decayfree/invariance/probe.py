@@ -6,7 +6,7 @@ radial.py, partition.py and evidence.py do.
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +29,7 @@ from decayfree.forward import (
 from decayfree.invariance.depthwise import DEPTHWISE
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.partition import TOLERANCES
-from decayfree.invariance.perturbed_buffers import perturb_buffers_
+from decayfree.invariance.perturbed_buffers import lone_numbers, perturb_buffers_
 from decayfree.invariance.progress import Progress
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 from decayfree.invariance.twin import Twin
@@ -74,6 +74,7 @@ class Probe:
         dtype: float64, or float32 for models that cannot run in float64.
         seed: Seeds the perturbation, the functionals and everything random in the model.
         eps: The ε of all normalizations.
+        numbers: Names of buffers of one number that are no flags, and are moved as parameters are.
         is_wary: Whether an equal run without gradients comes before the first one, to be compared with it.
             Else that is left to ``check_equal``.
     """
@@ -87,8 +88,10 @@ class Probe:
         seed: int,
         eps: float = NEGLIGIBLE_EPS,
         *,
+        numbers: Collection[str] = (),
         is_wary: bool = False,
     ) -> None:
+        self._numbers = numbers
         self.dtype = dtype
         self.seed = seed
         self.eps = eps
@@ -111,7 +114,38 @@ class Probe:
 
     def _prepare_(self, copy: nn.Module) -> None:
         use_eps_(copy, self.eps)
-        perturb_buffers_(copy, self.seed)
+        perturb_buffers_(copy, self.seed, self._numbers)
+
+    def smooth_numbers(self) -> frozenset[str]:
+        """Buffers of one number that outputs depend on smoothly, so that a value may hide a dependence."""
+        numbers = lone_numbers(self.copy)
+        if not numbers:
+            return frozenset()
+
+        def run() -> list[Tensor | None]:
+            inputs = self._put_back()
+            with (
+                _refused_calls(self._original),
+                Surroundings(self.seed, self.dtype, DEPTHWISE),
+                ExactArithmetic(self.dtype, self.eps),
+            ):
+                for number in numbers.values():
+                    number.requires_grad_()
+                outputs = [one for one in tensors_in(self._forward(self.copy, inputs)) if one.requires_grad]
+                slopes = torch.autograd.grad(
+                    self._functional(outputs), list(numbers.values()), allow_unused=True
+                )
+                return list(slopes)
+
+        try:
+            slopes = self._process_randomness.call(run, self.seed)
+        except (
+            Exception
+        ):  # written in place, or not differentiated: no smooth function, or no function at all
+            return frozenset()
+        return frozenset(
+            name for name, slope in zip(numbers, slopes, strict=True) if slope is not None and slope.any()
+        )
 
     @torch.no_grad()
     def perturb_(self) -> None:

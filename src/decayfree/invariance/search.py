@@ -86,11 +86,10 @@ def search(
     def at(eps: float) -> SearchResult:
         for is_wary in (False, True):
             with suppress(UnequalRunsError):
-                return _Search(
-                    Probe(model, inputs, forward, dtype, seed, eps, is_wary=is_wary),
-                    TOLERANCES[dtype],
-                    n_probes,
-                ).result()
+                probe = Probe(model, inputs, forward, dtype, seed, eps, is_wary=is_wary)
+                if numbers := probe.smooth_numbers():
+                    probe = Probe(model, inputs, forward, dtype, seed, eps, numbers=numbers, is_wary=is_wary)
+                return _Search(probe, TOLERANCES[dtype], n_probes).result()
         raise AssertionError("a wary probe compares its own runs")
 
     with torch.inference_mode(False), torch.enable_grad(), on_host:
