@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import decayfree
-from decayfree.dynamics import fused_rows
+from decayfree.dynamics import fused_rows, row_sums
 from decayfree.dynamics.recorder import Recorder
 from measure import Work, added, interleaved, quartiles
 from memory import peak_bytes
@@ -35,7 +35,8 @@ MOST_TIME = 0.02
 MOST_TIME_OF_A_SAMPLE = 0.15
 MOST_PASSES = 12
 MOST_MEMORY = 1.0
-CACHE_BYTES = 1 << 20
+CACHE_BYTES = 4 << 20
+MEMORY_PASSES = 6  # of one sample, see `passes`
 
 
 def main() -> None:
@@ -164,6 +165,28 @@ def steps(training: Training, n_rounds: int) -> Iterator[Line]:
             yield Line(f"a sampled step adds, {arithmetic}, ms", sampled.format(1))
             yield Line("a sampled step adds, share of a step", f"{of_one:.3f}", of_one, MOST_TIME_OF_A_SAMPLE)
             yield Line("one sampled step and 49 others add, share", f"{share:.4f}", share, MOST_TIME)
+    yield from floors(training, step.median)
+
+
+def floors(training: Training, step_ms: float) -> Iterator[Line]:
+    """What bandwidth alone would take, and what torch's operations do on what is in the cache."""
+    n_numbers = sum(weight.numel() for weight in convolutions(ResNet50()))
+    source, target = torch.ones(2, n_numbers, device=training.device).unbind()
+    piece = torch.randn(2, row_sums._PIECE_ON_CPU // 576, 576, dtype=torch.float64, device=training.device)
+    narrow = piece.float()
+
+    def compare() -> None:
+        for compare_rows in (row_sums._slope, row_sums._motion):
+            compare_rows(piece.copy_(narrow))
+
+    works = {"copy": Work(lambda: target.copy_(source)), "arithmetic": Work(compare)}
+    elapsed = interleaved(works, n_rounds=30, device=training.device)
+    floor_ms = {
+        "a plain copy's time for as many passes, share of a step": MEMORY_PASSES / 2,
+        "float64 operations in the cache alone, without numba, share": n_numbers / piece[0].numel(),
+    }
+    for (what, times), values in zip(floor_ms.items(), elapsed.values(), strict=True):
+        yield Line(what, f"{quartiles(values).median * times / step_ms:.3f}")
 
 
 def hooks_ms(device: torch.device, n_calls: int = 2000) -> float:

@@ -113,7 +113,7 @@ class Blocks:
         """Rows in every block where all have as many, else 0."""
         return self.block_sizes[0] if len(set(self.block_sizes)) == 1 else 0
 
-    @property
+    @cached_property
     def of_bias(self) -> "Blocks":
         """The same blocks of a bias, which has one entry for each row."""
         return replace(self, axis=0, groups=1)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import cache
-from types import FrameType, MethodType
+from types import FrameType, MappingProxyType, MethodType
 from typing import Any, Literal, Self, TypeVar
 
 import torch
@@ -115,12 +115,19 @@ class Surroundings(TorchDispatchMode):
         seed: Where all random numbers start.
         dtype: The precision of what is made without a word about it; with float64 nothing is made in a lower
             one either. None leaves precisions alone.
+        instead: What to call instead of some operations, with their arguments.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, seed: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        dtype: torch.dtype | None = None,
+        instead: Mapping[Any, Callable[..., Any]] = MappingProxyType({}),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._instead = instead
         self._explicit = _DOUBLE if dtype == torch.float64 else {}
         default = torch.get_default_dtype()
         self._made = self._explicit or ({} if dtype in (None, default) else {default: dtype})
@@ -151,7 +158,7 @@ class Surroundings(TorchDispatchMode):
             if self._made and func in _FLOATING_NOISE and kwargs.get("dtype") is None:
                 kwargs["dtype"] = self._made.get(torch.get_default_dtype())
             return self._drawn(func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = self._instead.get(func, func)(*args, **kwargs)
         if isinstance(result, Tensor) and result.dtype in self._made and _is_made(func, args, kwargs):
             dtype = self._made[result.dtype]
             return func(*args, **kwargs, dtype=dtype) if "dtype" in _arguments(func) else result.to(dtype)
@@ -242,6 +249,7 @@ class ProcessRandomness:
                 _put_back(before, self._drawn_from)
             if not self._drawn_from:
                 return result
+            del result  # with its graph
         if "python" in self._drawn_from:
             random.seed(seed)
         if "numpy" in self._drawn_from:

@@ -9,7 +9,7 @@ it.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from decayfree import equilibrium
@@ -93,11 +93,11 @@ _ADAM = {"exp_avg": 1, "exp_avg_sq": 2}
 _BETAS: dict[str, str | tuple[str, str]] = {"betas": ("beta1", "beta2"), "eps": "eps"}
 _MOMENTUM: dict[str, str | tuple[str, str]] = {"momentum": "momentum", "nesterov": "nesterov"}
 
+_coupled = partial(KnownOptimizer, decay="coupled", decay_in="torch")
+
 OPTIMIZERS: tuple[KnownOptimizer, ...] = (
-    KnownOptimizer(
+    _coupled(
         *("SGD", "sgd"),
-        decay="coupled",
-        decay_in="torch",
         state={"momentum_buffer": 1},
         equilibrium=equilibrium.sgd,
         study=InStudies("sgd", "SGD", _MOMENTUM),
@@ -105,10 +105,8 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
     KnownOptimizer(
         "SGDW", "sgd", decay="decoupled", state={"momentum_buffer": 1}, equilibrium=equilibrium.sgd
     ),
-    KnownOptimizer(
+    _coupled(
         *("Adam", "adam"),
-        decay="coupled",
-        decay_in="torch",
         state={**_ADAM, "max_exp_avg_sq": 2},
         equilibrium=equilibrium.adam_l2,
         study=InStudies("adam", "Adam", _BETAS, fast={"fused": True}),
@@ -121,24 +119,10 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
         equilibrium=equilibrium.adamw,
         study=InStudies("adamw", "AdamW", _BETAS, fast={"fused": True}),
     ),
-    KnownOptimizer(
-        *("NAdam", "adam"),
-        decay="coupled",
-        decay_in="torch",
-        state=_ADAM,
-        study=InStudies("nadam", "NAdam", _BETAS),
-    ),
-    KnownOptimizer(
-        *("RAdam", "adam"),
-        decay="coupled",
-        decay_in="torch",
-        state=_ADAM,
-        study=InStudies("radam", "RAdam", _BETAS, fast={"foreach": True}),
-    ),
-    KnownOptimizer(
+    _coupled("NAdam", "adam", state=_ADAM, study=InStudies("nadam", "NAdam", _BETAS)),
+    _coupled("RAdam", "adam", state=_ADAM, study=InStudies("radam", "RAdam", _BETAS, fast={"foreach": True})),
+    _coupled(
         *("RMSprop", "adam"),
-        decay="coupled",
-        decay_in="torch",
         # Its buffer holds gradients divided by their size.
         state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": 0},
         study=InStudies(
@@ -147,17 +131,11 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
             fast={"foreach": True},
         ),
     ),
-    KnownOptimizer(
-        *("Adamax", "adam"),
-        decay="coupled",
-        decay_in="torch",
-        state={"exp_avg": 1, "exp_inf": 1},
-        study=InStudies("adamax", "Adamax", _BETAS),
+    _coupled(
+        "Adamax", "adam", state={"exp_avg": 1, "exp_inf": 1}, study=InStudies("adamax", "Adamax", _BETAS)
     ),
-    KnownOptimizer(
+    _coupled(
         *("Adagrad", "adam"),
-        decay="coupled",
-        decay_in="torch",
         state={"sum": 2},
         study=InStudies("adagrad", "Adagrad", {"eps": "eps"}, fast={"fused": True}),
     ),

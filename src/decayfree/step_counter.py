@@ -111,7 +111,9 @@ def is_inner_step(optimizer: Optimizer) -> bool:
     hooks. The stack is asked, since a step that raises calls no hook after it; where torch.compile traces the
     step itself there is none to ask.
     """
-    if torch.compiler.is_compiling():
+    # torch marks what it has prepared; with one such step there is no other inside it.
+    n_prepared = sum(hasattr(kind.__dict__.get("step"), "hooked") for kind in type(optimizer).__mro__)
+    if n_prepared < 2 or torch.compiler.is_compiling():
         return False
     frame, n_steps = inspect.currentframe(), 0
     while frame is not None:

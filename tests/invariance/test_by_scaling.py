@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decayfree import InvalidInputError, Invariance, Verdict, find_invariant
-from decayfree.invariance.by_scaling import PRECISIONS, Nudge, liars
+from decayfree.invariance.by_scaling import PRECISIONS, Nudge, liars, nudges
 from decayfree.invariance.perturbed_buffers import perturb_buffers_
 from decayfree.invariance.probe import Probe, Ran
 from support.zoo_entry import net, tail
@@ -470,3 +470,45 @@ def test_a_verdict_that_was_kept_before_there_was_a_word_for_left_out_is_read() 
     for entry in kept["verdicts"]:
         del entry["left_out"]
     assert Invariance.from_dict(kept, model).verdicts["narrow.weight"].left_out == ""
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_no_row_goes_far_only_to_undo_what_others_do(dtype: torch.dtype) -> None:
+    slopes = torch.tensor([3.0, -3.0, 1e-3, 0.0])
+    step = PRECISIONS[dtype].step
+    for seed in range(20):
+        weight = torch.ones(4, 2, dtype=torch.float64)
+        (made,) = nudges({"w": weight}, {"w": slopes}, PRECISIONS[dtype], seed).values()
+        made.change["w"](weight)
+        moved = (weight[:, 0] - 1) * slopes
+        assert bool((moved >= 0).all())
+        assert float(moved.max()) <= step * (1 + 1e-6)
+        assert float(moved.sum()) == pytest.approx(made.predicted, rel=1e-6) == pytest.approx(step, rel=1e-6)
+
+
+class Shifted(nn.Module):
+    """A number behind the weight; as a flag it is only asked for, not added."""
+
+    def __init__(self, shift: float, *, is_flag: bool) -> None:
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(6, 8, bias=False), nn.RMSNorm(8), nn.Linear(8, 3)
+        self.register_buffer("shift", torch.tensor([shift]))
+        self.is_flag = is_flag
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs)
+        if self.is_flag:
+            return self.head(self.norm(2 * hidden if self.shift else hidden))
+        return self.head(self.norm(hidden + self.shift))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("is_flag", [True, False])
+def test_a_single_number_hides_nothing_by_being_zero_and_a_flag_stays_a_flag(
+    shift: float, is_flag: bool, seed: int
+) -> None:
+    model = Shifted(shift, is_flag=is_flag)
+    found = find_invariant(model, torch.randn(16, 6))
+    assert ("first.weight" in found) is is_flag
+    assert float(model.shift) == pytest.approx(shift)
+    assert not model.shift.requires_grad

@@ -141,14 +141,14 @@ def test_statistics_start_at_zero_only_where_nobody_notices() -> None:
 
 
 # How often the model runs: one probe, one confirmation, and one run for all that is left to ask, unless
-# something else is needed. The probe runs it once more by itself, to compare its first run with an equal one.
+# something else is needed: before runs whose outputs are not compared, an equal one.
 N_RUNS = {
     "conv_with_bias_under_batchnorm": 3,
     "post_activation_residual_network": 3,
     "pre_activation_residual_network": 3,
     "convolution_with_bias_and_norm_used_three_times": 3,
-    "hand_written_batchnorm": 3 + 2,  # from zero and from one, to see the share of a batch
-    "one_input_channel_a_hundred_thousand_times_fainter": 3 + 1,  # once more with statistics at zero
+    "hand_written_batchnorm": 3 + 1 + 2,  # from zero and from one, to see the share of a batch
+    "one_input_channel_a_hundred_thousand_times_fainter": 3 + 1 + 1,  # once more with statistics at zero
     "four_weights_in_a_chain": 3 + 4,  # several weights act on a channel: each of the four alone
 }
 

@@ -220,6 +220,22 @@ def test_partly_held_weights_are_in_a_group_of_their_own() -> None:
     assert (partly["weight_decay"], partly[OTHER_ROWS]) == (0.0, 0.3)
 
 
+@pytest.mark.parametrize("value", ["much", None, [0.1], math.nan, math.inf, -0.1, torch.ones(2)], ids=repr)
+def test_a_decay_that_is_no_number_is_refused_by_the_name_of_its_group(value: Any, seed: int) -> None:
+    model = Projection()
+    groups = decayfree.split_params(model, found_in(model), weight_decay=0.3)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    wrs = decayfree.WeightRescaling(optimizer, found_in(model))
+    optimizer.param_groups[1][OTHER_ROWS] = value
+    message = f"parameter group 1 has {OTHER_ROWS}="
+    model(torch.randn(8, 5, dtype=torch.float64)).sum().backward()
+    with pytest.raises(InvalidInputError, match=message):  # set while it trains
+        optimizer.step()
+    wrs.detach()
+    with pytest.raises(InvalidInputError, match=message):
+        decayfree.WeightRescaling(optimizer, found_in(model))
+
+
 def test_without_any_decay_they_are_held_weights_as_others() -> None:
     model = Projection()
     held, _ = decayfree.split_params(model, found_in(model))

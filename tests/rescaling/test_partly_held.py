@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import decayfree
+from decayfree.blocks import Blocks
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
+from decayfree.rescaling.other_rows import OTHER_ROWS
 from support import reference
 from support.reference import BlockSpec, Rule
 
@@ -163,3 +165,17 @@ def test_rows_go_through_json() -> None:
     again = decayfree.Invariance.from_dict(found.to_dict(), attention())
     assert again[SPEC.weight].blocks == found[SPEC.weight].blocks
     assert again[SPEC.weight].blocks.rows == (0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14)
+
+
+@pytest.mark.parametrize("decay_of_others", [0.0, 0.1])
+def test_a_step_makes_no_blocks_anew(decay_of_others: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (loss, *_) = attention(), losses()
+    groups = [{"params": list(model.parameters()), OTHER_ROWS: decay_of_others}]
+    optimizer, made = torch.optim.SGD(groups, lr=0.1), []
+    decayfree.WeightRescaling(optimizer, found_in(model))
+    monkeypatch.setattr(Blocks, "__post_init__", lambda blocks: made.append(blocks))
+    for _ in range(2):  # what is kept may be made in the first
+        made.clear()
+        loss(model).backward()
+        optimizer.step()
+    assert made == []

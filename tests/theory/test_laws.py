@@ -17,6 +17,7 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.theory import Check, Subject, spans
 from decayfree.theory.equivalences import larger_root
+from decayfree.theory.subject import gradients_of
 from support.wrong_rules import (
     Drifting,
     Idle,
@@ -250,6 +251,35 @@ def test_the_built_in_network_is_exact_without_being_watched() -> None:
             gradients = alone.gradients(step)
             assert all(torch.equal(gradients[name], g) for name, g in watched.gradients(step).items())
     assert {module.eps for module in subject().model.modules() if hasattr(module, "eps")} == {subject().eps}
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+def test_twins_side_by_side_have_the_gradients_that_each_has_alone(activation: type[nn.Module]) -> None:
+    for eps in (subject(activation).eps, 1e-2):
+        twins = [subject(activation).with_eps(eps) for _ in range(3)]
+        for number, twin in enumerate(twins):
+            with torch.no_grad():
+                for parameter in twin.parameters.values():
+                    parameter.mul_(1 + number / 8 * torch.rand(parameter.shape, dtype=torch.float64))
+        for step in (0, 7):
+            together, alone = gradients_of(twins, step), [twin.gradients(step) for twin in twins]
+            for ours, theirs in zip(together, alone, strict=True):
+                assert ours.keys() == theirs.keys()
+                for name, gradient in theirs.items():
+                    torch.testing.assert_close(ours[name], gradient, rtol=1e-11, atol=1e-13)
+
+
+def test_twins_with_another_eps_keep_their_own() -> None:
+    twins = [subject().with_eps(eps) for eps in (1e-2, 1.0)]
+    for ours, twin in zip(gradients_of(twins, 0), twins, strict=True):
+        torch.testing.assert_close(ours["4.weight"], twin.gradients(0)["4.weight"], rtol=1e-11, atol=1e-13)
+
+
+def test_another_loss_of_the_built_in_network_is_the_one_that_counts() -> None:
+    odd = with_a_scale(subject())
+    (ours,), theirs = gradients_of([odd.copy()], 0), odd.gradients(0)
+    assert all(torch.equal(ours[name], gradient) for name, gradient in theirs.items())
+    assert not torch.equal(ours["0.weight"], subject().gradients(0)["0.weight"])
 
 
 class _PartlyHeld(nn.Module):

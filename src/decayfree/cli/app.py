@@ -4,7 +4,6 @@ It computes nothing itself. Exit code 0 where what was asked was done, 1 where a
 request cannot be met, 130 after Ctrl-C.
 """
 
-import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,10 +15,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from decayfree.cli.study import JsonOption
+from decayfree.cli.options import (
+    FAILED,
+    FORMS,
+    JobsOption,
+    JsonOption,
+    TokensOption,
+    count,
+    errors_told,
+    flag,
+    option,
+    print_json,
+)
 from decayfree.cli.study import app as study_app
-from decayfree.cli.study_progress import FAILED, as_typed, fail, require, run_and_report
-from decayfree.dynamics.sinks import without_nan
+from decayfree.cli.study_progress import as_typed, require, run_and_report
 from decayfree.errors import DecayFreeError, InvalidInputError
 from decayfree.optimizers import settling
 
@@ -28,7 +37,6 @@ from decayfree.optimizers import settling
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from decayfree.invariance.result import Invariance
     from decayfree.theory.check import Check
 
 # Names that may be given.
@@ -38,10 +46,6 @@ if TYPE_CHECKING:
     Rule = str
 else:
     Rule = Literal[tuple(settling())]
-TokensOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this, for token models."),
-]
 
 app = typer.Typer(
     name="decayfree",
@@ -69,10 +73,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version and exit."
-        ),
+        bool, option("", "Show the version and exit.", "--version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -84,29 +85,14 @@ def demo(
     data: Annotated[Data, typer.Option(help="Images to train on.")] = "digits",
     data_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with Fashion-MNIST's four idx files; found by itself where Debian puts them.",
-        ),
+        option("DIR", "Folder with Fashion-MNIST's four idx files; found by itself where Debian puts them."),
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", metavar="", help="Fetch Fashion-MNIST if it is not here.")
-    ] = False,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each method.")] = 5,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Passes over the training images, instead of the default."),
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Channels of the first stage, instead of the default."),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results and the page.")] = Path(
-        "demo"
-    ),
-    jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
-    ] = 2,
+    download: Annotated[bool, flag("--download", "Fetch Fashion-MNIST if it is not here.")] = False,
+    seeds: Annotated[int, count("Runs of each method.")] = 5,
+    epochs: Annotated[int | None, count("Passes over the training images, instead of the default.")] = None,
+    width: Annotated[int | None, count("Channels of the first stage, instead of the default.")] = None,
+    out: Annotated[Path, option("DIR", "Folder for the results and the page.")] = Path("demo"),
+    jobs: JobsOption = 2,
 ) -> None:
     """Train a small network by five ways to treat norms and write one page, report.html.
 
@@ -114,7 +100,7 @@ def demo(
     are real: the 1,797 digits that come with scikit-learn, or Fashion-MNIST. Ctrl-C stops; the same command
     goes on from there.
     """
-    try:
+    with errors_told():
         require("the demo", "scikit-learn", "plotly", "jinja2")
         from decayfree.study.demo import demo_spec
 
@@ -122,34 +108,24 @@ def demo(
             data=data, data_dir=data_dir, download=download, seeds=seeds, epochs=epochs, width=width
         )
         code = run_and_report(spec, out, n_jobs=jobs, same_command=as_typed(context))
-    except DecayFreeError as error:
-        fail(error)
-    except OSError as error:  # the folder cannot be written
-        fail(error)
     raise typer.Exit(code)
 
 
 @app.command()
 def inspect(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME or package.module:factory.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{FORMS}.")],
     input: Annotated[
         list[str],
-        typer.Option(
-            "--input", metavar="SHAPE", help="Shape of a random input, as in 4,3,64,64; once for each input."
-        ),
+        option("SHAPE", "Shape of a random input, as in 4,3,64,64; once for each input.", "--input"),
     ],
     tokens: TokensOption = None,
     include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Show only weights that this pattern matches; may be repeated."),
+        list[str] | None, option("PATTERN", "Show only weights that this pattern matches; may be repeated.")
     ] = None,
     exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Leave out weights that this pattern matches; may be repeated."),
+        list[str] | None, option("PATTERN", "Leave out weights that this pattern matches; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seeds the weights, the inputs and the probe.")] = 0,
+    seed: Annotated[int, option("N", "Seeds the weights, the inputs and the probe.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Show which weights of a model are scale-invariant, and why the others are not.
@@ -157,59 +133,47 @@ def inspect(
     The model is built with random weights, in train mode; nothing is downloaded. A module in the current
     directory can be named.
     """
-    try:
+    with errors_told(DecayFreeError):
         from decayfree.invariance.discovery import find_invariant
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             built, inputs = _named(model, input, tokens=tokens, seed=seed)
             found = find_invariant(built, inputs, include=include, exclude=exclude or (), seed=seed)
-    except DecayFreeError as error:
-        fail(error)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             typer.echo(f"Warning: {warning.message}", err=True)
-    typer.echo(json.dumps(without_nan(found.to_dict()), allow_nan=False) if as_json else repr(found))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(repr(found))
 
 
 @app.command()
 def convert(
     optimizer: Annotated[Rule, typer.Option(help="The update rule; adam is the one with L2 regularization.")],
-    lr: Annotated[float, typer.Option(metavar="X", help="Tuned learning rate, where its schedule is 1.")],
-    weight_decay: Annotated[float, typer.Option(metavar="X", help="Tuned weight decay.")],
-    momentum: Annotated[float | None, typer.Option(metavar="X", help="Of SGD.")] = None,
-    nesterov: Annotated[bool, typer.Option("--nesterov", metavar="", help="Of SGD.")] = False,
-    dampening: Annotated[float | None, typer.Option(metavar="X", help="Of SGD.")] = None,
-    decoupled: Annotated[
-        bool, typer.Option("--decoupled", metavar="", help="Of SGD: decay the weight, not the gradient.")
-    ] = False,
-    betas: Annotated[str | None, typer.Option(metavar="X,X", help="Of the others, as in 0.9,0.999.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Length of the training, in optimizer steps.")
-    ] = None,
+    lr: Annotated[float, option("X", "Tuned learning rate, where its schedule is 1.")],
+    weight_decay: Annotated[float, option("X", "Tuned weight decay.")],
+    momentum: Annotated[float | None, option("X", "Of SGD.")] = None,
+    nesterov: Annotated[bool, flag("--nesterov", "Of SGD.")] = False,
+    dampening: Annotated[float | None, option("X", "Of SGD.")] = None,
+    decoupled: Annotated[bool, flag("--decoupled", "Of SGD: decay the weight, not the gradient.")] = False,
+    betas: Annotated[str | None, option("X,X", "Of the others, as in 0.9,0.999.")] = None,
+    steps: Annotated[int | None, count("Length of the training, in optimizer steps.")] = None,
     schedule: Annotated[
         Schedule | None,
         typer.Option(help="Its learning rate; step is a tenth after 1/2 and again after 3/4 of the steps."),
     ] = None,
-    fan_in: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Weights in a row, for radii without a model.")
-    ] = None,
+    fan_in: Annotated[str | None, option("N,N", "Weights in a row, for radii without a model.")] = None,
     gradient_norm: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Norm of gradient times norm of weight, for sgd and adam."),
+        float | None, option("X", "Norm of gradient times norm of weight, for sgd and adam.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="torchvision:NAME, timm:NAME or package.module:factory."),
-    ] = None,
+    model: Annotated[str | None, option("MODEL", f"{FORMS}.")] = None,
     input: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="SHAPE", help="Shape of a random input for the model."),
+        list[str] | None, option("SHAPE", "Shape of a random input for the model.", "--input")
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Make the inputs whole numbers below this.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")] = False,
+    tokens: Annotated[int | None, count("Make the inputs whole numbers below this.")] = None,
+    as_json: Annotated[bool, flag("--json", "Print JSON instead of text.")] = False,
 ) -> None:
     """Turn a tuned recipe with weight decay into one without, with its derivation and its limits.
 
@@ -217,44 +181,25 @@ def convert(
     adam they depend on how large gradients are, which only your own training tells; then it prints how to
     measure that, or takes a number.
     """
-    try:
+    of_sgd = {"momentum": momentum, "nesterov": nesterov, "dampening": dampening, "decoupled": decoupled}
+    with errors_told(DecayFreeError):
         from decayfree.cli.convert import converted, rule_of
+        from decayfree.invariance.discovery import find_invariant
 
-        rule = rule_of(
-            optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            nesterov=nesterov,
-            dampening=dampening,
-            decoupled=decoupled,
-            betas=betas,
-        )
-        conversion = converted(
-            rule,
-            found=_find_named(model, input or [], tokens),
-            fan_ins=fan_in,
-            gradient_norm=gradient_norm,
-            n_steps=steps,
-            schedule=schedule,
-        )
-    except DecayFreeError as error:
-        fail(error)
-    typer.echo(
-        json.dumps(without_nan(conversion.to_dict()), allow_nan=False) if as_json else conversion.text()
-    )
+        rule = rule_of(optimizer, lr=lr, weight_decay=weight_decay, betas=betas, **of_sgd)
+        _go_together("--model and --input", "--model torchvision:resnet18", model, input)
+        named = None if model is None else _named(model, input or [], tokens=tokens, seed=0)
+        found = None if named is None else find_invariant(*named)
+        conversion = converted(rule, found, fan_in, gradient_norm, n_steps=steps, schedule=schedule)
+    if as_json:
+        print_json(conversion.to_dict())
+    else:
+        typer.echo(conversion.text())
 
 
-def _find_named(model: str | None, shapes: list[str], tokens: int | None) -> "Invariance | None":
-    from decayfree.invariance.discovery import find_invariant
-
+def _go_together(names: str, example: str, model: str | None, shapes: list[str] | None) -> None:
     if (model is None) != (not shapes):
-        raise InvalidInputError(
-            "--model and --input go together: --model torchvision:resnet18 --input 4,3,64,64"
-        )
-    if model is None:
-        return None
-    return find_invariant(*_named(model, shapes, tokens=tokens, seed=0))
+        raise InvalidInputError(f"{names} go together: {example} --input 4,3,64,64")
 
 
 def _named(
@@ -273,26 +218,16 @@ def _named(
 def verify(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=(
-                "torchvision:NAME, timm:NAME or package.module:factory; "
-                "a small network on scanned digits without it."
-            ),
-        ),
+        typer.Argument(metavar="MODEL", help=f"{FORMS}; a small network on scanned digits without it."),
     ] = None,
     input: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="SHAPE", help="Shape of a random input for MODEL, as in 4,3,64,64."),
+        option("SHAPE", "Shape of a random input for MODEL, as in 4,3,64,64.", "--input"),
     ] = None,
     tokens: TokensOption = None,
-    steps: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Length of each short training of MODEL.")
-    ] = 6,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seeds weights, inputs and batches.")] = 0,
-    explain: Annotated[
-        bool, typer.Option("--explain", metavar="", help="Say of each statement what was done.")
-    ] = False,
+    steps: Annotated[int, count("Length of each short training of MODEL.", least=2)] = 6,
+    seed: Annotated[int, option("N", "Seeds weights, inputs and batches.")] = 0,
+    explain: Annotated[bool, flag("--explain", "Say of each statement what was done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check the statements of theory by measuring them, each with its tolerance; exit code 1 where one fails.
@@ -300,23 +235,20 @@ def verify(
     Without MODEL all of them, on a small network that trains on real digits. With MODEL those that make sense
     on any model, on random inputs and targets, in float64.
     """
-    if (model is None) != (not input):
-        fail(
-            InvalidInputError(
-                "MODEL and --input go together: decayfree verify torchvision:resnet18 --input 4,3,64,64"
-            )
-        )
     checks: list[Check] = []
     console, began_s = Console(stderr=True), time.perf_counter()
-    try:
+    with errors_told(DecayFreeError):
+        _go_together("MODEL and --input", "decayfree verify torchvision:resnet18", model, input)
         with console.status("measuring") as status:
             for check in _checks(model, input or [], tokens=tokens, n_steps=steps, seed=seed):
                 checks.append(check)
                 status.update(f"measuring: {len(checks)} statements done")
-    except DecayFreeError as error:
-        fail(error)
-    _show_checks(checks, time.perf_counter() - began_s, explain=explain, as_json=as_json)
-    if not all(check.passed for check in checks):
+    passed = all(check.passed for check in checks)
+    if as_json:
+        print_json({"passed": passed, "checks": [check.to_dict() for check in checks]})
+    else:
+        _show_checks(checks, time.perf_counter() - began_s, explain=explain)
+    if not passed:
         raise typer.Exit(FAILED)
 
 
@@ -328,34 +260,22 @@ def _checks(
     if model is None:
         from decayfree.cli.verify import tinted_digits
 
-        yield from verify(*tinted_digits(), seed=seed)
-        return
-    yield from verify_model(*_named(model, shapes, tokens=tokens, seed=seed), n_steps=n_steps, seed=seed)
+        return verify(*tinted_digits(), seed=seed)
+    return verify_model(*_named(model, shapes, tokens=tokens, seed=seed), n_steps=n_steps, seed=seed)
 
 
-def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool, as_json: bool) -> None:
+def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool) -> None:
     from decayfree.cli.verify import SOURCES, notes, summary, table, what_does_not_apply
 
-    if as_json:
-        passed = all(check.passed for check in checks)
-        typer.echo(
-            json.dumps({"passed": passed, "checks": [check.to_dict() for check in checks]}, allow_nan=False)
-        )
-        return
     console = Console()
     console.print(table(checks, console.width))
-    for reason in what_does_not_apply(checks):
-        console.print(f"\nDoes not apply. {escape(reason)}", highlight=False)
-    for number, note in enumerate(notes(checks), start=1):
-        console.print(f"\n\\[{number}] {escape(note)}", highlight=False)
-    console.print(f"\n{escape(SOURCES)}", highlight=False)
+    said = [f"Does not apply. {escape(reason)}" for reason in what_does_not_apply(checks)]
+    said += [f"\\[{number}] {escape(note)}" for number, note in enumerate(notes(checks), start=1)]
+    said.append(escape(SOURCES))
     for check in checks:
         if explain or check.verdict == "fails":
-            console.print(
-                f"\n{escape(check.statement)}\n  {check.verdict}: {escape(check.sentence)}", highlight=False
-            )
+            said.append(f"{escape(check.statement)}\n  {check.verdict}: {escape(check.sentence)}")
             if check.is_applicable:
-                console.print(
-                    f"  residual {check.residual:.1e}, tolerance {check.tolerance:.0e}", highlight=False
-                )
-    console.print(f"\n{summary(checks, elapsed_s)}", highlight=False)
+                said[-1] += f"\n  residual {check.residual:.1e}, tolerance {check.tolerance:.0e}"
+    for paragraph in (*said, summary(checks, elapsed_s)):
+        console.print(f"\n{paragraph}", highlight=False)

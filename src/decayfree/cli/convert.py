@@ -13,7 +13,7 @@ import torch
 
 from decayfree import equilibrium
 from decayfree.columns import aligned
-from decayfree.conversion.decay_rule import DecayRule, rule_of_group, settings_of
+from decayfree.conversion.decay_rule import DecayRule, name_of, rule_of_group, settings_of
 from decayfree.conversion.explained import derivation_of, schedule_and_limits
 from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import equal_angle_schedule
@@ -35,14 +35,7 @@ _MEASURE = """    with decayfree.GradientNorms(optimizer, found) as measured:
 def rule_of(
     optimizer: str, *, lr: float, weight_decay: float, betas: str | None = None, **of_sgd: float | bool | None
 ) -> DecayRule:
-    """The settings as they are typed; None or False for what is not.
-
-    Args:
-        optimizer: One of `decayfree.optimizers.settling`.
-        lr: The learning rate.
-        weight_decay: The coefficient.
-        betas: Two numbers with a comma between.
-        of_sgd: ``momentum``, ``nesterov``, ``dampening`` and ``decoupled``.
+    """The settings as they are typed, two betas with a comma between; None or False for what is not.
 
     Raises:
         InvalidInputError: If the optimizer does not have one of the settings, or one is no number. All faults
@@ -66,22 +59,17 @@ def rule_of(
 
 @dataclass(frozen=True)
 class Conversion:
-    """A recipe for the command line.
-
-    Args:
-        rule: The settings.
-        recipe: Weight by weight, where a model was named.
-        rows: Where the rule settles for each fan-in, or for one of None where that plays no part; empty where
-            a model was named or the gradient norm is missing and nothing can be said without.
-        gradient_norm: What was given, of every block.
-        n_steps: Length of the training.
-        schedule: Its learning rate.
-    """
+    """A recipe for the command line."""
 
     rule: DecayRule
     recipe: FixedNormRecipe | None
+    """Weight by weight, where a model was named."""
     rows: Sequence[Mapping[str, Any]]
+    """Where the rule settles for each fan-in, or for one of None where that plays no part; empty where a
+    model was named, or the gradient norm is missing and nothing can be said without.
+    """
     gradient_norm: float | None
+    """What was given: ‖g‖·‖w‖ of every block, in units of the loss."""
     n_steps: int | None
     schedule: ScheduleName | None
 
@@ -185,22 +173,14 @@ class Conversion:
 
 def converted(
     rule: DecayRule,
+    found: Invariance | None,
+    fan_ins: str | None,
+    gradient_norm: float | None,
     *,
-    found: Invariance | None = None,
-    fan_ins: str | None = None,
-    gradient_norm: float | None = None,
-    n_steps: int | None = None,
-    schedule: ScheduleName | None = None,
+    n_steps: int | None,
+    schedule: ScheduleName | None,
 ) -> Conversion:
-    """Work out what can be without training.
-
-    Args:
-        rule: From :func:`rule_of`.
-        found: The weights of a named model.
-        fan_ins: Fan-ins as they are typed, as in ``27,144``.
-        gradient_norm: ‖g‖·‖w‖ of every block, in units of the loss.
-        n_steps: Length of the training.
-        schedule: Shape of its learning rate.
+    """Work out what can be without training; fan-ins are as they are typed, ``27,144``.
 
     Raises:
         InvalidInputError: If what is asked cannot be told, or a setting has no equilibrium. All faults at
@@ -224,9 +204,8 @@ def converted(
         faults.append("--schedule wants --steps, the length of the training")
     if found is not None and rule.needs_gradient_norm and gradient_norm is None:
         faults.append(
-            "a table for a model under "
-            f"{'SGD' if rule.optimizer == 'SGD' else 'Adam with L2 regularization'} needs gradient norms, "
-            "which only your training tells: measure them in Python,\n"
+            f"a table for a model under {name_of(rule)} needs gradient norms, which only your training "
+            "tells: measure them in Python,\n"
             f"{_MEASURE}\n    print(decayfree.fixed_norm_recipe(optimizer, found, gradient_norms=measured))\n"
             "or give one for all, --gradient-norm G"
         )
@@ -248,15 +227,9 @@ def _rows(rule: DecayRule, fan_ins: Sequence[int], gradient_norm: float | None) 
     for fan_in in dict.fromkeys(sizes):
         settled = rule.equilibrium(fan_in=fan_in, gradient_norm=gradient_norm)
         radius = None if settled.fixed_norm is None else torch.tensor(settled.fixed_norm, dtype=torch.float64)
-        rows.append(
-            {
-                "fan_in": fan_in,
-                "angle_rad": settled.angle_rad,
-                "time_constant_steps": settled.time_constant_steps,
-                "radius": settled.fixed_norm,
-                "lr_at_radius_1": None if radius is None else float(rule.lr_at_radius_1(radius)),
-            }
-        )
+        rate = None if radius is None else float(rule.lr_at_radius_1(radius))
+        row = {key: getattr(settled, key) for key in ("angle_rad", "time_constant_steps")}
+        rows.append({"fan_in": fan_in, **row, "radius": settled.fixed_norm, "lr_at_radius_1": rate})
     return rows
 
 

@@ -12,19 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.cli.options import FORMS
 from decayfree.errors import InvalidInputError, closest
 
 Factory = Callable[[], Any]
-FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
 
 
 def build_named(name: str, *, seed: int = 0) -> nn.Module:
     """Build a model in train mode with random weights; the global random state stays as it was.
 
-    Args:
-        name: One of the three forms. A factory is called without arguments; a module that lies in the current
-            directory can be imported, and the name of a ready model works too.
-        seed: Seeds the random weights.
+    A factory is called without arguments; a module that lies in the current directory can be imported, and
+    the name of a ready model works too.
 
     Raises:
         InvalidInputError: If there is no such model, or it cannot be built.
@@ -41,16 +39,10 @@ def build_named(name: str, *, seed: int = 0) -> nn.Module:
 
 
 def random_input(shape: str, *, n_tokens: int | None = None, seed: int = 0) -> Tensor:
-    """A random input of a shape that is written as text.
+    """A random input of a shape that is written as text, ``4,3,64,64``: standard normal numbers, float32.
 
-    Args:
-        shape: As in ``4,3,64,64``.
-        n_tokens: Draw whole numbers from 0 to below this, for models that take tokens; normal numbers where
-            None.
-        seed: Seeds the numbers; the global random state stays as it was.
-
-    Returns:
-        float32 and standard normal, or int64, of that shape.
+    For models that take tokens, whole numbers from 0 to below ``n_tokens``, int64. The global random state
+    stays as it was.
 
     Raises:
         InvalidInputError: If the text is no shape.

@@ -11,10 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from decayfree.cli.options import INTERRUPTED, JobsOption, JsonOption, count, errors_told, flag, option
 from decayfree.cli.study_progress import (
-    INTERRUPTED,
     as_typed,
-    fail,
     require,
     run_and_report,
     say_how_to_go_on,
@@ -48,20 +47,10 @@ SizeOption = Annotated[
         show_default="small",
     ),
 ]
-DeviceOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Where to train instead: cpu, cuda, cuda:1.")
-]
-SeedsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="So many seeds, from 0, instead of the study's.")
-]
-DataDirOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the images.")]
-JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of the table.")]
-JobsOption = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Trainings at a time, each with its share of the cores.")
-]
-RayOption = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Train on this Ray cluster instead: auto, or HOST:PORT.")
-]
+DeviceOption = Annotated[str | None, option("NAME", "Where to train instead: cpu, cuda, cuda:1.")]
+SeedsOption = Annotated[int | None, count("So many seeds, from 0, instead of the study's.")]
+DataDirOption = Annotated[Path | None, option("DIR", "Folder with the images.")]
+RayOption = Annotated[str | None, option("ADDRESS", "Train on this Ray cluster instead: auto, or HOST:PORT.")]
 
 
 @app.command()
@@ -69,10 +58,7 @@ def run(
     context: typer.Context,
     study: Named,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder for results and page.", show_default="named after the study"
-        ),
+        Path | None, option("DIR", "Folder for results and page.", show_default="named after the study")
     ] = None,
     size: SizeOption = None,
     device: DeviceOption = None,
@@ -86,15 +72,13 @@ def run(
     Runs are kept by their settings: a changed spec runs only what is new. Ctrl-C, a crash or a power cut
     loses no more than the steps since a run's last checkpoint.
     """
-    try:
+    with errors_told():
         require("a study", "scikit-learn", "scipy", "plotly", "jinja2")
         spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
         folder = out or Path(Path(study).stem)
         _look_for_data(spec, on_cluster=ray is not None)
         _tell_what_is_there(spec, folder)
         code = run_and_report(spec, folder, n_jobs=jobs, same_command=as_typed(context), ray_address=ray)
-    except (DecayFreeError, OSError) as error:
-        fail(error)
     raise typer.Exit(code)
 
 
@@ -109,7 +93,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Show the runs of a study, what failed and why, and the time left; without DIR, the built-in studies."""
-    try:
+    with errors_told():
         if out is None:
             list_builtin(as_json=as_json)
         else:
@@ -118,26 +102,20 @@ def list_(
 
             status = study_status(out)
             list_runs(StudySpec.load(out / "study.toml"), status, as_json=as_json)
-    except (DecayFreeError, OSError) as error:
-        fail(error)
 
 
 @app.command()
 def show(
     study: Annotated[str, typer.Argument(metavar="NAME", help="A built-in study.")],
     size: SizeOption = None,
-    resolved: Annotated[
-        bool, typer.Option("--resolved", metavar="", help="Write every setting out, defaults included.")
-    ] = False,
+    resolved: Annotated[bool, flag("--resolved", "Write every setting out, defaults included.")] = False,
 ) -> None:
     """Print a built-in study as TOML, with the claims it is held against: a start for a file of your own."""
     from decayfree.study.builtin.specs import builtin_spec, builtin_text
 
     chosen = size or "small"
-    try:
+    with errors_told(DecayFreeError):
         text = builtin_spec(study, chosen).to_toml() if resolved else builtin_text(study, chosen)
-    except DecayFreeError as error:
-        fail(error)
     typer.echo(text, nl=False)
 
 
@@ -146,45 +124,33 @@ def report(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     reference: Annotated[
         str | None,
-        typer.Option(
-            metavar="METHOD", help="Compare the others with this method, by its name, such as weight_decay."
-        ),
+        option("METHOD", "Compare the others with this method, by its name, such as weight_decay."),
     ] = None,
 ) -> None:
     """Write a study's page, report.html, and print its main table; runs that are not done are left out."""
-    try:
+    with errors_told():
         require("the page", "scipy", "plotly", "jinja2")
         show_page(out, Console(), reference=reference)
-    except (DecayFreeError, OSError) as error:
-        fail(error)
 
 
 @app.command()
 def tune(
     context: typer.Context,
     study: Named,
-    trials: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Trials of each method; more go on from there.")
-    ],
+    trials: Annotated[int, count("Trials of each method; more go on from there.")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder for the trials and best.toml.", show_default="named after the study"
-        ),
+        option("DIR", "Folder for the trials and best.toml.", show_default="named after the study"),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Search for this method only; may be repeated.")
+        list[str] | None, option("NAME", "Search for this method only; may be repeated.")
     ] = None,
     lr: Annotated[
         str | None,
-        typer.Option(
-            metavar="X,X", help="Search between these.", show_default="a tenth and ten times the study's"
-        ),
+        option("X,X", "Search between these.", show_default="a tenth and ten times the study's"),
     ] = None,
-    weight_decay: Annotated[str, typer.Option(metavar="X,X", help="Search between these.")] = "1e-5,1e-1",
-    test_seeds: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Seeds in best.toml, none of them searched with.")
-    ] = 5,
+    weight_decay: Annotated[str, option("X,X", "Search between these.")] = "1e-5,1e-1",
+    test_seeds: Annotated[int, count("Seeds in best.toml, none of them searched with.")] = 5,
     size: SizeOption = None,
     device: DeviceOption = None,
     seeds: SeedsOption = None,
@@ -197,7 +163,7 @@ def tune(
     best.toml is a study that tests what was found on new seeds. Optuna proposes; a trial is one ordinary run
     for each seed. Stopped or killed, the same command goes on and trains nothing twice.
     """
-    try:
+    with errors_told():
         from decayfree.study.search.tuning import Ranges
         from decayfree.study.search.tuning import tune as search
 
@@ -205,21 +171,11 @@ def tune(
         folder = out or Path(Path(study).stem)
         ranges = Ranges(None if lr is None else _range("--lr", lr), _range("--weight-decay", weight_decay))
         _look_for_data(spec, on_cluster=ray is not None)
-        elsewhere: dict[str, Any] = {} if ray is None else {"ray_address": ray}
+        asked: dict[str, Any] = {"n_trials": trials, "methods": method, "n_test_seeds": test_seeds}
+        if ray is not None:
+            asked["ray_address"] = ray
         with watching(Console(), lambda progress: progress.label) as watch:
-            outcome = search(
-                spec,
-                folder,
-                n_trials=trials,
-                methods=method,
-                ranges=ranges,
-                n_test_seeds=test_seeds,
-                n_jobs=jobs,
-                **watch,
-                **elsewhere,
-            )
-    except (DecayFreeError, OSError) as error:
-        fail(error)
+            outcome = search(spec, folder, ranges=ranges, n_jobs=jobs, **asked, **watch)
     raise typer.Exit(_show_tuned(outcome, folder, same_command=as_typed(context)))
 
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from decayfree.cli.options import FAILED, INTERRUPTED
 from decayfree.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -26,37 +27,17 @@ if TYPE_CHECKING:
     from decayfree.study.runner.run_study import StudyOutcome
     from decayfree.study.spec.study_spec import StudySpec
 
-FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
 MAX_REASONS = 5
 
 
 def run_and_report(
     spec: "StudySpec", out: Path, *, n_jobs: int, same_command: str, ray_address: str | None = None
 ) -> int:
-    """Run a study, write its page and print its main table.
-
-    Args:
-        spec: What to run.
-        out: The study's folder.
-        n_jobs: Trainings at a time.
-        same_command: What to type to go on after Ctrl-C.
-        ray_address: Of the cluster to run on, instead of here.
+    """Run a study behind a progress bar, write its page and print its main table.
 
     Returns:
-        The exit code: 0, 1 where a run failed, 130 after Ctrl-C.
+        The exit code: 0, 1 where a run failed, 130 after Ctrl-C; ``same_command`` is printed to go on with.
     """
-    console = Console()
-    outcome = run_watched(spec, out, console, n_jobs=n_jobs, ray_address=ray_address)
-    if outcome.interrupted:
-        say_how_to_go_on(console, f"{outcome.n_done} of {outcome.n_total} runs are done", same_command)
-        return INTERRUPTED
-    return show_results(outcome, out, console)
-
-
-def run_watched(
-    spec: "StudySpec", out: Path, console: Console, *, n_jobs: int, ray_address: str | None = None
-) -> "StudyOutcome":
-    """Run a study behind a progress bar."""
     from decayfree.study.runner.process_pool import handling
     from decayfree.study.runner.run_study import run_study
 
@@ -67,19 +48,19 @@ def run_watched(
     def runs(progress: "StudyProgress") -> str:
         return f"run {min(progress.n_done + 1, progress.n_total)} of {progress.n_total}"
 
+    console = Console()
     elsewhere: dict[str, Any] = {} if ray_address is None else {"ray_address": ray_address}
     with watching(console, runs) as watch, handling(signal.SIGTERM, stop):
-        return run_study(spec, out, n_jobs=n_jobs, **watch, **elsewhere)
+        outcome = run_study(spec, out, n_jobs=n_jobs, **watch, **elsewhere)
+    if outcome.interrupted:
+        say_how_to_go_on(console, f"{outcome.n_done} of {outcome.n_total} runs are done", same_command)
+        return INTERRUPTED
+    return _show_results(outcome, out, console)
 
 
 @contextlib.contextmanager
 def watching(console: Console, describe: Callable[["StudyProgress"], str]) -> Iterator[dict[str, Any]]:
-    """A bar with the time left, as the arguments with which `run_study` and `tune` move it.
-
-    Args:
-        console: Where it is drawn.
-        describe: What is at work, in words.
-    """
+    """A bar with the time left, as the arguments with which `run_study` and `tune` move it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -105,7 +86,7 @@ def say_how_to_go_on(console: Console, done: str, same_command: str) -> None:
     console.print(f"  {escape(same_command)}", highlight=False, soft_wrap=True)
 
 
-def show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
+def _show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
     """Write the page, print the main table and, where runs failed, why; the exit code."""
     show_page(out, console)
     if outcome.set_aside:
@@ -173,12 +154,6 @@ def require(purpose: str, *distributions: str) -> None:
         )
 
 
-def fail(error: Exception) -> NoReturn:
-    """End with the error's message: the request cannot be met."""
-    typer.echo(f"Error: {error}", err=True)
-    raise typer.Exit(BAD_REQUEST) from error
-
-
 def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     """Each method's cell in each group, as on the page but shorter; all cells if none could be chosen."""
     from decayfree.report.numbers.compared import compare
@@ -195,9 +170,7 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
             no_wrap=column.is_number,
             overflow="fold",
         )
-    n_judged = sum(
-        entry.judgement is not None and entry.judgement.p_value is not None for entry in entries.entries
-    )
+    n_judged = len(entries.compared)
     if n_judged > 1:
         table.caption = (
             f"Seen after Holm's correction for {n_judged} comparisons; the intervals are not corrected."

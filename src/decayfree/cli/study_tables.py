@@ -4,15 +4,14 @@ Computes nothing and knows no command.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from decayfree.cli.options import print_json
 from decayfree.cli.study_progress import clock
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def list_builtin(*, as_json: bool) -> None:
         for (name, size), spec in specs.items()
     ]
     if as_json:
-        typer.echo(json.dumps(records))
+        print_json(records)
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("Name", no_wrap=True)
@@ -64,7 +63,7 @@ def list_builtin(*, as_json: bool) -> None:
 def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> None:
     """Print where every run of a study stands, why runs failed, and the time left."""
     if as_json:
-        typer.echo(json.dumps(_record(status), allow_nan=False))
+        print_json(_record(status))
         return
     console = Console()
     table = Table(title=escape(spec.title), title_justify="left", box=None, pad_edge=False)

@@ -39,9 +39,7 @@ def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
 def table(checks: Sequence[Check], width: int) -> Table:
     """Statement, source, measured, expected, residual and tolerance, verdict; numbers in brackets are notes.
 
-    Args:
-        checks: To show.
-        width: Of the terminal, in columns; below 110 everything but the verdict goes under the statement.
+    In a terminal narrower than 110 columns everything but the verdict goes under the statement.
     """
     numbers = {note: number for number, note in enumerate(notes(checks), start=1)}
     shown = [check for check in checks if check.is_applicable]

@@ -133,10 +133,8 @@ class ConvertedRescaling(WeightRescaling):
     ) -> list[Multiplier]:
         """One multiplier for each parameter group, for LambdaLR.
 
-        That of equal angles where weights are held, elsewhere as it was.
-
-        Under decay the norm follows the learning rate with a delay, its time constant: see
-        :func:`decayfree.equal_angle_schedule`.
+        That of equal angles where weights are held, elsewhere as it was. Under decay the norm follows the
+        learning rate with a delay, its time constant: see :func:`decayfree.equal_angle_schedule`.
 
         Args:
             multiplier: The tuned schedule: step -> multiplier of the learning rate, 1 where the recipe was
@@ -165,12 +163,8 @@ class ConvertedRescaling(WeightRescaling):
         if not 0 < steps_per_call < math.inf:
             raise InvalidInputError(f"steps_per_call must be a finite number above 0, got {steps_per_call!r}")
         parameters = dict(self.found.model.named_parameters())
-        biases = {weight.name: weight.bias for weight in self.found}
         converted = {
-            id(parameters[name]): one
-            for one in self.recipe.weights
-            for name in (one.name, biases[one.name])
-            if name
+            id(parameters[name]): one for one in self.recipe.weights for name in self.found[one.name].names
         }
         schedules: list[Multiplier] = []
         for group in self.optimizer.param_groups:

@@ -114,6 +114,11 @@ def rule_of_group(
     return DecayRule("Lion" if settles is equilibrium.lion else of_adam, lr, weight_decay, betas=betas)
 
 
+def name_of(rule: DecayRule) -> str:
+    """What sentences call its optimizer."""
+    return "Adam with L2 regularization" if rule.optimizer == "Adam" else rule.optimizer
+
+
 def settings_of(rule: DecayRule) -> tuple[str, ...]:
     """The settings that its optimizer has."""
     own = ("momentum", "nesterov", "dampening", "decoupled") if rule.optimizer == "SGD" else ("betas",)

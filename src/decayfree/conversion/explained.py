@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decayfree.columns import aligned
-from decayfree.conversion.decay_rule import DecayRule
+from decayfree.conversion.decay_rule import DecayRule, name_of
 from decayfree.conversion.weight_recipe import WeightRecipe
 
 
@@ -26,10 +26,8 @@ def text_of(weights: Sequence[WeightRecipe]) -> str:
         moving = torch.isfinite(times)
         lines += [*derivation_of(rule, angles[moving], times[moving]), "", _CHOICE, *_table(alike), ""]
         if not bool(moving.all()):
-            lines += [
-                f"{int((~moving).sum())} blocks had no gradient; they keep the norm that they have.",
-                "",
-            ]
+            n_still = int((~moving).sum())
+            lines += [f"{n_still} blocks had no gradient; they keep the norm that they have.", ""]
     return "\n".join([*lines, *schedule_and_limits(rules)])
 
 
@@ -37,26 +35,19 @@ def title_of(rule: DecayRule) -> str:
     """The settings in one line."""
     decay = f"lr {rule.lr:g}, weight decay {rule.weight_decay:g}"
     if rule.optimizer != "SGD":
-        name = "Adam with L2 regularization" if rule.optimizer == "Adam" else rule.optimizer
-        return f"{name}, {decay}, betas {rule.betas[0]:g} and {rule.betas[1]:g}"
-    kind = (
-        f"SGD with {'Nesterov ' if rule.nesterov else ''}momentum {rule.momentum:g}"
-        if rule.momentum
-        else "SGD"
-    )
+        return f"{name_of(rule)}, {decay}, betas {rule.betas[0]:g} and {rule.betas[1]:g}"
+    nesterov = "Nesterov " * rule.nesterov
+    momentum = f" with {nesterov}momentum {rule.momentum:g}" if rule.momentum else ""
     dampening = f", dampening {rule.dampening:g}" if rule.dampening else ""
-    return f"{kind}{dampening}, {decay}{' (decoupled)' if rule.decoupled else ''}"
+    return f"SGD{momentum}{dampening}, {decay}{' (decoupled)' * rule.decoupled}"
 
 
-def derivation_of(
-    rule: DecayRule, angles_rad: Tensor | None = None, time_constants_steps: Tensor | None = None
-) -> list[str]:
+def derivation_of(rule: DecayRule, angles_rad: Tensor, time_constants_steps: Tensor) -> list[str]:
     """Formulas, with what they come to where that is known."""
-    kind = _kind(rule)
-    chord, norm, time, rate = _FORMULAS[kind]
-    if angles_rad is not None and len(angles_rad):
+    chord, norm, time, rate = _FORMULAS[_kind(rule)]
+    if len(angles_rad):
         chord += f", so {_spread(angles_rad)} rad"
-    if time_constants_steps is not None and len(time_constants_steps):
+    if len(time_constants_steps):
         time += f" = {_spread(time_constants_steps, whole=True)}"
     rows = [
         ("it turns in a step by", chord),
@@ -71,47 +62,35 @@ def derivation_of(
 def schedule_and_limits(rules: Sequence[DecayRule]) -> list[str]:
     """What is to be done with the schedule, and where the recipe ends."""
     powers = " or ".join(sorted({_POWERS[rule.schedule_exponent] for rule in rules}))
-    lines = [
-        "Schedule",
-        (
-            "  With a fixed norm angles follow the learning rate. With decay the norm follows it too, in the "
-            "steps above: a schedule that is"
-        ),
-        (
-            f"  slower turns weights by {powers} of its multiplier, one that is faster (a warm-up, "
-            "the end of a cosine) by the"
-        ),
-        (
-            "  multiplier itself. LambdaLR(optimizer, wrs.schedules(multiplier)) does as decay would, "
-            "for the held weights only."
-        ),
-        "",
-        "Limits",
-        (
-            "  It is the equilibrium that is kept, not the way there: under decay a norm that begins small "
-            "turns faster at first, and a"
-        ),
-        (
-            "  training shorter than a few times the steps above never gets there. Gradients count as "
-            "random; real ones remember each"
-        ),
-        (
-            "  other, and on a small network angles were up to a tenth off, or a fifth where nothing was "
-            "noise (docs/recipes.md). All"
-        ),
-        "  other parameters keep their decay, their learning rate and their schedule.",
-    ]
+    text = (
+        "Schedule\n"
+        "  With a fixed norm angles follow the learning rate. With decay the norm follows it too, in the "
+        "steps above: a schedule that is\n"
+        f"  slower turns weights by {powers} of its multiplier, one that is faster (a warm-up, "
+        "the end of a cosine) by the\n"
+        "  multiplier itself. LambdaLR(optimizer, wrs.schedules(multiplier)) does as decay would, "
+        "for the held weights only.\n"
+        "\n"
+        "Limits\n"
+        "  It is the equilibrium that is kept, not the way there: under decay a norm that begins small "
+        "turns faster at first, and a\n"
+        "  training shorter than a few times the steps above never gets there. Gradients count as "
+        "random; real ones remember each\n"
+        "  other, and on a small network angles were up to a tenth off, or a fifth where nothing was "
+        "noise (docs/recipes.md). All\n"
+        "  other parameters keep their decay, their learning rate and their schedule.\n"
+    )
     if any(rule.needs_gradient_norm for rule in rules):
-        lines += [
+        text += (
             "  G changes in the course of training, and with it what decay would have done: it is that of "
-            "the steps it was measured in."
-        ]
+            "the steps it was measured in.\n"
+        )
     if any(rule.optimizer != "SGD" for rule in rules):
-        lines += [
+        text += (
             "  One radius of 1 for all would unbalance layers: under Adam and Lion the angle goes with √C. "
-            "Radii that go with √C do not."
-        ]
-    return lines
+            "Radii that go with √C do not.\n"
+        )
+    return text.splitlines()
 
 
 _CHOICE = (
@@ -121,32 +100,15 @@ _CHOICE = (
 
 _POWERS = {1 / 2: "the square root", 2 / 3: "the power 2/3"}
 
-# chord, norm, time constant, learning rate at radius 1
+# norm, time constant, learning rate at radius 1
+_COUPLED = ("r⁴ = ηG²/(2λ(1−μ))", "(1−μ)/(4ηλ)", "η/radius² (a single row: √(2ηλ(1−μ))/G)")
+_DECOUPLED = ("r⁴ = ηG²/(2λ(1−μ)²)", "1/(4ηλ)", "η/radius² (a single row: (1−μ)√(2ηλ)/G)")
+# The chord, and these three.
 _FORMULAS: dict[str, tuple[str, str, str, str]] = {
-    "SGD": (
-        "chord² = 2ηλ/(1+μ)",
-        "r⁴ = ηG²/(2λ(1−μ))",
-        "(1−μ)/(4ηλ)",
-        "η/radius² (a single row: √(2ηλ(1−μ))/G)",
-    ),
-    "Nesterov": (
-        "chord² = 2ηλ(1+2μ−2μ³)/(1+μ)",
-        "r⁴ = ηG²/(2λ(1−μ))",
-        "(1−μ)/(4ηλ)",
-        "η/radius² (a single row: √(2ηλ(1−μ))/G)",
-    ),
-    "SGD decoupled": (
-        "chord² = 2ηλ(1−μ)/(1+μ)",
-        "r⁴ = ηG²/(2λ(1−μ)²)",
-        "1/(4ηλ)",
-        "η/radius² (a single row: (1−μ)√(2ηλ)/G)",
-    ),
-    "Nesterov decoupled": (
-        "chord² = 2ηλ(1−μ)(1+2μ−2μ³)/(1+μ)",
-        "r⁴ = ηG²/(2λ(1−μ)²)",
-        "1/(4ηλ)",
-        "η/radius² (a single row: (1−μ)√(2ηλ)/G)",
-    ),
+    "SGD": ("chord² = 2ηλ/(1+μ)", *_COUPLED),
+    "Nesterov": ("chord² = 2ηλ(1+2μ−2μ³)/(1+μ)", *_COUPLED),
+    "SGD decoupled": ("chord² = 2ηλ(1−μ)/(1+μ)", *_DECOUPLED),
+    "Nesterov decoupled": ("chord² = 2ηλ(1−μ)(1+2μ−2μ³)/(1+μ)", *_DECOUPLED),
     "Adam": ("chord² = η²C(1−β₁)/((1+β₁)r²)", "r³ = η√C·G/(2λ)", "2r²/(3η²C)", "η/radius"),
     "AdamW": ("chord² = 2ηλ(1−β₁)/(1+β₁)", "r² = ηC/(2λ)", "1/(2ηλ)", "η/radius = √(2ηλ/C a row)"),
     "Lion": ("chord² = πηλκ", "r² = ηC/(πλκ)", "1/(2ηλ)", "η/radius = √(πηλκ/C a row)"),

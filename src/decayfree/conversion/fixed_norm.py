@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decayfree.conversion.decay_rule import DecayRule, settings_of
+from decayfree.conversion.decay_rule import DecayRule, name_of, settings_of
 from decayfree.conversion.explained import text_of
 from decayfree.conversion.weight_recipe import WeightRecipe
 from decayfree.equilibrium import Equilibrium
@@ -79,12 +79,10 @@ def _faults(
             faults.append((InvalidInputError, f"{name}: {fault}"))
     asking = [weight for weight in weights if rules[weight.name].needs_gradient_norm]
     if asking and gradient_norms is None:
-        rule = rules[asking[0].name]
-        kind = "SGD" if rule.optimizer == "SGD" else "Adam with L2 regularization"
         said = (
-            f"the norms at which {kind} settles depend on how large gradients are: measure them in a few "
-            "hundred steps of your own training, `with decayfree.GradientNorms(optimizer, found) as "
-            "measured: ...`, and pass gradient_norms=measured"
+            f"the norms at which {name_of(rules[asking[0].name])} settles depend on how large gradients are: "
+            "measure them in a few hundred steps of your own training, `with decayfree.GradientNorms("
+            "optimizer, found) as measured: ...`, and pass gradient_norms=measured"
         )
         faults.append((InvalidInputError, said))
     elif gradient_norms is not None and not isinstance(gradient_norms, Mapping):
@@ -168,14 +166,7 @@ def _sizes(weight: ScaleInvariantWeight) -> Tensor:
 
 def _to_dict(one: WeightRecipe) -> dict[str, Any]:
     rule = {key: getattr(one.rule, key) for key in settings_of(one.rule)}
-    return {
-        "name": one.name,
-        "shape": list(one.shape),
-        **rule,
-        "fan_in": one.fan_in,
-        "gradient_norms": None if one.gradient_norms is None else one.gradient_norms.tolist(),
-        "radii": one.radii.tolist(),
-        "lr_at_radius_1": one.lr_at_radius_1.tolist(),
-        "angles_rad": one.angles_rad.tolist(),
-        "time_constants_steps": one.time_constants_steps.tolist(),
-    }
+    columns = ("gradient_norms", "radii", "lr_at_radius_1", "angles_rad", "time_constants_steps")
+    values = {key: getattr(one, key) for key in columns}
+    record = {"name": one.name, "shape": list(one.shape), **rule, "fan_in": one.fan_in}
+    return record | {key: None if value is None else value.tolist() for key, value in values.items()}

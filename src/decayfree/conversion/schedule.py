@@ -1,8 +1,7 @@
 """What learning-rate schedule turns weights of fixed norm as weight decay would have?
 
-By the same angles, step by step.
-
-Works on multipliers of a learning rate, as LambdaLR takes them, and on nothing else.
+By the same angles, step by step. Works on multipliers of a learning rate, as LambdaLR takes them, and on
+nothing else.
 """
 
 import math

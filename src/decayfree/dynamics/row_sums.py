@@ -22,10 +22,10 @@ from decayfree.blocks import (
 from decayfree.dynamics.fused_rows import fused_motion, fused_slope, runs_of
 from decayfree.errors import InvalidInputError
 
-# Copies in float64 are made of so many numbers of both tensors at a time: on the CPU 1 MB that stays in the
-# cache (half as many numbers took a third longer, each operation being a few microseconds); elsewhere what is
-# worth a kernel.
-_PIECE_ON_CPU = 1 << 16
+# Copies in float64 are made of so many numbers of both tensors at a time: on the CPU 2 MB that stay in the
+# cache (half as many numbers took a tenth longer, each operation being a few microseconds, and four times as
+# many as well); elsewhere what is worth a kernel.
+_PIECE_ON_CPU = 1 << 17
 _PIECE = 1 << 21
 
 
@@ -101,9 +101,10 @@ def _pieces(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[Tensor]:
     for run in [slice(0, n_units)] if blocks.groups > 1 else runs_of(blocks):
         for start in range(run.start, run.stop, step):
             n = min(step, run.stop - start)
-            for copy, view in zip(buffer, views, strict=True):
-                copy[:n].copy_(view[start : start + n])
-            yield buffer[:, :n].view(2, n * rows_in_a_unit, row_size)
+            piece = buffer if n == step else buffer[:, :n]
+            for copy, view in zip(piece.unbind(), views, strict=True):
+                copy.copy_(view[start : start + n])
+            yield piece.view(2, n * rows_in_a_unit, row_size)
 
 
 def _motion(pair: Tensor) -> Tensor:

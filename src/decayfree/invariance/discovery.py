@@ -199,7 +199,7 @@ def _kind_faults(inputs: Any) -> list[str]:
 def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> VerdictName:
     if not parameter.requires_grad:
         return "frozen"
-    if finding.partition or finding.says in ("sign", "choice"):
+    if finding.partition or finding.says in ("sign", "choice", "detached"):
         return "invariant"
     has_moved = finding.failed_finite and finding.moves > PRECISIONS[dtype].effect
     if finding.says in ("moves", "moves elsewhere") or has_moved:
@@ -241,7 +241,7 @@ def _left_out(
             return "excluded", f"excluded by {pattern!r}"
     if finding.says == "sign":
         return "sign", "a sign is no direction to keep"
-    if finding.says == "choice":
+    if finding.says in ("choice", "detached"):
         return "no gradient", "no gradient turns it, so that its norm sets no step"
     if included is None:
         return (

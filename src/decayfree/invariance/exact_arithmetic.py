@@ -7,7 +7,8 @@ layer types.
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -147,6 +148,19 @@ class Jittered(ExactArithmetic):
             self.moved = max(self.moved, float(norm(again - result) / norm(result).clamp(min=1e-30)))
             return again
         return result
+
+
+@contextmanager
+def outside_of_modes(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """While it is open, no mode sees what is done with tensors, unless some are of kinds that need one.
+
+    For what measures between the operations of a model: modes have nothing to say there, and double its time.
+    """
+    if all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+            yield
+    else:
+        yield
 
 
 def use_eps_(model: nn.Module, eps: float) -> None:

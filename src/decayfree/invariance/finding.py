@@ -13,9 +13,12 @@ from decayfree.invariance.running_statistics import NormLayer
 #   moves elsewhere scaling it does not where it is, but at other values, which these inputs activate;
 #   sign            its numbers have no size: the outputs know their signs;
 #   choice          they know more of it than signs, but not its scale;
+#   detached        likewise, and they follow it smoothly where no gradient goes;
 #   free            its blocks have no scale, though its gradient says that they have one;
 #   two values      a normalization saw two values and keeps nothing of them but which is larger.
-Says = Literal["", "no effect", "moves", "moves elsewhere", "sign", "choice", "free", "two values"]
+Says = Literal[
+    "", "no effect", "moves", "moves elsewhere", "sign", "choice", "detached", "free", "two values"
+]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from decayfree.invariance.evidence import Evidence
+from decayfree.invariance.exact_arithmetic import outside_of_modes
 from decayfree.invariance.norm_places import reversed_graph
 from decayfree.invariance.probe import Probe, as_real, in_real_terms
 
@@ -98,9 +99,10 @@ class _Gathering:
         slopes = self.here.get(bias)
         if vector is not None and slopes is not None:
             vector, slopes = in_real_terms(vector, slopes)
-        self.evidence[name] = self.evidence[name].with_probe(
-            as_real(parameter), as_real(gradient), vector, slopes
-        )
+        with outside_of_modes([parameter, gradient, *(one for one in (vector, slopes) if one is not None)]):
+            self.evidence[name] = self.evidence[name].with_probe(
+                as_real(parameter), as_real(gradient), vector, slopes
+            )
 
 
 def is_measured(parameter: Tensor) -> bool:

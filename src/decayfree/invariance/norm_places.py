@@ -7,6 +7,7 @@ a weight has its output channels (``output_rows``), and that does decide the axi
 block along any.
 """
 
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from decayfree.forward import tensors_in
+from decayfree.invariance.exact_arithmetic import outside_of_modes
 
 _UNMOVED = 1e-5  # relative; scaling by a random factor moves a sum by far more
 
@@ -39,11 +41,12 @@ Calls = dict[tuple[str, int], Call]
 def watched(model: nn.Module) -> Iterator[Calls]:
     """Remember the calls of all modules while it is open."""
     calls: Calls = {}
+    fingerprints = _Fingerprints()
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue  # takes no hooks
-        before, after = _hooks(name, calls)
+        before, after = _hooks(name, calls, fingerprints)
         handles += [
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(after),
@@ -121,34 +124,55 @@ def _unmoved_calls(first: Calls, second: Calls) -> dict[Any, tuple[str, bool]]:
     return nodes
 
 
-def _hooks(name: str, calls: Calls) -> tuple[Callable[..., None], Callable[..., None]]:
+def _hooks(
+    name: str, calls: Calls, fingerprints: "_Fingerprints"
+) -> tuple[Callable[..., None], Callable[..., None]]:
     open_calls: list[tuple[int, Tensor | None]] = []
     n_calls = 0
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         nonlocal n_calls
-        open_calls.append((n_calls, _fingerprint((args, kwargs))[0]))
+        open_calls.append((n_calls, fingerprints.of((args, kwargs))[0]))
         n_calls += 1
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         index, taken = open_calls.pop()
-        calls[name, index] = Call(taken, *_fingerprint(output))  # inner modules come first
+        calls[name, index] = Call(taken, *fingerprints.of(output))  # inner modules come first
 
     return before, after
 
 
-def _fingerprint(values: Any) -> tuple[Tensor | None, Any]:
-    """Sum and norm of all floating tensors together, and the node of the first."""
-    tensors = [
-        tensor
-        for tensor in tensors_in(values)
-        if tensor.is_floating_point() and not is_functorch_wrapped_tensor(tensor)
-    ]
-    if not tensors:
-        return None, None
-    sums = torch.stack([tensor.detach().sum() for tensor in tensors])
-    norms = torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors])
-    return torch.stack([sums.sum(), torch.linalg.vector_norm(norms)]), tensors[0].grad_fn
+class _Fingerprints:
+    """Sums and norms, once of each tensor: what one module gives the next takes."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
+
+    def of(self, values: Any) -> tuple[Tensor | None, Any]:
+        """Sum and norm of all floating tensors together, and the node of the first."""
+        tensors = [
+            tensor
+            for tensor in tensors_in(values)
+            if tensor.is_floating_point() and not is_functorch_wrapped_tensor(tensor)
+        ]
+        if not tensors:
+            return None, None
+        with outside_of_modes(tensors):
+            each = [self._of_one(tensor) for tensor in tensors]
+            node = tensors[0].grad_fn
+            if len(each) == 1:
+                return each[0], node
+            together = torch.stack(each)
+            return torch.stack([together[:, 0].sum(), torch.linalg.vector_norm(together[:, 1])]), node
+
+    def _of_one(self, tensor: Tensor) -> Tensor:
+        known = self._known.get(id(tensor))
+        if known and known[0]() is tensor and known[1] == tensor._version:
+            return known[2]
+        values = tensor.detach()
+        fingerprint = torch.stack([values.sum(), torch.linalg.vector_norm(values)])
+        self._known[id(tensor)] = weakref.ref(tensor), tensor._version, fingerprint
+        return fingerprint
 
 
 def _is_unmoved(before: Tensor | None, after: Tensor | None) -> bool:

@@ -6,7 +6,7 @@ radial.py, partition.py and evidence.py do.
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,9 +26,10 @@ from decayfree.forward import (
     movement,
     tensors_in,
 )
+from decayfree.invariance.depthwise import DEPTHWISE
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.partition import TOLERANCES
-from decayfree.invariance.perturbed_buffers import perturb_buffers_
+from decayfree.invariance.perturbed_buffers import lone_numbers, perturb_buffers_
 from decayfree.invariance.progress import Progress
 from decayfree.invariance.running_statistics import Statistics, statistics_in, tracked_modules
 from decayfree.invariance.twin import Twin
@@ -59,6 +60,10 @@ class ForwardError(Exception):
     """The model raised; ``args[0]`` is what."""
 
 
+class UnequalRunsError(Exception):
+    """Two runs that should be equal are not."""
+
+
 class Probe:
     """A copy of a model at a generic point, that can be run and scaled without touching the original.
 
@@ -69,6 +74,9 @@ class Probe:
         dtype: float64, or float32 for models that cannot run in float64.
         seed: Seeds the perturbation, the functionals and everything random in the model.
         eps: The ε of all normalizations.
+        numbers: Names of buffers of one number that are no flags, and are moved as parameters are.
+        is_wary: Whether an equal run without gradients comes before the first one, to be compared with it.
+            Else that is left to ``check_equal``.
     """
 
     def __init__(
@@ -79,7 +87,11 @@ class Probe:
         dtype: torch.dtype,
         seed: int,
         eps: float = NEGLIGIBLE_EPS,
+        *,
+        numbers: Collection[str] = (),
+        is_wary: bool = False,
     ) -> None:
+        self._numbers = numbers
         self.dtype = dtype
         self.seed = seed
         self.eps = eps
@@ -91,16 +103,49 @@ class Probe:
         self._original = model
         self._n_perturbed = 0
         self._needs_grad = False
+        self._is_wary = is_wary
+        self._is_compared = is_wary
         # Outputs of the first run, and of one that differed, until another run was compared with them.
         self._first: list[Tensor] = []
         self._unsure: list[Tensor] = []
         self._process_randomness = ProcessRandomness()
         self._progress = Progress()
-        self._surroundings = Surroundings(seed, dtype)
+        self._surroundings = Surroundings(seed, dtype, DEPTHWISE)
 
     def _prepare_(self, copy: nn.Module) -> None:
         use_eps_(copy, self.eps)
-        perturb_buffers_(copy, self.seed)
+        perturb_buffers_(copy, self.seed, self._numbers)
+
+    def smooth_numbers(self) -> frozenset[str]:
+        """Buffers of one number that outputs depend on smoothly, so that a value may hide a dependence."""
+        numbers = lone_numbers(self.copy)
+        if not numbers:
+            return frozenset()
+
+        def run() -> list[Tensor | None]:
+            inputs = self._put_back()
+            with (
+                _refused_calls(self._original),
+                Surroundings(self.seed, self.dtype, DEPTHWISE),
+                ExactArithmetic(self.dtype, self.eps),
+            ):
+                for number in numbers.values():
+                    number.requires_grad_()
+                outputs = [one for one in tensors_in(self._forward(self.copy, inputs)) if one.requires_grad]
+                slopes = torch.autograd.grad(
+                    self._functional(outputs), list(numbers.values()), allow_unused=True
+                )
+                return list(slopes)
+
+        try:
+            slopes = self._process_randomness.call(run, self.seed)
+        except (
+            Exception
+        ):  # written in place, or not differentiated: no smooth function, or no function at all
+            return frozenset()
+        return frozenset(
+            name for name, slope in zip(numbers, slopes, strict=True) if slope is not None and slope.any()
+        )
 
     @torch.no_grad()
     def perturb_(self) -> None:
@@ -118,7 +163,7 @@ class Probe:
         for name, offset in offsets.items():
             _add_noise_(as_real(self.parameters[name]), noise, offset)
         self._n_perturbed += 1
-        if self._n_perturbed == 1:
+        if self._is_wary and self._n_perturbed == 1:
             self._first = self._repeatable({}).outputs
 
     @torch.no_grad()
@@ -136,7 +181,11 @@ class Probe:
 
         def run() -> Any:
             inputs = self._put_back()
-            with torch.set_grad_enabled(self._needs_grad), Surroundings(self.seed, self.dtype), mode:
+            with (
+                torch.set_grad_enabled(self._needs_grad),
+                Surroundings(self.seed, self.dtype, DEPTHWISE),
+                mode,
+            ):
                 return self._forward(self.copy, inputs)
 
         moved = self._process_randomness.call(run, self.seed)
@@ -189,7 +238,7 @@ class Probe:
         for name, value in start.items():
             self.copy.get_buffer(name).fill_(value)
         statistics_at_start = statistics_in(self.copy)
-        surroundings = Surroundings(self.seed, self.dtype)
+        surroundings = Surroundings(self.seed, self.dtype, DEPTHWISE)
         if torch.is_grad_enabled():
             self._surroundings = surroundings  # of the graph that comes
         with _refused_calls(self._original), surroundings, ExactArithmetic(self.dtype, self.eps) as exact:
@@ -228,6 +277,25 @@ class Probe:
             for name, gradient in zip(self.parameters, found, strict=True)
             if gradient is not None
         }
+
+    @torch.no_grad()
+    def check_equal(self, outputs: list[Tensor]) -> None:
+        """Run once more without gradients, unless that was compared before.
+
+        Wherever something else than this may be the reason that outputs move, or a run that is not compared
+        comes next. A scaled run that moves nothing has compared them, too.
+
+        Args:
+            outputs: Of the newest probe.
+
+        Raises:
+            UnequalRunsError: If they are other ones: then a wary probe finds out what it is.
+        """
+        if self._is_compared:
+            return
+        self._is_compared = True
+        if movement(outputs, self.run().outputs) > TOLERANCES[self.dtype].confirm:
+            raise UnequalRunsError
 
     @torch.no_grad()
     def check_repetition(self) -> None:

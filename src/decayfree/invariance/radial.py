@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_PIECE = 1 << 16
+
 
 @dataclass(frozen=True)
 class RadialDerivatives:
@@ -107,6 +109,7 @@ def _sums_in(groups: int, left: Tensor, right: Tensor) -> Tensor:
         return sums
     sums = left.new_zeros(groups, left.shape[1], dtype=torch.float64)
     lefts, rights = (part.squeeze(2).unflatten(0, (groups, -1)) for part in (left, right))
-    for index in range(lefts.shape[1]):  # no table as large as the weight
-        sums += lefts[:, index].double() * rights[:, index]
+    n_together = max(_PIECE // max(sums.numel(), 1), 1)  # no table as large as the weight
+    for some, others in zip(lefts.split(n_together, 1), rights.split(n_together, 1), strict=True):
+        sums += (some.double() * others).sum(1)
     return sums

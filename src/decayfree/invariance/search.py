@@ -6,6 +6,7 @@ the model. Gives figures, not words: discovery.py says what they mean.
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, movement, on_default_device
-from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, Nudge, liars, nudges
+from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, everything_holds, liars, nudges
 from decayfree.invariance.evidence import Evidence, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
@@ -28,7 +29,7 @@ from decayfree.invariance.labels import (
 )
 from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
-from decayfree.invariance.probe import Probe, Ran
+from decayfree.invariance.probe import Probe, Ran, UnequalRunsError
 from decayfree.invariance.rounding import RoundingDecidesError, has_constant_channels, moved_by_rounding
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
@@ -44,6 +45,7 @@ from decayfree.invariance.seen import (
     candidates,
     faint,
     n_silent_rows,
+    nearly_cancelled,
     scaled_candidate,
     silent,
     unless_bent,
@@ -82,8 +84,13 @@ def search(
     forward, on_host = on_default_device(forward)
 
     def at(eps: float) -> SearchResult:
-        probe = Probe(model, inputs, forward, dtype, seed, eps)
-        return _Search(probe, TOLERANCES[dtype], n_probes).result()
+        for is_wary in (False, True):
+            with suppress(UnequalRunsError):
+                probe = Probe(model, inputs, forward, dtype, seed, eps, is_wary=is_wary)
+                if numbers := probe.smooth_numbers():
+                    probe = Probe(model, inputs, forward, dtype, seed, eps, numbers=numbers, is_wary=is_wary)
+                return _Search(probe, TOLERANCES[dtype], n_probes).result()
+        raise AssertionError("a wary probe compares its own runs")
 
     with torch.inference_mode(False), torch.enable_grad(), on_host:
         try:
@@ -124,6 +131,8 @@ class _Search:
                 confirmation = self._confirm(seen)
             is_still = confirmation.movement <= seen.allowed
             holds = is_still and self._everything_holds(seen)
+            if not holds:
+                self._probe.check_equal(seen.outputs)
             if holds or (is_still and self._is_still_the_other_way(seen)):
                 break
             culprits = self._culprits(seen)
@@ -164,6 +173,7 @@ class _Search:
         kept = so_far.kept if so_far else self._kept_shares(ran)
         allowed = so_far.allowed if so_far else self._tolerance.confirm
         if any(one.is_suspicious for one in evidence.values()) or has_constant_channels(ran, kept):
+            self._probe.check_equal(ran.outputs)
             allowed = max(allowed, moved_by_rounding(self._probe, ran.outputs))
         reached = {name for name, finding in so_far.findings.items() if finding.has_path} if so_far else set()
         findings = self._findings(evidence, reached | has_gradient)
@@ -202,6 +212,7 @@ class _Search:
         }
         averaging = [name for name, share in kept.items() if share == 1.0]
         if averaging:
+            self._probe.check_equal(ran.outputs)
             from_zero, from_one = (
                 self._probe.run(start=dict.fromkeys(statistics_buffers(averaging), value)).statistics
                 for value in (0.0, 1.0)
@@ -221,6 +232,7 @@ class _Search:
         statistics = put_in(ran.start, ran.statistics, kept)
         zeros = dict.fromkeys(statistics_buffers(small_modules(ran.start, statistics, 1e-4)), 0.0)
         if small_modules(ran.start, statistics, 3e-8):
+            self._probe.check_equal(ran.outputs)
             again = self._probe.run(start=zeros)
             if movement(ran.outputs, again.outputs) > self._tolerance.confirm:
                 return {}, statistics
@@ -326,23 +338,16 @@ class _Search:
         """
         if self._probe.dtype != torch.float64:
             return False
-        nudged = self._nudges(seen)
-        trials, asking = self._trials(seen), self._asking(seen)
-        ran = trials.run(
+        asking = self._asking(seen)
+        others = [
             *self._scaled(seen, self._the_other_way(seen)).values(),
             *(
                 asking.redrawn(name)
                 for name in silent(seen.findings)
                 if not seen.findings[name].has_sign_rows
             ),
-            *(nudge.change for nudge in nudged.values()),
-        )
-        missed = self._probe.functional_change(seen.outputs, ran.outputs) - sum(
-            nudge.predicted for nudge in nudged.values()
-        )
-        # φ does not see outputs that have no gradient, and notices much less than this in the others.
-        is_near = movement(seen.outputs, ran.outputs) <= 1e-3
-        return abs(missed) <= self._precision.lie * self._precision.step and is_near
+        ]
+        return everything_holds(self._trials(seen), others, self._with_a_scale(seen), self._probe.seed)
 
     def _decided_by_scaling(self, seen: Seen, holds: bool) -> Seen:
         """With findings that say what really changing parameters says, where gradients say nothing or lie."""
@@ -353,11 +358,13 @@ class _Search:
         if asked:
             answers |= asking.of_silent(asked, self._tolerance.evidence)
         answers = self._unless_of_two_values(answers, seen)
-        untrue = [] if holds else liars(self._trials(seen), self._nudges(seen), self._precision)
+        untrue = [] if holds else self._liars(seen)
         # What failed in its blocks alone may have none with its bias.
         failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
         axes = {name: seen.evidence[name].output_rows for name in (*untrue, *failed)}
         answers |= asking.of_liars(list(axes), axes)
+        free = asking.of_nearly_cancelled(nearly_cancelled(seen))
+        answers, untrue = answers | free, [*untrue, *free]
         answers |= asking.of_faint(faint(seen.findings, self._tolerance), self._tolerance.moved)
         findings = {**seen.findings}
         for name, answer in answers.items():
@@ -378,7 +385,7 @@ class _Search:
         doubtful = {
             name
             for name, answer in answers.items()
-            if answer.says in ("sign", "choice")
+            if answer.says in ("sign", "choice", "detached")
             or (
                 answer.says == "no effect"
                 and seen.evidence[name].is_stirred
@@ -394,15 +401,18 @@ class _Search:
     def _asking(self, seen: Seen) -> ByScaling:
         return ByScaling(self._trials(seen), self._probe.dtype, self._biases, self._probe.seed)
 
-    def _nudges(self, seen: Seen) -> dict[str, Nudge]:
-        """Of all parameters of which gradients say that they have a scale."""
-        radial = {
+    def _liars(self, seen: Seen) -> list[str]:
+        made = nudges(self._probe.parameters, self._with_a_scale(seen), self._precision, self._probe.seed)
+        return liars(self._trials(seen), made, self._precision)
+
+    def _with_a_scale(self, seen: Seen) -> dict[str, Tensor]:
+        """Radial derivatives of all parameters of which gradients say that they have a scale."""
+        return {
             name: rows
             for name, rows in seen.radial.items()
             if seen.findings[name].has_scale
             and float(torch.linalg.vector_norm(rows)) >= self._tolerance.moved
         }
-        return nudges(self._probe.parameters, radial, self._precision, self._probe.seed)
 
     # Normalizations
 

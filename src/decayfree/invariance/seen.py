@@ -97,6 +97,16 @@ def faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
     ]
 
 
+def nearly_cancelled(seen: Seen) -> list[tuple[str, bool]]:
+    """Matrices with a scale whose rows' growths cancel but for a few percent, without or with their bias."""
+    return [
+        (name, is_joint)
+        for name, finding in seen.findings.items()
+        if finding.has_scale and not (finding.partition or finding.is_vector)
+        for is_joint in seen.evidence[name].nearly_cancels
+    ]
+
+
 # By which factors a candidate is scaled whose confirmations may have jumped over a bend.
 _BETWEEN = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.5, 2.0, 4.0, 16.0)
 

@@ -92,6 +92,11 @@ def _says(finding: Finding, model: nn.Module) -> str:
                 f"scaling it{together} moves nothing, up or down, and no gradient reaches it: the outputs "
                 "know it only by a choice (argmax, top-k, rounding), or these inputs do not activate it"
             )
+        case "detached":
+            return (
+                "scaling it moves nothing, up or down, and turning it does, but no gradient reaches it: it "
+                "is detached, or in a reentrant checkpoint whose inputs have none (use_reentrant=False)"
+            )
         case "moves elsewhere":
             return (
                 "its gradient is zero where it is, and scaling moves nothing there; at other values, where "

@@ -16,13 +16,7 @@ from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
 from decayfree.errors import InvalidInputError
-from decayfree.methods.method import (
-    AttachedMethod,
-    BlockNormsByStep,
-    Method,
-    number_faults,
-    only_with,
-)
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
 from decayfree.methods.partly_held import refuse_partly_held
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.stepping import refuse_scaled_gradients
@@ -37,10 +31,8 @@ if TYPE_CHECKING:
 class ExactReplay(Method):
     """Learning rate η_t/r_t² and momentum coefficient μ·r_t/r_{t−1} per block, at unit norm.
 
-    r_t is the norm in the weight-decay run.
-
-    The weight-decay run is v ← μv + g(w) + λw, w ← w − ηv. Divided by its own norm r_t before the step, with
-    u = w/r_t and g(w) = g(u)/r_t, it is a run at unit norm:
+    r_t is the norm in the weight-decay run. The weight-decay run is v ← μv + g(w) + λw, w ← w − ηv. Divided
+    by its own norm r_t before the step, with u = w/r_t and g(w) = g(u)/r_t, it is a run at unit norm:
 
         b ← μ·(r_t/r_{t−1})·b + g(u) + λr_t²u,    u ← u − (η/r_t²)·b,    u ← u/‖u‖,    with b = r_t·v.
 
@@ -131,11 +123,8 @@ class _Replay:
         from decayfree.rescaling.radius import rows_norm
         from decayfree.rescaling.weight_rescaling import WeightRescaling
 
-        self._optimizer = optimizer
-        self._found = found
-        self._replayed = replayed
-        self._weight_decay = weight_decay
-        self._decoupled = decoupled
+        self._optimizer, self._found, self._replayed = optimizer, found, replayed
+        self._weight_decay, self._decoupled = weight_decay, decoupled
         self._parameters = dict(found.model.named_parameters())
         self._held = {one.name: rows_norm(one.blocks, self._parameters[one.name]) for one in found}
         self._n_steps = 0
@@ -155,10 +144,7 @@ class _Replay:
         self._n_steps = int(state["n_steps"])
 
     def _unit(self, weight: ScaleInvariantWeight, step: int) -> Tensor:
-        """r_t over the norm that the block is held at, (n_blocks,).
-
-        After the last recorded step its norms count.
-        """
+        """r_t over the norm a block is held at, (n_blocks,); after the last recorded step its norms count."""
         recorded, held = self._replayed[weight.name], self._held[weight.name]
         return recorded[min(step, len(recorded) - 1)].to(held) / held
 

@@ -1,9 +1,7 @@
 """Hyperball: weight norm and update norm are both fixed.
 
-So the learning rate is the length of a step as a share of the norm.
-
-Leaves what is not scale-invariant to the optimizer. Norms are of blocks here, where its authors take whole
-matrices.
+So the learning rate is the length of a step as a share of the norm. Leaves what is not scale-invariant to the
+optimizer. Norms are of blocks here, where its authors take whole matrices.
 """
 
 from __future__ import annotations

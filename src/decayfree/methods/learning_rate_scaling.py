@@ -79,9 +79,8 @@ class _ScaledSteps:
         from decayfree.dynamics.families import update_family
         from decayfree.step_counter import is_inner_step
 
-        self._found = found
+        self._found, self._replayed = found, replayed
         self._parameters = dict(found.model.named_parameters())
-        self._replayed = replayed
         self._power = 2 if update_family(optimizer) == "sgd" else 1
         self._n_steps = 0
         self._factors: dict[str, Tensor] = {}
@@ -102,10 +101,7 @@ class _ScaledSteps:
 
     @torch.no_grad()
     def _factor(self, weight: ScaleInvariantWeight) -> Tensor:
-        """‖w_t‖²/‖w_t^WD‖², or its root, (n_blocks,).
-
-        After the replayed run's last step its last norms count.
-        """
+        """‖w_t‖²/‖w_t^WD‖² or its root, (n_blocks,); after the replayed run's end its last norms count."""
         norms = weight.part(self._parameters).norms()
         replayed = self._replayed[weight.name]
         row = replayed[min(self._n_steps, len(replayed) - 1)].to(norms)

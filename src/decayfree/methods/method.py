@@ -87,10 +87,7 @@ class Method(ABC):
         return []
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
-        """Why it cannot work with an optimizer, by its name in lower case (sgd, adam, adamw, lion, …).
-
-        Nothing where it can.
-        """
+        """Why it cannot work with an optimizer, by its lower-case name (sgd, adam, …); nothing if it can."""
         return []
 
     def prepare(self, model: nn.Module, found: Invariance) -> Invariance:

@@ -27,11 +27,9 @@ def parametrized(
 ) -> Invariance:
     """Compute every scale-invariant weight from a tensor of directions.
 
-    That tensor has no scale row by row, whatever follows.
-
-    The normalization behind no longer meets that scale, so that its running statistics do not follow it. What
-    had a scale in common before, several rows and their biases, has it now as lengths, where the
-    parametrization has such.
+    That tensor has no scale row by row, whatever follows. The normalization behind no longer meets that
+    scale, so that its running statistics do not follow it. What had a scale in common before, several rows
+    and their biases, has it now as lengths, where the parametrization has such.
 
     Args:
         model: Changed in place.

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 def refuse_partly_held(found: Invariance, *, by: str, lacks: str = "treats these alone") -> None:
     """Raise an `UnsupportedWeightError` where a weight is scale-invariant in some of its rows only.
 
-    Args:
-        found: The weights.
-        by: Who does so, in words.
-        lacks: What is not done, in words.
+    It says in words whose fault that is (``by``), and what is not done (``lacks``).
     """
     names = [weight.name for weight in found if weight.blocks.is_partial]
     if names:

@@ -1,8 +1,7 @@
 """SGDP and AdamP.
 
-What an update adds along a weight is taken out of it, so that momentum does not make norms grow.
-
-Takes the authors' package; the optimizer finds by itself, at every step, which weights are scale-invariant.
+What an update adds along a weight is taken out of it, so that momentum does not make norms grow. Takes the
+authors' package; the optimizer finds by itself, at every step, which weights are scale-invariant.
 """
 
 from __future__ import annotations

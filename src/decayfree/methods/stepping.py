@@ -54,10 +54,7 @@ def around_steps(
 
 
 def refuse_scaled_gradients(optimizer: Optimizer, *, by: str) -> None:
-    """Raise where gradients still carry the factor of a GradScaler.
-
-    A fused optimizer takes it out inside its step.
-    """
+    """Raise where gradients carry the factor of a GradScaler, which a fused optimizer takes out inside."""
     if getattr(optimizer, "grad_scale", None) is not None:
         raise InvalidInputError(
             f"{by} adds decay to gradients, and these are scaled by a GradScaler until the fused optimizer "

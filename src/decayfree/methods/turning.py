@@ -1,8 +1,7 @@
 """How is every block turned by an angle of the method's own, at a norm that stays?
 
-It turns in the direction that the optimizer wants.
-
-The arithmetic that methods with normalized updates share. Is no method itself and chooses no angle.
+It turns in the direction that the optimizer wants. The arithmetic that methods with normalized updates share.
+Is no method itself and chooses no angle.
 """
 
 from __future__ import annotations

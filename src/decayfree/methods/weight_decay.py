@@ -1,9 +1,8 @@
 """Weight decay on the scale-invariant weights.
 
-The optimizer's own, or coupled or decoupled with any optimizer.
-
-Does not decay anything else: gains, biases and the last layer get the study's ``rest_weight_decay``, the same
-for all methods, so that methods differ in nothing but their treatment of the scale-invariant weights.
+The optimizer's own, or coupled or decoupled with any optimizer. Does not decay anything else: gains, biases
+and the last layer get the study's ``rest_weight_decay``, the same for all methods, so that methods differ in
+nothing but their treatment of the scale-invariant weights.
 """
 
 from __future__ import annotations
@@ -148,8 +147,5 @@ def _decay_decoupled(optimizer: Optimizer, found: Invariance, weight_decay: floa
 
 
 def _identities(model: nn.Module, found: Invariance) -> set[int]:
-    """The parameters that are decayed.
-
-    Scale-invariant weights, and biases that only work together with one.
-    """
+    """The parameters that are decayed: scale-invariant weights, and biases that work only with one."""
     return {id(tensor) for part in found.parts(model).values() for tensor in part.tensors}

@@ -1,9 +1,8 @@
 """Weight standardization.
 
-Every kernel is computed from one whose mean is taken out and whose standard deviation is divided out.
-
-Treats the scale-invariant weights that a probe finds, and nothing else: so it differs from other methods in
-their treatment only.
+Every kernel is computed from one whose mean is taken out and whose standard deviation is divided out. Treats
+the scale-invariant weights that a probe finds, and nothing else: so it differs from other methods in their
+treatment only.
 """
 
 from __future__ import annotations

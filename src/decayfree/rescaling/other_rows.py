@@ -4,6 +4,7 @@ An optimizer decays whole parameters. So the group of such a weight has no decay
 its other rows get, which is done here before every step. Holds nothing and makes no groups.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
@@ -63,12 +64,21 @@ def decay_other_rows_(
 def other_rows_faults(optimizer: Optimizer) -> list[str]:
     """What speaks against decaying other rows under this optimizer, with the cure."""
     kind = type(optimizer).__name__
-    return [
-        f"nobody knows what weight decay does under {kind}, so that rows that are not held cannot get "
-        f"{OTHER_ROWS}={float(group[OTHER_ROWS]):g}: set it to 0, or make two parameters of the weight"
-        for group in _groups(optimizer)
-        if decay_form_in(type(optimizer), group) is None
-    ][:1]
+    wrong = [
+        f"parameter group {index} has {OTHER_ROWS}={group[OTHER_ROWS]!r}: it must be a finite number, at "
+        "least 0"
+        for index, group in enumerate(optimizer.param_groups)
+        if OTHER_ROWS in group and not 0 <= _decay_of(group) < math.inf
+    ]
+    return (
+        wrong
+        or [
+            f"nobody knows what weight decay does under {kind}, so that rows that are not held cannot get "
+            f"{OTHER_ROWS}={float(group[OTHER_ROWS]):g}: set it to 0, or make two parameters of the weight"
+            for group in _groups(optimizer)
+            if decay_form_in(type(optimizer), group) is None
+        ][:1]
+    )
 
 
 class OtherRows:
@@ -149,4 +159,12 @@ def _other_rows(tensor: Tensor, blocks: Blocks) -> Tensor:
 
 def _groups(optimizer: Optimizer) -> Iterator[Mapping[str, Any]]:
     """Those that decay other rows."""
-    return (group for group in optimizer.param_groups if float(group.get(OTHER_ROWS, 0.0)) != 0.0)
+    return (group for group in optimizer.param_groups if _decay_of(group) != 0.0)
+
+
+def _decay_of(group: Mapping[str, Any]) -> float:
+    """What a group says, NaN where that is no number."""
+    try:
+        return float(group.get(OTHER_ROWS, 0.0))
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan

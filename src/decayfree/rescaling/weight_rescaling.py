@@ -288,7 +288,7 @@ class WeightRescaling:
         self._preconditions.look(optimizer, stacklevel=4)
         evaluates = has_closure(args, kwargs)
         if self.every > 1 or evaluates:
-            self._biases.take_in_(self.found.model)
+            self._take_in_biases()
         self._may_be_idle = self._idle_step.may_come(optimizer, args, kwargs, self._watched)
         if self._may_be_idle:
             self._counted_before_idle = steps_of(optimizer)
@@ -309,7 +309,7 @@ class WeightRescaling:
                 self._follow_what_was_seen(is_due=False)
                 self._last_look.look(self._watched)
             value = closure(*args, **kwargs)
-            self._biases.take_in_(self.found.model)
+            self._take_in_biases()
             self._other_rows.after_evaluation_(self.optimizer, self._partly_held)
             return value
 
@@ -359,7 +359,7 @@ class WeightRescaling:
                 unless=self._seen(),
                 stacklevel=6,
             )
-        self._biases.follow_(self.found.model, {one.name: factors for one, factors in self._applied()})
+            self._biases.follow_(self.found.model, {one.name: factors for one, factors in self._applied()})
         if self.every > 1:
             self._note(is_due=True)
         self._last_look.look(self._watched)
@@ -383,6 +383,10 @@ class WeightRescaling:
         with names_as_found(self.found):
             follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
             self._biases.correct_(self.found.model, factors)
+
+    def _take_in_biases(self) -> None:
+        with names_as_found(self.found):
+            self._biases.take_in_(self.found.model)
 
     def _note(self, *, is_due: bool) -> None:
         """Remember the norms that forward passes will see; of a block without any, the last that it had."""

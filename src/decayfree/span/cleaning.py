@@ -261,10 +261,8 @@ def _weight_faults(model: nn.Module, span: InputSpan) -> Iterator[Fault]:
     yield from faults_of(UnsupportedWeightError, unsupported_weights(mine))
     for name, parameter in mine.items():
         if is_sharded(parameter):
-            yield (
-                UnsupportedWeightError,
-                f"{name} {tuple(parameter.shape)} is sharded: clean the gathered model",
-            )
+            at = f"{name} {tuple(parameter.shape)}"
+            yield UnsupportedWeightError, f"{at} is sharded: clean the gathered model"
 
 
 def _split(layer: LayerSpan, weight: Tensor, tolerance: float) -> tuple[Tensor, CleanedWeight]:

@@ -190,18 +190,12 @@ class InputSpan:
             layout, moment = self._watched[name][0], self._moments[name]
             features = f"{layout.n_features}" + (f" in {layout.groups} groups" if layout.groups > 1 else "")
             rows.append((name, str(layout.shape), features, f"{moment.n_samples:,}", f"{moment.n_batches:,}"))
-        lines = [
-            f"Inputs of {len(self)} weights, {AROUND[self.centered]}.",
-            *(aligned(rows) if len(self) else []),
-        ]
-        left_out = aligned(list(self.left_out.items())) if self.left_out else []
-        return "\n".join(
-            [
-                *lines,
-                *(["", f"Left out: {len(left_out)}"] if left_out else []),
-                *(f"  {line}" for line in left_out),
-            ]
-        )
+        lines = [f"Inputs of {len(self)} weights, {AROUND[self.centered]}."]
+        lines += aligned(rows) if len(self) else []
+        if self.left_out:
+            lines += ["", f"Left out: {len(self.left_out)}"]
+            lines += [f"  {line}" for line in aligned(list(self.left_out.items()))]
+        return "\n".join(lines)
 
     def _hook(self, name: str, modules: Sequence[nn.Module]) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:

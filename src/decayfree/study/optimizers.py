@@ -1,9 +1,7 @@
 """Which optimizer trains a run, and can a method work with it?
 
-Settings and parameter groups in, an optimizer out.
-
-Writes no optimizer: torch has all but Lion, and Muon for matrices only; those two come from
-``pytorch_optimizer``.
+Settings and parameter groups in, an optimizer out. Writes no optimizer: torch has all but Lion, and Muon for
+matrices only; those two come from ``pytorch_optimizer``.
 
 Which class has which of the study's settings, and what ``weight_decay`` in a parameter group does with it, is
 said by the table of optimizers, ``decayfree.optimizers``.
@@ -99,10 +97,7 @@ def _with_adamw(groups: ParamGroups, spec: OptimizerSpec, learning_rate: float) 
 
 
 def _is_matrix(parameter: Tensor) -> bool:
-    """Whether it has more than one row and more than one column.
-
-    Lengths of weight normalization have (rows, 1, 1, 1).
-    """
+    """Whether it has rows and columns: lengths of weight normalization have (rows, 1, 1, 1)."""
     return parameter.ndim >= 2 and 1 < len(parameter) < parameter.numel()
 
 

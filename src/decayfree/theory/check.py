@@ -6,6 +6,8 @@ A residual, its tolerance and a sentence. Measures nothing.
 import math
 from dataclasses import dataclass
 
+_LEAST = 0.001
+
 
 @dataclass(frozen=True)
 class Check:
@@ -60,6 +62,19 @@ class Check:
             "sentence": self.sentence,
             "caution": self.caution,
         }
+
+
+def equality(
+    statement: str, source: str, apart: float, tolerance: float, sentence: str, caution: str = ""
+) -> Check:
+    """The check that two things are equal, by how far they are apart."""
+    return Check(statement, source, f"apart by {figure(apart)}", "0", apart, tolerance, sentence, caution)
+
+
+def difference(statement: str, source: str, measured: str, size: float, sentence: str) -> Check:
+    """The check that something is there, by its size: more than a thousandth is no rounding."""
+    residual = _LEAST / size if size else math.inf
+    return Check(statement, source, measured, f"above {_LEAST:g}", residual, 1.0, sentence)
 
 
 def not_applicable(statement: str, source: str, why: str) -> Check:

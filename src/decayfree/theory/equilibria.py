@@ -6,7 +6,7 @@ constant learning rate.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 from decayfree.theory.check import Check
 from decayfree.theory.subject import Subject
-from decayfree.theory.trajectory import MakeOptimizer, Step, Training, norms, training
+from decayfree.theory.trajectory import MakeOptimizer, Step, Training, norms, together, training
 
 _KOSSON = "Wan 2006.08419; Kosson 2305.17212"
 _TOLERANCE = 0.05
@@ -115,6 +115,28 @@ def equilibrium_angle(
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419; Kosson et al., "Rotational
         Equilibrium", 2024, arXiv 2305.17212.
     """
+    (check,) = equilibrium_angles(subject, (rule,), make_optimizer, n_steps=n_steps, n_last=n_last)
+    return check
+
+
+def equilibrium_angles(
+    subject: Subject,
+    rules: Sequence[DecayCase] = RULES,
+    make_optimizer: MakeOptimizer | None = None,
+    *,
+    n_steps: int = 700,
+    n_last: int = 300,
+) -> list[Check]:
+    """`equilibrium_angle` of several rules, in trainings side by side."""
+    runs = [_decayed(subject, rule, make_optimizer) for rule in rules]
+    last = [steps for steps in together(runs, n_steps) if steps[0].number >= n_steps - n_last]
+    return [
+        _at_equilibrium(rule, run, steps, n_steps)
+        for rule, run, *steps in zip(rules, runs, *last, strict=True)
+    ]
+
+
+def _decayed(subject: Subject, rule: DecayCase, make_optimizer: MakeOptimizer | None) -> Training:
     lr = rule.lr or subject.learning_rate(rule.first_angle_rad)
     decay = rule.turn / lr
     coupled = 0.0 if rule.decoupled else decay
@@ -122,7 +144,12 @@ def equilibrium_angle(
     if rule.decoupled:
         held = [parameter.data for parameter in run.subject.held.values()]
         run.before_step = lambda number: torch._foreach_mul_(held, 1 - lr * decay)
-    last = [step for step in run.steps(n_steps) if step.number >= n_steps - n_last]
+    return run
+
+
+def _at_equilibrium(rule: DecayCase, run: Training, last: Sequence[Step], n_steps: int) -> Check:
+    n_last, lr = len(last), run.optimizer.param_groups[0]["lr"]
+    decay = rule.turn / lr
     chords = torch.stack([_square_chords(run, step) for step in last]).mean(0)
     slopes = torch.stack([_Moment.of(run, step).slopes for step in last]).mean(0).sqrt()
     moves = slopes > 0
@@ -169,11 +196,15 @@ def rates_after_a_drop(
     before = [_Moment.of(run, step) for step in run.steps(n_before) if step.number >= n_before - n_window]
     held = run.optimizer.param_groups[0]
     held["lr"] = lr / 10
-    after = [_Moment.of(run, step) for step in run.steps(n_after, first=n_before)]
+    end = n_before + n_after
+    steps = run.steps(n_after, first=n_before)
+    first, *after = (
+        _Moment.of(run, step) for step in steps if step.number in (n_before, *range(end - n_window, end))
+    )
     drop = held["lr"] / lr
-    at_once = drop * _growth(before[-1:], after[:1])
-    later = drop * _growth(before, after[-n_window:])
-    slope = _slope(after[-n_window:]) / _slope(before)
+    at_once = drop * _growth(before[-1:], [first])
+    later = drop * _growth(before, after)
+    slope = _slope(after) / _slope(before)
     expected = 0.1 if rescaled else 0.1**0.5
     measured = later if rescaled else later * slope
     residual = max(abs(at_once / 0.1 - 1), abs(measured / expected - 1))

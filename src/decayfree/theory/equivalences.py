@@ -19,6 +19,7 @@ from decayfree.theory.trajectory import (
     direction_distances,
     largest,
     norms,
+    together,
     training,
 )
 
@@ -46,9 +47,12 @@ def decay_is_a_replayed_norm(
         weights_by_step.append(step.after)
         norms_by_step.append({weight.name: norms(step.before, weight) for weight in subject.found})
     replayed = {name: torch.stack([row[name] for row in norms_by_step]) for name in norms_by_step[0]}
+    twins = [
+        _replayed(subject, replayed, lr, decay, n_steps, is_exact=is_exact) for is_exact in (True, False)
+    ]
+    steps = list(zip(weights_by_step, together(twins, n_steps), strict=True))
     apart, without_factor = (
-        _replayed(subject, weights_by_step, replayed, lr, decay, is_exact=is_exact)
-        for is_exact in (True, False)
+        largest([_apart(subject, weights, both[twin].after) for weights, both in steps]) for twin in (0, 1)
     )
     change = max(float((values / values[0] - 1).abs().max()) for values in replayed.values())
     return Check(
@@ -84,7 +88,7 @@ def decay_is_an_exponential_schedule(
         free.optimizer.param_groups[0]["lr"] = lr * alpha ** (-2 * number - 1)
 
     free.before_step = grow
-    steps = zip(decayed.steps(n_steps), free.steps(n_steps), strict=True)
+    steps = together([decayed, free], n_steps)
     apart = largest([_apart(subject, one.after, other.after) for one, other in steps])
     return Check(
         "Weight decay = a learning rate that grows exponentially",
@@ -107,18 +111,12 @@ def larger_root(momentum: float, turn: float) -> float:
 
 
 def _replayed(
-    subject: Subject,
-    weights_by_step: list[Values],
-    replayed: dict[str, Tensor],
-    lr: float,
-    decay: float,
-    *,
-    is_exact: bool,
-) -> float:
-    """Largest distance from the directions under decay; not ``is_exact``: momentum keeps its coefficient."""
+    subject: Subject, replayed: dict[str, Tensor], lr: float, decay: float, n_steps: int, *, is_exact: bool
+) -> Training:
+    """A training at a fixed norm; not ``is_exact``: momentum keeps its coefficient."""
     twin = training(subject, torch.optim.SGD, lr=lr, momentum=_MOMENTUM)
     ExactReplay(decay).attach(twin.optimizer, twin.subject.found, replayed=replayed)
-    _follow_cosine(twin, lr, len(weights_by_step))
+    _follow_cosine(twin, lr, n_steps)
     follow = twin.before_step
 
     def momentum_of(parameter: Tensor) -> Tensor:
@@ -133,8 +131,7 @@ def _replayed(
 
     if not is_exact:
         twin.before_step = leave_momentum_alone
-    steps = zip(weights_by_step, twin.steps(len(weights_by_step)), strict=True)
-    return largest([_apart(subject, weights, step.after) for weights, step in steps])
+    return twin
 
 
 def _follow_cosine(run: Training, lr: float, n_steps: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.rescaling.weight_rescaling import WeightRescaling
-from decayfree.theory.check import Check, figure
+from decayfree.theory.check import Check, difference, figure
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import (
     MakeOptimizer,
@@ -145,16 +145,12 @@ def growth_under_rescaling(
             stretched[weight.name] = radius / factors[weight.name]
             residuals.append(_share(stretched[weight.name].square(), predicted, growth, radius))
             angles.append(float((lr * buffer / radius).median()))
-    residual = largest(residuals)
     name = "WRS with momentum" if momentum else "WRS with SGD"
-    return Check(
+    return _of_growth(
         f"{name}: a step stretches to r̃² = R²{' − 2ηa' if momentum else ''} + "
         f"η²‖{'v' if momentum else 'g'}‖²",
         "algebra",
-        f"apart by {figure(residual)} of the growth",
-        "0",
-        residual,
-        _TOLERANCE,
+        residuals,
         f"Every block of every weight at {n_steps} steps; a step moves the median block by "
         f"{sum(angles) / len(angles):.2g} of its radius.",
     )
@@ -174,13 +170,11 @@ def adam_is_not_orthogonal(
             if norms(update, weight).any()
         ]
     lean = sum(leans) / len(leans) if leans else 0.0
-    return Check(
+    return difference(
         "Adam: its update is not orthogonal to the weight, so no such identity",
         "algebra",
         f"|cos(w, Δw)| = {lean:.2g}",
-        "above 0.001",
-        0.001 / lean if lean else float("inf"),
-        1.0,
+        lean,
         f"Mean over {n_steps} steps of the median block; growth of norms under Adam has a part of first "
         "order in the learning rate.",
     )
@@ -223,17 +217,19 @@ def _compared(
             residuals.append(_share(measured.square(), square, growth, norms(weights, weight)))
             first.setdefault(weight.name, norms(weights, weight))
             total = max(total, float((measured / first[weight.name] - 1).abs().max()))
-    residual = largest(residuals)
-    return Check(
+    return _of_growth(
         statement,
         source,
-        f"apart by {figure(residual)} of the growth",
-        "0",
-        residual,
-        _TOLERANCE,
+        residuals,
         f"Every block at {n_steps} steps, predicted from the gradients; "
         f"the largest change of a norm on the way is {total:.1%}.",
     )
+
+
+def _of_growth(statement: str, source: str, residuals: list[float], sentence: str) -> Check:
+    apart = largest(residuals)
+    measured = f"apart by {figure(apart)} of the growth"
+    return Check(statement, source, measured, "0", apart, _TOLERANCE, sentence)
 
 
 def _share(measured: Tensor, predicted: Tensor, growth: Tensor, norm: Tensor) -> float:

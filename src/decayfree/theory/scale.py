@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.invariance.verdict import ScaleInvariantWeight
-from decayfree.theory.check import Check, figure, not_applicable
+from decayfree.theory.check import Check, equality, figure, not_applicable
 from decayfree.theory.subject import Subject
-from decayfree.theory.trajectory import MakeOptimizer, cosines, dots, largest, norms, training
+from decayfree.theory.trajectory import MakeOptimizer, cosines, dots, largest, norms, together, training
 
 _LARGE_EPS = 1e-2
 _ARORA = "Arora, Li, Lyu 2019, arXiv 1812.03981"
@@ -85,13 +85,10 @@ def euler_with_eps(subject: Subject) -> Check:
             source,
             "Beside the variances that it meets, ε is lost in rounding, or a BatchNorm runs twice.",
         )
-    residual = largest(residuals)
-    return Check(
+    return equality(
         statement,
         source,
-        f"apart by {figure(residual)}",
-        "0",
-        residual,
+        largest(residuals),
         1e-10,
         f"At ε = {_LARGE_EPS:g} the gradient leans on the weight by up to |cos| = {max(shares):.2g}, "
         "and all of it is this term.",
@@ -134,28 +131,20 @@ def orbit_symmetry(
         2010.02916.
     """
     lr = subject.learning_rate()
-    settings = {"momentum": 0.9}
-    plain = training(subject, make_optimizer, lr=lr, weight_decay=0.1 / (n_steps * lr), **settings)
-    twin = training(
-        _scaled(subject, factor), make_optimizer, lr=lr, weight_decay=0.1 / (n_steps * lr), **settings
-    )
+    settings = {"lr": lr, "weight_decay": 0.1 / (n_steps * lr), "momentum": 0.9}
+    plain = training(subject, make_optimizer, **settings)
+    twin = training(_scaled(subject, factor), make_optimizer, **settings)
     group = twin.optimizer.param_groups[0]
     group["lr"], group["weight_decay"] = lr * factor**2, group["weight_decay"] / factor**2
-    for _ in zip(plain.steps(n_steps), twin.steps(n_steps), strict=True):
+    for _ in together([plain, twin], n_steps):
         pass
-    moved = largest(
-        [
-            _relative(p.detach(), subject.parameters[name].detach())
-            for name, p in plain.subject.parameters.items()
-        ]
+    start, end, end_of_twin = (
+        {name: parameter.detach() for name, parameter in one.parameters.items()}
+        for one in (subject, plain.subject, twin.subject)
     )
-    _scale_(subject, twin.subject.parameters, 1 / factor)
-    residual = largest(
-        [
-            _relative(twin.subject.parameters[name].detach(), p.detach())
-            for name, p in plain.subject.parameters.items()
-        ]
-    )
+    moved = largest([_relative(end[name], start[name]) for name in end])
+    _scale_(subject, end_of_twin, 1 / factor)
+    residual = largest([_relative(end_of_twin[name], end[name]) for name in end])
     return Check(
         "Whole trainings are equal: (w, η, λ) and (cw, c²η, λ/c²)",
         "2010.02916",

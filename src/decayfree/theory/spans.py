@@ -18,7 +18,7 @@ from decayfree.blocks import scale_blocks_
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 from decayfree.span.input_span import InputSpan
 from decayfree.span.layer_span import LayerSpan
-from decayfree.theory.check import Check, figure, not_applicable
+from decayfree.theory.check import Check, difference, equality, figure, not_applicable
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import (
     MakeOptimizer,
@@ -27,6 +27,7 @@ from decayfree.theory.trajectory import (
     combined,
     direction_distances,
     largest,
+    together,
     training,
 )
 
@@ -113,13 +114,11 @@ def adam_leaves_the_span(
         )
     shares = [share for _, share in _shares_outside(subject, spans, make_optimizer, n_steps)]
     mean = sum(shares) / len(shares)
-    return Check(
+    return difference(
         statement,
         "algebra",
         f"‖QΔw‖/‖Δw‖ = {mean:.2g}",
-        "above 0.001",
-        0.001 / mean if mean else float("inf"),
-        1.0,
+        mean,
         f"{_names(spans)}; mean over {n_steps} steps. So the statement above is about SGD, "
         "and Adam brings noise in by itself.",
     )
@@ -129,43 +128,25 @@ def off_span_part_stays(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
     """Without decay Qw_t = Qw_0, with any momentum."""
-    return _law(
-        subject,
-        "Without decay the part outside the span stays: Qw = Qw₀",
-        make_optimizer,
-        n_steps,
-        decayed=False,
-        momentum=0.9,
-    )
+    statement = "Without decay the part outside the span stays: Qw = Qw₀"
+    return _law(subject, statement, make_optimizer, n_steps, decayed=False, momentum=0.9)
 
 
 def off_span_part_decays(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
     """Under SGD with L2, Qw_t = (1−ηλ)^t·Qw_0."""
-    return _law(
-        subject,
-        "Under decay it shrinks geometrically: Qw = (1−ηλ)ᵗ·Qw₀",
-        make_optimizer,
-        n_steps,
-        decayed=True,
-        momentum=0.0,
-    )
+    statement = "Under decay it shrinks geometrically: Qw = (1−ηλ)ᵗ·Qw₀"
+    return _law(subject, statement, make_optimizer, n_steps, decayed=True, momentum=0.0)
 
 
 def off_span_part_decays_with_momentum(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
     """Under momentum with L2, q_{t+1} = (1+μ−ηλ)q_t − μq_{t−1}, q_1 = (1−ηλ)q_0; not (1−ηλ)^t."""
-    return _law(
-        subject,
-        "With momentum by q₊ = (1+μ−ηλ)q − μq₋, not (1−ηλ)ᵗ",
-        make_optimizer,
-        n_steps,
-        decayed=True,
-        momentum=0.9,
-        caution="Momentum makes decay act 1/(1−μ) times as fast as (1−ηλ)ᵗ says, and with a delay.",
-    )
+    statement = "With momentum by q₊ = (1+μ−ηλ)q − μq₋, not (1−ηλ)ᵗ"
+    caution = "Momentum makes decay act 1/(1−μ) times as fast as (1−ηλ)ᵗ says, and with a delay."
+    return _law(subject, statement, make_optimizer, n_steps, decayed=True, momentum=0.9, caution=caution)
 
 
 def off_span_part_under_rescaling(
@@ -187,13 +168,10 @@ def off_span_part_under_rescaling(
             scale_blocks_(expected[name], rescaling.factors[name], weights[name].blocks)
             residuals.append(_distance(span.off_span(step.after[name]), expected[name], start[name]))
     left = min(float(expected[name].norm() / start[name].norm()) for name in spans)
-    residual = largest(residuals)
-    return Check(
+    return equality(
         statement,
         _PAPER,
-        f"apart by {figure(residual)}",
-        "0",
-        residual,
+        largest(residuals),
         _TOLERANCE,
         f"{_names(spans)}; momentum 0.9, {n_steps} steps, after which {left:.1%} of it is left.",
     )
@@ -214,13 +192,10 @@ def training_ignores_the_outside(
     one, other = _ends_inside(
         subject, spans, lambda twin: training(twin, make_optimizer, lr=lr, **settings), n_steps
     )
-    apart = largest([_distance(other[name], one[name], one[name]) for name in spans])
-    return Check(
+    return equality(
         statement,
         "algebra",
-        f"apart by {figure(apart)}",
-        "0",
-        apart,
+        largest([_distance(other[name], one[name], one[name]) for name in spans]),
         _TOLERANCE,
         f"{_names(spans)}; two trainings of {n_steps} steps, one of them with twice the part "
         "outside, compared inside.",
@@ -246,13 +221,11 @@ def rescaled_training_feels_the_outside(
     one, other = _ends_inside(subject, spans, rescaled, n_steps)
     weights = [replace(weight, bias=None) for weight in subject.found if weight.name in spans]
     apart = largest([float(direction_distances(one, other, weight).max()) for weight in weights])
-    return Check(
+    return difference(
         statement,
         "algebra",
         f"apart by {figure(apart)}",
-        "above 0.001",
-        0.001 / apart if apart else float("inf"),
-        1.0,
+        apart,
         f"{_names(spans)}; two trainings of {n_steps} steps, one of them with twice the part outside, block "
         "directions compared inside.",
     )
@@ -283,14 +256,11 @@ def _law(
                 _distance(span.off_span(step.after[name]), shares[-1] * start[name], start[name])
             )
         shares.append((1 + momentum - turn) * shares[-1] - momentum * shares[-2])
-    residual = largest(residuals)
     plain = f", where (1−ηλ)ᵗ says {(1 - turn) ** n_steps:.1%}" if decayed and momentum else ""
-    return Check(
+    return equality(
         statement,
         _PAPER if not momentum or not decayed else "algebra",
-        f"apart by {figure(residual)}",
-        "0",
-        residual,
+        largest(residuals),
         _TOLERANCE,
         f"{_names(spans)}; {n_steps} steps with momentum {momentum:g}, "
         f"after which {shares[-2]:.1%} of it is left{plain}.",
@@ -319,20 +289,20 @@ def _ends_inside(
     subject: Subject, spans: dict[str, LayerSpan], train: Callable[[Subject], Training], n_steps: int
 ) -> list[dict[str, Tensor]]:
     """In-span parts at the ends of two trainings, the second of which starts with twice the part outside."""
-    ends = []
+    runs = []
     for times in (1.0, 2.0):
         twin = subject.copy()
         with torch.no_grad():
             for name, span in spans.items():
                 weight = twin.parameters[name]
                 weight.add_((times - 1.0) * span.off_span(weight.detach()))
-        run = train(twin)
-        for _ in run.steps(n_steps):
-            pass
-        ends.append(
-            {name: span.in_span(run.subject.parameters[name].detach()) for name, span in spans.items()}
-        )
-    return ends
+        runs.append(train(twin))
+    for _ in together(runs, n_steps):
+        pass
+    return [
+        {name: span.in_span(run.subject.parameters[name].detach()) for name, span in spans.items()}
+        for run in runs
+    ]
 
 
 def _fixed_spans(subject: Subject, n_steps: int) -> dict[str, LayerSpan]:

@@ -5,14 +5,13 @@ that the caller brings, or the caller's own model on random targets. Trains noth
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, cast, tensors_in
@@ -20,10 +19,10 @@ from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, use_eps_
 from decayfree.invariance.probe import Probe
 from decayfree.invariance.result import Invariance
+from decayfree.theory.image_loss import ImageLoss, image_network
 
 _T = TypeVar("_T")
 
-_BATCH_SIZE = 64
 _ANGLE_RAD = 0.03
 _FASTEST = 10.0
 
@@ -138,6 +137,21 @@ class Subject:
         return min(float(moving.median()), _FASTEST * float(moving.min()))
 
 
+def gradients_of(subjects: Sequence[Subject], step: int) -> list[dict[str, Tensor]]:
+    """`Subject.gradients` of copies of one subject, up to rounding; in one program if their loss has one."""
+    loss, eps = subjects[0].loss, subjects[0].eps
+    if not isinstance(loss, ImageLoss):
+        return [subject.gradients(step) for subject in subjects]
+    if any(subject.eps != eps for subject in subjects):
+        return [gradients for subject in subjects for gradients in gradients_of([subject], step)]
+    twins = {
+        name: torch.stack([subject.parameters[name].detach() for subject in subjects]).requires_grad_()
+        for name in subjects[0].trainable
+    }
+    gradients = torch.autograd.grad(loss.of_many(twins, step, eps), list(twins.values()))
+    return [dict(zip(twins, of_one, strict=True)) for of_one in zip(*gradients, strict=True)]
+
+
 def image_subject(
     images: Tensor,
     labels: Tensor,
@@ -160,39 +174,11 @@ def image_subject(
     Returns:
         The subject; a step sees 64 images.
     """
-    n_classes = int(labels.max()) + 1
-    with Surroundings(seed, torch.float64):
-        model = nn.Sequential(
-            *(
-                nn.Conv2d(images.shape[1], width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                activation(),
-            ),
-            nn.AvgPool2d(2),
-            *(nn.Conv2d(width, width + 2, 3, bias=False), nn.BatchNorm2d(width + 2), activation()),
-            nn.Flatten(),
-            *(nn.Linear((width + 2) * 4, 12, bias=False), nn.BatchNorm1d(12), activation()),
-            nn.Linear(12, n_classes),
-        )
     inputs = images.double()
-
-    @cache  # every training sees the same
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-        chosen = torch.randint(len(inputs), (_BATCH_SIZE,), generator=generator)
-        wanted = labels[chosen]
-        if label_noise:
-            is_random = torch.rand(_BATCH_SIZE, generator=generator, dtype=torch.float64) < label_noise
-            wanted = torch.where(
-                is_random, torch.randint(n_classes, (_BATCH_SIZE,), generator=generator), wanted
-            )
-        return chosen, wanted
-
-    def loss(model: nn.Module, step: int) -> Tensor:
-        chosen, wanted = batch(step)
-        return F.cross_entropy(model(inputs[chosen]), wanted)
-
-    found = find_invariant(model, inputs[:_BATCH_SIZE], seed=seed)
+    with Surroundings(seed, torch.float64):
+        model = image_network(images.shape[1], int(labels.max()) + 1, width, activation)
+    loss = ImageLoss(inputs, labels, label_noise, activation, seed)
+    found = find_invariant(model, inputs[:64], seed=seed)
     use_eps_(model, NEGLIGIBLE_EPS)
     return Subject(model, found, loss, is_centered=True, trains_rest=True, is_exact=True)
 

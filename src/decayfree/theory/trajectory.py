@@ -3,8 +3,9 @@
 Trains a copy and hands out every step: weights before, gradients, weights after. Judges nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.invariance.verdict import ScaleInvariantWeight
-from decayfree.theory.subject import Subject
+from decayfree.theory.subject import Subject, gradients_of
 
 MakeOptimizer = Callable[..., Optimizer]
 """A class of ``torch.optim``, or what is called like one: ``make(param_groups, lr=..., **settings)``."""
@@ -53,19 +54,34 @@ class Training:
 
     def steps(self, n_steps: int, *, first: int = 0, fixed: int | None = None) -> Iterator[Step]:
         """Train; ``fixed`` takes the loss of that step every time. Rows with a scale stay as they are."""
+        return (step for (step,) in together([self], n_steps, first=first, fixed=fixed))
+
+    def take(self, number: int, gradients: Values) -> Step:
+        """One step with these gradients of all trainable parameters."""
         held = self.subject.held
-        scaled = _rows_with_a_scale(self.subject)
-        for number in range(first, first + n_steps):
-            gradients = self.subject.gradients(number if fixed is None else fixed)
-            for name, parameter in self.subject.parameters.items():
-                parameter.grad = gradients[name].clone() if name in gradients else None
-            self.before_step(number)
-            before = {name: parameter.detach().clone() for name, parameter in held.items()}
-            self.optimizer.step()
-            for name, is_scaled in scaled.items():
-                held[name].data.copy_(torch.where(is_scaled, before[name], held[name].data))
-            after = {name: parameter.detach().clone() for name, parameter in held.items()}
-            yield Step(number, before, {name: gradients[name] for name in held}, after)
+        for name, parameter in self.subject.parameters.items():
+            parameter.grad = gradients[name].clone() if name in gradients else None
+        self.before_step(number)
+        before = {name: parameter.detach().clone() for name, parameter in held.items()}
+        self.optimizer.step()
+        for name, is_scaled in self._scaled.items():
+            held[name].data.copy_(torch.where(is_scaled, before[name], held[name].data))
+        after = {name: parameter.detach().clone() for name, parameter in held.items()}
+        return Step(number, before, {name: gradients[name] for name in held}, after)
+
+    @cached_property
+    def _scaled(self) -> dict[str, Tensor]:
+        return _rows_with_a_scale(self.subject)
+
+
+def together(
+    trainings: Sequence[Training], n_steps: int, *, first: int = 0, fixed: int | None = None
+) -> Iterator[tuple[Step, ...]]:
+    """Trainings of copies of one subject side by side, step by step; arguments as for `Training.steps`."""
+    subjects = [one.subject for one in trainings]
+    for number in range(first, first + n_steps):
+        gradients = gradients_of(subjects, number if fixed is None else fixed)
+        yield tuple(one.take(number, own) for one, own in zip(trainings, gradients, strict=True))
 
 
 def training(

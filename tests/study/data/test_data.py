@@ -102,7 +102,7 @@ def test_more_images_than_there_are_is_an_error():
 
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
     loading._load.cache_clear()
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'decayfree\[study\]'"):
         load(DataSpec(n_train=11, n_test=5))
 

@@ -223,9 +223,7 @@ def share_range(layouts: Sequence[dict[str, Any]], scale: Scale) -> None:
 def logarithmic_ticks(ends: Sequence[float], *, is_share: bool = False) -> dict[str, Any]:
     """Ticks at 1, 2 and 5 times powers of ten, or at the powers alone where there are many.
 
-    Args:
-        ends: Decadic logarithms of both ends of the axis.
-        is_share: Write percentages.
+    Of the ends of the axis, these are the decadic logarithms; of shares, percentages are written.
     """
     exponents = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
     steps = (1, 2, 5) if ends[1] - ends[0] < 2.2 else (1,)
@@ -260,10 +258,7 @@ def _setting_tick(value: float) -> str:
 
 
 def _error_ticks(low: float, high: float) -> list[float]:
-    """Errors at which accuracies are round:
-
-    1, 2, 5 times powers of ten over a wide range, even steps over a narrow one.
-    """
+    """Errors of round accuracies: 1, 2, 5 times powers of ten over a wide range, else even steps."""
     if high / low >= 6:
         ticks = [float(f"{step}e{exponent}") for exponent in range(-4, 0) for step in (1, 2, 5)]
         return [tick for tick in (*ticks, 0.9) if low <= tick <= high]

@@ -7,35 +7,10 @@ them in its light and its dark scheme, so that a method has one color everywhere
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from decayfree.report.charts.axes import (
-    ACCURACY,
-    ENERGY,
-    N_DIGITS,
-    NORM,
-    OFF_SPAN,
-    RATE,
-    Chart,
-    Look,
-    Looks,
-    Scale,
-    area,
-    layout,
-    looks,
-    plain_text,
-    rank_layout,
-    share_range,
-    trace,
-)
-from decayfree.report.numbers.series import (
-    Curve,
-    StudyNumbers,
-    mean_angular_update,
-    mean_effective_learning_rate,
-    mean_norm,
-    norm_of,
-    predicted_angles,
-    rate_of,
-)
+from decayfree.report.charts import axes
+from decayfree.report.charts.axes import RATE, Chart, Look, Looks, Scale, looks, plain_text, trace
+from decayfree.report.numbers import series
+from decayfree.report.numbers.series import Curve, StudyNumbers, mean_angular_update, predicted_angles
 from decayfree.report.numbers.spectra import first_spectrum, last_spectrum
 from decayfree.study.files.results import Row
 
@@ -57,7 +32,7 @@ def accuracy_chart(
         return row.train_accuracy if which == "train" else row.test_accuracy
 
     title = "Training accuracy" if which == "train" else "Test accuracy"
-    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, ACCURACY, drawn)
+    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, axes.ACCURACY, drawn)
 
 
 def norm_charts(numbers: StudyNumbers) -> list[Chart]:
@@ -65,19 +40,19 @@ def norm_charts(numbers: StudyNumbers) -> list[Chart]:
     weights = _weights(numbers)
     if len(weights) > MAX_SMALL_MULTIPLES:
         return [mean_norm_chart(numbers)]
-    return _by_weight(numbers, "norm", norm_of, NORM)
+    return _by_weight(numbers, "norm", series.norm_of, axes.NORM)
 
 
 def mean_norm_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
     """Geometric mean over the weights of their mean block norm, over training."""
     unit = f"geometric mean over {len(_weights(numbers))} weights, log scale"
-    return _chart(numbers, "norm", "Weight norm", unit, mean_norm, NORM, drawn)
+    return _chart(numbers, "norm", "Weight norm", unit, series.mean_norm, axes.NORM, drawn)
 
 
 def effective_learning_rate_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
     """Effective learning rate over training, geometric mean over the weights."""
     unit = "geometric mean over the weights, log scale"
-    value = mean_effective_learning_rate
+    value = series.mean_effective_learning_rate
     return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE, drawn)
 
 
@@ -85,7 +60,7 @@ def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
     """Effective learning rate over training, one small chart a weight; none where there are many."""
     if len(_weights(numbers)) > MAX_SMALL_MULTIPLES:
         return []
-    return _by_weight(numbers, "effective-learning-rate", rate_of, RATE)
+    return _by_weight(numbers, "effective-learning-rate", series.rate_of, RATE)
 
 
 def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
@@ -101,7 +76,7 @@ def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> C
 def off_span_chart(numbers: StudyNumbers) -> Chart:
     """Off-span share of the first layer over training, with what it must be."""
     title, unit = "Off-span share of the first layer", f"{_unit(numbers)}, log scale"
-    chart = _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, OFF_SPAN)
+    chart = _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, axes.OFF_SPAN)
     drawn = looks(numbers.methods)
     for method in numbers.shown:
         law = method.curve(lambda row: row.off_span_law)
@@ -129,7 +104,7 @@ def _by_weight(
         _chart(numbers, f"{id}-{index}", name, "", value_of(name), scale)
         for index, name in enumerate(_weights(numbers))
     ]
-    share_range([chart.figure["layout"] for chart in charts], scale)
+    axes.share_range([chart.figure["layout"] for chart in charts], scale)
     return charts
 
 
@@ -162,7 +137,7 @@ def _chart(
     ]
     lines = [_line(m.label, curves[m.label], drawn[m.label], scale) for m in methods]
     data = [trace for trace in bands if trace] + lines
-    return Chart(id, title, unit, {"data": data, "layout": layout(list(curves.values()), scale)})
+    return Chart(id, title, unit, {"data": data, "layout": axes.layout(list(curves.values()), scale)})
 
 
 def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
@@ -188,11 +163,11 @@ def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] 
     steps = [step for step, _, _ in known]
     around = [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
     closed = [max(end, scale.floor) for end in around]
-    return trace("lines", plain_text(label), steps + steps[::-1], closed, group=label) | area(look)
+    return trace("lines", plain_text(label), steps + steps[::-1], closed, group=label) | axes.area(look)
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else float(f"{value:.{N_DIGITS}g}") for value in values]
+    return [None if value is None else float(f"{value:.{axes.N_DIGITS}g}") for value in values]
 
 
 def _prediction(label: str, look: Look, points: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
@@ -244,7 +219,7 @@ def _spectrum_chart(numbers: StudyNumbers, id: str, weight: str) -> Chart | None
         if mean is not None:
             data.append(_rank_line(label, mean.ranks, mean.energy, drawn[label]) | {"legendgroup": label})
     values = [value for mean in (before, *found.values()) if mean is not None for value in mean.energy]
-    figure = {"data": data, "layout": rank_layout([*values, *after.variance], ENERGY)}
+    figure = {"data": data, "layout": axes.rank_layout([*values, *after.variance], axes.ENERGY)}
     return Chart(id, weight, f"{after.n_directions} directions", figure)
 
 
@@ -252,7 +227,7 @@ _AREA = {"fill": "tozeroy", "fillcolor": "var(--muted)26"}
 
 
 def _rank_line(name: str, ranks: Sequence[float], values: Sequence[float], look: Look) -> dict[str, Any]:
-    shown = _rounded([max(value, ENERGY.floor / 10) for value in values])
+    shown = _rounded([max(value, axes.ENERGY.floor / 10) for value in values])
     return trace("lines", plain_text(name), _rounded(ranks), shown) | {
         "line": look.line,
         "hovertemplate": "%{y:.3~g}",

@@ -26,15 +26,9 @@ REFERENCES = ("wrs", "weight_decay")
 def reference_of(sweeps: Sequence[Sweep], asked: str | None = None) -> Sweep | None:
     """The method of a group that all differences are taken from: difference = reference minus the other.
 
-    What was asked for, and nothing else then; else the first of `REFERENCES` that has a finished run; else
-    the first method that has one; where no run is done, the same without asking for one.
-
-    Args:
-        sweeps: The methods of the group, in the order of the study.
-        asked: Name or label of a method; None leaves it to the rule.
-
-    Returns:
-        The method, or None where the group has no such one.
+    The one of the name or label that was asked for, and no other then; else the first of `REFERENCES` that
+    has a finished run; else the first method that has one; where no run is done, the same without asking for
+    one. None where the group has no such one.
     """
     if asked is not None:
         return next((sweep for sweep in sweeps if asked in (sweep.name, sweep.label)), None)
@@ -103,10 +97,6 @@ class UnknownReferenceError(DecayFreeError, ValueError):
 def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
     """The first table of a page: every cell where one page shows all, else what validation chose, else all.
 
-    Args:
-        numbers: The study.
-        reference: Name or label of the method to compare with; by default by `reference_of`.
-
     Raises:
         UnknownReferenceError: If no method is called so; names those that there are.
     """
@@ -146,9 +136,7 @@ def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
 def study_numbers(study: Study, reference: str | None = None) -> StudyNumbers:
     """What is drawn and told of a study whose runs differ in nothing but their method.
 
-    Args:
-        study: Such a study; of one with axes, all cells of all groups.
-        reference: Name or label of the method to compare with; by default by `reference_of`.
+    Of one with axes, all cells of all groups.
 
     Raises:
         UnknownReferenceError: If no method is called so; names those that there are.

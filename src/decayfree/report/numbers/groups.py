@@ -195,13 +195,7 @@ def _axes(study: Study) -> list[_Axis]:
         if name == LEARNING_RATE or not any(name == path or name.startswith(f"{path}.") for path in paths):
             continue  # a method's own, tuned, or what an override made of the others
         table, _, last = name.rpartition(".")
-        title = (
-            table
-            if table in ("optimizer", "model")
-            else "data"
-            if name == "data.name"
-            else last.replace("_", " ")
-        )
+        title = table if table in ("optimizer", "model") or name == "data.name" else last.replace("_", " ")
         named.setdefault(title, []).append(name)
     found = [_Axis(title, tuple(names)) for title, names in named.items()]
     return sorted(

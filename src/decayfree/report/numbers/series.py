@@ -102,11 +102,9 @@ class Cell:
         return mean_interval(values) if values and all(map(math.isfinite, values)) else None
 
     def curve(self, value: Callable[[Row], float], *, is_logarithmic: bool = False) -> Curve:
-        """Mean and interval of ``value`` over seeds, step by step.
+        """Mean and interval of ``value`` over seeds, step by step; what is read from a row of metrics.
 
-        Args:
-            value: What to read from a row of metrics.
-            is_logarithmic: Average logarithms: the mean is the geometric one and the interval stays above 0.
+        Logarithms are averaged where it is logarithmic: a geometric mean, an interval that stays above 0.
         """
         by_step = [{row.step: value(row) for row in run.rows} for run in self.runs.values()]
         steps = sorted(set.intersection(*map(set, by_step))) if by_step else []

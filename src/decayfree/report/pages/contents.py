@@ -9,10 +9,10 @@ from typing import Any
 
 from decayfree.report.charts.axes import Look
 from decayfree.report.charts.sensitivity import sensitivity_notes
-from decayfree.report.charts.views import curve_views, method_looks, sensitivity_views
+from decayfree.report.charts.views import Viewed, curve_views, method_looks, sensitivity_views
 from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together
 from decayfree.report.numbers.groups import StudyGroups, study_groups
-from decayfree.report.pages.training import sections
+from decayfree.report.pages.training import Section, sections
 from decayfree.report.tables import choices, costs, ending, forest
 from decayfree.report.tables.comparison import comparison_table
 from decayfree.report.words import verdicts
@@ -21,16 +21,7 @@ from decayfree.study.files.results import Study
 
 
 def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
-    """All that the template shows.
-
-    Args:
-        study: Its runs may differ in anything.
-        reference: Name or label of the method that all differences are taken from; by default weight
-            rescaling.
-
-    Raises:
-        UnknownReferenceError: If the study has no such method.
-    """
+    """All that the template shows; an `UnknownReferenceError` if the study has no method called so."""
     numbers = study_groups(study)
     looks, main = method_looks(numbers), compare(numbers, reference)
     colors = {label: look.color for label, look in looks.items()}
@@ -87,20 +78,18 @@ def _kicker(numbers: StudyGroups, n_methods: int) -> str:
 
 
 def _charts(numbers: StudyGroups, looks: Mapping[str, Look], reference: str | None) -> dict[str, Any]:
+    found: list[Section] = []
+    views: list[Viewed] = []
     if numbers.are_methods_all:
         sweeps = [sweep for group in numbers.groups for sweep in group.sweeps]
         found = sections(drawn_together(numbers.study, sweeps, reference))
-        drawn = [chart for section in found for chart in section.charts + section.by_weight]
-        return {
-            "sections": found,
-            "figures": {chart.id: chart.figure for chart in drawn},
-            "view_sections": {"sensitivity": None, "curves": None},
-            "views": {},
-        }
-    views = [view for view in (sensitivity_views(numbers, looks), curve_views(numbers, looks)) if view.views]
+    else:
+        both = (sensitivity_views(numbers, looks), curve_views(numbers, looks))
+        views = [view for view in both if view.views]
+    drawn = [chart for section in found for chart in section.charts + section.by_weight]
     return {
-        "sections": [],
-        "figures": {},
+        "sections": found,
+        "figures": {chart.id: chart.figure for chart in drawn},
         "view_sections": {"sensitivity": None, "curves": None, **{view.id: view for view in views}},
         "views": {view.id: view.data for view in views},
     }

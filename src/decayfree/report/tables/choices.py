@@ -6,18 +6,7 @@ It draws nothing. Where no images were kept for validation it says so and choose
 import math
 
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
-from decayfree.report.tables.table import (
-    NOTHING,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    accuracy_cell,
-    method_columns,
-    method_row,
-    number_of_runs,
-    table_of,
-)
+from decayfree.report.tables.table import NOTHING, Column, Table, TableCell, TableRow, table_of
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
 from decayfree.study.statistics.estimates import mean_interval
 from decayfree.study.statistics.sweeps import Spread, spread_of
@@ -53,7 +42,7 @@ def choices_text(numbers: StudyGroups) -> str:
 def choices_table(numbers: StudyGroups) -> Table:
     """A row a sweep: what was chosen, its accuracies, and the worst, median and best test accuracy of all."""
     columns = [
-        *method_columns(numbers.axes),
+        *Column.of_methods(numbers.axes),
         Column("Chosen", "of so many settings"),
         Column("Validation accuracy", "mean", is_number=True),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
@@ -62,7 +51,7 @@ def choices_table(numbers: StudyGroups) -> Table:
         Column("Median", is_number=True),
         Column("Best", "had the test chosen", is_number=True),
     ]
-    rows = [_row(numbers, group, sweep) for group, sweep in _swept(numbers)]
+    rows = [_row(group, sweep) for group, sweep in _swept(numbers)]
     return table_of("choices-table", "One row for each method with several settings.", columns, rows)
 
 
@@ -70,18 +59,17 @@ def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
     return [(group, sweep) for group in numbers.groups for sweep in group.sweeps if len(sweep.cells) > 1]
 
 
-def _row(numbers: StudyGroups, group: Group, sweep: Sweep) -> TableRow:
+def _row(group: Group, sweep: Sweep) -> TableRow:
     chosen = sweep.chosen
     spread = _spread(sweep)
     validation = mean_interval(list(chosen.validation.values())).mean if chosen else math.nan
-    return method_row(
+    return TableRow.of(
         sweep.label,
         group.place,
-        numbers.axes,
         TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
         TableCell(percent(validation, 2) if chosen else "–", sort=validation),
-        accuracy_cell(chosen.final_test if chosen else None, 2),
-        number_of_runs(chosen.n, chosen.begun.values()) if chosen else number_of_runs(0, ()),
+        TableCell.of_accuracy(chosen.final_test if chosen else None, 2),
+        TableCell.of_runs(chosen.n, chosen.begun.values()) if chosen else TableCell.of_runs(0, ()),
         *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
     )
 

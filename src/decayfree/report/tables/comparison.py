@@ -9,21 +9,7 @@ from collections.abc import Mapping, Sequence
 from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.numbers.series import Cell
-from decayfree.report.tables.table import (
-    NOTHING,
-    Column,
-    Strip,
-    Table,
-    TableCell,
-    TableRow,
-    accuracy_cell,
-    difference_cell,
-    method_columns,
-    method_row,
-    number_of_runs,
-    place,
-    table_of,
-)
+from decayfree.report.tables.table import NOTHING, Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.verdicts import decimals
 from decayfree.report.words.wording import SPACE, count, p_value, percent, points, signed_interval
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
@@ -41,18 +27,12 @@ def comparison_table(
     """
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
     digits, axis = decimals(entries.entries), strip_axis(entries.entries)
+    ends = percent(axis[0], digits), percent(axis[1], digits)
     columns = [
-        *method_columns(numbers.axes),
+        *Column.of_methods(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
-        *(
-            [
-                Column(
-                    "Each seed, mean and interval", ends=(percent(axis[0], digits), percent(axis[1], digits))
-                )
-            ]
-            * (colors is not None)
-        ),
+        *([Column("Each seed, mean and interval", ends=ends)] if colors is not None else []),
         Column("n", "runs", is_number=True),
         Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
         Column("p", "Holm", is_number=True),
@@ -112,15 +92,14 @@ def _row(
     numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int, strip: TableCell | None
 ) -> TableRow:
     cell = entry.cell
-    return method_row(
+    return TableRow.of(
         cell.label if numbers.are_methods_all else entry.sweep.label,
         entry.group.place,
-        numbers.axes,
         *([TableCell(cell.setting or "–")] if has_settings else []),
-        accuracy_cell(cell.final_test, digits),
+        TableCell.of_accuracy(cell.final_test, digits),
         *([strip] if strip else []),
-        number_of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
-        difference_cell(entry.difference, digits),
+        TableCell.of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
+        TableCell.of_difference(entry.difference, digits),
         _p_cell(entry),
         TableCell(verdict(entry), _smallest(entry, digits)),
         is_reference=entry.is_reference,

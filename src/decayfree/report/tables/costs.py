@@ -9,17 +9,7 @@ from dataclasses import dataclass
 
 from decayfree.report.numbers.groups import Group, StudyGroups
 from decayfree.report.numbers.series import Cell, geometric_mean
-from decayfree.report.tables.table import (
-    NOTHING,
-    Column,
-    Table,
-    TableCell,
-    TableRow,
-    method_columns,
-    method_row,
-    number_of_runs,
-    table_of,
-)
+from decayfree.report.tables.table import NOTHING, Column, Table, TableCell, TableRow, table_of
 from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
 from decayfree.study.files.results import Run
 
@@ -83,7 +73,7 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
         return None
     has_peak = any(PEAK in run.cost for one in known for run in one.runs)
     columns = [
-        *method_columns(axes),
+        *Column.of_methods(axes),
         Column("Time of an epoch", "seconds, mean", is_number=True),
         Column(f"Over {base}", "ratio of times", is_number=True),
         Column("Optimizer's state", "of the parameters' bytes", is_number=True),
@@ -91,7 +81,7 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
         *([Column("Peak memory", "MiB", is_number=True)] if has_peak else []),
         Column("n", "runs", is_number=True),
     ]
-    rows = [_row(one, axes, has_peak) for one in known]
+    rows = [_row(one, has_peak) for one in known]
     return table_of("costs-table", f"Training time and memory; ratios to {base}.", columns, rows)
 
 
@@ -120,20 +110,19 @@ def costs_text(costs: Sequence[Priced], base: str) -> str:
     )
 
 
-def _row(one: Priced, axes: Sequence[str], has_peak: bool) -> TableRow:
+def _row(one: Priced, has_peak: bool) -> TableRow:
     seconds = _mean(one.runs, SECONDS)
     ratio = geometric_mean(_time_ratios(one))
     peak = _mean(one.runs, PEAK) / 2**20
-    return method_row(
+    return TableRow.of(
         one.method,
         one.place,
-        axes,
         _number(seconds, significant),
         _number(ratio, factor),
         _number(_share(one, OPTIMIZER), factor),
         _number(_share(one, METHOD), factor),
         *([_number(peak, significant)] if has_peak else []),
-        number_of_runs(len(one.runs), one.runs),
+        TableCell.of_runs(len(one.runs), one.runs),
     )
 
 

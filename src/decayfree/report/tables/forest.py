@@ -7,19 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups, ranks_of
 from decayfree.report.numbers.groups import StudyGroups
-from decayfree.report.tables.table import (
-    Column,
-    Strip,
-    Table,
-    TableCell,
-    TableRow,
-    difference_cell,
-    method_columns,
-    method_row,
-    number_of_runs,
-    place,
-    table_of,
-)
+from decayfree.report.tables.table import Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.wording import (
     SPACE,
     count,
@@ -41,7 +29,7 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
     shown = [entry for entry in chosen.entries if entry.difference is not None]
     axis = _axis(shown)
     columns = [
-        *method_columns(numbers.axes),
+        *Column.of_methods(numbers.axes),
         Column(
             f"{chosen.reference} minus …",
             f"points, 95{SPACE}% interval",
@@ -50,7 +38,7 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
         Column("Points", f"95{SPACE}% interval", is_number=True),
         Column("Pairs", is_number=True),
     ]
-    rows = [_row(numbers, chosen.reference, entry, axis, colors) for entry in shown]
+    rows = [_row(chosen.reference, entry, axis, colors) for entry in shown]
     caption = (
         f"Test accuracy of {chosen.reference} minus that of each method in the same group, paired by seed; "
         f"right of the line, which is at no difference, {chosen.reference} is higher."
@@ -107,10 +95,7 @@ def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
 
 
 def ranks_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table | None:
-    """Mean ranks with bars of half a critical difference to either side: bars that do not meet are apart.
-
-    None without ranks.
-    """
+    """Mean ranks ± half a critical difference: bars that do not meet are apart. None without ranks."""
     ranks = ranks_of(numbers, chosen)
     if ranks is None:
         return None
@@ -142,13 +127,11 @@ def _apart(ranks: MeanRanks) -> str:
     return f"Further apart than {cd}: {pairs} (the one with the better rank first)."
 
 
-def _row(
-    numbers: StudyGroups, base: str, entry: Entry, axis: tuple[float, float], colors: Mapping[str, str]
-) -> TableRow:
+def _row(base: str, entry: Entry, axis: tuple[float, float], colors: Mapping[str, str]) -> TableRow:
     difference = entry.difference
     assert difference is not None
     whisker = tuple(place(end, axis) for end in difference.interval) if difference.interval else None
-    shown = difference_cell(difference, 2)
+    shown = TableCell.of_difference(difference, 2)
     strip = Strip(
         color=colors[entry.sweep.label],
         spoken=(
@@ -159,13 +142,12 @@ def _row(
         whisker=(whisker[0], whisker[1]) if whisker else None,
         zero=place(0.0, axis),
     )
-    return method_row(
+    return TableRow.of(
         entry.sweep.label,
         entry.group.place,
-        numbers.axes,
         TableCell("", strip=strip, sort=difference.mean),
         shown,
-        number_of_runs(difference.n, entry.cell.begun.values()),
+        TableCell.of_runs(difference.n, entry.cell.begun.values()),
     )
 
 

@@ -25,6 +25,12 @@ class Column:
     ends: tuple[str, str] = ("", "")
     """Of a column of strips: what stands at both ends of its axis."""
 
+    @staticmethod
+    def of_methods(axes: Iterable[str]) -> "list[Column]":
+        """The first columns of most tables: the method, and each axis of the study."""
+        of_axes = (Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes)
+        return [Column("Method", is_filter=True), *of_axes]
+
 
 @dataclass(frozen=True)
 class RunLink:
@@ -67,6 +73,31 @@ class TableCell:
             return "" if math.isnan(self.sort) else repr(self.sort)
         return self.text if self.sort is None else self.sort
 
+    @staticmethod
+    def of_runs(
+        n: int, runs: Iterable[Run], note: str = "", facts: tuple[tuple[str, str], ...] = ()
+    ) -> "TableCell":
+        """How many runs a row is about, with each seed's result and its folder beside the page."""
+        ordered = sorted(runs, key=lambda run: run.seed)
+        links = tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run)) for run in ordered)
+        return TableCell(str(n), note, float(n), runs=links, facts=facts)
+
+    @staticmethod
+    def of_accuracy(final: Estimate | None, decimals: int) -> "TableCell":
+        """A mean accuracy with its interval below; a dash where no run is done."""
+        if final is None:
+            return NOTHING
+        interval = percent_range(*final.interval, decimals) if final.interval else ""
+        return TableCell(percent(final.mean, decimals), interval, final.mean)
+
+    @staticmethod
+    def of_difference(difference: Estimate | None, decimals: int) -> "TableCell":
+        """A difference in points with its sign and its interval below; a dash where there is none."""
+        if difference is None:
+            return NOTHING
+        interval = signed_interval(*difference.interval, decimals) if difference.interval else ""
+        return TableCell(signed_points(difference.mean, decimals), interval, difference.mean)
+
 
 NOTHING = TableCell("–", sort=math.nan)
 
@@ -77,6 +108,11 @@ class TableRow:
 
     cells: tuple[TableCell, ...]
     is_reference: bool = False
+
+    @staticmethod
+    def of(method: str, place: Mapping[str, str], *more: TableCell, is_reference: bool = False) -> "TableRow":
+        """A row below `Column.of_methods`: the method, its place on each axis, and more cells."""
+        return TableRow((TableCell(method), *map(TableCell, place.values()), *more), is_reference)
 
 
 @dataclass(frozen=True)
@@ -105,48 +141,6 @@ def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[Ta
         if column.is_filter and len(values) > 1:
             filters[index] = values
     return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
-
-
-def method_columns(axes: Iterable[str]) -> list[Column]:
-    """The first columns of most tables: the method, and each axis of the study."""
-    of_axes = (Column(axis[0].upper() + axis[1:], is_filter=True) for axis in axes)
-    return [Column("Method", is_filter=True), *of_axes]
-
-
-def method_row(
-    method: str, place: Mapping[str, str], axes: Iterable[str], *more: TableCell, is_reference: bool = False
-) -> TableRow:
-    """A row below these columns: the method, its place on each axis, and more cells."""
-    return TableRow((TableCell(method), *(TableCell(place[axis]) for axis in axes), *more), is_reference)
-
-
-def number_of_runs(
-    n: int, runs: Iterable[Run], note: str = "", facts: tuple[tuple[str, str], ...] = ()
-) -> TableCell:
-    """How many runs a row is about, with a link to each."""
-    return TableCell(str(n), note, float(n), runs=run_links(runs), facts=facts)
-
-
-def accuracy_cell(final: Estimate | None, decimals: int) -> TableCell:
-    """A mean accuracy with its interval below; a dash where no run is done."""
-    if final is None:
-        return NOTHING
-    interval = percent_range(*final.interval, decimals) if final.interval else ""
-    return TableCell(percent(final.mean, decimals), interval, final.mean)
-
-
-def difference_cell(difference: Estimate | None, decimals: int) -> TableCell:
-    """A difference in points with its sign and its interval below; a dash where there is none."""
-    if difference is None:
-        return NOTHING
-    interval = signed_interval(*difference.interval, decimals) if difference.interval else ""
-    return TableCell(signed_points(difference.mean, decimals), interval, difference.mean)
-
-
-def run_links(runs: Iterable[Run]) -> tuple[RunLink, ...]:
-    """Each seed's final test accuracy, or what became of the run, and its folder beside the page."""
-    ordered = sorted(runs, key=lambda run: run.seed)
-    return tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run)) for run in ordered)
 
 
 def folder_of(run: Run) -> str:

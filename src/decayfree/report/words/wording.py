@@ -18,10 +18,7 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def fine_percent(share: float) -> str:
-    """A share as a percentage with two digits at least, so that nothing but zero is 0.0 %:
-
-    12.6 %, 0.0042 %.
-    """
+    """A share as a percentage with at least two digits, so that only zero is 0.0 %: 12.6 %, 0.0042 %."""
     if share != 0 and abs(share) < 0.01:
         return f"{significant(100 * share, 2)}{SPACE}%"
     return percent(share)

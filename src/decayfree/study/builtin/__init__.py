@@ -1,7 +1,4 @@
-"""The built-in studies, one TOML file each, in a size for two cores and in the paper's for a GPU.
-
-Runs none of them. Every file says in comments what the paper claims, so that results can be held against it.
-"""
+"""The built-in studies, one TOML file each."""
 
 from typing import TYPE_CHECKING
 

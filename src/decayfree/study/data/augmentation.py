@@ -44,8 +44,6 @@ def flipped(inputs: Tensor, *, seed: int, step: int) -> Tensor:
 
     Args:
         inputs: (n, n_channels, height, width), of any dtype.
-        seed: The run's seed.
-        step: The step that sees them.
 
     Returns:
         The shape of ``inputs``.
@@ -67,8 +65,6 @@ def cropped(inputs: Tensor, *, padding: int, seed: int, step: int) -> Tensor:
     Args:
         inputs: (n, n_channels, height, width).
         padding: Pixels on every side.
-        seed: The run's seed.
-        step: The step that sees them.
 
     Returns:
         The shape of ``inputs``.
@@ -98,8 +94,6 @@ def cut_out(inputs: Tensor, *, side: int, seed: int, step: int) -> Tensor:
         inputs: (n, n_channels, height, width).
         side: Of the square, in pixels. An even one reaches from its center ``side/2`` up and left,
             ``side/2 − 1`` down and right.
-        seed: The run's seed.
-        step: The step that sees them.
 
     Returns:
         The shape of ``inputs``, a copy.
@@ -120,10 +114,7 @@ def cut_out(inputs: Tensor, *, side: int, seed: int, step: int) -> Tensor:
 
 
 def _near(center: Tensor, side: int, size: int) -> Tensor:
-    """(n, side), int64: the pixels of a line that the square covers.
-
-    Those outside are the last one inside, which it covers too.
-    """
+    """(n, side), int64: the pixels of a line in the square; those outside are its last one inside."""
     return (center - side // 2 + torch.arange(side)).clamp_(0, size - 1)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decayfree.errors import InvalidInputError
-from decayfree.study.data.folders import cache_dir, missing, not_found
+from decayfree.study.data.folders import cache_dir, folder_with
 from decayfree.study.data.images import Images
 
 _SIDE = 32
@@ -80,15 +80,10 @@ def locate(edition: Edition, data_dir: str | None) -> Path:
         InvalidInputError: If they are nowhere; says where it looked and how to get them.
     """
     root = cache_dir(edition.name) if data_dir is None else Path(data_dir)
-    looked = {}
-    for folder in (root / edition.folder, root):
-        absent = [name for name in (*edition.train, edition.test) if not (folder / name).is_file()]
-        if not absent:
-            return folder
-        looked[folder] = missing(folder, absent)
-    raise not_found(
+    return folder_with(
+        (*edition.train, edition.test),
+        (root / edition.folder, root),
         edition.title,
-        looked,
         f"Unpack {edition.address} in {root}, or name as data_dir another folder that it was unpacked in; "
         f"torchvision.datasets.{edition.name.upper()}({str(root)!r}, download=True) "
         "does both and checks what it got.",

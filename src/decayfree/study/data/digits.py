@@ -3,6 +3,10 @@
 Reads no files of its own and splits nothing.
 """
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
 import torch
 
 from decayfree.errors import extra_needed
@@ -19,8 +23,13 @@ def read() -> Images:
         MissingExtraError: If scikit-learn is not installed.
     """
     with extra_needed("study", "the digits come with scikit-learn, which is not installed"):
-        from sklearn.datasets import load_digits
-    digits = load_digits()
-    order = torch.randperm(len(digits.target), generator=generator_for("split"))
-    pixels = torch.from_numpy(digits.images).to(torch.uint8)[order]
-    return Images(pixels, torch.from_numpy(digits.target).long()[order])
+        spec = find_spec("sklearn")
+        if spec is None or spec.origin is None:
+            raise ImportError("there is no module sklearn")
+    # Its own file, since importing it all takes as long as importing torch.
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = gzip.decompress(path.read_bytes()).decode().split()
+    numbers = torch.tensor([list(map(int, map(float, row.split(",")))) for row in rows])
+    order = torch.randperm(len(numbers), generator=generator_for("split"))
+    pixels, labels = numbers[order].split([64, 1], dim=1)
+    return Images(pixels.to(torch.uint8).view(-1, 8, 8), labels[:, 0])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decayfree.errors import InvalidInputError
-from decayfree.study.data.folders import cache_dir, missing, not_found
+from decayfree.study.data.folders import cache_dir, folder_with
 from decayfree.study.disk import replacing
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -42,22 +42,18 @@ def locate(data_dir: str | None = None, *, download: bool = False) -> Path:
     Raises:
         InvalidInputError: If they are nowhere; says where it looked and how to get them.
     """
-    looked = {}
     folders = [cache_dir(_NAME), DEBIAN_DIR] if data_dir is None else [Path(data_dir)]
-    for folder in folders:
-        absent = [name for name, _ in _FILES.values() if not _find(folder, name)]
-        if not absent:
-            return folder
-        looked[folder] = missing(folder, absent)
-    if download:
-        return fetch(folders[0])
-    raise not_found(
-        "Fashion-MNIST",
-        looked,
+    cure = (
         "Install Debian's package dataset-fashion-mnist, name a folder with the four idx files (plain or "
         ".gz) with --data-dir (data_dir in a spec), or allow decayfree demo to download "
-        "the 30 MB with --download.",
+        "the 30 MB with --download."
     )
+    try:
+        return folder_with([name for name, _ in _FILES.values()], folders, "Fashion-MNIST", cure, has=_find)
+    except InvalidInputError:
+        if not download:
+            raise
+    return fetch(folders[0])
 
 
 def fetch(folder: Path, *, address: str = ADDRESS) -> Path:

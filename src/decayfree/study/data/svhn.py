@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from decayfree.errors import InvalidInputError, extra_needed
-from decayfree.study.data.folders import cache_dir, missing, not_found
+from decayfree.study.data.folders import cache_dir, folder_with
 from decayfree.study.data.images import Images
 
 ADDRESS = "http://ufldl.stanford.edu/housenumbers/"
@@ -38,12 +38,10 @@ def locate(data_dir: str | None) -> Path:
         InvalidInputError: If they are not there; says where it looked and how to get them.
     """
     folder = cache_dir("svhn") if data_dir is None else Path(data_dir)
-    absent = [name for name in (_TRAIN, _TEST) if not (folder / name).is_file()]
-    if not absent:
-        return folder
-    raise not_found(
+    return folder_with(
+        (_TRAIN, _TEST),
+        (folder,),
         "SVHN",
-        {folder: missing(folder, absent)},
         f"Put {ADDRESS}{_TRAIN} and {_TEST} from the same place there, or name as data_dir another folder "
         f"that has them; torchvision.datasets.SVHN({str(folder)!r}, split=..., download=True) with 'train' "
         "and with 'test' does so and checks what it got.",

@@ -17,26 +17,11 @@ import torch
 
 from decayfree.dynamics.sinks import without_nan
 from decayfree.study.disk import replace_text, replacing
+from decayfree.study.files import results
 from decayfree.study.files.integrity import GrowingFile, ResultError, Seal, seal_zip, sealed_json, zip_fault
-from decayfree.study.files.results import (
-    CHECKPOINT_FILE,
-    ERROR_FILE,
-    NORMS_FILE,
-    RECORD_FILE,
-    ROWS_FILE,
-    SPECTRA_FILE,
-    Row,
-    RunState,
-    Spectra,
-    read_record,
-    read_spectra,
-    row_to,
-    set_aside_reasons,
-    spectra_to,
-)
 from decayfree.study.run_settings import RunSettings
 
-_OF_A_RUN = (CHECKPOINT_FILE, ROWS_FILE, NORMS_FILE, SPECTRA_FILE)
+_OF_A_RUN = (results.CHECKPOINT_FILE, results.ROWS_FILE, results.NORMS_FILE, results.SPECTRA_FILE)
 """All but the record; the checkpoint first, since without it nothing else counts."""
 
 
@@ -46,9 +31,7 @@ class RunFiles:
     def __init__(self, directory: Path, *, keeps_norms: bool) -> None:
         """Open the files of a run, whose record is there already; `load` or `begin_anew` comes next.
 
-        Args:
-            directory: Of the run.
-            keeps_norms: Whether the norms of every step are kept, for a run that replays them.
+        The norms of every step are kept for a run that replays them.
         """
         self._directory, self._keeps_norms = directory, keeps_norms
         self._logs: dict[str, GrowingFile] = {}
@@ -73,12 +56,12 @@ class RunFiles:
             if any(faults):
                 raise ResultError("\n".join(filter(None, faults)))
             # It is sealed in itself: a run may have been killed between it and the checkpoint.
-            read_spectra(self._directory)
+            results.read_spectra(self._directory)
         except ResultError as error:
             set_aside(self._directory, str(error), keep_record=True)
             return None
         self._open(seals)
-        spectra = self._directory / SPECTRA_FILE
+        spectra = self._directory / results.SPECTRA_FILE
         self._spectra = Seal.of(spectra) if spectra.is_file() else None
         return state
 
@@ -92,13 +75,13 @@ class RunFiles:
     @property
     def norms(self) -> GrowingFile | None:
         """Where the norms go; None where they are not kept."""
-        return self._logs.get(NORMS_FILE)
+        return self._logs.get(results.NORMS_FILE)
 
-    def append_row(self, row: Row) -> None:
+    def append_row(self, row: results.Row) -> None:
         """Append to ``metrics.jsonl``."""
-        self._logs[ROWS_FILE].append(row_to(row).encode())
+        self._logs[results.ROWS_FILE].append(results.row_to(row).encode())
 
-    def write_spectra(self, spectra: Spectra) -> None:
+    def write_spectra(self, spectra: results.Spectra) -> None:
         """Write ``spectra.json``."""
         self._spectra = write_spectra(self._directory, spectra)
 
@@ -115,7 +98,7 @@ class RunFiles:
         """
         seals = {name: log.seal for name, log in self._logs.items()}
         if self._spectra is not None:
-            seals[SPECTRA_FILE] = self._spectra
+            seals[results.SPECTRA_FILE] = self._spectra
         faults = [seal.fault_of_all(self._directory / name) for name, seal in seals.items()]
         if any(faults):
             raise ResultError("\n".join(filter(None, faults)))
@@ -123,22 +106,22 @@ class RunFiles:
 
     @property
     def _log_names(self) -> tuple[str, ...]:
-        return (ROWS_FILE, NORMS_FILE) if self._keeps_norms else (ROWS_FILE,)
+        return (results.ROWS_FILE, results.NORMS_FILE) if self._keeps_norms else (results.ROWS_FILE,)
 
     def _has_all(self, seals: Mapping[str, Seal]) -> bool:
         """Whether the norms that are asked for were kept, and have not been deleted since."""
-        norms_are_there = not self._keeps_norms or (self._directory / NORMS_FILE).is_file()
+        norms_are_there = not self._keeps_norms or (self._directory / results.NORMS_FILE).is_file()
         return set(self._log_names) <= set(seals) and norms_are_there
 
     def _open(self, seals: Mapping[str, Seal]) -> None:
         self._logs = {name: GrowingFile(self._directory / name, seal) for name, seal in seals.items()}
         if not self._keeps_norms:  # norms with gaps would pass for whole ones
-            (self._directory / NORMS_FILE).unlink(missing_ok=True)
+            (self._directory / results.NORMS_FILE).unlink(missing_ok=True)
 
 
 def save_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
     """Write ``last.pt``; it loads with ``weights_only=True``."""
-    with replacing(directory / CHECKPOINT_FILE) as file:
+    with replacing(directory / results.CHECKPOINT_FILE) as file:
         try:
             torch.save(dict(state), file)
         except RuntimeError as error:
@@ -155,7 +138,7 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     Raises:
         ResultError: If the file is damaged.
     """
-    path = directory / CHECKPOINT_FILE
+    path = directory / results.CHECKPOINT_FILE
     if not path.is_file():
         return None
     fault = zip_fault(path)
@@ -170,10 +153,10 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     return state
 
 
-def write_spectra(directory: Path, spectra: Spectra) -> Seal:
+def write_spectra(directory: Path, spectra: results.Spectra) -> Seal:
     """Write ``spectra.json``, and give its seal."""
-    text = spectra_to(spectra)
-    replace_text(directory / SPECTRA_FILE, text)
+    text = results.spectra_to(spectra)
+    replace_text(directory / results.SPECTRA_FILE, text)
     return Seal.of_bytes(text.encode())
 
 
@@ -181,7 +164,7 @@ def write_record(
     directory: Path,
     settings: RunSettings,
     *,
-    state: RunState,
+    state: results.RunState,
     reason: str | None = None,
     elapsed_s: float = 0.0,
     first_layer: str = "",
@@ -201,17 +184,17 @@ def write_record(
         "elapsed_s": round(elapsed_s, 3),
         "first_layer": first_layer,
         "cost": without_nan(dict(cost or {})),
-        "set_aside": list(set_aside_reasons(directory)),
+        "set_aside": list(results.set_aside_reasons(directory)),
         "files": {name: dataclasses.asdict(seal) for name, seal in (seals or {}).items()},
     }
-    replace_text(directory / RECORD_FILE, sealed_json(record, indent=1))
+    replace_text(directory / results.RECORD_FILE, sealed_json(record, indent=1))
 
 
 def write_failure(directory: Path, settings: RunSettings, reason: str, *, details: str | None = None) -> None:
     """Write the reason why a run failed into its record, and details such as a traceback to ``error.txt``."""
     directory.mkdir(parents=True, exist_ok=True)
     if details is not None:
-        replace_text(directory / ERROR_FILE, details)
+        replace_text(directory / results.ERROR_FILE, details)
     write_record(directory, settings, state="failed", reason=reason)
 
 
@@ -224,14 +207,14 @@ def set_aside(directory: Path, reason: str, *, keep_record: bool = False) -> Non
     folder = directory / f"set-aside-{n}"
     folder.mkdir()
     replace_text(folder / "reason.txt", reason + "\n")
-    for name in (*_OF_A_RUN, ERROR_FILE, *(() if keep_record else (RECORD_FILE,))):
+    for name in (*_OF_A_RUN, results.ERROR_FILE, *(() if keep_record else (results.RECORD_FILE,))):
         if (directory / name).is_file():
             (directory / name).replace(folder / name)
 
 
-def read_state(directory: Path) -> RunState | None:
+def read_state(directory: Path) -> results.RunState | None:
     """The state in ``run.json``; None where there is no readable record, so that the run begins anew."""
-    state: RunState | None = _record_or_nothing(directory).get("state")
+    state: results.RunState | None = _record_or_nothing(directory).get("state")
     return state
 
 
@@ -250,7 +233,7 @@ def read_n_threads(directory: Path) -> int | None:
 
 def _record_or_nothing(directory: Path) -> Mapping[str, Any]:
     try:
-        return read_record(directory)
+        return results.read_record(directory)
     except ResultError:
         return {}
 

@@ -13,18 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from decayfree.study.files import results
 from decayfree.study.files.folder_lock import Holder, holder_of
 from decayfree.study.files.integrity import ResultError
-from decayfree.study.files.results import (
-    ENDED,
-    RECORD_FILE,
-    ROWS_FILE,
-    SPECTRA_FILE,
-    file_faults,
-    read_record,
-    run_directory,
-    spec_in,
-)
 from decayfree.study.run_settings import RunSettings
 
 RunPhase = Literal["waiting", "running", "done", "diverged", "failed"]
@@ -53,7 +44,7 @@ class RunStatus:
     @property
     def fraction(self) -> float:
         """Share of its steps that are done, from 0 to 1; of one that has ended, 1."""
-        return 1.0 if self.state in ENDED else self.n_done / self.settings.recipe.n_steps
+        return 1.0 if self.state in results.ENDED else self.n_done / self.settings.recipe.n_steps
 
 
 @dataclass(frozen=True)
@@ -82,10 +73,12 @@ def study_status(out: Path) -> StudyStatus:
         ResultError: If there is no study.
         SpecError: If its spec cannot be read.
     """
-    runs = spec_in(out).runs()
+    runs = results.spec_in(out).runs()
     holder = holder_of(out)
     now_s = time.time()
-    left = [_left_by(run, run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs]
+    left = [
+        _left_by(run, results.run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs
+    ]
     paces = _Paces(left)
     timed = (dataclasses.replace(status, seconds_left=paces.seconds_left(status)) for status in left)
     return StudyStatus(runs=tuple(timed), holder=holder)
@@ -95,17 +88,21 @@ def _left_by(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) 
     """What a run has left so far, and nothing of what is to come."""
     anew = RunStatus(run, "waiting", None, n_done=0, elapsed_s=0.0, seconds_left=None, set_aside=())
     try:
-        record = read_record(directory)
+        record = results.read_record(directory)
     except ResultError as error:
-        is_damaged = (directory / RECORD_FILE).is_file()
+        is_damaged = (directory / results.RECORD_FILE).is_file()
         return dataclasses.replace(anew, reason=f"{_DAMAGED}: {error}") if is_damaged else anew
     set_aside = tuple(record["set_aside"])
-    faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE)) if record["state"] in ENDED else []
+    faults = (
+        results.file_faults(directory, record, (results.ROWS_FILE, results.SPECTRA_FILE))
+        if record["state"] in results.ENDED
+        else []
+    )
     if faults:
         return dataclasses.replace(anew, reason=f"{_DAMAGED}: {'; '.join(faults)}", set_aside=set_aside)
-    n_done, elapsed_s, state = _last_step(directory / ROWS_FILE), record["elapsed_s"], record["state"]
+    n_done, elapsed_s, state = _last_step(directory / results.ROWS_FILE), record["elapsed_s"], record["state"]
     if state == "running" and is_held:
-        elapsed_s += max(0.0, now_s - (directory / RECORD_FILE).stat().st_mtime)
+        elapsed_s += max(0.0, now_s - (directory / results.RECORD_FILE).stat().st_mtime)
     elif state == "running":
         state = "waiting"
     return RunStatus(run, state, record["reason"], n_done, elapsed_s, None, set_aside)

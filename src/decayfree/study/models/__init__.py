@@ -1,8 +1,4 @@
-"""The networks of the studies, by name; one file for each family.
-
-Does not decide how their weights are treated, nor on which device or in which memory format they lie. A
-further network is one file, one entry in ``MODELS`` and its name in ``run_settings``.
-"""
+"""The networks of the studies, by name; one file for each family."""
 
 from typing import TYPE_CHECKING
 

@@ -63,10 +63,8 @@ class Pool:
     def __init__(self, n_workers: int, *, n_threads: int, lock: LockShare | None = None) -> None:
         """Prepare; no process is started yet.
 
-        Args:
-            n_workers: Processes at most.
-            n_threads: What each starts with; a job says how many it trains with.
-            lock: Held by every process until it ends.
+        Each starts with ``n_threads``, while a job says how many it trains with, and holds the lock until it
+        ends.
         """
         self._n_workers, self._n_threads, self._lock = n_workers, n_threads, lock
         self._workers: list[_Worker] = []
@@ -124,9 +122,7 @@ class Pool:
 def train_job(job: Job, tell: Callable[[Report], bool]) -> Report:
     """Train a run in this process and say how it ended; an error goes into its folder and stops no other.
 
-    Args:
-        job: What to train.
-        tell: Called with news now and then; False, since nobody listens any more, saves and stops.
+    ``tell`` is called with news now and then; False, since nobody listens any more, saves and stops.
     """
     torch.set_num_threads(job.n_threads)
     reporter = _Reporter(job.settings.key, tell)

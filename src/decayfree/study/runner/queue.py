@@ -7,20 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from decayfree.study.files import results
 from decayfree.study.files.checkpoint import read_n_threads, read_state, set_aside, write_failure
 from decayfree.study.files.integrity import ResultError, zip_fault
-from decayfree.study.files.results import (
-    CHECKPOINT_FILE,
-    ENDED,
-    NORMS_FILE,
-    RECORD_FILE,
-    ROWS_FILE,
-    SPECTRA_FILE,
-    file_faults,
-    read_record,
-    run_directory,
-    set_aside_reasons,
-)
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.runner.process_pool import Job, Report
 from decayfree.study.spec.study_spec import StudySpec
@@ -32,14 +21,11 @@ class Queue:
     def __init__(self, spec: StudySpec, out: Path, *, n_threads: int) -> None:
         """Look at the files: whatever is damaged is set aside, and its run begins anew.
 
-        Args:
-            spec: The study.
-            out: Its folder.
-            n_threads: What a run trains with that has not begun yet.
+        A run that has not begun yet trains with ``n_threads``.
         """
         self._out, self._data_dir, self._n_threads = out, spec.data_dir, n_threads
         self._runs = {run.key: run for run in spec.runs()}
-        self._n_set_aside = {key: len(set_aside_reasons(self._directory(key))) for key in self._runs}
+        self._n_set_aside = {key: len(results.set_aside_reasons(self._directory(key))) for key in self._runs}
         self._replayed = {run.replayed_run.key for run in spec.runs() if run.replayed_run is not None}
         self._ended = {key for key in self._runs if self._is_done(key)}
         self._waiting = [key for key in self._runs if key not in self._ended]
@@ -69,7 +55,7 @@ class Queue:
         return tuple(
             f"{run.label}, seed {run.seed}: {reason}"
             for key, run in self._runs.items()
-            for reason in set_aside_reasons(self._directory(key))[self._n_set_aside[key] :]
+            for reason in results.set_aside_reasons(self._directory(key))[self._n_set_aside[key] :]
         )
 
     def running(self) -> Iterator[RunSettings]:
@@ -116,21 +102,23 @@ class Queue:
     def _is_done(self, key: str) -> bool:
         """Whether a run has ended with what is asked of it: a result, and norms if another replays them."""
         directory = self._directory(key)
-        if not (directory / RECORD_FILE).is_file():
+        if not (directory / results.RECORD_FILE).is_file():
             return False
         try:
-            record = read_record(directory)
+            record = results.read_record(directory)
         except ResultError as error:
             set_aside(directory, str(error))
             return False
-        if record["state"] not in ENDED:
+        if record["state"] not in results.ENDED:
             return False
         faults = _faults_of_ended(directory, record)
         if faults:
             set_aside(directory, "\n".join(faults))
             return False
         return (
-            record["state"] == "diverged" or key not in self._replayed or (directory / NORMS_FILE).is_file()
+            record["state"] == "diverged"
+            or key not in self._replayed
+            or (directory / results.NORMS_FILE).is_file()
         )
 
     def _fail(self, run: RunSettings, reason: str) -> None:
@@ -142,15 +130,15 @@ class Queue:
         self._n_steps[key] = self._runs[key].recipe.n_steps
 
     def _directory(self, key: str) -> Path:
-        return run_directory(self._out, key)
+        return results.run_directory(self._out, key)
 
 
 def _faults_of_ended(directory: Path, record: dict[str, object]) -> list[str]:
     """What is wrong with files of an ended run; norms and checkpoint may have been deleted to save room."""
-    names = [ROWS_FILE, SPECTRA_FILE]
-    if (directory / NORMS_FILE).is_file():
-        names.append(NORMS_FILE)
-    faults = file_faults(directory, record, tuple(names))
-    checkpoint = directory / CHECKPOINT_FILE
+    names = [results.ROWS_FILE, results.SPECTRA_FILE]
+    if (directory / results.NORMS_FILE).is_file():
+        names.append(results.NORMS_FILE)
+    faults = results.file_faults(directory, record, tuple(names))
+    checkpoint = directory / results.CHECKPOINT_FILE
     fault = zip_fault(checkpoint) if checkpoint.is_file() else None
     return faults + ([fault] if fault else [])

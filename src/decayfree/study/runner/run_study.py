@@ -8,10 +8,9 @@ are left alone.
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from decayfree.errors import InvalidInputError
 from decayfree.study.disk import replace_text
@@ -20,9 +19,12 @@ from decayfree.study.files.folder_lock import FolderLock, LockShare
 from decayfree.study.files.integrity import DiskFullError, is_no_room
 from decayfree.study.files.results import ENDED, run_directory
 from decayfree.study.runner.cores import threads_each
-from decayfree.study.runner.process_pool import Job, Pool, Report
+from decayfree.study.runner.process_pool import Pool
 from decayfree.study.runner.queue import Queue
 from decayfree.study.spec.study_spec import StudySpec
+
+if TYPE_CHECKING:
+    from decayfree.study.runner.ray_pool import RayPool
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,6 @@ class StudyOutcome:
     """Whether Ctrl-C stopped it; calling again goes on."""
     set_aside: tuple[str, ...] = ()
     """What was found damaged, set aside and done again, one sentence each, with method and seed."""
-
-
-class Workers(Protocol):
-    """What trains the runs: processes here, or tasks on a cluster."""
-
-    n_tries: int
-    """How often a run is begun whose process or node is lost."""
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another job can begin."""
-
-    def begin(self, job: Job) -> None:
-        """Begin a job."""
-
-    def reports(self) -> Iterator[Report]:
-        """Wait for news of the jobs and give them."""
 
 
 def run_study(
@@ -130,7 +115,8 @@ def run_study(
     return _outcome(spec, out, interrupted=interrupted, set_aside=queue.set_aside)
 
 
-def _workers(n_jobs: int, ray_address: str | None, lock: LockShare) -> AbstractContextManager[Workers]:
+def _workers(n_jobs: int, ray_address: str | None, lock: LockShare) -> "Pool | RayPool":
+    """What trains the runs: processes here, or tasks on a cluster."""
     if ray_address is None:
         return Pool(n_jobs, n_threads=threads_each(n_jobs), lock=lock)
     from decayfree.study.runner.ray_pool import RayPool
@@ -138,7 +124,7 @@ def _workers(n_jobs: int, ray_address: str | None, lock: LockShare) -> AbstractC
     return RayPool(ray_address)
 
 
-def _run_all(queue: Queue, workers: Workers, on_progress: Callable[[Progress], None]) -> None:
+def _run_all(queue: Queue, workers: "Pool | RayPool", on_progress: Callable[[Progress], None]) -> None:
     clock = Clock(queue.fraction())
     while True:
         while workers.has_room and (job := queue.next_job()):

@@ -83,20 +83,14 @@ def tune(
 ) -> TuneOutcome:
     """Search the learning rate and any weight decay of every method and axis value of ``spec``.
 
+    Its values of the two settings are where the search begins; its seeds are trained in every trial.
+
     Args:
-        spec: Its values of the two settings are where the search begins; its seeds are trained in every
-            trial.
+        spec: What to search for; of its methods, only ``methods`` where these are named.
         out: Its ``tuning`` folder gets the runs, ``tuning.jsonl`` the trials, ``best.toml`` the spec that
-            evaluates what was found.
-        n_trials: For each search; calling again with more goes on.
-        methods: Names of the methods to search for; None for all.
-        ranges: Where to search.
-        n_test_seeds: Seeds of ``best.toml``; none of them is one of ``spec``.
-        seed: Seeds the proposals.
-        n_jobs: Runs at a time; a trial has as many as the spec has seeds.
-        on_progress: Called a few times a second; ``n_done`` counts trials.
-        on_stopping: Called once at Ctrl-C.
-        elsewhere: Passed on to `run_study`.
+            evaluates what was found, with ``n_test_seeds`` seeds that ``spec`` does not have.
+        n_trials: For each search, proposed from ``seed`` on; calling again with more goes on.
+        elsewhere: Passed on to `run_study`, as the jobs and the callbacks are; ``n_done`` counts trials.
 
     Raises:
         InvalidInputError: If nothing can be searched for, or there is no validation data to choose by.

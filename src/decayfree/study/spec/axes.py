@@ -13,17 +13,9 @@ from decayfree.errors import closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
 from decayfree.study.run_settings import Recipe, RunSettings, is_unread
+from decayfree.study.spec import toml
 from decayfree.study.spec.told import Fault
-from decayfree.study.spec.toml import (
-    Table,
-    as_field,
-    field_paths,
-    field_type,
-    is_table,
-    replaced,
-    to_toml,
-    value_fault,
-)
+from decayfree.study.spec.toml import Table, to_toml
 
 _METHOD = "method."
 UNREAD: Any = object()
@@ -64,7 +56,7 @@ def recipes(recipe: Recipe, axes: Sequence[Axis]) -> Iterator[Recipe]:
     for values in itertools.product(*(axis.values for axis in axes)):
         one = recipe
         for axis, value in zip(axes, values, strict=True):
-            one = replaced(one, axis.path, _as_field(Recipe, axis.path, value))
+            one = toml.replaced(one, axis.path, _as_field(Recipe, axis.path, value))
         yield one
 
 
@@ -84,7 +76,7 @@ def axis_faults(axis: Axis, where: str) -> Iterator[Fault | str]:
     """What is wrong with one axis, whatever the runs are; nothing of what is `UNREAD`."""
     if UNREAD in (axis.path, axis.values):
         if axis.path is not UNREAD and not is_setting(axis.path):
-            yield _no_such_setting(f"{where}.path", axis.path, "the recipe", field_paths(Recipe))
+            yield _no_such_setting(f"{where}.path", axis.path, "the recipe", toml.field_paths(Recipe))
         return
     if not isinstance(axis.values, tuple) or not axis.values:
         yield f"{where}.values: expected a list of at least one value, got {axis.values!r}"
@@ -97,7 +89,7 @@ def axis_faults(axis: Axis, where: str) -> Iterator[Fault | str]:
 
 def is_setting(path: Any) -> bool:
     """Whether the recipe has a setting of this dotted name."""
-    return isinstance(path, str) and field_type(Recipe, path) is not None
+    return isinstance(path, str) and toml.field_type(Recipe, path) is not None
 
 
 def usable(axis: Axis) -> Axis:
@@ -148,10 +140,7 @@ def unused_faults(
 ) -> Iterator[str]:
     """Overrides that fit no run, most likely misspelt, or that set what the method of a run does not have.
 
-    Args:
-        combinations: The runs before any override.
-        overrides: Without faults of their own.
-        unread: Dotted names of what could not be read of the recipe: whether it fits is not known.
+    Combinations are the runs before any override; whether one fits what is ``unread`` is not known.
     """
     left: list[RunSettings] = list(combinations)
     for index, override in enumerate(overrides):
@@ -173,21 +162,21 @@ def unused_faults(
 
 def _with(run: RunSettings, path: str, value: Any) -> RunSettings:
     if not path.startswith(_METHOD):
-        recipe = replaced(run.recipe, path, _as_field(Recipe, path, value))
+        recipe = toml.replaced(run.recipe, path, _as_field(Recipe, path, value))
         return dataclasses.replace(run, recipe=recipe)
     name = path.removeprefix(_METHOD)
     if name not in _settings_of(type(run.method)):
         return run  # `unused_faults` tells
-    method = replaced(run.method, name, _as_field(type(run.method), name, value))
+    method = toml.replaced(run.method, name, _as_field(type(run.method), name, value))
     return dataclasses.replace(run, method=method)
 
 
 def _as_field(cls: type, path: str, value: Any) -> Any:
     """A value as the field holds it, 1.0 for a number that is written 1; a table's entries likewise."""
-    hint = field_type(cls, path)
-    if is_table(hint):
+    hint = toml.field_type(cls, path)
+    if toml.is_table(hint):
         return tuple((key, _as_field(cls, f"{path}.{key}", entry)) for key, entry in value)
-    return as_field(hint, value)
+    return toml.as_field(hint, value)
 
 
 def _setting_faults(path: Any, value: Any, where: str, *, may_be_any: bool) -> Iterator[Fault | str]:
@@ -198,29 +187,29 @@ def _setting_faults(path: Any, value: Any, where: str, *, may_be_any: bool) -> I
         yield from _recipe_faults(path, value, where, f"{where}.{path}")
         return
     name = path.removeprefix(_METHOD)
-    hints = [field_type(cls, name) for cls in METHODS.values() if name in _settings_of(cls)]
+    hints = [toml.field_type(cls, name) for cls in METHODS.values() if name in _settings_of(cls)]
     if not hints:
         known = sorted({f"{_METHOD}{one}" for cls in METHODS.values() for one in _settings_of(cls)})
         yield _no_such_setting(where, path, "a method", known)
         return
-    faults = [value_fault(hint, value, f"{where}.{path}") for hint in hints]
+    faults = [toml.value_fault(hint, value, f"{where}.{path}") for hint in hints]
     if None not in faults:
         yield from faults[:1]  # type: ignore[misc]
 
 
 def _recipe_faults(path: Any, value: Any, where_path: str, where_value: str) -> Iterator[Fault | str]:
     """What is wrong with one value for one setting of the recipe."""
-    hint = field_type(Recipe, path) if isinstance(path, str) else None
+    hint = toml.field_type(Recipe, path) if isinstance(path, str) else None
     if hint is None:
-        yield _no_such_setting(where_path, path, "the recipe", field_paths(Recipe))
-    elif is_table(hint):
+        yield _no_such_setting(where_path, path, "the recipe", toml.field_paths(Recipe))
+    elif toml.is_table(hint):
         if not _is_table(value) or not value:
             yield Fault(where_value, f"a table of settings of {path}", value)
             return
         for key, entry in value:
             yield from _recipe_faults(f"{path}.{key}", entry, where_value, f"{where_value}.{key}")
     else:
-        fault = value_fault(hint, value, where_value)
+        fault = toml.value_fault(hint, value, where_value)
         if fault is not None:
             yield fault
 

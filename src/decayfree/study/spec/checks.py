@@ -71,15 +71,8 @@ def parts_of(
 ) -> Parts:
     """What can be used of a spec; what is wrong with single axes and overrides is told.
 
-    Args:
-        told: What is wrong so far, and unread; grows.
-        methods: Those that could be read.
-        seeds: None where they could not.
-        recipe: With defaults for what could not.
-        axes: By their numbers in the file.
-        overrides: By theirs.
-        methods_are_whole: Whether ``methods`` are all that were meant.
-        tables_are_whole: Whether axes and overrides have the keys that they should.
+    Arguments are as in `Parts`, axes and overrides by their numbers in the file; tables are whole where these
+    have the keys that they should.
     """
     unread = set(field_paths(Recipe)) if "recipe" in told.unread else unread_in("recipe", told.unread)
     sound_axes, sound_overrides, paths_are_read = [], [], not {"axes", "overrides"} & told.unread

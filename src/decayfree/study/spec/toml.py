@@ -26,14 +26,9 @@ MISFIT: Any = object()
 def read_values(
     cls: type, table: Mapping[str, Any], where: str, told: Told, *, skipped: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The arguments for a dataclass out of a table, as many as could be read.
+    """The arguments for a dataclass out of a table, as many as could be read; what is wrong is told.
 
-    Args:
-        cls: The dataclass.
-        table: What the file says.
-        where: What stands before a key in a fault: ``recipe.``.
-        told: Grows by whatever is wrong.
-        skipped: Fields that somebody else reads.
+    In a fault ``where`` stands before a key: ``recipe.``. Somebody else reads what is skipped.
     """
     hints = typing.get_type_hints(cls)
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}

@@ -69,16 +69,8 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
         first = first_layer(
             model, optimizer, found, method, data=recipe.data, data_dir=data_dir, replayed=replayed
         )
-    sampler = Sampler(
-        model=model,
-        found=found,
-        method=attached,
-        recipe=recipe,
-        dataset=dataset,
-        train_labels=labels,
-        family=family_or_none(optimizer),
-        first_layer=first,
-    )
+    family = family_or_none(optimizer)
+    sampler = Sampler(model, found, attached, recipe, dataset, labels, family, first)
     return Parts(dataset, labels, model, found, optimizer, attached, sampler)
 
 

@@ -1,9 +1,7 @@
 """Does the first layer's off-span part do what algebra says?
 
-Follows it through a run, where it can be followed.
-
-Does not train. A model whose first layer is no plain convolution has nothing to follow; an optimizer whose
-law is unknown is measured without being predicted.
+Follows it through a run, where it can be followed. Does not train. A model whose first layer is no plain
+convolution has nothing to follow; an optimizer whose law is unknown is measured without being predicted.
 """
 
 import math

@@ -51,10 +51,7 @@ class Sampler:
     def row(self, *, step: int, learning_rate: float, before: Mapping[str, Tensor] | None = None) -> Row:
         """The metrics after ``step`` steps, at the learning rate of the next one.
 
-        Args:
-            step: How many steps are done.
-            learning_rate: Of the next step.
-            before: The weights before the last step, as `weights` gave them; None where they are not known.
+        The weights ``before`` the last step are as `weights` gave them; None where they are not known.
         """
         dataset = self.dataset
         n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
@@ -117,10 +114,7 @@ class Sampler:
 
     @torch.no_grad()
     def _norms_and_rates(self, learning_rate: float) -> tuple[dict[str, float], dict[str, float]]:
-        """Means over blocks of ‖w‖ and of the effective learning rate:
-
-        η/‖w‖² in the SGD family, η/‖w‖ in others.
-        """
+        """Means over blocks of ‖w‖ and of the effective rate: η/‖w‖² in the SGD family, else η/‖w‖."""
         norms, rates = {}, {}
         for weight, part in zip(self.found, self.found.parts(self.model).values(), strict=True):
             block = part.norms()
