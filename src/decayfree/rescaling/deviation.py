@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import is_sharded
 from decayfree.invariance.result import Invariance
+from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.faults import decay_faults
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS
@@ -96,7 +97,7 @@ def deviation_of(
         default=None,
     )
     largest = deviations[where] if where else 0.0
-    unwatched = tuple(unwatched_in(optimizer, watchers))
+    unwatched = tuple(_unwatched(optimizer, watchers))
     problems = [
         *_hook_problems(optimizer, n_steps, n_optimizer_steps, is_attached=is_attached, has_moved=has_moved),
         *others,
@@ -106,7 +107,7 @@ def deviation_of(
             if where and is_due and _is_off(largest, parameters.get(where))
             else []
         ),
-        *([unwatched_problem(unwatched)] if unwatched else []),
+        *([_unwatched_problem(unwatched)] if unwatched else []),
         *decay_faults(optimizer, list(found), parameters),
     ]
     zero_blocks = {name: count for name, values in norms.items() if (count := int((values == 0).sum()))}
@@ -115,9 +116,21 @@ def deviation_of(
     )
 
 
-def unwatched_problem(unwatched: Sequence[str]) -> str:
-    """What is to be said of weights that nobody looks after."""
-    return f"{len(unwatched)} weights of the optimizer are not looked after: {', '.join(unwatched)}"
+def group_problems(
+    optimizer: Optimizer,
+    weights: Sequence[ScaleInvariantWeight],
+    parameters: Mapping[str, Tensor],
+    watchers: Sequence[Watcher],
+) -> dict[str, str]:
+    """What is wrong with the groups of an optimizer, a sentence by kind, empty where nothing is."""
+    decayed = decay_faults(optimizer, weights, parameters)
+    unwatched = tuple(_unwatched(optimizer, watchers))
+    return {"decay": "".join(decayed), str(unwatched): _unwatched_problem(unwatched)}
+
+
+def _unwatched_problem(unwatched: Sequence[str]) -> str:
+    listed = ", ".join(unwatched)
+    return f"{len(unwatched)} weights of the optimizer are not looked after: {listed}" if unwatched else ""
 
 
 def steps_since(optimizer: Optimizer, n_before: int | None, n_steps: int) -> int | None:
@@ -189,8 +202,7 @@ def _hook_problems(
     return problems
 
 
-def unwatched_in(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[str]:
-    """Parameters of the optimizer that nobody looked at, that were frozen then, or that joined it later."""
+def _unwatched(optimizer: Optimizer, watchers: Sequence[Watcher]) -> Iterator[str]:
     known = {
         id(parameter): (one.found, name)
         for one in watchers

@@ -34,10 +34,9 @@ from decayfree.rescaling.deviation import (
     Deviation,
     Watcher,
     deviation_of,
+    group_problems,
     steps_of,
     steps_since,
-    unwatched_in,
-    unwatched_problem,
 )
 from decayfree.rescaling.faults import (
     decay_faults,
@@ -460,10 +459,7 @@ class WeightRescaling:
         return [Watcher(one.found, frozenset(map(id, one.held_weights()))) for one in (*others, self)]
 
     def _problems_of_groups(self) -> dict[str, str]:
-        decayed = decay_faults(self.optimizer, self._weights, self._parameters())
-        unwatched = tuple(unwatched_in(self.optimizer, self._watchers()))
-        told = unwatched_problem(unwatched) if unwatched else ""
-        return {"decay": "".join(decayed), str(unwatched): told}
+        return group_problems(self.optimizer, self._weights, self._parameters(), self._watchers())
 
     def _moment_faults(self) -> list[str]:
         parameters = self._parameters()
