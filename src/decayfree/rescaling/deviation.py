@@ -4,7 +4,7 @@ The answer of WeightRescaling.check(), in figures and in words. Changes nothing.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
