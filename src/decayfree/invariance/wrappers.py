@@ -68,13 +68,12 @@ def plain(model: nn.Module) -> nn.Module:
 
 def averages_of(model: nn.Module) -> list[nn.Module]:
     """Averages of known kinds that hold a copy of a model, wherever they are kept in this process."""
-    kinds = tuple(kind for kind in map(_loaded, _AVERAGES) if kind is not None)
+    kinds = {one for kind in map(_loaded, _AVERAGES) if kind is not None for one in _family(kind)}
     shapes = _shapes(model)
 
     def alive() -> list[nn.Module]:
         # By type(), since objects of others may do what they like when they are asked for their class.
-        averages = [one for one in gc.get_objects() if issubclass(type(one), kinds)]
-        return [one for one in averages if _shapes(plain(one)) == shapes]
+        return [one for one in gc.get_objects() if type(one) in kinds and _shapes(plain(one)) == shapes]
 
     if not alive():
         return []
@@ -87,6 +86,10 @@ def _inside(kind: type) -> str | None:
     """The attribute with the module that a class wraps; None where it is not known to wrap one."""
     names = (f"{one.__module__}.{one.__qualname__}" for one in kind.__mro__)
     return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
+
+
+def _family(kind: type) -> set[type]:
+    return {kind}.union(*map(_family, kind.__subclasses__()))
 
 
 def _loaded(name: str) -> type | None:
