@@ -166,12 +166,13 @@ class _Fingerprints:
             return torch.stack([together[:, 0].sum(), torch.linalg.vector_norm(together[:, 1])]), node
 
     def _of_one(self, tensor: Tensor) -> Tensor:
+        version = -1 if tensor.is_inference() else tensor._version  # those of inference mode count none
         known = self._known.get(id(tensor))
-        if known and known[0]() is tensor and known[1] == tensor._version:
+        if known and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
         values = tensor.detach()
         fingerprint = torch.stack([values.sum(), torch.linalg.vector_norm(values)])
-        self._known[id(tensor)] = weakref.ref(tensor), tensor._version, fingerprint
+        self._known[id(tensor)] = weakref.ref(tensor), version, fingerprint
         return fingerprint
 
 

@@ -338,15 +338,9 @@ class _Search:
         """
         if self._probe.dtype != torch.float64:
             return False
-        asking = self._asking(seen)
-        others = [
-            *self._scaled(seen, self._the_other_way(seen)).values(),
-            *(
-                asking.redrawn(name)
-                for name in silent(seen.findings)
-                if not seen.findings[name].has_sign_rows
-            ),
-        ]
+        asking, found = self._asking(seen), seen.findings
+        others = list(self._scaled(seen, self._the_other_way(seen)).values())
+        others += [asking.redrawn(name) for name in silent(found) if not found[name].has_sign_rows]
         return everything_holds(self._trials(seen), others, self._with_a_scale(seen), self._probe.seed)
 
     def _decided_by_scaling(self, seen: Seen, holds: bool) -> Seen:
