@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -30,6 +30,7 @@ from decayfree.errors import (
     MismatchError,
     UnsupportedWeightError,
     faults_of,
+    number_faults,
     raise_all,
     whole_number_faults,
 )
@@ -111,7 +112,8 @@ class Recorder:
         self.optimizer = optimizer
         self.found = found
         self.every = every
-        self.quantiles = tuple(quantiles)
+        raise_all(faults_of(InvalidInputError, _kind_faults(quantiles, predicted_angles, also)))
+        self.quantiles = tuple(map(float, quantiles))
         self.predicted_angles = predicted_angles
         self.also = dict(also or {})
         self._weights = weights_in(optimizer, found)
@@ -322,15 +324,29 @@ class Recorder:
             faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
         faults += faults_of(UnsupportedWeightError, unsupported_weights(recorded))
         if recorded and isinstance(self.predicted_angles, Mapping):
-            unknown = ", ".join(sorted(self.predicted_angles.keys() - recorded.keys()))
+            unknown = ", ".join(sorted(map(str, self.predicted_angles.keys() - recorded.keys())))
             if unknown:
                 faults.append(
                     (MismatchError, f"predicted_angles has weights that are not recorded: {unknown}")
                 )
         faults += faults_of(InvalidInputError, whole_number_faults("every", self.every))
-        if not all(0 <= quantile <= 1 for quantile in self.quantiles):
-            faults.append((InvalidInputError, f"quantiles must be from 0 to 1, got {self.quantiles}"))
         return faults
+
+
+def _kind_faults(quantiles: object, predicted_angles: object, also: object) -> Iterator[str]:
+    numbers: Iterable[Any] = quantiles if isinstance(quantiles, Iterable) else [None]
+    if any(number_faults("", number, least=0) or number > 1 for number in numbers):
+        yield f"quantiles must be numbers from 0 to 1, got {quantiles!r:.60}"
+    if not (predicted_angles is None or isinstance(predicted_angles, Mapping) or callable(predicted_angles)):
+        yield (
+            "predicted_angles must map names to radians, or be a function of a name and its group, got "
+            f"{predicted_angles!r:.60}"
+        )
+    is_named = isinstance(also, Mapping) and all(
+        isinstance(name, str) and callable(one) for name, one in also.items()
+    )
+    if not (also is None or is_named):
+        yield f"also must map names to functions of a parameter name and its weight, got {also!r:.60}"
 
 
 def _is_first_rank() -> bool:

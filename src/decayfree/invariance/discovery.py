@@ -96,7 +96,9 @@ def find_invariant(
     _check_kind(model)
     model = plain(model)
     included, excluded = _patterns("include", include), _patterns("exclude", exclude) or []
-    _check_arguments(model, inputs, forward, probes, seed, dtype, [*(included or []), *excluded])
+    _check_arguments(
+        model, inputs, forward, probes, seed, dtype, {"include": included or [], "exclude": excluded}
+    )
     result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed, dtype)
     weights: list[ScaleInvariantWeight] = []
     verdicts: dict[str, Verdict] = {}
@@ -270,7 +272,13 @@ def _check_kind(model: object) -> None:
 
 
 def _check_arguments(
-    model: nn.Module, inputs: Any, forward: Any, probes: Any, seed: Any, dtype: Any, patterns: list[str]
+    model: nn.Module,
+    inputs: Any,
+    forward: Any,
+    probes: Any,
+    seed: Any,
+    dtype: Any,
+    patterns: Mapping[str, list[str]],
 ) -> None:
     faults = unsupported_weights({name: p for name, p in model.named_parameters() if not p.is_complex()})
     more = [f"and {len(faults) - 4} more"] if len(faults) > 4 else []
@@ -278,7 +286,10 @@ def _check_arguments(
     raise_all(faults_of(UnsupportedWeightError, faults[:4] + more), about=about)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [
-        f"{pattern!r} matches no parameter" for pattern in patterns if not fnmatch.filter(names, pattern)
+        f"{argument}: {pattern!r} matches no parameter"
+        for argument, listed in patterns.items()
+        for pattern in listed
+        if not fnmatch.filter(names, pattern)
     ]
     wrong += _kind_faults(inputs) if forward is None else []
     if forward is not None and not callable(forward):

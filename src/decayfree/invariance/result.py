@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.blocks import Part, faults_of_shape
-from decayfree.errors import MismatchError
+from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.invariance.words import table_of
@@ -97,21 +97,32 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         """Put back what :meth:`to_dict` made, for the same model or a copy of it.
 
         Raises:
-            MismatchError: If a weight, its shape or a normalization is not in ``model``.
+            MismatchError: If a weight, its shape or a normalization is not in ``model``, or this was made by
+                something else.
         """
-        missing = sorted({"weights", "verdicts", "dtype", "confirmed_to"} - d.keys())
+        about = "this was not made by Invariance.to_dict"
+        wanted = {"weights", "verdicts", "dtype", "confirmed_to"}
+        missing = sorted(wanted - d.keys()) if isinstance(d, Mapping) else sorted(wanted)
         if missing:
-            raise MismatchError(f"this was not made by Invariance.to_dict: it has no {', '.join(missing)}")
+            raise MismatchError(f"{about}: it has no {', '.join(missing)}")
+        if not isinstance(model, nn.Module):
+            raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         model = plain(model)
-        weights = [_weight_from(entry) for entry in d["weights"]]
-        verdicts = [Verdict(**{**entry, "shape": tuple(entry["shape"])}) for entry in d["verdicts"]]
-        found = cls(
-            model,
-            weights,
-            {verdict.name: verdict for verdict in verdicts},
-            dtype=getattr(torch, d["dtype"]),
-            confirmed_to=d["confirmed_to"],
-        )
+        try:
+            weights = [_weight_from(entry) for entry in d["weights"]]
+            verdicts = [Verdict(**{**entry, "shape": tuple(entry["shape"])}) for entry in d["verdicts"]]
+            found = cls(
+                model,
+                weights,
+                {verdict.name: verdict for verdict in verdicts},
+                dtype=getattr(torch, d["dtype"]),
+                confirmed_to=d["confirmed_to"],
+            )
+            lacking = [weight.name for weight in weights if weight.name not in found.verdicts]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise MismatchError(f"{about}: {type(error).__name__}: {error}") from error
+        if lacking:
+            raise MismatchError(f"{about}: it has no verdict on {', '.join(lacking[:4])}")
         found.check_fits(model)
         return found
 

@@ -50,8 +50,8 @@ def averaged(
         A new model in eval mode, without wrappers, with the names of the probed one.
 
     Raises:
-        InvalidInputError: If the model has running statistics and there are no batches to measure them on, or
-            they are such as cannot be measured.
+        InvalidInputError: If the model has running statistics and there are no batches to measure them on,
+            they do not fit, or statistics are such as cannot be measured.
         MismatchError: If ``found`` does not fit.
 
     Example:
@@ -64,7 +64,7 @@ def averaged(
         >>> averaged(ema, found, [inputs])[0].weight.norm(dim=1).detach()
         tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
     """
-    raise_all(faults_of(InvalidInputError, model_faults(average) + found_faults(found)))
+    raise_all(faults_of(InvalidInputError, _faults(average, found, batches, forward)))
     inner = plain(average)
     found.check_fits(inner)
     model = copy.deepcopy(inner)
@@ -79,6 +79,15 @@ def averaged(
         _measure_statistics(model, list(tracked), batches, forward)
     rescale_(model, found, radius=radius)
     return model.eval()
+
+
+def _faults(average: object, found: object, batches: object, forward: object) -> list[str]:
+    faults = model_faults(average) + found_faults(found)
+    if not (batches is None or isinstance(batches, Iterable)):
+        faults.append(f"batches must be a loader or another iterable of inputs, got {batches!r:.60}")
+    if not (forward is None or callable(forward)):
+        faults.append(f"forward must be a function of a model and a batch, got {forward!r:.60}")
+    return faults
 
 
 class _Caller(nn.Module):
@@ -120,7 +129,14 @@ def _measure_statistics(
             yield _Batch(batch)
 
     with torch.no_grad():
-        update_bn(counted(), _Caller(model, forward))
+        try:
+            update_bn(counted(), _Caller(model, forward))
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            raise InvalidInputError(
+                f"batch {n_batches} does not fit {type(model).__name__}: {type(error).__name__}: "
+                f"{str(error).splitlines()[0]}; of a list or tuple the first entry goes in, for anything "
+                "else pass forward="
+            ) from error
     if not n_batches:
         raise InvalidInputError(
             f"{len(names)} normalizations ({names[0]}, …) keep running statistics, which belong to other "

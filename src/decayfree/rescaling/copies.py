@@ -35,12 +35,11 @@ def copies_of(copies: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
 def copy_faults(copies: Sequence[object], found: Invariance) -> list[Fault]:
     """What speaks against scaling these copies along."""
     faults: list[Fault] = []
-    for index, one in enumerate(copies):
-        wrong = [f"copies[{index}]: {fault}" for fault in model_faults(one)]
-        faults += faults_of(InvalidInputError, wrong)
+    for one in copies:
+        faults += faults_of(InvalidInputError, (f"of the copies a {fault}" for fault in model_faults(one)))
         if isinstance(one, nn.Module):
             misfits = found.misfits(one)
-            faults += faults_of(MismatchError, [f"copies[{index}]: {'; '.join(misfits[:4])}"][: len(misfits)])
+            faults += faults_of(MismatchError, ["; ".join(misfits[:4])][: len(misfits)])
             parameters = {name: part.weight for name, part in found.parts(one).items()} if not misfits else {}
             faults += faults_of(UnsupportedWeightError, unsupported_weights(parameters))
     return faults
@@ -79,9 +78,9 @@ def longer(
 ) -> Iterator[str]:
     """Copies with blocks that are longer than the radius, which an average of held weights never is."""
     for index, model in enumerate(copies):
-        misfits = found.misfits(model)
-        if misfits:
-            yield f"copies[{index}] does not fit: {'; '.join(misfits[:4])}"
+        faults = copy_faults([model], found)
+        if faults:
+            yield f"copies[{index}] does not fit: {'; '.join(fault for _, fault in faults)}"
             continue
         names = {one.name for one in held}
         theirs = held_of(model, [weight for weight in found if weight.name in names], radii)
