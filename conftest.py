@@ -24,6 +24,13 @@ def seed() -> int:
 
 
 @pytest.fixture(autouse=True)
+def _no_search_for_averages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averages are looked for among all objects of the process, 0.1 s each time: in their own tests only."""
+    if "copies" not in request.node.nodeid:
+        monkeypatch.setattr("decayfree.rescaling.copies.averages_of", lambda model: [])
+
+
+@pytest.fixture(autouse=True)
 def _seeded_examples(request: pytest.FixtureRequest) -> None:
     """Examples in docstrings draw the same numbers every time, and do not have to say so."""
     if isinstance(request.node, pytest.DoctestItem):
