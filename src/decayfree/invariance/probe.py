@@ -139,9 +139,8 @@ class Probe:
 
         try:
             slopes = self._process_randomness.call(run, self.seed)
-        except (
-            Exception
-        ):  # written in place, or not differentiated: no smooth function, or no function at all
+        except Exception:
+            # Written in place, or not differentiated: no smooth function of them, or none at all.
             return frozenset()
         return frozenset(
             name for name, slope in zip(numbers, slopes, strict=True) if slope is not None and slope.any()
