@@ -24,7 +24,7 @@ with warnings.catch_warnings():
 INPUTS = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
 MODEL = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
 FOUND = decayfree.find_invariant(MODEL, INPUTS)
-decayfree.rescale_(MODEL, FOUND)  # an attachment that moves weights looks for averages of them, which takes long
+decayfree.rescale_(MODEL, FOUND)
 # Takes sparse gradients only, which no weight before a normalization has.
 ROWS = [row for row in optim_db if not row.only_supports_sparse_grads]
 
