@@ -20,6 +20,7 @@ from decayfree.study.files.results import ROWS_FILE, read_rows, run_directory
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.runner.run_study import Clock, Progress, StudyOutcome, run_study
 from decayfree.study.search.searches import DECAY, Search, Trial, best_spec, decay_of, labels_of, searched_for
+from decayfree.study.spec.checks import MAX_RUNS
 from decayfree.study.spec.study_spec import StudySpec
 
 TRIALS_FOLDER, TRIALS_FILE, BEST_FILE = "tuning", "tuning.jsonl", "best.toml"
@@ -98,8 +99,8 @@ def tune(
     """
     if n_trials < 1:
         raise InvalidInputError(f"n_trials must be at least 1, got {n_trials}")
-    if n_test_seeds < 1:
-        raise InvalidInputError(f"n_test_seeds must be at least 1, got {n_test_seeds}")
+    if not 1 <= n_test_seeds <= MAX_RUNS:
+        raise InvalidInputError(f"n_test_seeds must be from 1 to {MAX_RUNS:,}, got {n_test_seeds}")
     starts, left_out = searched_for(spec, methods)
     proposers = [_Proposer(start, ranges or Ranges(), seed) for start in starts]
     watch = _Watch(len(starts) * n_trials, on_progress or (lambda progress: None))
