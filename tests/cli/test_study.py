@@ -242,6 +242,37 @@ def test_report_writes_the_page_again_and_prints_the_table(tmp_path: Path) -> No
     assert "WRS" in text
 
 
+@pytest.mark.parametrize("command", ["report", "list"])
+def test_runs_that_a_changed_spec_leaves_out_are_named(command: str, tmp_path: Path) -> None:
+    written(tmp_path, spec=SPEC, final_test=FINAL)
+    changed = dataclasses.replace(SPEC, seeds=(0,))
+    (tmp_path / "study.toml").write_text(changed.to_toml(), encoding="utf-8")
+    code, _, errors = call("study", command, str(tmp_path))
+    gone = sorted(f"{run.key} ({run.label}, seed 1)" for run in SPEC.runs() if run.seed == 1)
+    assert code == 0
+    assert errors == (
+        f"Warning: 2 finished runs in {tmp_path} are no part of its study.toml, and the page leaves them "
+        f"out: {', '.join(gone)}. With the spec that they were made by they are back.\n"
+    )
+
+
+def test_a_spec_in_the_folder_that_is_no_text_is_replaced(
+    file: Path, tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "out", spec=SPEC, final_test=FINAL)
+    (tmp_path / "out" / "study.toml").write_bytes(b"\xff")
+    real = Runner.__call__
+
+    def replacing_the_spec(self: Runner, spec: StudySpec, out: Path, **options: Any) -> StudyOutcome:
+        (out / "study.toml").write_text(spec.to_toml(), encoding="utf-8")
+        return real(self, spec, out, **options)
+
+    monkeypatch.setattr(Runner, "__call__", replacing_the_spec)
+    code, text, errors = call("study", "run", str(file), "--out", str(tmp_path / "out"))
+    assert "holds another spec, which this one replaces" in " ".join(text.split())
+    assert (code, errors) == (0, "")
+
+
 def test_report_compares_with_the_method_that_is_named(tmp_path: Path) -> None:
     written(tmp_path, spec=SPEC, final_test=FINAL)
     text = " ".join(call("study", "report", str(tmp_path), "--reference", "none")[1].split())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from decayfree.report import write_report
+from decayfree.study import DiskFullError
 from support.crashing import Faults
 from support.synthetic_study import Writer
 
@@ -23,7 +24,10 @@ def test_a_disk_that_is_full_while_the_page_is_written_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     faults = Faults(1, disk_is_full, also_after=True)
-    with faults.installed(), pytest.raises(OSError, match="No space left"):
+    what_to_do = (
+        f"no room left while writing to {out} .*No space left.*: the page is as it was before; make room"
+    )
+    with faults.installed(), pytest.raises(DiskFullError, match=what_to_do):
         write_report(out)
     assert faults.labels[:2] == ["open report.html.partial", "write report.html.partial"]
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

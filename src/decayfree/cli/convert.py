@@ -27,6 +27,7 @@ _SCHEDULES: Mapping[ScheduleName, Callable[[int, int], float]] = {
     "cosine": lambda step, n_steps: (1 + math.cos(math.pi * step / n_steps)) / 2,
     "step": lambda step, n_steps: 0.1 ** ((2 * step >= n_steps) + (4 * step >= 3 * n_steps)),
 }
+_MAX_STEPS = 10**7
 _SHOWN = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 _MEASURE = """    with decayfree.GradientNorms(optimizer, found) as measured:
         ...  # a few hundred steps of your training, as it is"""
@@ -188,7 +189,7 @@ def converted(
     """
     faults: list[str] = []
     sizes = _numbers(fan_ins, "--fan-in", faults) if fan_ins is not None else ()
-    if any(size < 1 or size != int(size) for size in sizes):
+    if not all(1 <= size < 2**63 and size == int(size) for size in sizes):
         faults.append(f"--fan-in must be whole numbers of at least 1, got {fan_ins!r}")
     if fan_ins is not None and found is not None:
         faults.append("--fan-in and --model were both given: a model has its own fan-ins")
@@ -200,6 +201,8 @@ def converted(
         faults.append(
             f"--gradient-norm plays no part under {rule.optimizer}: its norms follow from the fan-in"
         )
+    if n_steps is not None and n_steps > _MAX_STEPS:
+        faults.append(f"--steps must be at most {_MAX_STEPS:,}, got {n_steps:,}")
     if schedule is not None and n_steps is None:
         faults.append("--schedule wants --steps, the length of the training")
     if found is not None and rule.needs_gradient_norm and gradient_norm is None:

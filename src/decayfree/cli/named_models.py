@@ -4,6 +4,7 @@ It never downloads: models come with random weights. It does not look inside a m
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from decayfree.cli.options import FORMS
 from decayfree.errors import InvalidInputError, closest
 
 Factory = Callable[[], Any]
+_MAX_NUMBERS, _MAX_DIMENSIONS = 1 << 28, 16
 
 
 def build_named(name: str, *, seed: int = 0) -> nn.Module:
@@ -31,6 +33,7 @@ def build_named(name: str, *, seed: int = 0) -> nn.Module:
     source, separator, rest = name.partition(":")
     if not (separator and source and rest):
         raise InvalidInputError(f"expected {FORMS}, got {name!r}")
+    _check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # a module may make models while it is imported
         factory = _factory(source, rest)
@@ -53,10 +56,23 @@ def random_input(shape: str, *, n_tokens: int | None = None, seed: int = 0) -> T
         sizes = [0]
     if min(sizes) < 1:
         raise InvalidInputError(f"expected a shape such as 4,3,64,64, got {shape!r}")
+    if math.prod(sizes) > _MAX_NUMBERS or len(sizes) > _MAX_DIMENSIONS:
+        raise InvalidInputError(
+            f"expected a shape of at most {_MAX_NUMBERS:,} numbers in {_MAX_DIMENSIONS} dimensions, "
+            f"got {shape!r}"
+        )
+    if n_tokens is not None and not 1 <= n_tokens < 2**63:
+        raise InvalidInputError(f"tokens must be a whole number from 1 to below 2^63, got {n_tokens}")
+    _check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     if n_tokens is not None:
         return torch.randint(n_tokens, sizes, generator=generator)
     return torch.randn(sizes, generator=generator)
+
+
+def _check_seed(seed: int) -> None:
+    if not -(2**63) <= seed < 2**63:
+        raise InvalidInputError(f"seed must be a whole number of 64 bits, got {seed}")
 
 
 def _factory(source: str, rest: str) -> Factory:

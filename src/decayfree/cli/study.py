@@ -19,6 +19,7 @@ from decayfree.cli.study_progress import (
     say_how_to_go_on,
     show_page,
     tell_failed,
+    tell_left_out,
     watching,
 )
 from decayfree.cli.study_tables import list_builtin, list_runs, tuned_table
@@ -100,8 +101,9 @@ def list_(
             from decayfree.study.files.status import study_status
             from decayfree.study.spec.study_spec import StudySpec
 
-            status = study_status(out)
-            list_runs(StudySpec.load(out / "study.toml"), status, as_json=as_json)
+            status, spec = study_status(out), StudySpec.load(out / "study.toml")
+            list_runs(spec, status, as_json=as_json)
+            tell_left_out(out, spec)
 
 
 @app.command()
@@ -130,7 +132,11 @@ def report(
     """Write a study's page, report.html, and print its main table; runs that are not done are left out."""
     with errors_told():
         require("the page", "scipy", "plotly", "jinja2")
+        from decayfree.study.files.results import spec_in
+
+        spec = spec_in(out)
         show_page(out, Console(), reference=reference)
+        tell_left_out(out, spec)
 
 
 @app.command()
@@ -227,7 +233,8 @@ def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
     from decayfree.study.files.results import run_directory
 
     path = out / "study.toml"
-    if not path.is_file() or path.read_text(encoding="utf-8") == spec.to_toml():
+    if not path.is_file() or path.read_bytes() == spec.to_toml().encode():
+        tell_left_out(out, spec)
         return
     there = {folder.name for folder in (out / "runs").glob("*") if folder.is_dir()}
     wanted = {run.key for run in spec.runs()}
@@ -243,6 +250,7 @@ def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
         f"already. {len(there - wanted)} runs of the spec before are no part of it; they stay where they "
         "are, and the page leaves them out."
     )
+    tell_left_out(out, spec)
 
 
 def _other_images(path: Path, spec: "StudySpec") -> str | None:

@@ -123,6 +123,24 @@ def tell_failed(outcome: "StudyOutcome") -> int:
     return FAILED
 
 
+def tell_left_out(out: Path, spec: "StudySpec") -> None:
+    """Say, beside the output, which finished runs in a folder its spec does not name any more."""
+    from decayfree.study.files.results import left_out
+
+    runs = left_out(out, spec)
+    if not runs:
+        return
+    named = [
+        *runs[:MAX_REASONS],
+        *([f"and {len(runs) - MAX_REASONS} more"] if len(runs) > MAX_REASONS else []),
+    ]
+    typer.echo(
+        f"Warning: {len(runs)} finished runs in {out} are no part of its study.toml, and the page leaves "
+        f"them out: {', '.join(named)}. With the spec that they were made by they are back.",
+        err=True,
+    )
+
+
 def clock(seconds: float) -> str:
     """A time as a bar shows it: 1:02 for 61.2 seconds, 2:00:00 for two hours."""
     minutes, rest = divmod(math.ceil(seconds), 60)

@@ -11,7 +11,8 @@ from typing import Any
 
 from decayfree.errors import extra_needed
 from decayfree.report.pages.contents import contents
-from decayfree.study.disk import replace_text
+from decayfree.study.disk import as_path, replace_text
+from decayfree.study.files.integrity import full_disk_explained
 from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
@@ -31,13 +32,15 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 
     Raises:
         ResultError: If there is no study, or its files are damaged.
+        DiskFullError: If the disk takes no more; the page that was there is kept.
         UnknownReferenceError: If the study has no such method.
         MissingExtraError: If plotly or jinja2 is not installed.
     """
-    out = Path(out)
+    out = as_path("out", out)
     text = render(read_study(out), reference=reference)
     path = out / FILE_NAME
-    replace_text(path, text)
+    with full_disk_explained(out, "the page is as it was before; make room and write it again"):
+        replace_text(path, text)
     return path
 
 

@@ -17,7 +17,7 @@ from decayfree.methods.weight_decay import WeightDecay
 from decayfree.methods.wrs import WRS
 from decayfree.study.data import fashion_mnist
 from decayfree.study.run_settings import DataSpec, ModelSpec, Recipe
-from decayfree.study.spec.study_spec import StudySpec
+from decayfree.study.spec.study_spec import StudySpec, first_seeds
 
 BASE_WIDTH = 64
 """Channels of the published networks' first stage."""
@@ -84,7 +84,7 @@ def demo_spec(
         recipe = dataclasses.replace(
             recipe, model=dataclasses.replace(recipe.model, width_factor=width / BASE_WIDTH)
         )
-    spec = StudySpec(methods=_METHODS, seeds=tuple(range(seeds)), recipe=recipe, title=_TITLES[data])
+    spec = StudySpec(methods=_METHODS, seeds=first_seeds(seeds), recipe=recipe, title=_TITLES[data])
     if data != "fashion-mnist":
         return spec
     folder = fashion_mnist.locate(None if data_dir is None else str(data_dir), download=download)

@@ -119,6 +119,7 @@ class DataSpec(_Checked):
 
     def _check(self, told: _Told) -> None:
         told.each("n_train n_test", "at least 1", lambda n: n >= 1)
+        told.each("image_size", "at most 4,096 pixels", lambda n: n <= 4096)
         told.each("n_validation image_size crop_padding cutout", "at least 0", lambda n: n >= 0)
         told.each("label_noise", "a share from 0 to 1", lambda share: 0 <= share <= 1)
         told.unless(
@@ -150,6 +151,7 @@ class ModelSpec(_Checked):
             meant = closest(self.name, MODEL_NAMES)
             told.unless(False, "name", f"expected {wanted}; got {self.name!r}{meant}")
         told.each("width_factor", "a finite number above 0", lambda factor: 0 < factor < math.inf)
+        told.each("width_factor", "at most 100", lambda factor: not 100 < factor < math.inf)
         told.unless(
             ":" not in self.name or self.width_factor == 1 or not 0 < self.width_factor < math.inf,
             "width_factor name",
@@ -256,6 +258,7 @@ class Recipe(_Checked):
 
     def _check(self, told: _Told) -> None:
         told.each("n_epochs batch_size", "at least 1", lambda n: n >= 1)
+        told.each("n_epochs n_samples", "at most 1,000,000", lambda n: n <= 1_000_000)
         told.each("n_samples", "at least 2 (start and end)", lambda n: n >= 2)
         told.each("learning_rate", "a finite number above 0", lambda rate: 0 < rate < math.inf)
         told.each("rest_weight_decay n_warmup_epochs", "a finite number from 0", lambda x: 0 <= x < math.inf)

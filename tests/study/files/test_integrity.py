@@ -108,7 +108,7 @@ def test_every_bit_of_sealed_json_counts():
 
 
 def test_what_is_no_table_is_refused():
-    with pytest.raises(TypeError, match=re.escape("expected a table, got '[1]'")):
+    with pytest.raises(ValueError, match=re.escape("expected a table, got '[1]'")):
         unsealed_json("[1]")
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from decayfree.errors import InvalidInputError, closest
-from decayfree.study.spec.study_spec import StudySpec
+from decayfree.study.spec.study_spec import StudySpec, first_seeds
 
 BUILTIN = ("figure1", "optimizers", "architectures", "sensitivity", "baselines")
 """Names of the built-in studies, the headline comparison first."""
@@ -73,7 +73,7 @@ def adjusted(
     return dataclasses.replace(
         spec,
         recipe=recipe,
-        seeds=spec.seeds if seeds is None else tuple(range(seeds)),
+        seeds=spec.seeds if seeds is None else first_seeds(seeds),
         data_dir=spec.data_dir if data_dir is None else data_dir,
     )
 

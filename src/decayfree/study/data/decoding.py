@@ -21,12 +21,14 @@ from torch import Tensor
 
 from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.data.folders import cache_dir
-from decayfree.study.disk import replacing, take_lock
+from decayfree.study.disk import open_unlinked, replacing, take_lock
 
 _N_COLORS, _N_VALUES = 3, 256
 _COUNTS = struct.Struct(f"<{_N_COLORS * _N_VALUES}q")
 _IMAGES_AT_ONCE = 256
 _N_FAULTS_SHOWN = 20
+_MOST_PIXELS, _LONGEST = 1 << 26, 100
+"""A picture keeps its shape when it is resized, and is as long as its file says until it is cut."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,22 @@ def _image(path: str, size: int) -> bytes | str:
     with extra_needed("study", "images are decoded with Pillow, which is not installed"):
         from PIL import Image
     try:
-        with Image.open(path) as opened:
+        with Image.open(path) as opened:  # which reads no pixel yet
+            short, long = min(opened.size), max(opened.size)
+            if short * long > _MOST_PIXELS or long > _LONGEST * short:
+                return (
+                    f"{opened.width:,} × {opened.height:,} pixels, expected at most {_MOST_PIXELS:,} of them "
+                    f"and a longer side of at most {_LONGEST} shorter ones"
+                )
             image = opened.convert("RGB")
+        if short != size:
+            long = size * long // short
+            width, height = (size, long) if image.width == short else (long, size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
+        return image.crop((left, top, left + size, top + size)).tobytes()
     except Exception as error:  # a damaged file may raise anything
         return f"{type(error).__name__}: {error}"
-    short, long = min(image.size), size * max(image.size) // min(image.size)
-    if short != size:
-        width, height = (size, long) if image.width == short else (long, size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
-    return image.crop((left, top, left + size, top + size)).tobytes()
 
 
 @contextlib.contextmanager
@@ -169,7 +177,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Make the folder; of runs started together one decodes, the others wait where files can be locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = open_unlinked(folder / "lock", "a+")
     except OSError as error:
         raise InvalidInputError(
             f"decoded images could not be written to {folder}: {error}. "

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import math
 import urllib.request
+import zlib
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 """The authors' public address; see https://github.com/zalandoresearch/fashion-mnist."""
 
 N_CLASSES = 10
+_MOST_BYTES = 1 << 27
+"""Of one file, unpacked; the largest has 60,000 images of 784."""
 _NAME = "fashion-mnist"
 _FILES = {
     "train_images": ("train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
@@ -99,6 +102,13 @@ def read(folder: Path) -> dict[str, Tensor]:
         n_images, n_labels = len(arrays[f"{part}_images"]), len(arrays[f"{part}_labels"])
         if n_images != n_labels:
             raise InvalidInputError(f"Fashion-MNIST in {folder}: {n_images} {part} images, {n_labels} labels")
+        shapes = tuple(arrays[f"{part}_images"].shape[1:]), tuple(arrays[f"{part}_labels"].shape[1:])
+        if shapes != ((28, 28), ()) or bool((arrays[f"{part}_labels"] >= N_CLASSES).any()):
+            raise InvalidInputError(
+                f"Fashion-MNIST in {folder}: expected {part} images of 28×28 pixels and labels from 0 to 9, "
+                f"got images of {shapes[0]} and labels of {shapes[1]} up to "
+                f"{int(arrays[f'{part}_labels'].max())}"
+            )
     return arrays
 
 
@@ -112,9 +122,12 @@ def read_idx(path: Path) -> Tensor:
         InvalidInputError: If the file is not such a file.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
+    if len(content) > _MOST_BYTES:
+        raise InvalidInputError(f"{path} holds more than {_MOST_BYTES:,} bytes, which Fashion-MNIST has not")
     n_dims = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     header = 4 + 4 * n_dims
     sizes = [int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4)]

@@ -4,15 +4,19 @@ Opens no image. Classes are numbered and images ordered as torchvision's ImageFo
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from decayfree.errors import InvalidInputError
 from decayfree.study.data.folders import not_found
+from decayfree.study.disk import read_text
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Other files are passed over, as torchvision does."""
 _ANNOTATIONS = "val_annotations.txt"
+_MOST_BYTES = 1 << 26
+"""Of that; Tiny ImageNet's has 0.3 million."""
 _LAYOUT = (
     "It takes a folder train and a folder val or test with one folder of images for each class, "
     "or val as Tiny ImageNet has it, with images and val_annotations.txt; name the folder above them as "
@@ -107,10 +111,23 @@ def _images_below(folder: Path) -> list[str]:
     """Of the folder and the folders in it, in torchvision's order."""
     return [
         os.path.join(parent, name)  # noqa: PTH118, a million Path objects are slow
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
+        for parent, names in sorted(_walked(folder))
         for name in sorted(names)
         if name.lower().endswith(EXTENSIONS)
     ]
+
+
+def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below, and the files in it; not again one that a link inside it leads back to."""
+    above: dict[str, frozenset[tuple[int, int]]] = {str(folder): frozenset()}
+    for parent, below, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)  # noqa: PTH116
+        own = (status.st_dev, status.st_ino)
+        if own in above[parent]:
+            below.clear()
+            continue
+        above |= {os.path.join(parent, name): above[parent] | {own} for name in below}  # noqa: PTH118
+        yield parent, names
 
 
 def _annotated(folder: Path, classes: list[str]) -> Part:
@@ -118,7 +135,11 @@ def _annotated(folder: Path, classes: list[str]) -> Part:
     path = folder / _ANNOTATIONS
     number = {name: label for label, name in enumerate(classes)}
     paths, labels, faults = [], [], []
-    for index, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = read_text(path, at_most=_MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from error
+    for index, line in enumerate(text.splitlines(), start=1):
         name, _, rest = line.partition("\t")
         label = number.get(rest.partition("\t")[0])
         if label is None:

@@ -7,6 +7,7 @@ not decide when to save.
 """
 
 import dataclasses
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -19,10 +20,14 @@ from decayfree.dynamics.sinks import without_nan
 from decayfree.study.disk import replace_text, replacing
 from decayfree.study.files import results
 from decayfree.study.files.integrity import GrowingFile, ResultError, Seal, seal_zip, sealed_json, zip_fault
+from decayfree.study.files.saved_state import seals_in, unpickled
 from decayfree.study.run_settings import RunSettings
 
 _OF_A_RUN = (results.CHECKPOINT_FILE, results.ROWS_FILE, results.NORMS_FILE, results.SPECTRA_FILE)
 """All but the record; the checkpoint first, since without it nothing else counts."""
+
+
+_MOST_THREADS = 1024
 
 
 class RunFiles:
@@ -48,11 +53,11 @@ class RunFiles:
             state = load_checkpoint(self._directory)
             if state is None:
                 return None
-            seals = {name: Seal.from_dict(seal) for name, seal in state.pop("files", {}).items()}
+            seals = seals_in(state, self._directory)
             if not self._has_all(seals):
                 return None
             seals = {name: seals[name] for name in self._log_names}
-            faults = [seal.fault(self._directory / name) for name, seal in seals.items()]
+            faults = [_fault_of_log(self._directory / name, seal) for name, seal in seals.items()]
             if any(faults):
                 raise ResultError("\n".join(filter(None, faults)))
             # It is sealed in itself: a run may have been killed between it and the checkpoint.
@@ -119,6 +124,11 @@ class RunFiles:
             (self._directory / results.NORMS_FILE).unlink(missing_ok=True)
 
 
+def _fault_of_log(path: Path, seal: Seal) -> str | None:
+    """What is wrong with a file that is to grow: also that it is a link, since what it points to would."""
+    return f"{path}: a symbolic link, which is not followed" if path.is_symlink() else seal.fault(path)
+
+
 def save_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
     """Write ``last.pt``; it loads with ``weights_only=True``."""
     with replacing(directory / results.CHECKPOINT_FILE) as file:
@@ -144,13 +154,7 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     fault = zip_fault(path)
     if fault:
         raise ResultError(fault)
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch has no error of its own for a file that it cannot read
-        raise ResultError(f"{path}: not a whole checkpoint ({error})") from error
-    if not isinstance(state, dict):
-        raise ResultError(f"{path}: not the checkpoint of a run, but a {type(state).__name__}")
-    return state
+    return unpickled(path)
 
 
 def write_spectra(directory: Path, spectra: results.Spectra) -> Seal:
@@ -203,8 +207,9 @@ def set_aside(directory: Path, reason: str, *, keep_record: bool = False) -> Non
 
     A run that is killed in here begins anew: its checkpoint goes first.
     """
-    n = 1 + sum(1 for _ in directory.glob("set-aside-*"))
-    folder = directory / f"set-aside-{n}"
+    n = 1 + max(results.set_aside_folders(directory), default=0)
+    while os.path.lexists(folder := directory / f"set-aside-{n}"):  # a file or a link of this name
+        n += 1
     folder.mkdir()
     replace_text(folder / "reason.txt", reason + "\n")
     for name in (*_OF_A_RUN, results.ERROR_FILE, *(() if keep_record else (results.RECORD_FILE,))):
@@ -225,10 +230,14 @@ def read_reason(directory: Path) -> str | None:
 
 
 def read_n_threads(directory: Path) -> int | None:
-    """How many threads a run that has begun trains with: other numbers round otherwise."""
-    folders = (directory, *sorted(directory.glob("set-aside-*"), reverse=True))
+    """How many threads a run that has begun trains with: other numbers round otherwise.
+
+    What no machine has is not taken from a record, least of all from one that was set aside.
+    """
+    aside = sorted(results.set_aside_folders(directory).items(), reverse=True)
+    folders = (directory, *(folder for _, folder in aside))
     numbers = (_record_or_nothing(folder).get("hardware", {}).get("n_threads") for folder in folders)
-    return next((number for number in numbers if number is not None), None)
+    return next((one for one in numbers if type(one) is int and 1 <= one <= _MOST_THREADS), None)
 
 
 def _record_or_nothing(directory: Path) -> Mapping[str, Any]:

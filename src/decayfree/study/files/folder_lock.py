@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import reduction
@@ -18,9 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from decayfree.errors import DecayFreeError
-from decayfree.study.disk import take_lock
+from decayfree.study.disk import open_unlinked, take_lock
+from decayfree.study.files.integrity import json_of
 
 LOCK_FILE = ".lock"
+_MOST_CHARACTERS = 10_000
 _TRY_FOR_S = 1.0
 _TRY_AGAIN_AFTER_S = 0.05
 
@@ -39,6 +40,9 @@ class Holder:
     """Time of its beginning, as ISO 8601 in UTC."""
 
 
+_UNKNOWN = Holder(pid=0, host="an unknown host", since="just now")
+
+
 class FolderLock:
     """Held within its context and by processes started in it with its `share`, until the last has ended."""
 
@@ -51,8 +55,9 @@ class FolderLock:
 
         Raises:
             FolderInUseError: If another runner holds it.
+            OSError: If the file is a link, which is not followed, or cannot be opened.
         """
-        file = self._path.open("a+", encoding="utf-8")
+        file = open_unlinked(self._path, "a+")
         # For a moment, since one that looks whether it is held takes a share in it, and so do the last
         # breaths of a killed runner.
         give_up_s = time.monotonic() + _TRY_FOR_S
@@ -94,7 +99,7 @@ class LockShare:
 def holder_of(out: Path) -> Holder | None:
     """Who is running the study in a folder now; None where nobody is."""
     try:
-        file = (out / LOCK_FILE).open(encoding="utf-8")
+        file = open_unlinked(out / LOCK_FILE, "r")
     except OSError:
         return None
     with file:
@@ -107,14 +112,15 @@ def _holder_in(file: IO[str]) -> Holder:
     """As the file says; it is written right after the lock is taken, so for a moment it may say nothing."""
     file.seek(0)
     try:
-        record: Mapping[str, Any] = json.loads(file.read())
-        return Holder(**record)
-    except (ValueError, TypeError):
-        return Holder(pid=0, host="an unknown host", since="just now")
+        record = json_of(file.read(_MOST_CHARACTERS))
+        is_one = [type(record[name]) for name in ("pid", "host", "since")] == [int, str, str]
+        return Holder(**record) if is_one else _UNKNOWN
+    except (ValueError, TypeError, KeyError):
+        return _UNKNOWN
 
 
 def _refusal(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
+    with open_unlinked(path, "r") as file:
         holder = _holder_in(file)
     return (
         f"a study is being run in {path.parent} by process {holder.pid} on {holder.host} since "

@@ -4,12 +4,13 @@ They find damage (a file that was cut off, a bit that flipped), not forgery. Wha
 callers to say.
 """
 
+import contextlib
 import errno
 import json
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -63,9 +64,10 @@ class Seal:
         Raises:
             ValueError: If that is not what it made.
         """
-        seal = Seal(**record) if set(record) == {"n_bytes", "crc32"} else None
+        is_one = isinstance(record, Mapping) and set(record) == {"n_bytes", "crc32"}
+        seal = Seal(**record) if is_one else None
         if seal is None or type(seal.n_bytes) is not int or type(seal.crc32) is not int:
-            raise ValueError(f"expected n_bytes and crc32, got {dict(record)}")
+            raise ValueError(f"expected n_bytes and crc32, got {record}")
         return seal
 
     def fault(self, path: Path) -> str | None:
@@ -121,13 +123,25 @@ def unsealed_json(text: str) -> dict[str, Any]:
     Raises:
         ValueError: If it is not JSON, not a table, or not what was sealed.
     """
-    record = json.loads(text)
+    record = json_of(text)
     if not isinstance(record, dict):
-        raise TypeError(f"expected a table, got {text[:20]!r}")
+        raise ValueError(f"expected a table, got {text[:20]!r}")
     expected = record.pop("crc32", None)
     if expected is not None and expected != _crc32_of(record):
         raise ValueError(f"its content has changed: CRC-32 {_crc32_of(record)}, expected {expected}")
     return record
+
+
+def json_of(text: str) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: If it is not JSON, or has too many brackets within each other.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"too many brackets within each other in {text[:20]!r}") from None
 
 
 def seal_zip(file: IO[bytes]) -> None:
@@ -157,6 +171,17 @@ def zip_fault(path: Path) -> str | None:
     if end != _ZIP_MARK + f"{found.crc32:0{_N_DIGITS}x}".encode():
         return f"{path}: its content has changed (its CRC-32 is {found.crc32:08x})"
     return None
+
+
+@contextlib.contextmanager
+def full_disk_explained(where: Path, what_to_do: str) -> Iterator[None]:
+    """Whatever says within that a disk takes no more becomes one `DiskFullError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        raise DiskFullError(f"no room left while writing to {where} ({error}): {what_to_do}") from error
 
 
 def is_no_room(error: BaseException | None) -> bool:

@@ -53,12 +53,12 @@ def read_norms(path: Path, found: Invariance, *, n_steps: int) -> dict[str, Tens
         MismatchError: If the file has not so many rows of so many blocks.
     """
     n_columns = sum(weight.blocks.n_blocks for weight in found)
-    content = path.read_bytes() if path.is_file() else b""
-    if len(content) != n_steps * n_columns * 4:
+    n_bytes = path.stat().st_size if path.is_file() else 0
+    if n_bytes != n_steps * n_columns * 4:
         raise MismatchError(
-            f"{path} holds {len(content)} bytes, expected {n_steps} steps of "
-            f"{n_columns} norms of 4 bytes each"
+            f"{path} holds {n_bytes} bytes, expected {n_steps} steps of {n_columns} norms of 4 bytes each"
         )
+    content = path.read_bytes() if n_bytes else b""
     values = torch.frombuffer(bytearray(content), dtype=torch.float32) if content else torch.empty(0)
     columns = torch.split(
         values.view(n_steps, n_columns), [weight.blocks.n_blocks for weight in found], dim=1

@@ -3,8 +3,10 @@
 Does not judge or summarize; a damaged file is an error that names the file and the line, never a guess.
 """
 
+import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -12,10 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from decayfree.dynamics.sinks import without_nan
+from decayfree.study.disk import as_path, read_bytes, read_text
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
-from decayfree.study.files.integrity import ResultError, Seal, sealed_json, unsealed_json
+from decayfree.study.files.integrity import ResultError, Seal, json_of, sealed_json, unsealed_json
 from decayfree.study.spec.study_spec import StudySpec
 
+_SET_ASIDE = re.compile(r"set-aside-(\d{1,9})", re.ASCII)
+_MOST_BYTES_OF_A_REASON, _MOST_BYTES_OF_A_RECORD, _MOST_BYTES_OF_METRICS = 1 << 16, 1 << 24, 1 << 28
 MAIN_VARIANCE = 0.99
 """What `Spectrum.n_main` directions hold of the input variance."""
 RECORD_FILE, ROWS_FILE, SPECTRA_FILE = "run.json", "metrics.jsonl", "spectra.json"
@@ -135,7 +140,7 @@ def read_study(out: str | Path) -> Study:
         ResultError: If there is no study, or run files are damaged; lists all of them. The last line of a
             run that has not ended may be cut off, as a killed process leaves it: it is left out.
     """
-    out = Path(out)
+    out = as_path("out", out)
     spec = spec_in(out)
     runs, faults = [], []
     with folder_of_runs(out) as folder:
@@ -160,6 +165,22 @@ def spec_in(out: Path) -> StudySpec:
     return StudySpec.load(out / "study.toml")
 
 
+def left_out(out: Path, spec: StudySpec) -> tuple[str, ...]:
+    """Runs that have ended in a folder and are no part of the spec: key, and what it was called."""
+    keys = {run.key for run in spec.runs()}
+    said = []
+    for directory in sorted((out / "runs").glob("*")):
+        if directory.name in keys or not (directory / RECORD_FILE).is_file():
+            continue
+        try:
+            record = read_record(directory)
+        except ResultError:
+            continue
+        if record["state"] in ENDED:
+            said.append(f"{directory.name} ({record['label']}, seed {record['settings']['seed']})")
+    return tuple(said)
+
+
 def run_directory(out: Path, key: str) -> Path:
     """Where the files of a run are."""
     return out / "runs" / key
@@ -173,14 +194,32 @@ def read_record(directory: Path) -> dict[str, Any]:
     """
     path = directory / RECORD_FILE
     try:
-        record = unsealed_json(path.read_text(encoding="utf-8"))
+        record = unsealed_json(read_text(path, at_most=_MOST_BYTES_OF_A_RECORD))
         if not _IN_RECORD <= set(record) <= _IN_RECORD | set(_LATER_IN_RECORD):
             raise ValueError(f"expected the keys {sorted(_IN_RECORD)}, got {sorted(record)}")
         if record["state"] not in STATES:
             raise ValueError(f"state {record['state']!r} is none of {', '.join(STATES)}")
+        record = {**_LATER_IN_RECORD, **record}
+        _check_types(record)
     except (OSError, ValueError, TypeError) as error:
         raise ResultError(f"{path}: not the record of a run ({error!r})") from error
-    return {**_LATER_IN_RECORD, **record}
+    return record
+
+
+def _check_types(record: Mapping[str, Any]) -> None:
+    """Raise where an entry of a record, or of what a reader looks at in it, is of another kind."""
+    wrong = [name for name, kinds in _KINDS_IN_RECORD.items() if not isinstance(record[name], kinds)]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)}: of another kind than expected")
+    method, seed = record["settings"].get("method"), record["settings"].get("seed")
+    if not isinstance(method, dict) or not isinstance(method.get("name"), str) or type(seed) is not int:
+        raise TypeError("settings: without a method or a seed")
+    for value in (record["elapsed_s"], *record["cost"].values()):
+        _number(value)
+    if not all(isinstance(reason, str) for reason in record["set_aside"]):
+        raise TypeError("set_aside: expected texts")
+    for seal in record["files"].values():
+        Seal.from_dict(seal)
 
 
 def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
@@ -190,11 +229,28 @@ def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ..
     return [fault for fault in faults if fault]
 
 
+def set_aside_folders(directory: Path) -> dict[int, Path]:
+    """The folders of what was set aside of a run, by number; others of such names are somebody else's."""
+    named = ((_SET_ASIDE.fullmatch(path.name), path) for path in directory.glob("set-aside-*"))
+    found = {int(name[1]): path for name, path in named if name and path.is_dir() and not path.is_symlink()}
+    return dict(sorted(found.items()))
+
+
 def set_aside_reasons(directory: Path) -> tuple[str, ...]:
-    """Why files of a run were set aside, the first time first."""
-    folders = sorted(directory.glob("set-aside-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    paths = (folder / "reason.txt" for folder in folders)
-    return tuple(path.read_text(encoding="utf-8").strip() for path in paths if path.is_file())
+    """Why files of a run were set aside, the first time first; people may change, move and delete them."""
+    reasons = []
+    for folder in set_aside_folders(directory).values():
+        with contextlib.suppress(OSError):
+            content = read_bytes(folder / "reason.txt", at_most=_MOST_BYTES_OF_A_REASON)
+            reasons.append(content.decode(errors="replace").strip())
+    return tuple(reasons)
+
+
+def rows_fault(directory: Path) -> str | None:
+    """What is wrong with the rows of a run that has not ended, by what its checkpoint says of them."""
+    from decayfree.study.files.saved_state import fault_of_unfinished  # most studies that are read have ended
+
+    return fault_of_unfinished(directory / ROWS_FILE, directory / CHECKPOINT_FILE)
 
 
 def read_rows(path: Path, *, may_be_cut: bool) -> tuple[Row, ...]:
@@ -207,7 +263,11 @@ def read_rows(path: Path, *, may_be_cut: bool) -> tuple[Row, ...]:
     Raises:
         ResultError: Names the first damaged line.
     """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    try:
+        content = read_bytes(path, at_most=_MOST_BYTES_OF_METRICS) if path.is_file() else b""
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error})") from error
+    text = content.decode(errors="replace")
     lines = text.split("\n")
     cut_line = lines.pop()
     if cut_line and not may_be_cut:
@@ -215,7 +275,7 @@ def read_rows(path: Path, *, may_be_cut: bool) -> tuple[Row, ...]:
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = row_from(json.loads(line))
+            row = row_from(json_of(line))
         except (ValueError, TypeError, AttributeError) as error:
             raise ResultError(f"{path}, line {number}: not a row of metrics ({error})") from error
         if rows and row.step <= rows[-1].step:
@@ -234,12 +294,12 @@ def read_spectra(directory: Path) -> Spectra:
     if not path.is_file():
         return {}
     try:
-        record = unsealed_json(path.read_text(encoding="utf-8"))
+        record = unsealed_json(read_text(path, at_most=_MOST_BYTES_OF_METRICS))
         return {
             int(step): {name: _spectrum_from(values) for name, values in weights.items()}
             for step, weights in record.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: not the spectra of a run ({error!r})") from error
 
 
@@ -257,11 +317,16 @@ def row_from(record: Mapping[str, Any]) -> Row:
     expected = {entry.name for entry in fields(Row)}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
+    wrong = [name for name in _TABLES if not isinstance(record.get(name, {}), dict)]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)}: expected tables")
     later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
     record = {**later, **record}
     values = {name: _number(record[name]) for name in expected - {"step", *_TABLES}}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
-    return Row(step=int(record["step"]), **values, **tables)  # type: ignore[arg-type]
+    if type(record["step"]) is not int:
+        raise TypeError(f"step: expected a whole number, got {record['step']!r}")
+    return Row(step=record["step"], **values, **tables)  # type: ignore[arg-type]
 
 
 def row_to(row: Row) -> str:
@@ -277,6 +342,8 @@ _LATER = {"angular_updates", "off_span_law", "test_loss", "validation_loss", "va
 def _read_run(directory: Path) -> Run:
     record = read_record(directory)
     faults = file_faults(directory, record, (ROWS_FILE, SPECTRA_FILE))
+    if record["state"] not in ENDED:
+        faults += filter(None, [rows_fault(directory)])
     if faults:
         raise ResultError("\n".join(faults))
     values = {entry.name: record[entry.name] for entry in fields(Run) if entry.name not in _READ_OTHERWISE}
@@ -293,6 +360,13 @@ def _read_run(directory: Path) -> Run:
 _READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside")
 _IN_RECORD = {entry.name for entry in fields(Run)} - set(_READ_OTHERWISE)
 _LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}}
+_KINDS_IN_RECORD: Mapping[str, Any] = {
+    **dict.fromkeys(("settings", "versions", "hardware", "cost", "files"), dict),
+    **dict.fromkeys(("label", "first_layer"), str),
+    "reason": str | None,
+    "n_steps": int,
+    "set_aside": list,
+}
 
 
 def _spectrum_from(record: Mapping[str, Any]) -> Spectrum:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from decayfree.study.disk import as_path
 from decayfree.study.files import results
+from decayfree.study.files.archive import folder_of_runs
 from decayfree.study.files.folder_lock import Holder, holder_of
 from decayfree.study.files.integrity import ResultError
 from decayfree.study.run_settings import RunSettings
@@ -66,19 +68,22 @@ class StudyStatus:
         return max(sum(known) / n_at_a_time, max(known, default=0.0))
 
 
-def study_status(out: Path) -> StudyStatus:
-    """Read how far the study in a folder is.
+def study_status(out: str | Path) -> StudyStatus:
+    """Read how far the study in a folder is, or in what is kept of one in ``runs.tar.xz``.
 
     Raises:
-        ResultError: If there is no study.
+        ResultError: If there is no study, or its archive is damaged.
         SpecError: If its spec cannot be read.
     """
+    out = as_path("out", out)
     runs = results.spec_in(out).runs()
     holder = holder_of(out)
     now_s = time.time()
-    left = [
-        _left_by(run, results.run_directory(out, run.key), now_s, is_held=holder is not None) for run in runs
-    ]
+    with folder_of_runs(out) as folder:
+        left = [
+            _left_by(run, results.run_directory(folder, run.key), now_s, is_held=holder is not None)
+            for run in runs
+        ]
     paces = _Paces(left)
     timed = (dataclasses.replace(status, seconds_left=paces.seconds_left(status)) for status in left)
     return StudyStatus(runs=tuple(timed), holder=holder)
@@ -93,11 +98,10 @@ def _left_by(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) 
         is_damaged = (directory / results.RECORD_FILE).is_file()
         return dataclasses.replace(anew, reason=f"{_DAMAGED}: {error}") if is_damaged else anew
     set_aside = tuple(record["set_aside"])
-    faults = (
-        results.file_faults(directory, record, (results.ROWS_FILE, results.SPECTRA_FILE))
-        if record["state"] in results.ENDED
-        else []
-    )
+    if record["state"] in results.ENDED:
+        faults = results.file_faults(directory, record, (results.ROWS_FILE, results.SPECTRA_FILE))
+    else:
+        faults = list(filter(None, [results.rows_fault(directory)]))
     if faults:
         return dataclasses.replace(anew, reason=f"{_DAMAGED}: {'; '.join(faults)}", set_aside=set_aside)
     n_done, elapsed_s, state = _last_step(directory / results.ROWS_FILE), record["elapsed_s"], record["state"]
@@ -146,5 +150,5 @@ def _last_step(path: Path) -> int:
         lines = file.read().split(b"\n")[:-1]
     try:
         return int(json.loads(lines[-1])["step"]) if lines else 0
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0

@@ -5,9 +5,8 @@ same folder again goes on where it was stopped, killed or failed; runs that the 
 are left alone.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from decayfree.errors import InvalidInputError
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_reason, read_state
 from decayfree.study.files.folder_lock import FolderLock, LockShare
-from decayfree.study.files.integrity import DiskFullError, is_no_room
+from decayfree.study.files.integrity import DiskFullError, full_disk_explained
 from decayfree.study.files.results import ENDED, run_directory
 from decayfree.study.runner.cores import threads_each
 from decayfree.study.runner.process_pool import Pool
@@ -25,6 +24,12 @@ from decayfree.study.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from decayfree.study.runner.ray_pool import RayPool
+
+
+GO_ON = (
+    "the study was stopped. Checkpoints and metrics so far are kept; make room and run the same again, and "
+    "it goes on"
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def run_study(
     if n_jobs < 1:
         raise InvalidInputError(f"n_jobs must be at least 1, got {n_jobs}")
     interrupted = False
-    with _disk_full_explained(out):
+    with full_disk_explained(out, GO_ON):
         out.mkdir(parents=True, exist_ok=True)
         with FolderLock(out) as lock:
             _write_spec(spec, out)
@@ -168,20 +173,6 @@ def _write_spec(spec: StudySpec, out: Path) -> None:
     path, text = out / "study.toml", spec.to_toml()
     if not path.is_file() or path.read_bytes() != text.encode():
         replace_text(path, text)
-
-
-@contextlib.contextmanager
-def _disk_full_explained(out: Path) -> Iterator[None]:
-    """Whatever says within that a disk takes no more becomes one error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if not is_no_room(error):
-            raise
-        raise DiskFullError(
-            f"no room left while writing to {out} ({error}): the study was stopped. "
-            "Checkpoints and metrics so far are kept; make room and run the same again, and it goes on"
-        ) from error
 
 
 def _outcome(spec: StudySpec, out: Path, *, interrupted: bool, set_aside: tuple[str, ...]) -> StudyOutcome:

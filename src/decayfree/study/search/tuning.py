@@ -16,10 +16,12 @@ from typing import Any
 from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_state
+from decayfree.study.files.integrity import full_disk_explained
 from decayfree.study.files.results import ROWS_FILE, read_rows, run_directory
 from decayfree.study.run_settings import RunSettings
-from decayfree.study.runner.run_study import Clock, Progress, StudyOutcome, run_study
+from decayfree.study.runner.run_study import GO_ON, Clock, Progress, StudyOutcome, run_study
 from decayfree.study.search.searches import DECAY, Search, Trial, best_spec, decay_of, labels_of, searched_for
+from decayfree.study.spec.checks import MAX_RUNS
 from decayfree.study.spec.study_spec import StudySpec
 
 TRIALS_FOLDER, TRIALS_FILE, BEST_FILE = "tuning", "tuning.jsonl", "best.toml"
@@ -95,11 +97,12 @@ def tune(
     Raises:
         InvalidInputError: If nothing can be searched for, or there is no validation data to choose by.
         MissingExtraError: If optuna is not installed.
+        DiskFullError: As `run_study`.
     """
     if n_trials < 1:
         raise InvalidInputError(f"n_trials must be at least 1, got {n_trials}")
-    if n_test_seeds < 1:
-        raise InvalidInputError(f"n_test_seeds must be at least 1, got {n_test_seeds}")
+    if not 1 <= n_test_seeds <= MAX_RUNS:
+        raise InvalidInputError(f"n_test_seeds must be from 1 to {MAX_RUNS:,}, got {n_test_seeds}")
     starts, left_out = searched_for(spec, methods)
     proposers = [_Proposer(start, ranges or Ranges(), seed) for start in starts]
     watch = _Watch(len(starts) * n_trials, on_progress or (lambda progress: None))
@@ -123,10 +126,12 @@ def tune(
             trial = _trial(number, proposed, spec.seeds, out / TRIALS_FOLDER)
             proposer.tell(trial.validation_accuracy)
             searches[index] = dataclasses.replace(searches[index], trials=(*searches[index].trials, trial))
-            replace_text(out / TRIALS_FILE, _records(searches))
+            with full_disk_explained(out, GO_ON):
+                replace_text(out / TRIALS_FILE, _records(searches))
             watch.trial_is_done()
     best = best_spec(spec, searches, n_seeds=n_test_seeds)
-    replace_text(out / BEST_FILE, best.to_toml())
+    with full_disk_explained(out, GO_ON):
+        replace_text(out / BEST_FILE, best.to_toml())
     return TuneOutcome(tuple(searches), left_out, out / BEST_FILE)
 
 

@@ -14,6 +14,7 @@ from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
 from decayfree.study.run_settings import Recipe, RunSettings, is_unread
 from decayfree.study.spec import toml
+from decayfree.study.spec.bounds import shown
 from decayfree.study.spec.told import Fault
 from decayfree.study.spec.toml import Table, to_toml
 
@@ -79,10 +80,10 @@ def axis_faults(axis: Axis, where: str) -> Iterator[Fault | str]:
             yield _no_such_setting(f"{where}.path", axis.path, "the recipe", toml.field_paths(Recipe))
         return
     if not isinstance(axis.values, tuple) or not axis.values:
-        yield f"{where}.values: expected a list of at least one value, got {axis.values!r}"
+        yield f"{where}.values: expected a list of at least one value, got {shown(axis.values)}"
         return
     if len(set(axis.values)) < len(axis.values):
-        yield f"{where}.values: expected each value once, got {to_toml(list(map(_thawed, axis.values)))}"
+        yield f"{where}.values: expected each value once, got {shown(list(map(_thawed, axis.values)))}"
     for value in axis.values:
         yield from _recipe_faults(axis.path, value, f"{where}.path", f"{where}.values")
 
@@ -123,14 +124,14 @@ def override_faults(override: Override, where: str) -> Iterator[Fault | str]:
         if table is UNREAD:
             continue
         if not _is_table(table):
-            yield f"{where}.{name}: expected a table of settings, got {table!r}"
+            yield f"{where}.{name}: expected a table of settings, got {shown(table)}"
             continue
         for path, value in table:
             for one in value if name == "when" and isinstance(value, tuple) else (value,):
                 yield from _setting_faults(path, one, f"{where}.{name}", may_be_any=name == "when")
     skip: object = override.skip  # a file may say anything
     if not isinstance(skip, bool):
-        yield f"{where}.skip: expected true or false, got {skip!r}"
+        yield f"{where}.skip: expected true or false, got {shown(skip)}"
     elif skip == bool(override.set):
         yield f"{where}: expected either set or skip = true"
 
@@ -182,6 +183,9 @@ def _as_field(cls: type, path: str, value: Any) -> Any:
 def _setting_faults(path: Any, value: Any, where: str, *, may_be_any: bool) -> Iterator[Fault | str]:
     """What is wrong with one entry of an override; a condition may name the seed and the method as well."""
     if may_be_any and path in ("seed", f"{_METHOD}name"):
+        fault = toml.value_fault(int if path == "seed" else str, value, f"{where}.{path}")
+        if fault is not None:
+            yield fault
         return
     if not isinstance(path, str) or not path.startswith(_METHOD):
         yield from _recipe_faults(path, value, where, f"{where}.{path}")

@@ -28,10 +28,13 @@ from decayfree.study.spec.axes import (
     unused_faults,
     usable,
 )
+from decayfree.study.spec.bounds import shown
 from decayfree.study.spec.told import Told
 from decayfree.study.spec.toml import as_field, field_paths, field_type, replaced
 
-MAX_RUNS = 100_000
+MAX_RUNS, MAX_METHODS = 10_000, 1_000
+_MAX_LOOKS = 200_000
+"""Runs times overrides."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ def _method_faults(parts: Parts) -> Iterator[str]:
     if parts.methods_are_whole:
         if not parts.methods:
             yield "methods: expected at least one"
+        if len(parts.methods) > MAX_METHODS:
+            yield f"methods: they are {len(parts.methods):,}, expected at most {MAX_METHODS:,}"
         if len(set(parts.methods)) < len(parts.methods):
             yield "methods: the same method with the same settings is there twice"
 
@@ -150,11 +155,11 @@ def _seed_faults(seeds: tuple[int, ...] | None) -> Iterator[str]:
     if not seeds:
         yield "seeds: expected at least one"
     if len(set(seeds)) < len(seeds):
-        yield f"seeds: expected each once, got {list(seeds)}"
+        yield f"seeds: expected each once, got {shown(list(seeds))}"
     if any(seed < 0 for seed in seeds):
-        yield f"seeds: expected whole numbers from 0, got {list(seeds)}"
+        yield f"seeds: expected whole numbers from 0, got {shown(list(seeds))}"
     if any(seed >= 2**63 for seed in seeds):
-        yield f"seeds: expected whole numbers below 2^63, got {list(seeds)}"
+        yield f"seeds: expected whole numbers below 2^63, got {shown(list(seeds))}"
 
 
 def _run_faults(parts: Parts) -> list[str]:
@@ -163,8 +168,13 @@ def _run_faults(parts: Parts) -> list[str]:
     # rest.
     seeds, methods = parts.seeds or (0,), parts.methods or (NoTreatment(),)
     n_runs = len(seeds) * len(methods) * math.prod(len(axis.values) for axis in parts.axes)
+    too_many = ""
     if n_runs > MAX_RUNS:
         too_many = f"axes: they multiply to {n_runs:,} runs, expected at most {MAX_RUNS:,}"
+    elif n_runs * len(parts.overrides) > _MAX_LOOKS:
+        at_most = _MAX_LOOKS // n_runs
+        too_many = f"overrides: {len(parts.overrides):,} over {n_runs:,} runs, expected at most {at_most:,}"
+    if too_many:
         varied = {axis.path for axis in parts.axes} | parts.unread
         return [too_many, *(f"recipe.{fault}" for fault in parts.recipe.faults(varied))]
     all_runs = tuple(combinations(seeds, parts.recipe, parts.axes, methods))

@@ -5,7 +5,7 @@ Does not load data, build models or train. A file with faults gives one error th
 
 import dataclasses
 import itertools
-import tomllib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,9 +15,11 @@ from typing import Any
 from decayfree.errors import DecayFreeError, closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
+from decayfree.study.disk import as_path, read_text
 from decayfree.study.run_settings import Recipe, RunSettings, plain, unread_in
 from decayfree.study.spec.axes import UNREAD, Axis, Override, overridden
-from decayfree.study.spec.checks import combinations, parts_of, whole_faults
+from decayfree.study.spec.bounds import MAX_CHARACTERS, MAX_FAULTS, shown, table_of
+from decayfree.study.spec.checks import MAX_METHODS, MAX_RUNS, combinations, parts_of, whole_faults
 from decayfree.study.spec.told import Fault, Told, no_such_key
 from decayfree.study.spec.toml import frozen, read_values, tables_to_toml, to_toml
 
@@ -90,20 +92,23 @@ class StudySpec:
         """Read a spec back.
 
         Raises:
-            SpecError: If the text is not TOML, or has unknown keys, wrong types or values; all at once.
+            SpecError: If the text is not TOML, has unknown keys, wrong types or values, all at once; or if it
+                is too large or too deep to be a spec.
         """
-        try:
-            table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SpecError(f"the spec is not TOML: {error}") from error
+        if not isinstance(text, str):
+            raise SpecError(f"text must be TOML in a str, got {type(text).__name__}")
+        table, faults = table_of(text)
+        if faults:
+            raise _spec_error(faults)
         return _study_from(table)
 
     @staticmethod
     def load(path: str | Path) -> "StudySpec":
-        """Read a spec from a file; a `SpecError` names the file."""
+        """Read a spec from a file of UTF-8; a `SpecError` names the file."""
+        path = as_path("path", path)
         try:
-            return StudySpec.from_toml(Path(path).read_text(encoding="utf-8"))
-        except (SpecError, UnicodeDecodeError) as error:
+            return StudySpec.from_toml(read_text(path, at_most=4 * MAX_CHARACTERS))
+        except (SpecError, OSError, ValueError) as error:
             raise SpecError(f"{path}: {error}") from error
 
     @cached_property
@@ -121,6 +126,17 @@ class StudySpec:
                 seen.setdefault((path, of_one), set()).add(value)
         varying = (path for (path, _), values in seen.items() if len(values) > 1 and path != "seed")
         return tuple(dict.fromkeys(varying))
+
+
+def first_seeds(n: int) -> tuple[int, ...]:
+    """The seeds from 0 to n − 1.
+
+    Raises:
+        SpecError: If ``n`` is not a whole number, or more than a study may have runs.
+    """
+    if type(n) is not int or n > MAX_RUNS:
+        raise SpecError(f"seeds: expected a whole number of at most {MAX_RUNS:,}, got {shown(n)}")
+    return tuple(range(n))
 
 
 def _study_from(table: Mapping[str, Any]) -> StudySpec:
@@ -174,6 +190,10 @@ def _read_methods(tables: object, told: Told) -> tuple[tuple[Method, ...], bool]
     if not isinstance(tables, list) or not tables:
         told.faults.append("methods: expected at least one [[methods]] table")
         return (), False
+    n_methods = sum(_n_of(table) for table in tables)
+    if n_methods > MAX_METHODS:
+        told.faults.append(f"methods: they are {n_methods:,}, expected at most {MAX_METHODS:,}")
+        return (), False
     methods: list[Method] = []
     are_whole = True
     for index, table in enumerate(tables):
@@ -212,6 +232,12 @@ def _read_method(
     return (None if unread else method), not own.faults
 
 
+def _n_of(table: object) -> int:
+    """How many methods a table makes."""
+    values = table.values() if isinstance(table, dict) else ()
+    return math.prod(len(value) for value in values if isinstance(value, list))
+
+
 def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The settings of one method or, where a value is a list, of one method for each of its values."""
     options = {key: value for key, value in table.items() if key != "name"}
@@ -222,6 +248,8 @@ def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _spec_error(faults: Iterable[Fault | str]) -> SpecError:
     lines = list(dict.fromkeys(map(str, faults)))
+    more = [f"and {len(lines) - MAX_FAULTS} more"] if len(lines) > MAX_FAULTS else []
     return SpecError(
-        f"{len(lines)} fault{'s' * (len(lines) != 1)} in the study's spec:\n  " + "\n  ".join(lines)
+        f"{len(lines)} fault{'s' * (len(lines) != 1)} in the study's spec:\n  "
+        + "\n  ".join([*lines[:MAX_FAULTS], *more])
     )

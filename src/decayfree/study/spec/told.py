@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from decayfree.errors import closest
+from decayfree.study.spec.bounds import shown
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Fault:
 
     def __str__(self) -> str:
         separator = ";" if ", " in self.wanted else ","  # a list of choices has commas of its own
-        return f"{self.where}: expected {self.wanted}{separator} got {self.got!r}{self.more}"
+        return f"{self.where}: expected {self.wanted}{separator} got {shown(self.got)}{self.more}"
 
 
 @dataclass
