@@ -32,12 +32,12 @@ def test_the_example_in_the_file() -> None:
     factors = torch.tensor([0.20 - 2, 0.83 + 5, 0.47], dtype=torch.float64).exp2()
     table = LabelTable({"w": factors})
     assert [round(value, 3) for value in factors.tolist()] == [0.287, 56.886, 1.385]
-    assert table.block_of(math.log2(2 * factors[1])) == ("w", 1)
-    assert table.block_of(math.log2(4)) is None
+    assert table.blocks_of([math.log2(2 * factors[1])])[0] == ("w", 1)
+    assert table.blocks_of([math.log2(4)])[0] is None
     assert not is_scaled(math.log2(4))
     product = math.log2(factors[0] * factors[2])
     assert (round(product, 2), round(product % 1, 2)) == (-1.33, 0.67)
-    assert table.block_of(product) is None
+    assert table.blocks_of([product])[0] is None
     assert is_scaled(product)
 
 
@@ -46,7 +46,7 @@ def test_a_hundred_thousand_blocks_are_told_apart(labels: dict[str, torch.Tensor
     for name, values in labels.items():
         for block in range(0, len(values), 7):
             for error in (-1e-9, 1e-9):
-                assert table.block_of(float(values[block]) + block % 13 - 6 + error) == (name, block)
+                assert table.blocks_of([float(values[block]) + block % 13 - 6 + error])[0] == (name, block)
 
 
 def test_labels_lie_far_from_each_other_and_from_whole_numbers(labels: dict[str, torch.Tensor]) -> None:
@@ -59,14 +59,14 @@ def test_labels_lie_far_from_each_other_and_from_whole_numbers(labels: dict[str,
 def test_a_product_of_two_factors_is_nobodys(labels: dict[str, torch.Tensor], table: LabelTable) -> None:
     """But by chance: all labels together cover 0.2 % of the fractions."""
     one, other = labels["many"][:10_000], labels["many"][10_000:20_000]
-    matched = sum(table.block_of(value) is not None for value in (one + other).tolist())
+    matched = sum(table.blocks_of([value])[0] is not None for value in (one + other).tolist())
     assert matched <= 60  # 22 are expected
 
 
 @pytest.mark.parametrize("growth", [0.0, 3.0, -2.0 + 1e-9, math.nan, math.inf])
 def test_what_gains_alone_do_has_no_label(growth: float, table: LabelTable) -> None:
     assert not is_scaled(growth)
-    assert table.block_of(growth) is None
+    assert table.blocks_of([growth])[0] is None
 
 
 def test_factors_are_far_below_one_or_far_above() -> None:

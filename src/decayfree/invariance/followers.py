@@ -47,7 +47,7 @@ class TwoRuns:
         unexplained = []
         for layer in self.before:
             growth = self._log2_growth(layer)
-            matches = [table.block_of(value) for value in growth]
+            matches = table.blocks_of(growth)
             if not self.is_exact or any(
                 not match and is_scaled(value) for match, value in zip(matches, growth, strict=True)
             ):

@@ -3,9 +3,8 @@
 Makes the factors, and reads a block back from the factor by which a channel's deviation grew. Runs no model.
 """
 
-import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -88,22 +87,31 @@ class LabelTable:
     """
 
     def __init__(self, factors: Mapping[str, Tensor]) -> None:
-        self._labels = sorted(
+        labels = sorted(
             (math.log2(factor) % 1, name, block)
             for name, values in factors.items()
             for block, factor in enumerate(values.tolist())
         )
+        self._blocks: list[tuple[str, int]] = [(name, block) for _, name, block in labels]
+        self._labels = torch.tensor([label for label, _, _ in labels], dtype=torch.float64)
 
-    def block_of(self, log2_growth: float) -> tuple[str, int] | None:
-        """The weight and the block that a channel follows; None where no block has its label."""
-        if not is_scaled(log2_growth):
-            return None
-        label = log2_growth - math.floor(log2_growth)
-        at = bisect.bisect_left(self._labels, (label, "", 0))
-        for entry in self._labels[max(at - 1, 0) : at + 1]:
-            if abs(entry[0] - label) < SAME:
-                return entry[1], entry[2]
-        return None
+    def blocks_of(self, log2_growth: Sequence[float]) -> list[tuple[str, int] | None]:
+        """The weight and the block that each channel follows; None where no block has its label."""
+        growth = torch.tensor(log2_growth, dtype=torch.float64)
+        label = growth - growth.floor()
+        at = torch.searchsorted(self._labels, label)
+        found: list[tuple[str, int] | None] = [None] * len(log2_growth)
+        if not self._blocks:
+            return found
+        for neighbor in (at, at - 1):  # the lower one counts where both fit
+            place = neighbor.clamp(0, len(self._blocks) - 1)
+            fits = (
+                (self._labels[place] - label).abs() < SAME if self._blocks else torch.zeros_like(label).bool()
+            )
+            for channel in fits.nonzero().flatten().tolist():
+                if is_scaled(log2_growth[channel]):
+                    found[channel] = self._blocks[place[channel]]
+        return found
 
 
 def is_scaled(log2_growth: float) -> bool:

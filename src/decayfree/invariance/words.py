@@ -159,7 +159,7 @@ def _cancelled_by(finding: Finding, model: nn.Module) -> str:
 
 def name_with_type(layer: NormLayer, model: nn.Module) -> str:
     """``features.1 (BatchNorm2d)``."""
-    kind = type(dict(model.named_modules()).get(layer.name)).__name__
+    kind = type(model.get_submodule(layer.name)).__name__
     return f"{layer.name or 'the model'} ({kind})"
 
 
