@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decayfree.arguments.kinds import COUNT, SEED, checked
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, cast, tensors_in
 from decayfree.invariance.discovery import find_invariant
@@ -138,6 +139,7 @@ class Subject:
         return min(float(moving.median()), _FASTEST * float(moving.min()))
 
 
+@checked(seed=SEED, width=COUNT)
 def image_subject(
     images: Tensor,
     labels: Tensor,
@@ -193,6 +195,7 @@ def image_subject(
     return Subject(model, found, loss, is_centered=True, trains_rest=True, is_exact=True)
 
 
+@checked(seed=SEED)
 def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None, seed: int = 0) -> Subject:
     """Any model on given inputs with random targets: bounded waves of the outputs, new phases every step.
 
