@@ -32,6 +32,9 @@ from dataclasses import dataclass
 
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 
+_MOST = 1e100
+"""What is larger is no setting, and its powers would not be finite."""
+
 
 @dataclass(frozen=True)
 class Equilibrium:
@@ -99,7 +102,12 @@ def sgd(
     """
     faults = _range_faults(lr, weight_decay) + _product_faults(lr, weight_decay)
     faults += _share_faults(momentum=momentum)
-    if nesterov and momentum == 0:
+    faults += [
+        f"{name} must be True or False, got {value!r}"
+        for name, value in (("nesterov", nesterov), ("decoupled", decoupled))
+        if not isinstance(value, bool)
+    ]
+    if nesterov is True and _is_0(momentum):
         faults.append("nesterov needs a momentum above 0")
     raise_all(faults_of(InvalidInputError, faults + _size_faults(gradient_norm=gradient_norm)))
     # Four recursions, all of one kind. Write W = ⟨w,w⟩, A = ⟨w,v⟩, V = ⟨v,v⟩ before a step, h for what enters
@@ -220,7 +228,9 @@ def adam_l2(
         0.01
     """
     faults = _range_faults(lr, weight_decay) + _beta_faults(betas)
-    raise_all(faults_of(InvalidInputError, faults + _size_faults(gradient_norm=gradient_norm, fan_in=fan_in)))
+    sizes = {"gradient_norm": gradient_norm, "fan_in": fan_in}
+    faults += [f"{name} is needed, got None" for name, value in sizes.items() if value is None]
+    raise_all(faults_of(InvalidInputError, faults + _size_faults(**sizes)))
     b = betas[0]
     per_root = lr * (1 - b) * math.sqrt(weight_decay * fan_in / gradient_norm)
     # e is λ times the learning rate of that SGD: first to first order, then each round leaves a quarter of
@@ -336,7 +346,7 @@ def _equilibrium(
 def _range_faults(lr: float, weight_decay: float) -> list[str]:
     return [
         f"{name} must be a finite number above 0, got {value!r}"
-        + ("; without decay there is no equilibrium" if name == "weight_decay" and value == 0 else "")
+        + ("; without decay there is no equilibrium" if name == "weight_decay" and _is_0(value) else "")
         for name, value in (("lr", lr), ("weight_decay", weight_decay))
         if not _is_above_0(value)
     ]
@@ -351,7 +361,9 @@ def _product_faults(lr: float, weight_decay: float) -> list[str]:
     ]
 
 
-def _beta_faults(betas: tuple[float, float]) -> list[str]:
+def _beta_faults(betas: object) -> list[str]:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        return [f"betas must be two numbers, got {betas!r}"]
     return _share_faults(**{"betas[0]": betas[0], "betas[1]": betas[1]})
 
 
@@ -359,7 +371,7 @@ def _share_faults(**values: float) -> list[str]:
     return [
         f"{name} must be at least 0 and below 1, got {value!r}"
         for name, value in values.items()
-        if not (value == 0 or (_is_above_0(value) and value < 1))
+        if not (_is_0(value) or (_is_above_0(value) and value < 1))
     ]
 
 
@@ -371,5 +383,9 @@ def _size_faults(**values: float | None) -> list[str]:
     ]
 
 
+def _is_0(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+
+
 def _is_above_0(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST

@@ -8,11 +8,13 @@ import math
 from array import array
 from collections.abc import Callable
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 
 Multiplier = Callable[[int], float]
 
 
+@checked()
 def equal_angle_schedule(
     multiplier: Multiplier,
     *,

@@ -136,9 +136,16 @@ class Method(ABC):
 def number_faults(name: str, value: object, *, or_zero: bool = False) -> list[str]:
     """What is wrong with a setting that must be a finite number above 0, or from 0."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and (0 < float(str(value)) < float("inf") or (or_zero and value == 0)):
+    if is_number and (0 < value < float("inf") or (or_zero and value == 0)):  # type: ignore[operator]
         return []
-    return [f"{name} must be a finite number {'from' if or_zero else 'above'} 0, got {value}"]
+    return [f"{name} must be a finite number {'from' if or_zero else 'above'} 0, got {value!r}"]
+
+
+def choice_faults(name: str, value: object, *choices: str) -> list[str]:
+    """What is wrong with a setting that must be one of some texts."""
+    if isinstance(value, str) and value in choices:
+        return []
+    return [f"{name} must be one of {', '.join(choices)}; got {value!r}"]
 
 
 def only_with(label: str, optimizer: str, *names: str, reason: str) -> list[str]:

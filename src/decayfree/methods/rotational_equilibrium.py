@@ -61,8 +61,9 @@ class RotationalEquilibrium(Method):
 
     def faults(self) -> list[str]:
         faults = number_faults("weight_decay", self.weight_decay)
-        if not 0 <= self.averaging < 1:
-            faults.append(f"averaging must be at least 0 and below 1, got {self.averaging}")
+        is_number = not number_faults("averaging", self.averaging, or_zero=True)
+        if not (is_number and self.averaging < 1):
+            faults.append(f"averaging must be at least 0 and below 1, got {self.averaging!r}")
         return faults
 
     def optimizer_faults(self, optimizer: str) -> list[str]:

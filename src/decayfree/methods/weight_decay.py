@@ -20,6 +20,7 @@ from decayfree.methods.method import (
     Method,
     NothingToDo,
     ParamGroups,
+    choice_faults,
     number_faults,
 )
 from decayfree.methods.stepping import around_steps, refuse_scaled_gradients
@@ -57,7 +58,8 @@ class WeightDecay(Method):
         return f"{'' if self.form == 'own' else self.form + ' '}weight decay {self.weight_decay:g}"
 
     def faults(self) -> list[str]:
-        return number_faults("weight_decay", self.weight_decay, or_zero=True)
+        faults = number_faults("weight_decay", self.weight_decay, or_zero=True)
+        return faults + choice_faults("form", self.form, "own", "coupled", "decoupled")
 
     def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
         own = self.weight_decay if self.form == "own" else 0.0

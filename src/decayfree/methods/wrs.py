@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch.optim import Optimizer
 
 from decayfree.errors import whole_number_faults
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, NothingToDo, number_faults
+from decayfree.methods.method import (
+    AttachedMethod,
+    BlockNormsByStep,
+    Method,
+    NothingToDo,
+    choice_faults,
+    number_faults,
+)
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -47,7 +54,9 @@ class WRS(Method):
         return f"WRS, {radius}{every}{', momentum scaled' if self.momentum == 'scale' else ''}"
 
     def faults(self) -> list[str]:
-        faults = [] if self.radius == "init" else number_faults("radius", self.radius)
+        is_init = isinstance(self.radius, str) and self.radius == "init"
+        faults = [] if is_init else number_faults("radius", self.radius)
+        faults += choice_faults("momentum", self.momentum, "keep", "scale")
         return faults + whole_number_faults("every", self.every)
 
     def attach(

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import extra_needed
 from decayfree.report.pages.contents import contents
 from decayfree.study.disk import as_path, replace_text
@@ -19,6 +20,7 @@ FILE_NAME = "report.html"
 TEMPLATES = ("page.html", "parts.html")
 
 
+@checked()
 def write_report(out: str | Path, *, reference: str | None = None) -> Path:
     """Read the study in ``out`` and write its page there.
 
@@ -44,6 +46,7 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
     return path
 
 
+@checked()
 def render(study: Study, *, reference: str | None = None) -> str:
     """The page as text: all curves where methods are all that differs, else an overview of groups."""
     with extra_needed("study", "the report needs {}, which is not installed"):

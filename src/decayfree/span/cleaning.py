@@ -218,7 +218,7 @@ def _check(model: object, span: object, tolerance: object, forward: object) -> N
     said = []
     if not isinstance(model, nn.Module):
         said.append(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         said.append(f"tolerance must be a number from 0 to below 1, got {tolerance!r}")
     if forward is not None and not callable(forward):
         said.append(f"forward must be a function of a model and its inputs, got {forward!r}")

@@ -22,7 +22,7 @@ from decayfree.errors import (
 )
 from decayfree.span.layer_span import LayerSpan
 from decayfree.span.patches import patches_of
-from decayfree.span.second_moment import AROUND, Centering, MomentSum
+from decayfree.span.second_moment import AROUND, Centering, MomentSum, state_fault
 from decayfree.span.watchable import first_names, watchable_weights
 
 
@@ -227,16 +227,22 @@ class InputSpan:
         return self.left_out.get(name, asked)
 
     def _moments_of(self, state: Mapping[str, Any]) -> dict[str, MomentSum]:
-        if not {"centered", "moments"} <= state.keys():
+        if not isinstance(state, Mapping) or not {"centered", "moments"} <= state.keys():
             raise MismatchError(
                 "this was not made by InputSpan.state_dict: it has no 'centered' or no 'moments'"
             )
         faults = []
+        if not isinstance(state["moments"], Mapping):
+            raise MismatchError(f"moments must be a table, got {type(state['moments']).__name__}")
         if state["centered"] != self.centered:
             faults.append(f"one has centered={state['centered']!r}, the other centered={self.centered!r}")
         for name, moment in state["moments"].items():
             if name not in self._watched:
                 faults.append(f"{name}: {self._why_not(name)}")
+                continue
+            fault = state_fault(moment)
+            if fault is not None:
+                faults.append(f"{name}: {fault}")
                 continue
             layout, size = self._watched[name][0], tuple(moment["mean"].shape)
             if size != (layout.groups, layout.n_features):
@@ -263,7 +269,11 @@ def _check_settings(model: object, found: object, centered: object, max_features
 
 def _chosen(names: Mapping[str, str], found: Iterable[Named | str]) -> set[str]:
     """First names of the parameters that were asked for."""
-    asked = [entry if isinstance(entry, str) else entry.name for entry in found]
+    entries = list(found)
+    wrong = [entry for entry in entries if not isinstance(getattr(entry, "name", entry), str)]
+    if wrong:
+        raise InvalidInputError(f"found must hold weights or names of parameters, got {wrong[0]!r}")
+    asked = [entry if isinstance(entry, str) else entry.name for entry in entries]
     unknown = [name for name in asked if name not in names]
     if unknown:
         listed = ", ".join(unknown[:6]) + (", …" if len(unknown) > 6 else "")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, MismatchError
 from decayfree.span.patches import RowLayout
 from decayfree.span.second_moment import AROUND, Centering
@@ -174,7 +175,12 @@ class LayerSpan:
 
     def _is_in_span(self, tolerance: float) -> Tensor:
         """(groups, d), bool, in the order of the spectrum."""
-        if not (isinstance(tolerance, (int, float)) and math.isfinite(tolerance) and 0 <= tolerance < 1):
+        if not (
+            isinstance(tolerance, (int, float))
+            and not isinstance(tolerance, bool)
+            and math.isfinite(tolerance)
+            and 0 <= tolerance < 1
+        ):
             raise InvalidInputError(f"tolerance must be a number from 0 to below 1, got {tolerance!r}")
         variances = self.spectrum()
         # Inputs that are all the same differ from their rounded mean by a few units in the last place.
@@ -184,6 +190,10 @@ class LayerSpan:
 
     def _rows(self, weight: Tensor) -> Tensor:
         """(groups, n_rows / groups, d), float64."""
+        if not isinstance(weight, Tensor):
+            raise InvalidInputError(
+                f"weight must be a tensor of the shape {self.layout.shape}, got {type(weight).__name__}"
+            )
         return self.layout.rows(weight.detach()).to(self.second_moment)
 
     def _coefficients(self, weight: Tensor) -> Tensor:
@@ -195,6 +205,7 @@ class LayerSpan:
         return self.layout.weight(kept @ self.directions.transpose(1, 2)).to(weight.device)
 
 
+@checked()
 def principal_angles_rad(a: LayerSpan, b: LayerSpan, *, tolerance: float = TOLERANCE) -> Tensor:
     """Angles between the spans of two layers, or of one layer's inputs at two times or on two sets of data.
 

@@ -140,3 +140,17 @@ def _merged_mean(n: int, mean: Tensor, n_other: int, other: Tensor) -> tuple[int
     """
     total = n + n_other
     return total, mean + (other - mean) * (n_other / max(total, 1))
+
+
+def state_fault(state: object) -> str | None:
+    """What is wrong with what should be a `MomentSum.state_dict`."""
+    if not isinstance(state, Mapping) or not {"n_samples", "n_batches", "mean", "sum"} <= state.keys():
+        return "its moment has no n_samples, n_batches, mean or sum"
+    mean, total = state["mean"], state["sum"]
+    if not (isinstance(mean, Tensor) and isinstance(total, Tensor) and mean.ndim == 2):
+        return "its mean and sum must be tensors"
+    if tuple(total.shape) != (*mean.shape, mean.shape[1]):
+        return f"its sum is {tuple(total.shape)} beside a mean of {tuple(mean.shape)}"
+    counts = state["n_samples"], state["n_batches"]
+    is_count = all(type(count) is int and count >= 0 for count in counts)
+    return None if is_count else f"its counts must be whole numbers from 0, got {counts}"

@@ -9,6 +9,7 @@ that there is something to memorize and test accuracy is not saturated.
 import dataclasses
 from pathlib import Path
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError
 from decayfree.methods.learning_rate_scaling import LearningRateScaling
 from decayfree.methods.method import Method
@@ -52,6 +53,7 @@ _TITLES = {
 }
 
 
+@checked()
 def demo_spec(
     *,
     data: str = "digits",

@@ -24,6 +24,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.arguments.kinds import checked
 from decayfree.equilibrium import Equilibrium, sgd
 from decayfree.errors import InvalidInputError, MissingExtraError, faults_of, raise_all
 from decayfree.methods.method import Method
@@ -112,6 +113,7 @@ def _class(package: str, name: str) -> Callable[..., Optimizer]:
     return made
 
 
+@checked()
 def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | None:
     """Where decay and gradients would be in balance at the learning rate of step number ``step``.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from decayfree.arguments.kinds import kind_fault
 from decayfree.errors import closest
 from decayfree.methods.method import Method
 from decayfree.optimizers import InStudies, in_studies
@@ -59,7 +60,8 @@ class _Told:
         """Tell each of these fields, divided by spaces, whose value is not what is wanted."""
         for name in fields.split():
             value = getattr(self._settings, name)
-            self.unless(is_right(value), name, f"expected {wanted}, got {value}")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            self.unless(is_number and is_right(value), name, f"expected {wanted}, got {value}")
 
     def part(self, name: str) -> None:
         """Tell what is wrong with the settings in this field."""
@@ -78,6 +80,18 @@ class _Checked(ABC):
             unread: Dotted names of fields that hold a stand-in for what could not be read; nothing that rests
                 on one is told.
         """
+        hints = _hints(type(self))
+        wrong = {
+            name: fault
+            for name, hint in hints.items()
+            if (fault := kind_fault(name, hint, getattr(self, name)))
+        }
+        if wrong:  # what else is to be said rests on kinds
+            kinds = {
+                name: fault.replace(f"{name} must be", f"{name}: expected", 1)
+                for name, fault in wrong.items()
+            }
+            return [fault for name, fault in kinds.items() if not is_unread(name, unread)]
         told = _Told(self, unread)
         self._check(told)
         return told.faults
@@ -85,6 +99,17 @@ class _Checked(ABC):
     @abstractmethod
     def _check(self, told: _Told) -> None:
         """Tell all of it."""
+
+
+_NUMBER = int | float
+
+
+@lru_cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    hints = typing.get_type_hints(cls)
+    # Numbers that are not finite have their own sentence.
+    names = [entry.name for entry in dataclasses.fields(cls)]
+    return {name: _NUMBER if hints[name] is float else hints[name] for name in names}
 
 
 def is_unread(field: str, unread: Collection[str]) -> bool:

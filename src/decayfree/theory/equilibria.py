@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree import equilibrium
+from decayfree.arguments.kinds import COUNT, checked
 from decayfree.blocks import n_rows_of
 from decayfree.equilibrium import Equilibrium
 from decayfree.invariance.verdict import ScaleInvariantWeight
@@ -98,6 +99,7 @@ RULES = (
 )
 
 
+@checked(n_steps=COUNT, n_last=COUNT)
 def equilibrium_angle(
     subject: Subject,
     rule: DecayCase,
@@ -173,6 +175,7 @@ def _at_equilibrium(rule: DecayCase, run: Training, last: Sequence[Step], n_step
     )
 
 
+@checked(n_before=COUNT, n_after=COUNT, n_window=COUNT)
 def rates_after_a_drop(
     subject: Subject,
     make_optimizer: MakeOptimizer = torch.optim.SGD,

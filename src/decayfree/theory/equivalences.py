@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from decayfree.arguments.kinds import COUNT, checked
 from decayfree.methods.exact_replay import ExactReplay
 from decayfree.theory.check import Check, figure
 from decayfree.theory.subject import Subject
@@ -34,6 +35,7 @@ SCALING_STORY = (
 )
 
 
+@checked(n_steps=COUNT)
 def decay_is_a_replayed_norm(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:
@@ -69,6 +71,7 @@ def decay_is_a_replayed_norm(
     )
 
 
+@checked(n_steps=COUNT)
 def decay_is_an_exponential_schedule(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:

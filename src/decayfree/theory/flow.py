@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from decayfree.arguments.kinds import COUNT, checked
 from decayfree.theory.check import Check, not_applicable
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import MakeOptimizer, norms, training
@@ -20,6 +21,7 @@ _TOLERANCE = 0.008
 _PAPER = "2102.03497v1"
 
 
+@checked(n_steps=COUNT)
 def euler_steps_halve_the_growth(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 20
 ) -> Check:
@@ -49,6 +51,7 @@ def euler_steps_halve_the_growth(
     )
 
 
+@checked(n_steps=COUNT)
 def runge_kutta_keeps_the_norm(subject: Subject, *, order: int = 4, n_steps: int = 32) -> Check:
     """A 4th-order integrator loses the norm only with η⁴, 1/16 at half the step; activations are smooth."""
     time = subject.learning_rate(_TURN_RAD)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.arguments.kinds import COUNT, checked
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 from decayfree.theory.check import Check, difference, figure
 from decayfree.theory.subject import Subject
@@ -32,6 +33,7 @@ _PAPER = "2102.03497v1"
 _MOMENTUM = 0.9
 
 
+@checked(n_steps=COUNT)
 def growth_of_sgd(
     subject: Subject,
     make_optimizer: MakeOptimizer = torch.optim.SGD,
@@ -54,6 +56,7 @@ def growth_of_sgd(
     return _compared(f"{name}: ‖w'‖² = {law}", _PAPER, run, predicted, n_steps, 0.0, decay)
 
 
+@checked(n_steps=COUNT)
 def growth_of_momentum(
     subject: Subject,
     make_optimizer: MakeOptimizer = torch.optim.SGD,
@@ -90,6 +93,7 @@ def growth_of_momentum(
     return _compared(f"{name}: ‖w'‖² = {law}", "algebra", run, predicted, n_steps, _MOMENTUM, coupled, alpha)
 
 
+@checked(n_steps=COUNT)
 def growth_of_nesterov(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 100
 ) -> Check:
@@ -112,6 +116,7 @@ def growth_of_nesterov(
     )
 
 
+@checked(n_steps=COUNT)
 def growth_under_rescaling(
     subject: Subject,
     make_optimizer: MakeOptimizer = torch.optim.SGD,
@@ -156,6 +161,7 @@ def growth_under_rescaling(
     )
 
 
+@checked(n_steps=COUNT)
 def adam_is_not_orthogonal(
     subject: Subject, make_optimizer: Callable[..., Optimizer] = torch.optim.Adam, *, n_steps: int = 20
 ) -> Check:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.kinds import ABOVE_0, COUNT, checked
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.theory.check import Check, equality, figure, not_applicable
 from decayfree.theory.subject import Subject
@@ -19,6 +20,7 @@ _LARGE_EPS = 1e-2
 _ARORA = "Arora, Li, Lyu 2019, arXiv 1812.03981"
 
 
+@checked()
 def euler_orthogonality(subject: Subject) -> Check:
     """⟨w, ∂L/∂w⟩ = 0 for every block.
 
@@ -42,6 +44,7 @@ def euler_orthogonality(subject: Subject) -> Check:
     )
 
 
+@checked()
 def euler_with_eps(subject: Subject) -> Check:
     """⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ for channels before a BatchNorm, σ² its biased batch variance; for any ε."""
     statement, source = "BatchNorm's ε enters exactly: ⟨w, g⟩ = ε/(σ²+ε)·γ·∂L/∂γ", "algebra"
@@ -95,6 +98,7 @@ def euler_with_eps(subject: Subject) -> Check:
     )
 
 
+@checked(factor=ABOVE_0)
 def homogeneity(subject: Subject, *, factor: float = 4.0) -> Check:
     """∂L/∂w at c·w, with ε at c²ε, is 1/c of that at w; for a power of two, to the bit.
 
@@ -117,6 +121,7 @@ def homogeneity(subject: Subject, *, factor: float = 4.0) -> Check:
     )
 
 
+@checked(n_steps=COUNT, factor=ABOVE_0)
 def orbit_symmetry(
     subject: Subject,
     make_optimizer: MakeOptimizer = torch.optim.SGD,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from decayfree.arguments.kinds import COUNT, checked
 from decayfree.blocks import scale_blocks_
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 from decayfree.span.input_span import InputSpan
@@ -46,6 +47,7 @@ NOISE_STORY = (
 )
 
 
+@checked()
 def gradients_in_span(subject: Subject) -> Check:
     """In any layer a row's gradient lies in the span of its batch's inputs (centered before a BatchNorm)."""
     statement = "Gradients lie in the span of the batch's inputs, in every layer"
@@ -73,6 +75,7 @@ def gradients_in_span(subject: Subject) -> Check:
     )
 
 
+@checked(n_steps=COUNT)
 def updates_in_span(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -99,6 +102,7 @@ def updates_in_span(
     )
 
 
+@checked(n_steps=COUNT)
 def adam_leaves_the_span(
     subject: Subject, make_optimizer: Callable[..., Optimizer] = torch.optim.Adam, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -124,6 +128,7 @@ def adam_leaves_the_span(
     )
 
 
+@checked(n_steps=COUNT)
 def off_span_part_stays(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -132,6 +137,7 @@ def off_span_part_stays(
     return _law(subject, statement, make_optimizer, n_steps, decayed=False, momentum=0.9)
 
 
+@checked(n_steps=COUNT)
 def off_span_part_decays(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -140,6 +146,7 @@ def off_span_part_decays(
     return _law(subject, statement, make_optimizer, n_steps, decayed=True, momentum=0.0)
 
 
+@checked(n_steps=COUNT)
 def off_span_part_decays_with_momentum(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -149,6 +156,7 @@ def off_span_part_decays_with_momentum(
     return _law(subject, statement, make_optimizer, n_steps, decayed=True, momentum=0.9, caution=caution)
 
 
+@checked(n_steps=COUNT)
 def off_span_part_under_rescaling(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -177,6 +185,7 @@ def off_span_part_under_rescaling(
     )
 
 
+@checked(n_steps=COUNT)
 def training_ignores_the_outside(
     subject: Subject, make_optimizer: Callable[..., Optimizer] = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:
@@ -203,6 +212,7 @@ def training_ignores_the_outside(
     )
 
 
+@checked(n_steps=COUNT)
 def rescaled_training_feels_the_outside(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = N_STEPS
 ) -> Check:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.kinds import COUNT, SEED, checked
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, cast, tensors_in
 from decayfree.invariance.discovery import find_invariant
@@ -152,6 +153,7 @@ def gradients_of(subjects: Sequence[Subject], step: int) -> list[dict[str, Tenso
     return [dict(zip(twins, of_one, strict=True)) for of_one in zip(*gradients, strict=True)]
 
 
+@checked(seed=SEED, width=COUNT)
 def image_subject(
     images: Tensor,
     labels: Tensor,
@@ -183,6 +185,7 @@ def image_subject(
     return Subject(model, found, loss, is_centered=True, trains_rest=True, is_exact=True)
 
 
+@checked(seed=SEED)
 def subject_of(model: nn.Module, inputs: Any, *, forward: Forward | None = None, seed: int = 0) -> Subject:
     """Any model on given inputs with random targets: bounded waves of the outputs, new phases every step.
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.kinds import COUNT, SEED, checked
 from decayfree.forward import Forward
 from decayfree.theory import equilibria, equivalences, flow, growth, scale, spans
 from decayfree.theory.check import Check
@@ -19,6 +20,7 @@ from decayfree.theory.subject import Subject, image_subject, subject_of
 _LABEL_NOISE = 0.6
 
 
+@checked(seed=SEED)
 def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
     """Check every statement on a small BatchNorm network, one after the other.
 
@@ -46,6 +48,7 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
     yield equilibria.rates_after_a_drop(subject, rescaled=True, n_before=100, n_after=200)
 
 
+@checked(n_steps=COUNT, seed=SEED)
 def verify_model(
     model: nn.Module, inputs: Any, *, forward: Forward | None = None, n_steps: int = 6, seed: int = 0
 ) -> Iterator[Check]:

@@ -67,7 +67,7 @@ def test_an_idx_file_that_unpacks_to_more_than_there_is_is_refused_unread(tmp_pa
     assert fashion_mnist.read_idx(path).shape == (992,)
     for content in (idx((993,)), bytes(10**6)):
         path.write_bytes(gzip.compress(content))
-        with pytest.raises(InvalidInputError, match="images.gz holds more than 1,000 bytes"):
+        with pytest.raises(InvalidInputError, match=r"images.gz holds more than 1,000 bytes"):
             fashion_mnist.read_idx(path)
 
 
@@ -76,7 +76,7 @@ def test_a_packed_idx_file_with_a_changed_byte_cannot_be_read(tmp_path):
     content[20] ^= 0xFF
     path = tmp_path / "images.gz"
     path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match="images.gz cannot be read"):
+    with pytest.raises(InvalidInputError, match=r"images.gz cannot be read"):
         fashion_mnist.read_idx(path)
 
 
@@ -98,7 +98,7 @@ def test_labels_of_no_class_are_refused(tmp_path):
             else idx((2,), 0) + b"\x09" + bytes([9 + (part[0] == "t" and "test" in part)])
         )
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InvalidInputError, match="expected test images .* up to 10"):
+    with pytest.raises(InvalidInputError, match=r"expected test images .* up to 10"):
         fashion_mnist.read(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_annotations_that_are_no_text_are_a_fault(tmp_path):
     write_image(tmp_path / "train" / "a" / "0.png", color_images(1, height=4, width=4)[0])
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "val_annotations.txt").write_bytes(b"\xff")
-    with pytest.raises(InvalidInputError, match="val_annotations.txt cannot be read"):
+    with pytest.raises(InvalidInputError, match=r"val_annotations.txt cannot be read"):
         image_folder.find(str(tmp_path))
 
 

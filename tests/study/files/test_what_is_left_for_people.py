@@ -100,7 +100,7 @@ def test_a_record_of_other_kinds_is_damage_and_not_a_traceback(name, value, stop
     record = json.loads((directory / "run.json").read_text())
     del record["crc32"]  # as older ones are: taken as it is
     (directory / "run.json").write_text(json.dumps({**record, name: value}))
-    with pytest.raises(ResultError, match="run.json: not the record of a run"):
+    with pytest.raises(ResultError, match=r"run.json: not the record of a run"):
         read_study(out)
     assert "made again" in study_status(out).runs[0].reason
 

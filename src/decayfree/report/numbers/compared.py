@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import DecayFreeError
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep, study_groups
 from decayfree.report.numbers.series import Cell, StudyNumbers
@@ -94,6 +95,7 @@ class UnknownReferenceError(DecayFreeError, ValueError):
     """Methods were to be compared with one that the study does not have."""
 
 
+@checked()
 def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
     """The first table of a page: every cell where one page shows all, else what validation chose, else all.
 
@@ -133,6 +135,7 @@ def compare_all(numbers: StudyGroups, reference: str | None = None) -> Entries:
     return _judged(pairs)
 
 
+@checked()
 def study_numbers(study: Study, reference: str | None = None) -> StudyNumbers:
     """What is drawn and told of a study whose runs differ in nothing but their method.
 

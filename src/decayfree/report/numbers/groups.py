@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from decayfree.arguments.kinds import checked
 from decayfree.report.numbers.series import Cell
 from decayfree.study.files.results import Run, Study
 from decayfree.study.run_settings import RunSettings, flattened
@@ -120,6 +121,7 @@ class StudyGroups:
         )
 
 
+@checked()
 def study_groups(study: Study) -> StudyGroups:
     """Sort the runs of a study, in the order of its spec."""
     begun = {run.key: run for run in study.runs}

@@ -6,7 +6,9 @@ Runs none of them. Every file says in comments what the paper claims, so that re
 import dataclasses
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, closest
 from decayfree.study.spec.study_spec import StudySpec, first_seeds
 
@@ -16,6 +18,7 @@ SIZES = ("small", "paper")
 """``small``: Fashion-MNIST on two cores; ``paper``: CIFAR-10 on a GPU."""
 
 
+@checked()
 def builtin_text(name: str, size: str = "small") -> str:
     """The file of a built-in study, with its comments; a start for a spec of one's own.
 
@@ -35,13 +38,14 @@ def builtin_text(name: str, size: str = "small") -> str:
     return files(__package__).joinpath(f"{name}-{size}.toml").read_text(encoding="utf-8")
 
 
+@checked()
 def builtin_spec(
     name: str,
     size: str = "small",
     *,
     device: str | None = None,
     seeds: int | None = None,
-    data_dir: str | None = None,
+    data_dir: str | Path | None = None,
 ) -> StudySpec:
     """A built-in study, ready to run.
 
@@ -59,8 +63,13 @@ def builtin_spec(
     return adjusted(_loaded(name, size), device=device, seeds=seeds, data_dir=data_dir)
 
 
+@checked()
 def adjusted(
-    spec: StudySpec, *, device: str | None = None, seeds: int | None = None, data_dir: str | None = None
+    spec: StudySpec,
+    *,
+    device: str | None = None,
+    seeds: int | None = None,
+    data_dir: str | Path | None = None,
 ) -> StudySpec:
     """``spec`` on another device, with as many seeds, with images from elsewhere; None leaves it as it is.
 
@@ -74,7 +83,7 @@ def adjusted(
         spec,
         recipe=recipe,
         seeds=spec.seeds if seeds is None else first_seeds(seeds),
-        data_dir=spec.data_dir if data_dir is None else data_dir,
+        data_dir=spec.data_dir if data_dir is None else str(data_dir),
     )
 
 

@@ -7,10 +7,12 @@ training part behind those to train on, and the test part is taken as its author
 import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.study.data import cifar, decoding, digits, fashion_mnist, image_folder, svhn
 from decayfree.study.data.draws import generator_for
@@ -21,7 +23,8 @@ SHARE_OF_GPU = 0.5
 """Pixels go to a GPU if they take at most this share of its free memory; training needs the rest."""
 
 
-def load(spec: DataSpec, data_dir: str | None = None, device: torch.device | str = "cpu") -> Dataset:
+@checked()
+def load(spec: DataSpec, data_dir: str | Path | None = None, device: torch.device | str = "cpu") -> Dataset:
     """Load the first ``n_train`` training images, the ``n_validation`` after these, ``n_test`` test images.
 
     Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
@@ -45,7 +48,7 @@ def load(spec: DataSpec, data_dir: str | None = None, device: torch.device | str
         MissingExtraError: If a package that reads the files is not installed.
     """
     same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0)
-    dataset = _load(same, data_dir, str(device))
+    dataset = _load(same, None if data_dir is None else str(data_dir), str(device))
     side = min(dataset.train.pixels.shape[-2:])
     faults = [
         f"{name}: expected less than the {side} pixels of an image, got {getattr(spec, name)}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decayfree.errors import InvalidInputError
+from decayfree.arguments.kinds import COUNT, checked
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_reason, read_state
 from decayfree.study.files.folder_lock import FolderLock, LockShare
@@ -63,9 +63,10 @@ class StudyOutcome:
     """What was found damaged, set aside and done again, one sentence each, with method and seed."""
 
 
+@checked(n_jobs=COUNT)
 def run_study(
     spec: StudySpec,
-    out: Path,
+    out: str | Path,
     *,
     n_jobs: int = 2,
     ray_address: str | None = None,
@@ -99,8 +100,7 @@ def run_study(
             on.
         MissingExtraError: If Ray is wanted and not installed.
     """
-    if n_jobs < 1:
-        raise InvalidInputError(f"n_jobs must be at least 1, got {n_jobs}")
+    out = Path(out)
     interrupted = False
     with full_disk_explained(out, GO_ON):
         out.mkdir(parents=True, exist_ok=True)

@@ -101,8 +101,10 @@ def tune(
     """
     if n_trials < 1:
         raise InvalidInputError(f"n_trials must be at least 1, got {n_trials}")
-    if not 1 <= n_test_seeds <= MAX_RUNS:
-        raise InvalidInputError(f"n_test_seeds must be from 1 to {MAX_RUNS:,}, got {n_test_seeds}")
+    if n_test_seeds < 1:
+        raise InvalidInputError(f"n_test_seeds must be at least 1, got {n_test_seeds}")
+    if n_test_seeds > MAX_RUNS:
+        raise InvalidInputError(f"n_test_seeds must be at most {MAX_RUNS:,}, got {n_test_seeds}")
     starts, left_out = searched_for(spec, methods)
     proposers = [_Proposer(start, ranges or Ranges(), seed) for start in starts]
     watch = _Watch(len(starts) * n_trials, on_progress or (lambda progress: None))

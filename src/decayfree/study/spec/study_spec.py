@@ -6,12 +6,14 @@ Does not load data, build models or train. A file with faults gives one error th
 import dataclasses
 import itertools
 import math
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from decayfree.arguments.kinds import kind_fault
 from decayfree.errors import DecayFreeError, closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
@@ -45,6 +47,12 @@ class StudySpec:
     """Where the images lie, for data that is not embedded in a package; no part of a run's settings."""
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(StudySpec)
+        kinds = [
+            kind_fault(one.name, hints[one.name], getattr(self, one.name)) for one in dataclasses.fields(self)
+        ]
+        if any(kinds):
+            raise _spec_error(filter(None, kinds))
         told = Told()
         for index, method in enumerate(self.methods):
             told.faults += [f"methods[{index}].{fault}" for fault in method.faults()]

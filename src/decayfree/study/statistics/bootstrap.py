@@ -7,12 +7,15 @@ There the t interval stays.
 import math
 from collections.abc import Sequence
 
+from decayfree.arguments.kinds import COUNT, SEED, SHARE, checked
 from decayfree.study.statistics.estimates import CONFIDENCE
 
 MIN_FOR_BOOTSTRAP = 8
 """Numbers from which on an interval is given."""
 
 
+@checked(confidence=SHARE, n_resamples=COUNT, seed=SEED)
+@checked(confidence=SHARE, n_resamples=COUNT, seed=SEED)
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = CONFIDENCE, n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

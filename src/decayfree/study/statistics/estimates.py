@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from decayfree.arguments.kinds import COUNT, SHARE, checked
 from decayfree.errors import extra_needed
 
 CONFIDENCE = 0.95
@@ -100,6 +101,7 @@ class Comparison:
         return 2 * float(stdtr(self.difference.n - 1, -abs(self.difference.mean) / error))
 
 
+@checked(confidence=SHARE)
 def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
     """Mean and two-sided t interval of independent numbers.
 
@@ -132,6 +134,7 @@ def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) ->
     return Estimate(mean, t_quantile(n - 1, confidence) * math.sqrt(variance / n), n, confidence)
 
 
+@checked(confidence=SHARE)
 def paired_difference(
     first: Mapping[int, float], second: Mapping[int, float], *, confidence: float = CONFIDENCE
 ) -> Comparison | None:
@@ -155,6 +158,7 @@ def paired_difference(
     return Comparison(mean_interval([first[seed] - second[seed] for seed in seeds], confidence=confidence))
 
 
+@checked(confidence=SHARE, degrees_of_freedom=COUNT)
 @lru_cache(maxsize=4096)
 def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
     """Half width of a two-sided t interval in standard errors: 12.706 for one degree of freedom at 95 %."""

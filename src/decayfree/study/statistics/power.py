@@ -4,11 +4,14 @@ Not `smallest_visible`, which is about the mean that was seen: a true difference
 about half of the time.
 """
 
+from decayfree.arguments.kinds import SHARE, checked
 from decayfree.study.statistics.estimates import CONFIDENCE, Estimate, t_quantile
 
 POWER = 0.8
 
 
+@checked(alpha=SHARE, power=SHARE)
+@checked(alpha=SHARE, power=SHARE)
 def detectable_difference(
     difference: Estimate, *, power: float = POWER, alpha: float = 1 - CONFIDENCE
 ) -> float | None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from decayfree.arguments.kinds import SHARE, checked
 from decayfree.study.statistics.estimates import CONFIDENCE
 
 MIN_GROUPS = 5
@@ -37,6 +38,8 @@ class MeanRanks:
         ]
 
 
+@checked(alpha=SHARE)
+@checked(alpha=SHARE)
 def mean_ranks(scores: Mapping[str, Sequence[float]], *, alpha: float = 1 - CONFIDENCE) -> MeanRanks:
     """Rank methods group by group.
 

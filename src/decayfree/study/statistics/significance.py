@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from decayfree.arguments.kinds import SHARE, checked
 from decayfree.study.statistics.estimates import CONFIDENCE, Comparison, Estimate, Outcome
 
 MAX_SIGN_FLIPS = 20
@@ -49,6 +50,8 @@ class Family(Generic[Name]):
     """The level at which Holm's procedure stopped: from ``alpha / n_tests``, nothing seen, to ``alpha``."""
 
 
+@checked(alpha=SHARE)
+@checked(alpha=SHARE)
 def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONFIDENCE) -> Family[Name]:
     """Judge comparisons together: the chance to see any difference where there is none is at most ``alpha``.
 
@@ -81,6 +84,8 @@ def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONF
     return Family(judgements, len(known), level)
 
 
+@checked()
+@checked()
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Holm's adjusted p values: the k-th smallest of m times m − k + 1, at least the one before, at most 1.
 
@@ -96,6 +101,8 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     return {name: adjusted[name] for name in p_values}
 
 
+@checked()
+@checked()
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Exact two-sided p value of paired differences if signs may as well be flipped; assumes no normality.
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Generic, TypeVar
 
+from decayfree.arguments.kinds import checked
+
 Setting = TypeVar("Setting", bound=Hashable)
 
 
@@ -33,6 +35,7 @@ class Spread:
     """How many settings."""
 
 
+@checked()
 def best_of_sweep(validation: Mapping[Setting, Mapping[int, float]]) -> Choice[Setting]:
     """Choose by the mean over seeds; of equal means the first one.
 
@@ -63,6 +66,7 @@ def best_of_sweep(validation: Mapping[Setting, Mapping[int, float]]) -> Choice[S
     return Choice(chosen, tuple(setting for setting in known if setting not in complete))
 
 
+@checked()
 def spread_of(values: Sequence[float]) -> Spread | None:
     """Worst, median and best of the finite results, one a setting, or None where there is none."""
     known = [value for value in values if math.isfinite(value)]

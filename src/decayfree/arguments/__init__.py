@@ -1,0 +1,1 @@
+"""Is an argument what its function wants?"""

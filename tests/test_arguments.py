@@ -1,0 +1,264 @@
+"""Wrong arguments of public functions: each is one error of ours that names the argument, at the call."""
+
+import importlib
+import inspect
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from decayfree import find_invariant
+from decayfree.arguments.kinds import COUNT, SEED, checked, fits
+from decayfree.conversion import DecayRule
+from decayfree.errors import DecayFreeError, InvalidInputError
+from decayfree.methods import METHODS, WRS
+from decayfree.report import study_groups
+from decayfree.span import InputSpan
+from decayfree.study import ModelSpec, Recipe, StudySpec, read_study
+from decayfree.study.statistics import paired_difference
+from decayfree.theory import image_subject
+from support.study_stand_in import SPEC, written
+
+WRONG: dict[str, Any] = {
+    "None": None,
+    "5": 5,
+    "a": "a",
+    "[]": [],
+    "object": object(),
+    "nan": float("nan"),
+    "-1": -1,
+    "True": True,
+    "huge": 10**400,
+    "tensor": torch.zeros(2, 3, 1),
+}
+FACES = (
+    "span",
+    "equilibrium",
+    "conversion",
+    "study",
+    "study.statistics",
+    "study.builtin",
+    "report",
+    "theory",
+)
+# Records hold what a reader of files or a measurement gives them.
+RECORDS = {
+    *(
+        "CleanedWeight",
+        "Cleaning",
+        "Equilibrium",
+        "FixedNormRecipe",
+        "WeightRecipe",
+        "Row",
+        "Run",
+        "Spectrum",
+    ),
+    *("Study", "RunStatus", "StudyStatus", "Progress", "StudyOutcome", "Comparison", "Estimate", "MeanRanks"),
+    *(
+        "Family",
+        "Judgement",
+        "Choice",
+        "Spread",
+        "StudyGroups",
+        "StudyNumbers",
+        "Check",
+        "DecayCase",
+        "Subject",
+    ),
+    *("LayerSpan", "Named", "ConvertedRescaling"),
+}
+# What says itself what is wrong with it, when a study is made of it.
+SETTINGS = {
+    "DataSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "Recipe",
+    "RunSettings",
+    "Axis",
+    "Override",
+    "DecayRule",
+}
+# (function, argument): wrong values that are right there.
+ACCEPTED = {
+    ("InputSpan", "found"): {"None", "[]"},
+    ("InputSpan", "centered"): {"True"},
+    ("InputSpan", "max_features"): {"5", "huge"},
+}
+
+
+# Named by what they are.
+KINDS = {"optimizer": "torch.optim.Optimizer", "found": "what decayfree.find_invariant returned"}
+
+
+def public() -> Iterator[tuple[str, str]]:
+    for face in FACES:
+        module = importlib.import_module(f"decayfree.{face}")
+        names = getattr(module, "__all__", None) or ("sgd", "adamw", "adam_l2", "lion")
+        for name in names:
+            thing = getattr(module, name)
+            is_error = isinstance(thing, type) and issubclass(thing, Exception)
+            if (
+                callable(thing)
+                and not is_error
+                and name not in RECORDS | SETTINGS
+                and not typing.get_origin(thing)
+            ):
+                yield face, name
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A right value for arguments by their name."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    inputs = torch.randn(8, 3)
+    found = find_invariant(model, inputs)
+    span = InputSpan(model, centered=False)
+    with span:
+        model(inputs)
+    out = written(tmp_path_factory.mktemp("study"), spec=SPEC)
+    study = read_study(out)
+    images, labels = torch.randn(64, 3, 8, 8), torch.arange(64) % 10
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    return {
+        "model": model,
+        "inputs": inputs,
+        "span": span,
+        "a": span["0.weight"],
+        "b": span["0.weight"],
+        "found": found,
+        "optimizer": optimizer,
+        "gradient_norms": None,
+        "images": images,
+        "labels": labels,
+        "lr": 0.1,
+        "weight_decay": 0.1,
+        "gradient_norm": 1.0,
+        "fan_in": 9.0,
+        "multiplier": 0.5,
+        "time_constant_steps": 10.0,
+        "out": out,
+        "spec": SPEC,
+        "method": WRS(),
+        "recipe": Recipe(),
+        "step": 0,
+        "study": study,
+        "numbers": study_groups(study),
+        "name": "figure1",
+        "rule": DecayRule("AdamW", 0.1, 0.1),
+        "values": [1.0, 2.0, 4.0],
+        "first": {0: 1.0, 1: 2.0},
+        "second": {0: 1.0, 1: 3.0},
+        "p_values": {"a": 0.1},
+        "difference": paired_difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 3.0}),
+        "differences": [1.0, 2.0],
+        "degrees_of_freedom": 3,
+        "scores": {"a": [1.0, 2.0], "b": [2.0, 1.0]},
+        "validation": {"a": {0: 1.0}},
+        "comparisons": {"a": paired_difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 3.0})},
+        "subject": image_subject(images.double(), labels, width=4),
+    }
+
+
+@pytest.mark.parametrize(("face", "name"), list(public()))
+def test_a_wrong_argument_is_an_error_of_ours_that_names_it(
+    face: str, name: str, right: dict[str, Any]
+) -> None:
+    function = getattr(importlib.import_module(f"decayfree.{face}"), name)
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    needed = {one: right.get(one) for one, given in parameters.items() if given.default is given.empty}
+    foreign = []
+    for argument in parameters:
+        hint = hints.get(argument, Any)
+        for label, value in WRONG.items():
+            # What the signature admits is looked at where it has a range: by the tests of the function.
+            if hint is Any or fits(hint, value) or label in ACCEPTED.get((name, argument), ()):
+                continue
+            try:
+                result = function(**{**needed, argument: value})
+                if inspect.isgenerator(result):
+                    next(result)
+                foreign.append(f"{argument}={label} was accepted")
+            except DecayFreeError as error:
+                if argument not in str(error) and KINDS.get(argument, argument) not in str(error):
+                    foreign.append(f"{argument}={label}: not named in {str(error)[:200]!r}")
+            except Exception as error:
+                foreign.append(f"{argument}={label}: {type(error).__name__}: {str(error)[:80]}")
+    assert not foreign, "\n".join(foreign)
+
+
+@pytest.mark.parametrize("label", WRONG)
+@pytest.mark.parametrize(
+    "name", ["methods", "seeds", "recipe", "axes", "overrides", "title", "question", "data_dir"]
+)
+def test_a_study_of_other_kinds_is_refused(name: str, label: str) -> None:
+    hint = typing.get_type_hints(StudySpec)[name]
+    if not fits(hint, WRONG[label]):
+        with pytest.raises(DecayFreeError, match=name):
+            StudySpec(**{"methods": (WRS(),), name: WRONG[label]})
+
+
+@pytest.mark.parametrize("label", WRONG)
+@pytest.mark.parametrize("kind", [Recipe, ModelSpec])
+def test_settings_of_other_kinds_are_told_by_name(kind: type, label: str) -> None:
+    for name, hint in typing.get_type_hints(kind).items():
+        if not fits(hint, WRONG[label]):
+            faults = kind(**{name: WRONG[label]}).faults()
+            assert any(fault.startswith(f"{name}: ") for fault in faults), (name, faults)
+
+
+@pytest.mark.parametrize("label", WRONG)
+def test_methods_say_what_is_wrong_with_their_settings(label: str) -> None:
+    for kind in METHODS.values():
+        for name, hint in typing.get_type_hints(kind).items():
+            if name in inspect.signature(kind).parameters and not fits(hint, WRONG[label]):
+                right = {
+                    one: 1.0 for one, p in inspect.signature(kind).parameters.items() if p.default is p.empty
+                }
+                assert any(name in fault for fault in kind(**{**right, name: WRONG[label]}).faults()), (
+                    kind,
+                    name,
+                )
+
+
+@pytest.mark.parametrize("label", WRONG)
+def test_a_span_refuses_what_is_no_weight_and_no_state(label: str, right: dict[str, Any]) -> None:
+    layer = right["span"]["0.weight"]
+    for look in (layer.in_span, layer.off_span, layer.off_span_share, layer.energy):
+        with pytest.raises(DecayFreeError, match=r"weight must be a tensor of the shape|of shape .* got"):
+            look(WRONG[label])
+    for state in (WRONG[label], {"centered": False, "moments": WRONG[label]}):
+        for take in (right["span"].merge_, right["span"].load_state_dict):
+            with pytest.raises(DecayFreeError, match=r"InputSpan.state_dict|moments must be a table"):
+                take(state)
+    for moment in (WRONG[label], {"n_samples": 1, "n_batches": 1, "mean": WRONG[label], "sum": WRONG[label]}):
+        with pytest.raises(DecayFreeError, match=r"0\.weight: its"):
+            right["span"].merge_({"centered": False, "moments": {"0.weight": moment}})
+    with pytest.raises(DecayFreeError, match="found must"):
+        InputSpan(
+            right["model"], WRONG[label] if not isinstance(WRONG[label], list | None) else [WRONG[label]]
+        )
+    assert layer.in_span(torch.ones(2, 3)).shape == (2, 3)
+
+
+def test_kinds_and_ranges_are_told_together() -> None:
+    @checked(n_steps=COUNT, seed=SEED)
+    def steps(
+        model: nn.Module, *, n_steps: int | None = None, seed: int = 0, names: list[str] | None = None
+    ) -> int:
+        return seed
+
+    assert steps(nn.Linear(1, 1), n_steps=1, seed=2**63 - 1, names=["a"]) == 2**63 - 1
+    assert steps(nn.Linear(1, 1), n_steps=None) == 0
+    message = (
+        "model must be a Module, got 3; n_steps must be a whole number or None from 1 to 10^9, got 0; "
+        "seed must be a whole number from 0 to below 2^63, got 9223372036854775808; "
+        "names must be a list (list[str]) or None, got 'a'"
+    )
+    with pytest.raises(InvalidInputError) as error:
+        steps(3, n_steps=0, seed=2**63, names="a")  # type: ignore[arg-type]
+    assert str(error.value) == message
