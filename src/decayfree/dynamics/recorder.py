@@ -330,12 +330,14 @@ class Recorder:
                     (MismatchError, f"predicted_angles has weights that are not recorded: {unknown}")
                 )
         faults += faults_of(InvalidInputError, whole_number_faults("every", self.every))
+        if not all(0 <= quantile <= 1 for quantile in self.quantiles):
+            faults.append((InvalidInputError, f"quantiles must be from 0 to 1, got {self.quantiles}"))
         return faults
 
 
 def _kind_faults(quantiles: object, predicted_angles: object, also: object) -> Iterator[str]:
     numbers: Iterable[Any] = quantiles if isinstance(quantiles, Iterable) else [None]
-    if any(number_faults("", number, least=0) or number > 1 for number in numbers):
+    if any(number_faults("", number) for number in numbers):
         yield f"quantiles must be numbers from 0 to 1, got {quantiles!r:.60}"
     if not (predicted_angles is None or isinstance(predicted_angles, Mapping) or callable(predicted_angles)):
         yield (
