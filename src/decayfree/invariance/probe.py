@@ -26,7 +26,7 @@ from decayfree.forward import (
     movement,
     tensors_in,
 )
-from decayfree.invariance.depthwise import DEPTHWISE
+from decayfree.invariance.convolutions import IN_FLOAT64
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS, ExactArithmetic, Jittered, use_eps_
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.perturbed_buffers import lone_numbers, perturb_buffers_
@@ -110,7 +110,7 @@ class Probe:
         self._unsure: list[Tensor] = []
         self._process_randomness = ProcessRandomness()
         self._progress = Progress()
-        self._surroundings = Surroundings(seed, dtype, DEPTHWISE)
+        self._surroundings = Surroundings(seed, dtype, IN_FLOAT64)
 
     def _prepare_(self, copy: nn.Module) -> None:
         use_eps_(copy, self.eps)
@@ -126,7 +126,7 @@ class Probe:
             inputs = self._put_back()
             with (
                 _refused_calls(self._original),
-                Surroundings(self.seed, self.dtype, DEPTHWISE),
+                Surroundings(self.seed, self.dtype, IN_FLOAT64),
                 ExactArithmetic(self.dtype, self.eps),
             ):
                 for number in numbers.values():
@@ -182,7 +182,7 @@ class Probe:
             inputs = self._put_back()
             with (
                 torch.set_grad_enabled(self._needs_grad),
-                Surroundings(self.seed, self.dtype, DEPTHWISE),
+                Surroundings(self.seed, self.dtype, IN_FLOAT64),
                 mode,
             ):
                 return self._forward(self.copy, inputs)
@@ -237,7 +237,7 @@ class Probe:
         for name, value in start.items():
             self.copy.get_buffer(name).fill_(value)
         statistics_at_start = statistics_in(self.copy)
-        surroundings = Surroundings(self.seed, self.dtype, DEPTHWISE)
+        surroundings = Surroundings(self.seed, self.dtype, IN_FLOAT64)
         if torch.is_grad_enabled():
             self._surroundings = surroundings  # of the graph that comes
         with _refused_calls(self._original), surroundings, ExactArithmetic(self.dtype, self.eps) as exact:
