@@ -269,10 +269,13 @@ class ByScaling:
         for name, is_joint in asked:
             if name in found:
                 continue
-            bias, whole = self._biases[name] if is_joint else None, self._whole(name)
-            moved, stirred = self._moved({name: (bias, whole)})
-            if not moved and self._has_effect(name):
-                found[name] = Answer("free", 0.0, Partition(whole, stirred, 0), bias)
+            bias = self._biases[name] if is_joint else None
+            # By its rows, if it may be: each of them is free then.
+            for blocks in ([] if is_joint else [self._rows(name)]) + [self._whole(name)]:
+                moved, stirred = self._moved({name: (bias, blocks)})
+                if not moved and self._has_effect(name):
+                    found[name] = Answer("free", 0.0, Partition(blocks, stirred, 0), bias)
+                    break
         return found
 
     def of_faint(self, names: Sequence[str], moved: float) -> dict[str, Answer]:

@@ -135,8 +135,6 @@ class _Search:
                 self._probe.check_equal(seen.outputs)
             if holds or (is_still and self._is_still_the_other_way(seen)):
                 break
-            if not (is_still or is_last):
-                continue  # at a point further out most of what bends shows at once
             culprits = self._culprits(seen)
             failed |= {name: replace(seen.findings[name], moves=moves) for name, moves in culprits.items()}
             if is_last:
