@@ -15,8 +15,9 @@ from torch.nn.functional import pad
 
 # From so large depthwise kernels and maps on; PyTorch is as fast with kernels of 25 numbers, and maps of 14².
 _LEAST_KERNEL, _LEAST_MAP = 49, 28 * 28
-# From so many numbers of a sample unfolded on, 8 MiB; PyTorch is as fast with half of it.
-_LEAST_UNFOLDED = 2**20
+# From so many numbers of a sample unfolded on, 8 MiB; PyTorch is as fast with half of it. Not with larger
+# kernels, which mostly see a map whole, and not where sums leave the cache, 2 MiB.
+_LEAST_UNFOLDED, _MOST_SUMS, _MOST_NUMBERS = 2**20, 2**18, 9
 
 _convolution = torch.ops.aten.convolution.default
 _convolution_backward = torch.ops.aten.convolution_backward.default
@@ -109,8 +110,9 @@ def _is_large_depthwise(values: Tensor, weight: Tensor, groups: int) -> bool:
 
 
 def _is_large(values: Tensor, weight: Tensor, groups: int) -> bool:
-    n_numbers = weight.shape[2:].numel()
-    return groups == 1 and n_numbers > 1 and values[0].numel() * n_numbers >= _LEAST_UNFOLDED
+    n_numbers, n_places = weight.shape[2:].numel(), values[0, 0].numel()
+    fits = values[0].numel() * n_numbers >= _LEAST_UNFOLDED and len(weight) * n_places <= _MOST_SUMS
+    return groups == 1 and 1 < n_numbers <= _MOST_NUMBERS and fits
 
 
 def _dense(values: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
