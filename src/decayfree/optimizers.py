@@ -247,9 +247,14 @@ def decays_in(optimizer: object, group: Mapping[str, Any]) -> dict[str, float]:
         optimizer: Whose group it is: ASGD's ``lambd`` is a decay, Rprop's or Adafactor's settings are none.
         group: Of its ``param_groups``.
     """
+    values = {key: float(group.get(key) or 0.0) for key in decay_settings(optimizer)}
+    return {key: value for key, value in values.items() if value != 0.0}
+
+
+def decay_settings(optimizer: object) -> tuple[str, ...]:
+    """The settings of a group by which this optimizer shrinks weights."""
     is_asgd = any(kind.__name__ == "ASGD" for kind in type(optimizer).__mro__)
-    settings = ("weight_decay", "lambd") if is_asgd else ("weight_decay",)
-    return {key: value for key in settings if (value := float(group.get(key) or 0.0)) != 0.0}
+    return ("weight_decay", "lambd") if is_asgd else ("weight_decay",)
 
 
 def decay_form_in(optimizer_kind: type, group: Mapping[str, object]) -> DecayForm | None:

@@ -34,15 +34,12 @@ def _forward(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    if not _is_plain(values, weight, stride, dilation, transposed):
-        result = None
-    elif _is_large_depthwise(values, weight, groups):
+    is_plain = _is_plain(values, weight, stride, dilation, transposed)
+    if is_plain and _is_large_depthwise(values, weight, groups):
         result = _depthwise(values, weight, padding)
-    elif _is_large(values, weight, groups):
+    elif is_plain and _is_large(values, weight, groups):
         result = _dense(values, weight, padding)
     else:
-        result = None
-    if result is None:
         found: Tensor = _convolution(
             values, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )

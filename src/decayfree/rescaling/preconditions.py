@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 
-import torch
 from torch.optim import Optimizer
 
 from decayfree.blocks import is_sharded
 from decayfree.errors import MismatchError, faults_of, raise_all
 from decayfree.invariance.result import Invariance, layer_faults
 from decayfree.invariance.wrappers import plain
+from decayfree.optimizers import decay_settings
 from decayfree.rescaling.faults import GONE
 from decayfree.rescaling.held import Held
 
@@ -97,8 +97,7 @@ class Preconditions:
         ]
         self._groups = list(optimizer.param_groups)
         held = {id(tensor) for one in self._held for tensor in one.tensors}
-        is_asgd = isinstance(optimizer, torch.optim.ASGD)
-        self._decays = ("weight_decay", "lambd") if is_asgd else ("weight_decay",)
+        self._decays = decay_settings(optimizer)
         self._watched = [
             group
             for group in self._groups
