@@ -14,7 +14,7 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
 
-def checked(optimizer: object, found: Invariance) -> tuple[Optimizer, Invariance]:
+def attachable(optimizer: object, found: Invariance) -> tuple[Optimizer, Invariance]:
     """The optimizer that can be hooked, of one that may be wrapped, and the result, which fits its model.
 
     Raises:

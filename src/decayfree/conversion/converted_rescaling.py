@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.attachment import checked, nothing_in_common
+from decayfree.attachment import attachable, nothing_in_common
 from decayfree.conversion.decay_rule import DecayRule, rule_of_group
 from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
@@ -73,7 +73,7 @@ def drop_decay(
         >>> [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups]
         [(5, 0.1), (1, 0.0)]
     """
-    optimizer, found = checked(optimizer, found)
+    optimizer, found = attachable(optimizer, found)
     recipe = _recipe(optimizer, found, gradient_norms, _scheduler_faults(optimizer))
     parameters = dict(found.model.named_parameters())
     kinds: dict[int, Kind] = {
@@ -113,7 +113,7 @@ def fixed_norm_recipe(
         InvalidInputError: As :func:`drop_decay`, but for the scheduler.
         MismatchError: As :func:`drop_decay`.
     """
-    return _recipe(*checked(optimizer, found), gradient_norms, [])
+    return _recipe(*attachable(optimizer, found), gradient_norms, [])
 
 
 class ConvertedRescaling(WeightRescaling):

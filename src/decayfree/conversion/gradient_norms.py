@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.attachment import checked, nothing_in_common, weights_in
+from decayfree.attachment import attachable, nothing_in_common, weights_in
 from decayfree.blocks import Part
 from decayfree.errors import MismatchError
 from decayfree.invariance.result import Invariance
@@ -55,7 +55,7 @@ class GradientNorms(Mapping[str, Tensor]):
     """
 
     def __init__(self, optimizer: Optimizer, found: Invariance) -> None:
-        optimizer, found = checked(optimizer, found)
+        optimizer, found = attachable(optimizer, found)
         self._weights = {one.name: one for one in weights_in(optimizer, found)}
         if not self._weights:
             raise MismatchError(nothing_in_common(optimizer, found))

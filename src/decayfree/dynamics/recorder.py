@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.attachment import checked, flat_parameters, nothing_in_common, weights_in
+from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
 from decayfree.blocks import Part, unsupported_weights
 from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import Slope, slope
@@ -108,7 +108,7 @@ class Recorder:
         predicted_angles: PredictedAngles | None = None,
         also: Mapping[str, Instrument] | None = None,
     ) -> None:
-        optimizer, found = checked(optimizer, found)
+        optimizer, found = attachable(optimizer, found)
         self.optimizer = optimizer
         self.found = found
         self.every = every

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import checked, found_faults
+from decayfree.attachment import attachable, found_faults
 from decayfree.errors import InvalidInputError, MismatchError, faults_of, number_faults, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.wrappers import plain
@@ -123,7 +123,7 @@ def exempt_(optimizer: Optimizer, found: Invariance) -> list[str]:
         >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
         [(4, 0.01, 0.05), (1, 0.01, 0.0)]
     """
-    optimizer, found = checked(optimizer, found)
+    optimizer, found = attachable(optimizer, found)
     taken = divide_groups_(optimizer, _kinds(found.model, found))
     names = {id(parameter): name for name, parameter in found.model.named_parameters()}
     return [names[id(parameter)] for parameter in taken]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import checked, flat_parameters, nothing_in_common, weights_in
+from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     AlreadyAttachedError,
@@ -137,7 +137,7 @@ class WeightRescaling:
         fused: bool = False,
         copies: nn.Module | Iterable[nn.Module] = (),
     ) -> None:
-        optimizer, found = checked(optimizer, found)
+        optimizer, found = attachable(optimizer, found)
         self.optimizer = optimizer
         self.every = every
         self.momentum = momentum
