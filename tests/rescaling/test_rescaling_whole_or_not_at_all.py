@@ -314,3 +314,18 @@ def test_a_weight_before_a_frozen_normalization_says_so():
     with pytest.warns(UserWarning, match="eval mode"):
         found = found_in(model)
     assert "in eval mode, 1 divides by fixed numbers" in found.verdicts["0.weight"].reason
+
+
+@pytest.mark.parametrize("momentum", ["keep", "scale"])
+def test_state_in_eight_bits_is_found_out_before_anything_is_written(momentum):
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
+    step(model, optimizer)
+    found = found_in(model)
+    state = optimizer.state[model[0].weight]
+    state["exp_avg"] = state["exp_avg"].to(torch.int8)
+    message = r"AdamW's 'exp_avg' \(Tensor, torch.int8\) cannot be scaled along"
+    with nothing_changes(model, optimizer), pytest.raises(InvalidInputError, match=message):
+        WeightRescaling(optimizer, found, momentum=momentum)
+    with nothing_changes(model, optimizer), pytest.raises(InvalidInputError, match=message):
+        decayfree.rescale_(model, found, optimizer=optimizer)
