@@ -5,7 +5,6 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 
 from collections import OrderedDict
 
-from torch import nn
 from torch.optim import Optimizer
 
 from decayfree.blocks import is_flat_parameter, unsupported_weights
@@ -36,12 +35,6 @@ def found_faults(found: object) -> list[str]:
     kind = type(found).__name__
     is_one = isinstance(found, Invariance)
     return [] if is_one else [f"found must come from decayfree.find_invariant, got {kind}"]
-
-
-def model_faults(model: object) -> list[str]:
-    """Say of what is no module that it must be one."""
-    kind = type(model).__name__
-    return [] if isinstance(model, nn.Module) else [f"model must be a torch.nn.Module, got {kind}"]
 
 
 def hooked(optimizer: object) -> Optimizer:

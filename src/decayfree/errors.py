@@ -58,6 +58,16 @@ def raise_all(faults: Sequence[Fault], *, about: str = "") -> None:
         raise faults[0][0](about + "; ".join(message for _, message in faults))
 
 
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The first names, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c"], 2), listed(["a", "b"], 2)
+        ('a, b and 1 more', 'a, b')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 @contextmanager
 def extra_needed(extra: str, sentence: str) -> Iterator[None]:
     """Imports inside are of what an extra installs; where it is not there, the error says so.

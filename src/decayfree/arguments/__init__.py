@@ -1,1 +1,1 @@
-"""Is an argument what its function wants?"""
+"""Is an argument what its function wants, and what is inside it?"""

@@ -17,7 +17,7 @@ from decayfree.attachment import attachable, nothing_in_common
 from decayfree.conversion.decay_rule import DecayRule, rule_of_group
 from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
-from decayfree.errors import InvalidInputError, MismatchError, raise_all
+from decayfree.errors import InvalidInputError, MismatchError, listed, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.optimizers import OPTIMIZERS, row_of
 from decayfree.rescaling.param_groups import Kind, divide_groups_
@@ -202,9 +202,8 @@ def _recipe(
         rules[index], of_group = _rule_of(optimizer, optimizer.param_groups[index])
         names = [name for name, its in where.items() if its == index]
         if rules[index].weight_decay == 0 and not of_group:
-            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             of_group = [
-                f"parameter group {index} has weight_decay=0 on {listed}: without decay there is no "
+                f"parameter group {index} has weight_decay=0 on {listed(names)}: without decay there is no "
                 "equilibrium to keep; leave them out of `found` (find_invariant(..., exclude=...)), or "
                 "choose their radius yourself with decayfree.WeightRescaling"
             ]

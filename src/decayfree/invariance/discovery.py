@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     InvalidInputError,
@@ -31,7 +32,6 @@ from decayfree.invariance.running_statistics import tracked_modules
 from decayfree.invariance.search import SearchResult, search
 from decayfree.invariance.verdict import LeftOut, ScaleInvariantWeight, Verdict, VerdictName
 from decayfree.invariance.words import reason_of
-from decayfree.invariance.wrappers import plain
 
 
 def find_invariant(
@@ -93,7 +93,7 @@ def find_invariant(
         >>> found["0.weight"].norm_layers[0].name
         '1'
     """
-    _check_kind(model)
+    raise_all(faults_of(InvalidInputError, model_faults(model)))
     model = plain(model)
     included, excluded = _patterns("include", include), _patterns("exclude", exclude) or []
     _check_arguments(
@@ -262,13 +262,6 @@ def _patterns(name: str, patterns: str | Iterable[str] | None) -> list[str] | No
     if not all(isinstance(pattern, str) for pattern in listed):
         raise InvalidInputError(f"{name} must be glob patterns over parameter names, got {patterns!r:.60}")
     return listed
-
-
-def _check_kind(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        cure = ": pass its .module(), which has the same names" if kind == "ExportedProgram" else ""
-        raise InvalidInputError(f"model must be a torch.nn.Module, got {kind}{cure}")
 
 
 def _check_arguments(

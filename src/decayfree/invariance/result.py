@@ -10,12 +10,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.blocks import Part, faults_of_shape
-from decayfree.errors import InvalidInputError, MismatchError
+from decayfree.errors import InvalidInputError, MismatchError, faults_of, raise_all
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.invariance.words import table_of
-from decayfree.invariance.wrappers import plain
 
 
 class Invariance(Sequence[ScaleInvariantWeight]):
@@ -105,8 +105,7 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         missing = sorted(wanted - d.keys()) if isinstance(d, Mapping) else sorted(wanted)
         if missing:
             raise MismatchError(f"{about}: it has no {', '.join(missing)}")
-        if not isinstance(model, nn.Module):
-            raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise_all(faults_of(InvalidInputError, model_faults(model)))
         model = plain(model)
         try:
             weights = [_weight_from(entry) for entry in d["weights"]]

@@ -11,6 +11,7 @@ from torch import nn
 
 from decayfree.blocks import Blocks, n_rows_of
 from decayfree.columns import aligned
+from decayfree.errors import listed
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.running_statistics import NormLayer, tracked_modules
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
@@ -153,8 +154,7 @@ def _cancelled_by(finding: Finding, model: nn.Module) -> str:
     if not finding.norm_layers:
         return "some normalization takes it away"
     names = [name_with_type(layer, model) for layer in finding.norm_layers]
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{listed} takes it away" if len(names) == 1 else f"{listed} take it away"
+    return f"{listed(names, 3)} {'takes' if len(names) == 1 else 'take'} it away"
 
 
 def name_with_type(layer: NormLayer, model: nn.Module) -> str:
@@ -225,7 +225,7 @@ def _rows(
     rows = [("weight", "shape", "blocks", "normalized by", "residual")]
     for weight in weights:
         names = [name_with_type(layer, model) for layer in weight.norm_layers]
-        by = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else "?"
+        by = listed(names, 1) or "?"
         shape = verdicts[weight.name].shape
         blocks = describe(weight.blocks, shape) + (", with bias" if weight.bias else "")
         rows.append((weight.name, str(shape), blocks, by, f"{weight.residual:.0e}"))

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from decayfree.attachment import found_faults, model_faults
+from decayfree.arguments.wrappers import model_faults, plain
+from decayfree.attachment import found_faults
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.forward import Forward
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import tracked_modules
-from decayfree.invariance.wrappers import plain
 from decayfree.rescaling.rescale_once import rescale_
 
 

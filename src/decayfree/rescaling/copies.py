@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.attachment import model_faults
+from decayfree.arguments.wrappers import averages_of, model_faults, plain
 from decayfree.blocks import scale_blocks_, unsupported_weights
 from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, faults_of
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.wrappers import averages_of, plain
 from decayfree.rescaling.following import follow_statistics_
 from decayfree.rescaling.held import Held, held_of, relations_of
 

@@ -17,6 +17,7 @@ from decayfree.errors import (
     InvalidInputError,
     MismatchError,
     faults_of,
+    listed,
     raise_all,
     whole_number_faults,
 )
@@ -110,14 +111,13 @@ def decay_faults(
     if not decayed:
         return []
     n_shown = 3 - min(len(decayed), 2)
-    listed = []
+    said = []
     for index, names, decays in decayed[:2]:
         settings = " and ".join(f"{key}={value:g}" for key, value in decays.items())
-        more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
-        listed.append(f"group {index} has {settings} on {', '.join(map(_short, names[:n_shown]))}{more}")
+        said.append(f"group {index} has {settings} on {listed([_short(name) for name in names], n_shown)}")
     return [
         "decayfree.exempt_(optimizer, found) takes weights whose norm is held out of weight decay, which "
-        f"only pollutes their moments or is undone: {', '.join(listed)}{', …' if len(decayed) > 2 else ''}. "
+        f"only pollutes their moments or is undone: {', '.join(said)}{', …' if len(decayed) > 2 else ''}. "
         "For a new optimizer: decayfree.split_params(model, found, weight_decay=...)"
     ]
 

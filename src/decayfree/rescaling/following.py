@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.blocks import Blocks, Part, is_sharded, scale_blocks_, whole
+from decayfree.errors import listed
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
@@ -210,10 +211,9 @@ def warn_of_eps(
             for weight in sorted(weights, key=lambda one: -woken[one.name])
             if woken[weight.name]
         ]
-        listed = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if len(silent) > 3 else "")
         cure = (
-            f". Blocks of {listed} are so short that ε alone keeps them silent, and wake up at any radius: "
-            "set them to zero, and they are left alone, or leave their weight out"
+            f". Blocks of {listed(silent, 3)} are so short that ε alone keeps them silent, and wake up at "
+            "any radius: set them to zero, and they are left alone, or leave their weight out"
             if silent
             else ". A larger radius, or a smaller ε, makes that as small as you like"
         )

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from decayfree.arguments.wrappers import plain
 from decayfree.attachment import attachable, found_faults
 from decayfree.errors import InvalidInputError, MismatchError, faults_of, number_faults, raise_all
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.wrappers import plain
 from decayfree.optimizers import decays_in
 from decayfree.rescaling.other_rows import OTHER_ROWS
 

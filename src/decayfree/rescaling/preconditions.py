@@ -11,10 +11,10 @@ from operator import is_
 
 from torch.optim import Optimizer
 
+from decayfree.arguments.wrappers import plain
 from decayfree.blocks import is_sharded
-from decayfree.errors import MismatchError, faults_of, raise_all
+from decayfree.errors import MismatchError, faults_of, listed, raise_all
 from decayfree.invariance.result import Invariance, layer_faults
-from decayfree.invariance.wrappers import plain
 from decayfree.optimizers import decay_settings
 from decayfree.rescaling.faults import GONE
 from decayfree.rescaling.held import Held
@@ -134,7 +134,7 @@ def replaced(optimizer: Optimizer, found: Invariance, held: Sequence[Held]) -> l
         and id(parameters[one.name]) not in known
     ]
     return [
-        f"the model has other parameters as {_listed(names)} now (load_state_dict(assign=True), a replaced "
+        f"the model has other parameters as {listed(names)} now (load_state_dict(assign=True), a replaced "
         f"module), and the optimizer moves the old ones: {_NEW}"
     ][: len(names)]
 
@@ -144,7 +144,7 @@ def gone(found: Invariance, held: Sequence[Held]) -> list[str]:
     parameters, modules = dict(found.model.named_parameters()), dict(found.model.named_modules())
     faults = [fault for one in held for fault in layer_faults(found[one.name], parameters, modules)]
     about = "normalizations that took the scale of held weights away have gone or changed"
-    return [f"{about} ({_listed(list(dict.fromkeys(faults)))}): {_NEW}"][: len(faults)]
+    return [f"{about} ({listed(list(dict.fromkeys(faults)))}): {_NEW}"][: len(faults)]
 
 
 def moved(found: Invariance, held: Sequence[Held]) -> str:
@@ -153,7 +153,7 @@ def moved(found: Invariance, held: Sequence[Held]) -> str:
     now = {one.name: names.get(id(one.weight), one.name) for one in held}
     others = [f"{name} is {its}" for name, its in now.items() if name != its]
     return (
-        f"held weights have other names now (pruned, wrapped or renamed): {_listed(others)}; they are held "
+        f"held weights have other names now (pruned, wrapped or renamed): {listed(others)}; they are held "
         "as before, but results and states know them by their old ones: find the weights again"
         if others
         else ""
@@ -169,15 +169,11 @@ def mode(found: Invariance) -> str:
     names = {layer.name for weight in found for layer in weight.norm_layers if layer.blocks}
     frozen = sorted(name for name in names if name in modules and not modules[name].training)
     return (
-        f"{_listed(frozen)} went into eval mode while the model trains, so that the weights before do have a "
+        f"{listed(frozen)} went into eval mode while the model trains, so that the weights before do have a "
         "scale now: find the weights again"
         if frozen
         else ""
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _paths(name: str) -> list[str]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import found_faults, hooked, model_faults, nothing_in_common
+from decayfree.arguments.wrappers import model_faults, plain
+from decayfree.attachment import found_faults, hooked, nothing_in_common
 from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     InvalidInputError,
@@ -24,7 +25,6 @@ from decayfree.errors import (
 )
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
-from decayfree.invariance.wrappers import plain
 from decayfree.rescaling.faults import moment_faults
 from decayfree.rescaling.following import (
     follow_gradients_,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.wrappers import model_faults
 from decayfree.blocks import is_sharded, unsupported_weights
 from decayfree.columns import aligned
 from decayfree.errors import (
@@ -215,9 +216,7 @@ def _warn_of_movement(moved: Mapping[Mode, float], model: nn.Module) -> None:
 
 
 def _check(model: object, span: object, tolerance: object, forward: object) -> None:
-    said = []
-    if not isinstance(model, nn.Module):
-        said.append(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    said = model_faults(model)
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         said.append(f"tolerance must be a number from 0 to below 1, got {tolerance!r}")
     if forward is not None and not callable(forward):

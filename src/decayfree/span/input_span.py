@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.columns import aligned
 from decayfree.errors import (
     AlreadyAttachedError,
@@ -89,9 +90,10 @@ class InputSpan:
         self.model = model
         self.centered: Centering = centered
         self.max_features = max_features
-        self._first_names = first_names(model)
+        inner = plain(model)  # so that names are the model's own
+        self._first_names = first_names(inner)
         chosen = None if found is None else _chosen(self._first_names, found)
-        self._watched, self._left_out = watchable_weights(model, chosen, max_features)
+        self._watched, self._left_out = watchable_weights(inner, chosen, max_features)
         self._moments: dict[str, MomentSum] = {}
         self._spans: dict[str, LayerSpan] = {}
         self._handles: list[RemovableHandle] = []
@@ -256,9 +258,7 @@ class InputSpan:
 
 
 def _check_settings(model: object, found: object, centered: object, max_features: object) -> None:
-    faults = []
-    if not isinstance(model, nn.Module):
-        faults.append(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    faults = model_faults(model)
     if isinstance(found, str) or not (found is None or isinstance(found, Iterable)):
         faults.append(f"found must be what find_invariant returned, a list of names, or None, got {found!r}")
     if not (isinstance(centered, bool) or centered == "overall"):

@@ -11,7 +11,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.optim.swa_utils import AveragedModel
 
 import decayfree
-from decayfree.invariance.wrappers import averages_of, plain
+from decayfree.arguments.wrappers import averages_of, plain
+from decayfree.span.input_span import InputSpan
 from support.available import import_or_skip
 
 INPUTS = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
@@ -89,6 +90,19 @@ def test_names_carry_no_wrapper(wrap):
     assert decayfree.split_params(wrapped, found, weight_decay=0.1)
     decayfree.rescale_(wrapped, found, radius=2.0)
     assert inner[0][0].weight.norm(dim=1).allclose(torch.tensor(2.0))
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS.keys())
+def test_names_of_spans_carry_no_wrapper(wrap):
+    wrapped = wrap(net())
+    span, of_bare = InputSpan(wrapped, ["0.0.weight", "2.weight"]), InputSpan(net())
+    for one, model in ((span, plain(wrapped)), (of_bare, of_bare.model)):
+        with one:
+            model.train()(INPUTS)
+    assert list(span) == ["0.0.weight", "2.weight"] == [name for name in of_bare if "weight" in name]
+    assert span["2.weight"].second_moment.equal(of_bare["2.weight"].second_moment)
+    of_bare.merge_(span)
 
 
 def test_a_part_that_went_into_eval_mode_is_seen_behind_a_wrapper():

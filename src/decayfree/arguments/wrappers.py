@@ -1,4 +1,4 @@
-"""What is inside the objects that people wrap around a model?
+"""Is it a model, and what is inside the objects that people wrap around one?
 
 Names of parameters are those of the model itself, whatever stands around. Copies no parameter, runs nothing.
 """
@@ -29,6 +29,13 @@ _WRAPPERS = _AVERAGES | {
     "lightning.fabric.wrappers._FabricModule": "_forward_module",
     "lightning_fabric.wrappers._FabricModule": "_forward_module",
 }
+
+
+def model_faults(model: object) -> list[str]:
+    """Say of what is no module that it must be one."""
+    kind = type(model).__name__
+    cure = ": pass its .module(), which has the same names" if kind == "ExportedProgram" else ""
+    return [] if isinstance(model, nn.Module) else [f"model must be a torch.nn.Module, got {kind}{cure}"]
 
 
 def plain(model: nn.Module) -> nn.Module:
