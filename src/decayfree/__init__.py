@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from decayfree.invariance.running_statistics import NormLayer as NormLayer
     from decayfree.invariance.verdict import Verdict as Verdict
     from decayfree.rescaling.weight_rescaling import WeightRescaling as WeightRescaling
+    from decayfree.rescaling.turning import Turning as Turning
     from decayfree.rescaling.deviation import Deviation as Deviation
     from decayfree.rescaling.param_groups import split_params as split_params
     from decayfree.rescaling.param_groups import exempt_ as exempt_

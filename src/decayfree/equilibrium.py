@@ -292,6 +292,54 @@ def lion(
     return _equilibrium(chord2, norm, norm, 1 / (2 * e))
 
 
+def correlation_time(momentum: float = 0.0, *, of_buffer: float = 1.0) -> float:
+    """How many steps the noise of one gradient lives on in: 1 + 2Σ_k ρ_k, ρ_k of momentum steps k apart.
+
+    A direction that turns by θ_t a step, in many dimensions, forgets as E cos∠(u₀, u_T) = e^(−D) with
+    D = ½·correlation_time·Σ_t θ_t², if gradients are independent: what one step does, the next ones go on
+    with. (1+μ)/(1−μ) for momentum; for Adam and its like that of β₁, as β₂ → 1.
+
+    Args:
+        momentum: μ, no unit.
+        of_buffer: The share of a step that is the average of gradients; the rest is the gradient itself. μ
+            for Nesterov's momentum.
+
+    Returns:
+        In steps, at least 1.
+
+    Raises:
+        InvalidInputError: If a number is out of range.
+
+    Example:
+        >>> round(correlation_time(0.9), 3), round(correlation_time(0.9, of_buffer=0.9), 3)
+        (19.0, 14.158)
+    """
+    is_share = _is_0(of_buffer) or (_is_above_0(of_buffer) and of_buffer <= 1)
+    faults = [] if is_share else [f"of_buffer must be from 0 to 1, got {of_buffer!r}"]
+    raise_all(faults_of(InvalidInputError, _share_faults(momentum=momentum) + faults))
+    # Each gradient enters the steps with coefficients: the first one, then those of the buffer, which fall
+    # by μ. They add up to 1, so that T steps have the variance T; their squares make up that of one step.
+    m, in_buffer = momentum, of_buffer * (1 - momentum)
+    return 1 / ((in_buffer + 1 - of_buffer) ** 2 + in_buffer**2 * m**2 / (1 - m**2))
+
+
+def correlation_time_of_signs(betas: tuple[float, float] = (0.9, 0.99)) -> float:
+    """The same of Lion, whose steps are signs: 1 + 2Σ_k (2/π)·asin(ρβ₂^(k−1)).
+
+    Args:
+        betas: β₁ and β₂, no unit.
+
+    Raises:
+        InvalidInputError: If a number is out of range.
+
+    Example:
+        >>> correlation_time_of_signs((0.0, 0.5))
+        1.0
+    """
+    raise_all(faults_of(InvalidInputError, _beta_faults(betas)))
+    return 1 + 2 * _agreement_of_signs(1.0, betas)
+
+
 def _agreement_of_signs(a: float, betas: tuple[float, float]) -> float:
     """Σ aᵏ⁻¹·(2/π)·asin(ρβ₂ᵏ⁻¹) over k ≥ 1, by the power series of the arc sine."""
     b1, b2 = betas

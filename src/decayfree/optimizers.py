@@ -19,6 +19,9 @@ UpdateFamily = Literal["sgd", "adam", "sign"]
 DecayForm = Literal["coupled", "decoupled"]
 """g ← g + λw, or w ← (1 − ηλ)w beside the step."""
 
+Correlation = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
+"""Of the parameter group and the state of a weight, after a step."""
+
 
 @dataclass(frozen=True)
 class InStudies:
@@ -67,6 +70,7 @@ class KnownOptimizer:
             not depend on its scale 0.
         factored: The two keys of a second moment that is kept by its rows and its columns.
         equilibrium: The function of `decayfree.equilibrium` that says where its decay settles.
+        correlation: For how many steps the noise of one gradient lives on (`equilibrium.correlation_time`).
         study: How a study makes it; None where none does.
     """
 
@@ -79,6 +83,7 @@ class KnownOptimizer:
     state: Mapping[str, int] = field(default_factory=dict)
     factored: tuple[str, str] | None = None
     equilibrium: Callable[..., Equilibrium] | None = None
+    correlation: Correlation | None = None
     study: InStudies | None = None
 
 
@@ -93,36 +98,78 @@ _ADAM = {"exp_avg": 1, "exp_avg_sq": 2}
 _BETAS: dict[str, str | tuple[str, str]] = {"betas": ("beta1", "beta2"), "eps": "eps"}
 _MOMENTUM: dict[str, str | tuple[str, str]] = {"momentum": "momentum", "nesterov": "nesterov"}
 
+
+def _none(group: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    return 1.0
+
+
+def _of_momentum(group: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    if not group.get("use_muon", True):
+        return _of_beta1(group, state)  # the AdamW inside
+    momentum = float(group["momentum"])
+    is_nesterov = bool(group.get("nesterov", False))
+    return equilibrium.correlation_time(momentum, of_buffer=momentum if is_nesterov else 1.0)
+
+
+def _of_beta1(group: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    return equilibrium.correlation_time(float(group["betas"][0]))
+
+
+def _of_nadam(group: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    # Its share of the average grows from about ½ to β₁ while it trains.
+    beta1, n_steps = float(group["betas"][0]), float(state.get("step", 0))
+    share = beta1 * (1 - 0.5 * 0.96 ** ((n_steps + 1) * group["momentum_decay"]))
+    return equilibrium.correlation_time(beta1, of_buffer=share)
+
+
+def _of_signs(group: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    return equilibrium.correlation_time_of_signs((float(group["betas"][0]), float(group["betas"][1])))
+
+
 _coupled = partial(KnownOptimizer, decay="coupled", decay_in="torch")
 
 OPTIMIZERS: tuple[KnownOptimizer, ...] = (
     _coupled(
         *("SGD", "sgd"),
+        correlation=_of_momentum,
         state={"momentum_buffer": 1},
         equilibrium=equilibrium.sgd,
         study=InStudies("sgd", "SGD", _MOMENTUM),
     ),
     KnownOptimizer(
-        "SGDW", "sgd", decay="decoupled", state={"momentum_buffer": 1}, equilibrium=equilibrium.sgd
+        *("SGDW", "sgd"),
+        decay="decoupled",
+        state={"momentum_buffer": 1},
+        equilibrium=equilibrium.sgd,
+        correlation=_of_momentum,
     ),
     _coupled(
         *("Adam", "adam"),
+        correlation=_of_beta1,
         state={**_ADAM, "max_exp_avg_sq": 2},
         equilibrium=equilibrium.adam_l2,
         study=InStudies("adam", "Adam", _BETAS, fast={"fused": True}),
     ),
     KnownOptimizer(
         *("AdamW", "adam"),
+        correlation=_of_beta1,
         decay="decoupled",
         decay_in="torch",
         state={**_ADAM, "max_exp_avg_sq": 2},
         equilibrium=equilibrium.adamw,
         study=InStudies("adamw", "AdamW", _BETAS, fast={"fused": True}),
     ),
-    _coupled("NAdam", "adam", state=_ADAM, study=InStudies("nadam", "NAdam", _BETAS)),
-    _coupled("RAdam", "adam", state=_ADAM, study=InStudies("radam", "RAdam", _BETAS, fast={"foreach": True})),
+    _coupled("NAdam", "adam", state=_ADAM, correlation=_of_nadam, study=InStudies("nadam", "NAdam", _BETAS)),
+    _coupled(
+        "RAdam",
+        "adam",
+        state=_ADAM,
+        correlation=_of_beta1,
+        study=InStudies("radam", "RAdam", _BETAS, fast={"foreach": True}),
+    ),
     _coupled(
         *("RMSprop", "adam"),
+        correlation=_of_momentum,
         # Its buffer holds gradients divided by their size.
         state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": 0},
         study=InStudies(
@@ -132,15 +179,20 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
         ),
     ),
     _coupled(
-        "Adamax", "adam", state={"exp_avg": 1, "exp_inf": 1}, study=InStudies("adamax", "Adamax", _BETAS)
+        *("Adamax", "adam"),
+        state={"exp_avg": 1, "exp_inf": 1},
+        correlation=_of_beta1,
+        study=InStudies("adamax", "Adamax", _BETAS),
     ),
     _coupled(
         *("Adagrad", "adam"),
+        correlation=_none,
         state={"sum": 2},
         study=InStudies("adagrad", "Adagrad", {"eps": "eps"}, fast={"fused": True}),
     ),
     KnownOptimizer(
         *("Lion", "sign"),
+        correlation=_of_signs,
         decay="decoupled",
         state={"exp_avg": 1},
         equilibrium=equilibrium.lion,
@@ -148,6 +200,7 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
     ),
     KnownOptimizer(
         *("Muon", "sign"),
+        correlation=_of_momentum,
         decay="decoupled",
         state={"momentum_buffer": 1},
         study=InStudies("muon", "Muon", _MOMENTUM, package="pytorch_optimizer", is_for_matrices=True),

@@ -129,6 +129,6 @@ def test_a_methods_settings_load_nothing_that_trains(name):
         "decayfree.rescaling",
         "decayfree.invariance",
         "decayfree.dynamics",
-        "decayfree.methods.turning",
+        "decayfree.methods.turned",
     )
     assert not [one for one in loaded if one.startswith(trains)]

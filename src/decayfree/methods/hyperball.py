@@ -43,6 +43,6 @@ class Hyperball(Method):
     def attach(
         self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
     ) -> AttachedMethod:
-        from decayfree.methods.turning import Turned
+        from decayfree.methods.turned import Turned
 
         return Turned(optimizer, found, reach=lambda group, learning_rate: learning_rate, by="Hyperball")

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
-from decayfree.methods.partly_held import put_in_held_rows_
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay
+from decayfree.rescaling.held_rows import put_in_held_rows_
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance

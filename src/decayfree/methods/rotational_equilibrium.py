@@ -79,7 +79,7 @@ class RotationalEquilibrium(Method):
         Raises:
             InvalidInputError: If the angle of its equilibrium is unknown.
         """
-        from decayfree.methods.turning import Turned
+        from decayfree.methods.turned import Turned
 
         kind = type(optimizer).__name__.lower()
         if kind not in settling():

@@ -3,9 +3,9 @@
 Says it in sentences with the cure. Changes nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -124,6 +124,22 @@ def decay_faults(
 
 def _short(name: str) -> str:
     return name if len(name) <= 40 else f"…{name[-39:]}"
+
+
+class _Holding(Protocol):
+    def held_weights(self) -> list[Tensor]: ...
+
+
+def already_attached(others: Iterable[_Holding], weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Say of weights, by name, that somebody holds them already."""
+    for other in others:
+        theirs = {id(weight) for weight in other.held_weights()}
+        shared = [name for name, weight in weights.items() if id(weight) in theirs]
+        if shared:
+            yield (
+                f"{len(shared)} weights ({shared[0]}, …) are held already by another "
+                f"{type(other).__name__} here: detach() it first"
+            )
 
 
 def moment_faults(optimizer: Optimizer, parts: Sequence[Part], cure: str) -> list[str]:

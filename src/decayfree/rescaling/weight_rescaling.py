@@ -6,7 +6,7 @@ does no arithmetic on them (holder.py, fused_holder.py and rescale_once.py do).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from decayfree.rescaling.deviation import (
     steps_since,
 )
 from decayfree.rescaling.faults import (
+    already_attached,
     decay_faults,
     moment_faults,
     names_as_found,
@@ -294,6 +295,7 @@ class WeightRescaling:
         elif not self._last_look.is_as_seen(self._watched):
             self._take_over()
         self._other_rows.before_(optimizer, self._partly_held, evaluates=evaluates)
+        self._see_weights()
         return map_closure(args, kwargs, self._inside) if evaluates else None
 
     def _inside(self, closure: Callable[..., Any]) -> Callable[..., Any]:
@@ -329,6 +331,7 @@ class WeightRescaling:
             self._knows_moments = True
             raise_all(faults_of(InvalidInputError, self._moment_faults()))
         self._make_current()
+        self._turn_()
         # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
         # exactly 1.
         is_due = self._steps.is_multiple_of(self.every)
@@ -343,6 +346,12 @@ class WeightRescaling:
         self._last_look.look(self._watched)
         if self._finite.is_broken_by(distances):
             self._raise_if_not_finite()
+
+    def _see_weights(self) -> None:
+        """For who says how far steps go: weights as they are before one."""
+
+    def _turn_(self) -> None:
+        """For who says how far steps go: weights that the optimizer has moved, not yet on their radius."""
 
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
@@ -411,7 +420,7 @@ class WeightRescaling:
         if not names:
             faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
         faults += faults_of(UnsupportedWeightError, unsupported_weights(held))
-        faults += faults_of(AlreadyAttachedError, _already_attached(self.optimizer, held))
+        faults += faults_of(AlreadyAttachedError, already_attached(rescalings_on(self.optimizer), held))
         decayed = decay_faults(self.optimizer, self._weights, self._parameters())
         faults += faults_of(WeightDecayError, decayed)
         faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
@@ -481,17 +490,6 @@ class WeightRescaling:
             about=f"after optimizer step {self.n_steps} these weights hold NaN or infinity, and nothing was "
             "written over it: ",
         )
-
-
-def _already_attached(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> Iterator[str]:
-    for other in rescalings_on(optimizer):
-        theirs = {id(weight) for weight in other.held_weights()}
-        shared = [name for name, weight in weights.items() if id(weight) in theirs]
-        if shared:
-            yield (
-                f"{len(shared)} weights ({shared[0]}, …) are held already by another "
-                "WeightRescaling here: detach() it first"
-            )
 
 
 def rescalings_on(optimizer: Optimizer) -> list[WeightRescaling]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.errors import MismatchError
-from decayfree.methods.partly_held import put_in_held_rows_
 from decayfree.methods.stepping import around_steps
+from decayfree.rescaling.held_rows import put_in_held_rows_
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
