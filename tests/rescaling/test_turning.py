@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import decayfree
-from decayfree import Turning, WeightRescaling
+from decayfree import MismatchError, Turning, WeightRescaling
 from support.available import import_or_skip
 
 N_ROWS, N_WEIGHTS = 64, 512
@@ -310,11 +310,14 @@ def test_decay_is_refused_and_so_is_a_second_holder():
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda state: state.pop("sizes"), decayfree.MismatchError),
-        (lambda state: state["sizes"].update({"0.weight": torch.ones(3)}), decayfree.MismatchError),
-        (lambda state: state["sizes"]["0.weight"].fill_(math.nan), decayfree.InvalidInputError),
-        (lambda state: state["full_rates"].update({"0.weight": 0.0}), decayfree.InvalidInputError),
-        (lambda state: state.update(forgotten=-1.0), decayfree.InvalidInputError),
+        (lambda state: state["lengths"].pop("sizes"), MismatchError),
+        (
+            lambda state: state["lengths"]["sizes"].update({"0.weight": torch.ones(3)}),
+            MismatchError,
+        ),
+        (lambda state: state["lengths"]["sizes"]["0.weight"].fill_(math.nan), decayfree.InvalidInputError),
+        (lambda state: state["lengths"]["full_rates"].update({"0.weight": 0.0}), decayfree.InvalidInputError),
+        (lambda state: state["lengths"].update(forgotten=-1.0), decayfree.InvalidInputError),
         (lambda state: state["radii"]["0.weight"].neg_(), decayfree.InvalidInputError),
     ],
 )
@@ -328,3 +331,35 @@ def test_a_wrong_state_is_refused_and_nothing_changes(change, error):
     with pytest.raises(error):
         turning.load_state_dict(state)
     assert str(turning.state_dict()) == str(mine)
+
+
+def test_rescaling_follows_the_root_of_the_schedule_as_decay_does():
+    ends = []
+    for schedule in ("follow", "plain"):
+        model, images, found = small_network()
+        model, images = model.double(), images.double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        rescaling = WeightRescaling(optimizer, found, radius=2.0, schedule=schedule)
+        others = [p for name, p in model.named_parameters() if name not in rescaling.radii]
+        for share in (1.0, 0.25, 0.04, 0.0, 0.09):
+            # By hand: the root of the share, for the weights that are held alone.
+            held = share if schedule == "follow" else math.sqrt(share)
+            optimizer.param_groups[0]["lr"] = 0.2 * held
+            optimizer.zero_grad()
+            model(images).square().sub(1).square().mean().backward()
+            for parameter in others:
+                parameter.grad *= share / held if held else 0.0
+            optimizer.step()
+        ends.append(model.state_dict())
+        assert rescaling.check().problems == ()
+    for name, values in ends[0].items():
+        torch.testing.assert_close(values, ends[1][name], rtol=1e-12, atol=1e-14)
+
+
+def test_a_schedule_to_follow_needs_a_full_rate():
+    model, _, found = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with pytest.raises(decayfree.InvalidInputError, match="learning rate of 0"):
+        WeightRescaling(optimizer, found, schedule="follow")
+    with pytest.raises(decayfree.InvalidInputError, match="schedule must be"):
+        WeightRescaling(torch.optim.SGD(model.parameters(), lr=0.1), found, schedule="root")

@@ -126,6 +126,13 @@ def _short(name: str) -> str:
     return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
+def schedule_faults(schedule: object) -> list[Fault]:
+    """What is wrong with how angles follow the learning rate."""
+    is_one = schedule in ("plain", "follow")
+    said = [] if is_one else [f'schedule must be "plain" or "follow", got {schedule!r}']
+    return faults_of(InvalidInputError, said)
+
+
 class _Holding(Protocol):
     def held_weights(self) -> list[Tensor]: ...
 

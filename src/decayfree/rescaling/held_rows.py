@@ -19,7 +19,11 @@ def put_in_held_rows_(part: Part, values: Part) -> None:
         >>> weight.tolist()
         [[3.0], [0.0]]
     """
-    outside = part.each(torch.ones_like if part.blocks.is_partial else torch.zeros_like)
+    if not part.blocks.is_partial:
+        for own, new in zip(part.tensors, values.tensors, strict=True):
+            own.copy_(new)
+        return
+    outside = part.each(torch.ones_like)
     outside.scale_(torch.zeros(part.blocks.n_blocks, device=part.weight.device))
     for own, new, is_outside in zip(part.tensors, values.tensors, outside.tensors, strict=True):
         own.copy_(torch.where(is_outside == 0, new, own))

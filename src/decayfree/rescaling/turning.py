@@ -1,80 +1,25 @@
 """How far do scale-invariant weights turn in a step, if nobody tunes that?
 
 So far that they remember their direction for a number of epochs. Holds norms as weight_rescaling.py does, and
-says how far the step of the optimizer goes; its direction is the optimizer's. How long a direction is
-remembered at an angle is said in equilibrium.py.
+says how far the step of the optimizer goes; its direction is the optimizer's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable
+from functools import partial
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import hooked
-from decayfree.blocks import Part
-from decayfree.errors import (
-    Fault,
-    InvalidInputError,
-    MismatchError,
-    faults_of,
-    listed,
-    number_faults,
-    raise_all,
-    whole_number_faults,
-)
+from decayfree.errors import InvalidInputError, faults_of, number_faults, raise_all, whole_number_faults
 from decayfree.invariance.result import Invariance
-from decayfree.optimizers import OPTIMIZERS, Correlation, nearest_row
-from decayfree.rescaling.held import Held
-from decayfree.rescaling.held_rows import put_in_held_rows_
 from decayfree.rescaling.radius import Radius
+from decayfree.rescaling.step_lengths import OWN_SHAPES, Angles, Pace, own_share
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 
-Shape = Literal["follow", "plain", "cosine", "linear", "constant"]
-
 DEFAULT_MEMORY_EPOCHS = 10.0
-
-# This share of the running mean square of an update's norm stays from step to step. Steps of ten or so are
-# alike; over a hundred, updates of Adagrad shrink by more than they scatter.
-_AVERAGING = 0.9
-
-_OWN: dict[str, Callable[[float], float]] = {
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "linear": lambda done: 1 - done,
-    "constant": lambda done: 1.0,
-}
-
-
-@dataclass(frozen=True)
-class _Pace:
-    """How much is to be forgotten in a step.
-
-    Args:
-        at_full: D of a step at the full rate, no unit.
-        shape: As for :class:`Turning`.
-        total_steps: Of the whole training, where it is known.
-    """
-
-    at_full: float
-    shape: str
-    total_steps: int | None
-
-    def forgetting(self, n_steps: int, share: float) -> float:
-        """D of the step that comes after ``n_steps``, at a learning rate that is a share of the full one."""
-        if self.shape == "plain":
-            return self.at_full * share**2
-        if self.shape == "follow":
-            return self.at_full * share
-        return self.at_full * _own_share(self.shape, n_steps, self.total_steps or 1)
-
-
-def _own_share(shape: str, n_steps: int, total_steps: int) -> float:
-    return _OWN[shape](min(n_steps / total_steps, 1.0))
 
 
 class Turning(WeightRescaling):
@@ -116,10 +61,6 @@ class Turning(WeightRescaling):
             nothing at attachment, is as good as any.
         copies: As for :class:`WeightRescaling`.
 
-    Attributes:
-        forgotten: D so far, the sum over all steps at the angles that were set.
-        angles_rad: By parameter name, the angle θ that was set in the last step, in radians.
-
     Raises:
         InvalidInputError: If nothing or two things say how far to turn, a schedule needs ``total_steps``, or
             nobody knows how long the optimizer's steps remember a gradient. All else as
@@ -151,119 +92,35 @@ class Turning(WeightRescaling):
         memory_epochs: float | None = None,
         forgetting: float | None = None,
         total_steps: int | None = None,
-        schedule: Shape = "follow",
+        schedule: Literal["follow", "plain", "cosine", "linear", "constant"] = "follow",
         full_rate: float | None = None,
         radius: Radius = "init",
         copies: nn.Module | Iterable[nn.Module] = (),
     ) -> None:
-        raise_all(
-            faults_of(
-                InvalidInputError,
-                _setting_faults(steps_per_epoch, memory_epochs, forgetting, total_steps, schedule, full_rate),
-            )
-        )
-        inner = hooked(optimizer)
-        self._correlation = _correlation_of(inner)
-        self._pace = _pace(steps_per_epoch, memory_epochs, forgetting, total_steps, schedule)
-        self._full_rates = {
-            id(parameter): full_rate or float(group.get("max_lr") or group.get("initial_lr") or group["lr"])
-            for group in inner.param_groups
-            for parameter in group["params"]
-        }
-        if schedule in ("follow", "plain") and not all(self._full_rates.values()):
-            raise InvalidInputError("a learning rate of 0 is no full rate to follow: pass full_rate=")
-        self._before: dict[str, list[Tensor]] = {}
-        self._sizes: dict[str, Tensor] = {}
-        self.forgotten = 0.0
-        self.angles_rad: dict[str, float] = {}
+        said = _setting_faults(steps_per_epoch, memory_epochs, forgetting, total_steps, schedule, full_rate)
+        raise_all(faults_of(InvalidInputError, said))
+        pace = _pace(steps_per_epoch, memory_epochs, forgetting, total_steps, schedule)
+        self._make_angles = partial(Angles, pace=pace, full_rate=full_rate)
         super().__init__(optimizer, found, radius=radius, copies=copies)
+
+    def _step_lengths(self, schedule: str) -> Angles:
+        self._angles = self._make_angles(self.optimizer, self._weights_by_name())
+        return self._angles
+
+    @property
+    def forgotten(self) -> float:
+        """D so far: the sum over all steps, at the angles that were set."""
+        return self._angles.forgotten
+
+    @property
+    def angles_rad(self) -> dict[str, float]:
+        """By parameter name, the angle θ that was set in the last step, in radians."""
+        return dict(self._angles.angles_rad)
 
     def __repr__(self) -> str:
         angles = [angle for angle in self.angles_rad.values() if angle > 0]
         now = f", {min(angles):.3g} to {max(angles):.3g} rad a step" if angles else ""
         return super().__repr__().replace("WeightRescaling(", "Turning(").replace(", every=1", now)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of :class:`WeightRescaling`, with what is remembered of updates; the pace is not in it."""
-        return {
-            **super().state_dict(),
-            "sizes": {name: sizes.detach().clone() for name, sizes in self._sizes.items()},
-            "full_rates": {one.name: self._full_rates[id(one.weight)] for one in self._planned()},
-            "forgotten": self.forgotten,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As of :class:`WeightRescaling`."""
-        raise_all(_state_faults(state, self.radii))
-        super().load_state_dict(state)
-        self._sizes = {name: sizes.to(self.radii[name], copy=True) for name, sizes in state["sizes"].items()}
-        for one in self._planned():
-            self._full_rates[id(one.weight)] = float(state["full_rates"][one.name])
-        self.forgotten = float(state["forgotten"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        rates = {one.name: self._full_rates[id(one.weight)] for one in self._planned()}
-        return {**super().__getstate__(), "_full_rates": rates, "_before": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        rates = state["_full_rates"]
-        self._full_rates = {id(one.weight): rates[one.name] for one in self._planned()}
-
-    # Around every step
-
-    def _see_weights(self) -> None:
-        for one in self._planned():
-            self._before[one.name] = [tensor.detach().clone() for tensor in one.tensors]
-
-    @torch.no_grad()
-    def _turn_(self) -> None:
-        forgotten = 0.0
-        for one in self._planned():
-            group = self._group_of(one)
-            rate = float(group["lr"])
-            share = rate / self._full_rates.setdefault(id(one.weight), rate)
-            forgetting = self._pace.forgetting(self.n_steps - 1, share)
-            correlation = self._correlation(group, self.optimizer.state[one.weight])
-            angle = math.sqrt(2 * forgetting / correlation)
-            self.angles_rad[one.name] = angle
-            forgotten = max(forgotten, forgetting)
-            self._turn(one, angle, rate)
-        self.forgotten += forgotten
-
-    def _turn(self, one: Held, angle_rad: float, rate: float) -> None:
-        """W ← w + R·tan(θ)·u/√⟨‖u‖²⟩, u the step without its part along w; the norm is put back after it."""
-        weight, *bias = self._before.pop(one.name)
-        if rate == 0:
-            return
-        before = Part(weight, bias[0] if bias else None, one.blocks)
-        update = one.each(torch.clone)
-        _add_(update, before, alpha=-1)
-        along = before.each(torch.clone)
-        along.scale_(quotient(update.dots(before), one.targets.square()))
-        _add_(update, along, alpha=-1)
-        squares = (update.norms() / rate).square()
-        seen = self._sizes.get(one.name, torch.zeros_like(squares))
-        mean = torch.where(seen > 0, torch.lerp(squares, seen, _AVERAGING), squares)
-        self._sizes[one.name] = torch.where(squares > 0, mean, seen)
-        reach = quotient(one.targets * math.tan(angle_rad), mean.sqrt()) / rate
-        update.scale_(torch.where(one.targets > 0, reach, 1.0))
-        _add_(update, before)
-        put_in_held_rows_(one, update)
-
-    def _group_of(self, one: Held) -> Mapping[str, Any]:
-        groups = self.optimizer.param_groups
-        return next(group for group in groups if any(entry is one.weight for entry in group["params"]))
-
-
-def quotient(a: Tensor, b: Tensor) -> Tensor:
-    """a/b, and 0 where b is: what has no size is not made larger."""
-    return torch.where(b > 0, a / b, 0.0)
-
-
-def _add_(part: Part, other: Part, *, alpha: float = 1.0) -> None:
-    for tensor, values in zip(part.tensors, other.tensors, strict=True):
-        tensor.add_(values, alpha=alpha)
 
 
 def _pace(
@@ -272,24 +129,13 @@ def _pace(
     forgetting: float | None,
     total_steps: int | None,
     schedule: str,
-) -> _Pace:
+) -> Pace:
     if forgetting is None:
         epochs = DEFAULT_MEMORY_EPOCHS if memory_epochs is None else memory_epochs
-        return _Pace(1 / (epochs * (steps_per_epoch or 1)), schedule, total_steps)
+        return Pace(1 / (epochs * (steps_per_epoch or 1)), schedule, total_steps)
     n_steps = total_steps or 1
-    full_steps = sum(_own_share(schedule, step, n_steps) for step in range(n_steps))
-    return _Pace(forgetting / full_steps, schedule, n_steps)
-
-
-def _correlation_of(optimizer: Optimizer) -> Correlation:
-    row = nearest_row(type(optimizer))
-    if row is None or row.correlation is None:
-        known = [one.classes.split()[0] for one in OPTIMIZERS if one.correlation is not None]
-        raise InvalidInputError(
-            f"how long the steps of {type(optimizer).__name__} remember a gradient is not known, so that no "
-            f"angle can be said; it is of {', '.join(known)}. WeightRescaling holds norms under any optimizer"
-        )
-    return row.correlation
+    full_steps = sum(own_share(schedule, step, n_steps) for step in range(n_steps))
+    return Pace(forgetting / full_steps, schedule, n_steps)
 
 
 def _setting_faults(
@@ -306,10 +152,10 @@ def _setting_faults(
         faults += [] if value is None else number_faults(name, value, least=1e-9)
     for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
         faults += [] if value is None else whole_number_faults(name, value)
-    shapes = ("follow", "plain", *_OWN)
+    shapes = ("follow", "plain", *OWN_SHAPES)
     if schedule not in shapes:
         faults.append(f"schedule must be one of {', '.join(map(repr, shapes))}, got {schedule!r}")
-    is_own = schedule in _OWN
+    is_own = schedule in OWN_SHAPES
     if forgetting is None and steps_per_epoch is None:
         faults.append(
             "say how far to turn: steps_per_epoch=len(loader), so that directions are remembered for "
@@ -325,31 +171,3 @@ def _setting_faults(
     if total_steps is None and (forgetting is not None or schedule in ("cosine", "linear")):
         faults.append("total_steps is needed: the optimizer steps of the whole training")
     return faults
-
-
-def _state_faults(state: object, radii: Mapping[str, Tensor]) -> list[Fault]:
-    if not isinstance(state, Mapping) or not {"sizes", "full_rates", "forgotten"} <= state.keys():
-        return [(MismatchError, "this is no state of a Turning: it has no sizes, full_rates and forgotten")]
-    sizes, rates = state["sizes"], state["full_rates"]
-    if not isinstance(sizes, Mapping) or not isinstance(rates, Mapping):
-        return [(MismatchError, "sizes and full_rates must be tables by parameter name")]
-    differing = [
-        name
-        for name in sizes.keys() | rates.keys() | radii.keys()
-        if name not in radii
-        or name not in rates
-        or (name in sizes and getattr(sizes[name], "shape", None) != radii[name].shape)
-    ]
-    if differing:
-        names = listed(sorted(map(str, differing)))
-        return [(MismatchError, f"the state holds other weights or blocks: {names}")]
-    faults = []
-    for name, rate in rates.items():
-        faults += number_faults(f"full_rates of {name}", rate, least=1e-300)
-    faults += number_faults("forgotten", state["forgotten"], least=0)
-    faults += [
-        f"sizes of {name} must be finite and at least 0"
-        for name, values in sizes.items()
-        if not bool((torch.isfinite(values) & (values >= 0)).all())
-    ]
-    return faults_of(InvalidInputError, faults)

@@ -28,7 +28,6 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.running_statistics import NormLayer
 from decayfree.rescaling.copies import copies_of, copy_faults, longer, scale_copies_
 from decayfree.rescaling.deviation import (
     Deviation,
@@ -43,6 +42,7 @@ from decayfree.rescaling.faults import (
     decay_faults,
     moment_faults,
     names_as_found,
+    schedule_faults,
     setting_faults,
     state_faults,
     unscalable_faults,
@@ -58,6 +58,7 @@ from decayfree.rescaling.preconditions import Preconditions, lost_since
 from decayfree.rescaling.radius import Radius, radius_faults
 from decayfree.rescaling.rescale_once import put_on_radius_
 from decayfree.rescaling.seen_biases import SeenBiases
+from decayfree.rescaling.step_lengths import StepLengths
 from decayfree.step_counter import IdleStep, StepCounter, has_closure, is_inner_step, map_closure
 
 
@@ -92,6 +93,8 @@ class WeightRescaling:
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
             action: what holds k powers of the gradient is divided by the factor to that power. Per step the
             difference is of second order in the step's angle.
+        schedule: ``"plain"``: angles follow the learning rate. ``"follow"``: the root of its share of the
+            full one (``max_lr`` or ``initial_lr`` of its group, or the rate now), as they do under decay.
         fused: Read and write each kernel once after a step, in machine code by numba
             (``pip install 'decayfree[fused]'``), on one thread. For weights on the CPU in float32 or float64
             whose blocks are runs of memory, as kernels, groups and heads are; others are held as without it.
@@ -122,9 +125,8 @@ class WeightRescaling:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> wrs = WeightRescaling(optimizer, find_invariant(model, torch.randn(16, 4)))
-        >>> model[0].weight.norm(dim=1)
-        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000],
-               grad_fn=<LinalgVectorNormBackward0>)
+        >>> wrs
+        WeightRescaling(1 weights, 8 blocks, every=1, 0 steps)
     """
 
     def __init__(
@@ -137,21 +139,20 @@ class WeightRescaling:
         momentum: Literal["keep", "scale"] = "keep",
         fused: bool = False,
         copies: nn.Module | Iterable[nn.Module] = (),
+        schedule: Literal["plain", "follow"] = "plain",
     ) -> None:
         optimizer, found = attachable(optimizer, found)
         self.optimizer = optimizer
-        self.every = every
-        self.momentum = momentum
-        self.fused = fused
+        self.every, self.momentum, self.fused = every, momentum, fused
         self.found = found
         self.copies = copies_of(copies)
         self._weights = weights_in(optimizer, found)
-        raise_all(self._faults(radius))
+        raise_all(self._faults(radius) + schedule_faults(schedule))
+        self._lengths = self._step_lengths(schedule)
         with torch.inference_mode(False):
             self.radii = radii_of(found.model, self._weights, radius)
-        self._steps = StepCounter()
+        self._steps, self._finite = StepCounter(), Finiteness()
         self._optimizer_steps_before = steps_of(optimizer)
-        self._finite = Finiteness()
         self._knows_moments = momentum != "scale"
         self._last_look, self._idle_step, self._may_be_idle = LastLook(), IdleStep(), False
         self._other_rows = OtherRows()
@@ -234,7 +235,7 @@ class WeightRescaling:
             "biases": self._biases.state_dict(),
             "n_steps": self.n_steps,
             "optimizer_steps_before": self._optimizer_steps_before,
-        }
+        } | ({"lengths": self._lengths.state_dict()} if self._lengths else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken; rescales nothing: load model and optimizer as well.
@@ -246,6 +247,9 @@ class WeightRescaling:
         """
         raise_all(state_faults(state, self.state_dict()))
         raise_all(setting_faults(state["every"], state["momentum"], self.fused))
+        if self._lengths:
+            raise_all(self._lengths.state_faults(state["lengths"], self._planned()))
+            self._lengths.load_state_dict(state["lengths"], self._planned())
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
         self.every, self.momentum = state["every"], state["momentum"]
         self._steps = StepCounter(state["n_steps"])
@@ -263,7 +267,7 @@ class WeightRescaling:
             copies: Averages of the weights to look at as well, beside those that are followed.
         """
         lost = lost_since(self.optimizer, self.found, self._planned())
-        held = self._planned() if lost else self._held_now()
+        held = self._planned() if lost else held_of(self.found.model, self._weights, self.radii)
         n_steps = self.n_steps
         return deviation_of(
             held,
@@ -295,7 +299,8 @@ class WeightRescaling:
         elif not self._last_look.is_as_seen(self._watched):
             self._take_over()
         self._other_rows.before_(optimizer, self._partly_held, evaluates=evaluates)
-        self._see_weights()
+        if self._lengths:
+            self._lengths.see(self._planned())
         return map_closure(args, kwargs, self._inside) if evaluates else None
 
     def _inside(self, closure: Callable[..., Any]) -> Callable[..., Any]:
@@ -331,7 +336,8 @@ class WeightRescaling:
             self._knows_moments = True
             raise_all(faults_of(InvalidInputError, self._moment_faults()))
         self._make_current()
-        self._turn_()
+        if self._lengths:
+            self._lengths.change_(self._planned(), self.optimizer, self.n_steps - 1)
         # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
         # exactly 1.
         is_due = self._steps.is_multiple_of(self.every)
@@ -346,12 +352,6 @@ class WeightRescaling:
         self._last_look.look(self._watched)
         if self._finite.is_broken_by(distances):
             self._raise_if_not_finite()
-
-    def _see_weights(self) -> None:
-        """For who says how far steps go: weights as they are before one."""
-
-    def _turn_(self) -> None:
-        """For who says how far steps go: weights that the optimizer has moved, not yet on their radius."""
 
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
@@ -373,8 +373,8 @@ class WeightRescaling:
         self._last_look.look(self._watched)
 
     def _leave_out_idle_step(self) -> None:
-        counts = (self._optimizer_steps_before, self._counted_before_idle, steps_of(self.optimizer))
-        before, earlier, now = counts
+        before, earlier = self._optimizer_steps_before, self._counted_before_idle
+        now = steps_of(self.optimizer)
         if before is not None and earlier is not None and now is not None:
             self._optimizer_steps_before = before + now - earlier
 
@@ -413,9 +413,15 @@ class WeightRescaling:
 
     # Plumbing
 
+    def _step_lengths(self, schedule: str) -> StepLengths | None:
+        return StepLengths(self.optimizer, self._weights_by_name()) if schedule == "follow" else None
+
+    def _weights_by_name(self) -> dict[str, Tensor]:
+        return {weight.name: self._parameters()[weight.name] for weight in self._weights}
+
     def _faults(self, radius: Radius) -> list[Fault]:
-        names = [weight.name for weight in self._weights]
-        held = {name: self._parameters()[name] for name in names}
+        held = self._weights_by_name()
+        names = list(held)
         faults = faults_of(UnsupportedWeightError, flat_parameters(self.optimizer))
         if not names:
             faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
@@ -435,15 +441,14 @@ class WeightRescaling:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.found.model.named_parameters())
 
-    def _held_now(self) -> list[Held]:
-        return held_of(self.found.model, self._weights, self.radii)
-
     def _planned(self) -> list[Held]:
         return [one for holder in self._holders for one in holder.held]
 
     def _plan(self) -> None:
         with torch.inference_mode(False):
-            self._holders = (fused_holders_of if self.fused else holders_of)(self._held_now())
+            self._holders = (fused_holders_of if self.fused else holders_of)(
+                held_of(self.found.model, self._weights, self.radii)
+            )
         held = self._planned()
         self._watched = [tensor for one in held for tensor in one.tensors]
         self._partly_held = [one for one in held if one.blocks.is_partial]
@@ -452,9 +457,6 @@ class WeightRescaling:
         return [
             (one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held
         ]
-
-    def _relations(self) -> list[tuple[NormLayer, Tensor]]:
-        return relations_of(self._weights, {one.name: factors for one, factors in self._applied()})
 
     def _rescale_once(self, *, stacklevel: int) -> None:
         put_on_radius_(

@@ -1,0 +1,262 @@
+"""How far do the optimizer's steps go, where somebody else than the learning rate says that?
+
+Looks at weights before a step and after it, and writes them with a step of another length, block by block.
+Norms are put back later, by who holds them. How long a direction is remembered at an angle: equilibrium.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from decayfree.blocks import Part
+from decayfree.errors import (
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    faults_of,
+    listed,
+    number_faults,
+)
+from decayfree.optimizers import OPTIMIZERS, Correlation, nearest_row
+from decayfree.rescaling.held import Held
+from decayfree.rescaling.held_rows import put_in_held_rows_
+
+# This share of the running mean square of an update's norm stays from step to step. Steps of ten or so are
+# alike; over a hundred, updates of Adagrad shrink by more than they scatter.
+_AVERAGING = 0.9
+
+OWN_SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "linear": lambda done: 1 - done,
+    "constant": lambda done: 1.0,
+}
+
+
+class StepLengths:
+    """Steps that are longer or shorter by the root of the learning rate's share of the full one.
+
+    So that angles follow the root of the schedule, as they do where weight decay balances steps, and not the
+    schedule itself, as at a fixed norm.
+
+    Args:
+        optimizer: Whose steps they are.
+        weights: By name, those whose steps change.
+        full_rate: The full learning rate. None takes each group's ``max_lr`` or ``initial_lr``, which
+            schedulers leave there, or else the rate it has now.
+
+    Raises:
+        InvalidInputError: If a full rate would be 0.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, weights: Mapping[str, Tensor], full_rate: float | None = None
+    ) -> None:
+        groups = {name: group_of(weight, optimizer) for name, weight in weights.items()}
+        self._full_rates = {
+            name: full_rate or float(group.get("max_lr") or group.get("initial_lr") or group["lr"])
+            for name, group in groups.items()
+        }
+        if not all(self._full_rates.values()):
+            raise InvalidInputError("a learning rate of 0 is no full rate to follow: pass full_rate=")
+        self._before: dict[str, list[Tensor]] = {}
+
+    def see(self, held: Iterable[Held]) -> None:
+        """Look at weights before a step."""
+        self._before = {one.name: [tensor.detach().clone() for tensor in one.tensors] for one in held}
+
+    @torch.no_grad()
+    def change_(self, held: Sequence[Held], optimizer: Optimizer, n_steps: int) -> None:
+        """Make the step that was taken as long as it shall be.
+
+        Args:
+            held: The weights after it, not yet on their norms.
+            optimizer: That took it.
+            n_steps: How many there were before.
+        """
+        for one in held:
+            group = group_of(one.weight, optimizer)
+            if float(group["lr"]) > 0 and one.name in self._before:
+                self._change_one_(one, group, optimizer.state[one.weight], n_steps)
+        self._before = {}
+
+    def _change_one_(
+        self, one: Held, group: Mapping[str, Any], state: Mapping[str, Any], n_steps: int
+    ) -> None:
+        before, update = self._before_and_update(one)
+        update.scale_(torch.full_like(one.targets, self._share(one, group) ** -0.5))
+        self._take_(one, before, update)
+
+    def _before_and_update(self, one: Held) -> tuple[Part, Part]:
+        weight, *bias = self._before[one.name]
+        before, update = Part(weight, bias[0] if bias else None, one.blocks), one.each(torch.clone)
+        _add_(update, before, alpha=-1)
+        return before, update
+
+    def _take_(self, one: Held, before: Part, update: Part) -> None:
+        _add_(update, before)
+        put_in_held_rows_(one, update)
+
+    def _share(self, one: Held, group: Mapping[str, Any]) -> float:
+        return float(group["lr"]) / self._full_rates[one.name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """By parameter name; what was said at the start is not in it."""
+        return {"full_rates": dict(self._full_rates)}
+
+    def load_state_dict(self, state: Mapping[str, Any], held: Sequence[Held]) -> None:
+        """Go on from :meth:`state_dict`, of which :meth:`state_faults` found nothing to say."""
+        self._full_rates = {one.name: float(state["full_rates"][one.name]) for one in held}
+
+    def state_faults(self, state: object, held: Sequence[Held]) -> list[Fault]:
+        """Why a state cannot be loaded."""
+        mine = self.state_dict()
+        if not isinstance(state, Mapping) or mine.keys() - state.keys():
+            return [(MismatchError, f"the state says nothing of {listed(sorted(mine))}")]
+        rates = state["full_rates"]
+        if not isinstance(rates, Mapping) or rates.keys() != mine["full_rates"].keys():
+            return [(MismatchError, "the state holds full_rates of other weights")]
+        faults: list[str] = []
+        for name, rate in rates.items():
+            faults += number_faults(f"full_rates of {name}", rate, least=1e-300)
+        return faults_of(InvalidInputError, faults)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much is to be forgotten in a step.
+
+    Args:
+        at_full: D of a step at the full rate, no unit.
+        shape: As for :class:`decayfree.Turning`.
+        total_steps: Of the whole training, where it is known.
+    """
+
+    at_full: float
+    shape: str
+    total_steps: int | None
+
+    def forgetting(self, n_steps: int, share: float) -> float:
+        """D of the step that comes after ``n_steps``, at a learning rate that is a share of the full one."""
+        if self.shape == "plain":
+            return self.at_full * share**2
+        if self.shape == "follow":
+            return self.at_full * share
+        return self.at_full * own_share(self.shape, n_steps, self.total_steps or 1)
+
+
+def own_share(shape: str, n_steps: int, total_steps: int) -> float:
+    """S after ``n_steps`` of ``total_steps``, from 1 to 0."""
+    return OWN_SHAPES[shape](min(n_steps / total_steps, 1.0))
+
+
+class Angles(StepLengths):
+    """Steps at angles that are set: w ← w + R·tan(θ)·u/√⟨‖u‖²⟩, u the update without its part along w.
+
+    Args:
+        optimizer: As for :class:`StepLengths`.
+        weights: As for :class:`StepLengths`.
+        pace: How much is forgotten in a step.
+        full_rate: As for :class:`StepLengths`.
+
+    Attributes:
+        forgotten: D so far.
+        angles_rad: By parameter name, θ of the last step.
+
+    Raises:
+        InvalidInputError: If nobody knows how long the optimizer's steps remember a gradient.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, weights: Mapping[str, Tensor], pace: Pace, full_rate: float | None
+    ) -> None:
+        super().__init__(optimizer, weights, full_rate)
+        self._correlation, self._pace = _correlation_of(optimizer), pace
+        self._sizes: dict[str, Tensor] = {}
+        self.forgotten = 0.0
+        self.angles_rad: dict[str, float] = {}
+
+    def change_(self, held: Sequence[Held], optimizer: Optimizer, n_steps: int) -> None:
+        super().change_(held, optimizer, n_steps)
+        shares = [self._share(one, group_of(one.weight, optimizer)) for one in held]
+        self.forgotten += max((self._pace.forgetting(n_steps, share) for share in shares), default=0.0)
+
+    def _change_one_(
+        self, one: Held, group: Mapping[str, Any], state: Mapping[str, Any], n_steps: int
+    ) -> None:
+        forgetting = self._pace.forgetting(n_steps, self._share(one, group))
+        angle = math.sqrt(2 * forgetting / self._correlation(group, state))
+        self.angles_rad[one.name] = angle
+        before, update = self._before_and_update(one)
+        along = before.each(torch.clone)
+        along.scale_(_quotient(update.dots(before), one.targets.square()))
+        _add_(update, along, alpha=-1)
+        rate = float(group["lr"])
+        squares = (update.norms() / rate).square()
+        seen = self._sizes.get(one.name, torch.zeros_like(squares))
+        mean = torch.where(seen > 0, torch.lerp(squares, seen, _AVERAGING), squares)
+        self._sizes[one.name] = torch.where(squares > 0, mean, seen)
+        reach = _quotient(one.targets * math.tan(angle), mean.sqrt()) / rate
+        update.scale_(torch.where(one.targets > 0, reach, 1.0))
+        self._take_(one, before, update)
+
+    def state_dict(self) -> dict[str, Any]:
+        sizes = {name: sizes.detach().clone() for name, sizes in self._sizes.items()}
+        return {**super().state_dict(), "sizes": sizes, "forgotten": self.forgotten}
+
+    def load_state_dict(self, state: Mapping[str, Any], held: Sequence[Held]) -> None:
+        super().load_state_dict(state, held)
+        targets = {one.name: one.targets for one in held}
+        self._sizes = {name: sizes.to(targets[name], copy=True) for name, sizes in state["sizes"].items()}
+        self.forgotten = float(state["forgotten"])
+
+    def state_faults(self, state: object, held: Sequence[Held]) -> list[Fault]:
+        faults = super().state_faults(state, held)
+        if faults or not isinstance(state, Mapping):
+            return faults
+        shapes = {one.name: one.targets.shape for one in held}
+        sizes = state["sizes"]
+        if not isinstance(sizes, Mapping) or any(
+            name not in shapes or getattr(values, "shape", None) != shapes[name]
+            for name, values in sizes.items()
+        ):
+            return [(MismatchError, "the state holds sizes of other weights or blocks")]
+        wrong = number_faults("forgotten", state["forgotten"], least=0) + [
+            f"sizes of {name} must be finite and at least 0"
+            for name, values in sizes.items()
+            if not bool((torch.isfinite(values) & (values >= 0)).all())
+        ]
+        return faults_of(InvalidInputError, wrong)
+
+
+def group_of(weight: Tensor, optimizer: Optimizer) -> Mapping[str, Any]:
+    """The optimizer's settings for a weight; `load_state_dict` of an optimizer replaces its groups."""
+    groups = optimizer.param_groups
+    return next(group for group in groups if any(entry is weight for entry in group["params"]))
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """a/b, and 0 where b is: what has no size is not made larger."""
+    return torch.where(b > 0, a / b, 0.0)
+
+
+def _add_(part: Part, other: Part, *, alpha: float = 1.0) -> None:
+    for tensor, values in zip(part.tensors, other.tensors, strict=True):
+        tensor.add_(values, alpha=alpha)
+
+
+def _correlation_of(optimizer: Optimizer) -> Correlation:
+    row = nearest_row(type(optimizer))
+    if row is None or row.correlation is None:
+        known = [one.classes.split()[0] for one in OPTIMIZERS if one.correlation is not None]
+        raise InvalidInputError(
+            f"how long the steps of {type(optimizer).__name__} remember a gradient is not known, so that no "
+            f"angle can be said; it is of {', '.join(known)}. WeightRescaling holds norms under any optimizer"
+        )
+    return row.correlation
