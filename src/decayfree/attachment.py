@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from torch.optim import Optimizer
 
-from decayfree.blocks import is_flat_parameter, unsupported_weights
+from decayfree.arguments.stored import is_flat_parameter, unsupported_weights
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight

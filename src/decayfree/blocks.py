@@ -4,14 +4,14 @@ Norms, inner products and scaling of blocks of rows, with float32 inside. Does n
 such blocks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from decayfree.errors import InvalidInputError
 
@@ -192,6 +192,25 @@ class Part:
     def scale_(self, factors: Tensor) -> None:
         """Multiply every block in place by its factor, (n_blocks,): `scale_blocks_`."""
         scale_blocks_(self.weight, factors, self.blocks, self.bias)
+
+    def put_in_(self, values: "Part") -> None:
+        """Write what ``values`` has in these blocks; of a weight that has other rows, those stay.
+
+        Example:
+            >>> blocks = Blocks(axis=0, block_sizes=(1,), starts=(1,))
+            >>> part = Part(torch.tensor([[3.0], [4.0]]), None, blocks)
+            >>> part.put_in_(Part(torch.zeros(2, 1), None, blocks))
+            >>> part.weight.tolist()
+            [[3.0], [0.0]]
+        """
+        if not self.blocks.is_partial:
+            for own, new in zip(self.tensors, values.tensors, strict=True):
+                own.copy_(new)
+            return
+        outside = self.each(torch.ones_like)
+        outside.scale_(torch.zeros(self.blocks.n_blocks, device=self.weight.device))
+        for own, new, is_outside in zip(self.tensors, values.tensors, outside.tensors, strict=True):
+            own.copy_(torch.where(is_outside == 0, new, own))
 
 
 def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> Tensor:
@@ -456,44 +475,3 @@ def _bias_rows(bias: Tensor, of_rows: Tensor) -> Tensor:
 @lru_cache(maxsize=1024)
 def _index(blocks: Blocks, device: torch.device) -> Tensor:
     return torch.tensor(blocks.rows, device=device)
-
-
-def is_flat_parameter(parameter: Tensor) -> bool:
-    """Whether FSDP1 has flattened several weights into this one."""
-    return bool(getattr(parameter, "_is_flat_param", False)) or "FlatParameter" in (
-        kind.__name__ for kind in type(parameter).__mro__
-    )
-
-
-def unsupported_weights(parameters: Mapping[str, Tensor]) -> list[str]:
-    """Say of each parameter that cannot be scaled slice by slice why that is so."""
-    faults = []
-    for name, parameter in parameters.items():
-        shape = (
-            "" if isinstance(parameter, nn.parameter.UninitializedParameter) else f" {tuple(parameter.shape)}"
-        )
-        if is_flat_parameter(parameter):
-            faults.append(
-                f"{name}{shape} is a flat parameter of FSDP1: use FSDP2 (fully_shard), "
-                "or use_orig_params before wrapping"
-            )
-        elif isinstance(parameter, nn.parameter.UninitializedParameter):
-            faults.append(f"{name} is lazy and has no shape yet: run the model once")
-        elif parameter.is_meta:
-            faults.append(
-                f"{name}{shape} is on the meta device and has no values: materialize the model first"
-            )
-        elif parameter.layout != torch.strided:
-            faults.append(f"{name}{shape} is sparse ({parameter.layout}): convert it with .to_dense()")
-        elif any(
-            stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)
-        ):
-            faults.append(
-                f"{name}{shape} is expanded: several of its entries are one number in "
-                "memory; use .contiguous()"
-            )
-        elif parameter.is_quantized:
-            faults.append(f"{name}{shape} is quantized: rescale before quantization")
-        elif parameter.is_complex():
-            faults.append(f"{name}{shape} is complex: leave it out with exclude=, or train its real pairs")
-    return faults

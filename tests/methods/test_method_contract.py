@@ -26,6 +26,8 @@ from decayfree.methods import (
     NoTreatment,
     Projection,
     RotationalEquilibrium,
+    RunLength,
+    TurningMethod,
     WeightDecay,
     WeightNormalization,
     WeightStandardization,
@@ -58,6 +60,9 @@ ROWS = [
     Row(WRS(), norms_stay=True),
     Row(WRS("init"), norms_stay=True),
     Row(WRS(0.5, every=2, momentum="scale")),
+    Row(WRS(schedule="follow"), norms_stay=True),
+    Row(TurningMethod(), norms_stay=True),
+    Row(TurningMethod(forgetting=0.3, schedule="cosine"), norms_stay=True),
     Row(Projection(weight_decay=0.01), frozenset(PROJECTED)),
     Row(WeightStandardization()),
     Row(WeightNormalization()),
@@ -99,7 +104,10 @@ class Training:
         self.optimizer = build_optimizer(spec, groups, learning_rate=0.01, method=method)
         replayed = {one.name: torch.full((20, one.blocks.n_blocks), 0.7) for one in self.found}
         self.attached = method.attach(
-            self.optimizer, self.found, replayed=replayed if method.replays else None
+            self.optimizer,
+            self.found,
+            replayed=replayed if method.replays else None,
+            length=RunLength(5, 20),
         )
         self.norms = self.norms_now()
 

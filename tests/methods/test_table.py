@@ -13,7 +13,7 @@ from decayfree.study import StudySpec
 
 # In this order messages list them.
 NAMES = [
-    *("none", "weight_decay", "learning_rate_scaling", "exact_replay", "wrs", "projection"),
+    *("none", "weight_decay", "learning_rate_scaling", "exact_replay", "wrs", "turning", "projection"),
     *("weight_standardization", "weight_normalization", "hyperball", "rotational_equilibrium"),
 ]
 SPEC = """
@@ -77,7 +77,7 @@ def test_a_method_is_in_the_file_of_its_name(name):
     assert METHODS[name].__module__ == f"decayfree.methods.{name}"
 
 
-@pytest.mark.parametrize("name", ["method", "table", "turning", "", None])
+@pytest.mark.parametrize("name", ["method", "table", "turned", "", None])
 def test_what_is_no_method_is_not_in_the_table(name):
     assert name not in METHODS
     with pytest.raises(KeyError):

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
-from decayfree.blocks import Part, unsupported_weights
+from decayfree.blocks import Part
 from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import Slope, slope
 from decayfree.dynamics.readings import as_scalar, readings, summary

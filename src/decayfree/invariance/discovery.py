@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import model_faults, plain
-from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     InvalidInputError,
     UnsupportedWeightError,

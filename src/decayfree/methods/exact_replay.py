@@ -16,7 +16,14 @@ from torch.optim import SGD, Optimizer
 
 from decayfree.blocks import scale_blocks_
 from decayfree.errors import InvalidInputError
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
+from decayfree.methods.method import (
+    AttachedMethod,
+    BlockNormsByStep,
+    Method,
+    RunLength,
+    number_faults,
+    only_with,
+)
 from decayfree.methods.partly_held import refuse_partly_held
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.stepping import refuse_scaled_gradients
@@ -82,6 +89,7 @@ class ExactReplay(Method):
         found: Invariance,
         *,
         replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
         decoupled: bool = False,
     ) -> AttachedMethod:
         """Attach to ``optimizer``, and rescale the weights to unit norm.
@@ -91,6 +99,7 @@ class ExactReplay(Method):
                 ``found``.
             found: The weights that are replayed.
             replayed: The norms of the same blocks before each step of the weight-decay run.
+            length: Of the training; it is that of the run.
             decoupled: Whether that run decayed the weight, w ← (1 − η_tλ)w − ηv, instead of the gradient;
                 then u ← (1 − η_tλ)u − η·c.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch.optim import Optimizer
 
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, RunLength
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -41,7 +41,12 @@ class Hyperball(Method):
         return "Hyperball"
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
         from decayfree.methods.turned import Turned
 

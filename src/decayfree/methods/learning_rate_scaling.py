@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, RunLength, number_faults
 from decayfree.methods.replaying import check_not_over, fitting
 from decayfree.methods.weight_decay import WeightDecay
-from decayfree.rescaling.held_rows import put_in_held_rows_
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -55,7 +54,12 @@ class LearningRateScaling(Method):
         return number_faults("replayed_weight_decay", self.replayed_weight_decay, or_zero=True)
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
         """Attach to ``optimizer``.
 
@@ -125,7 +129,7 @@ class _ScaledSteps:
             after.scale_(self._factors[weight.name])
             for tensor, old in zip(after.tensors, before.tensors, strict=True):
                 tensor.add_(old)
-            put_in_held_rows_(part, after)
+            part.put_in_(after)
         self._before.clear()  # nothing but norms is kept between steps
         self._factors.clear()
         self._n_steps += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 ParamGroups = list[dict[str, Any]]
 BlockNormsByStep = Mapping[str, Tensor]
 """Name of a weight -> (n_steps, n_blocks), float32: the norm of each block before each step of a run."""
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a training is that a method is attached to.
+
+    Args:
+        steps_per_epoch: Optimizer steps that go once through the data.
+        total_steps: Optimizer steps of all of it.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
 
 
 class AttachedMethod(Protocol):
@@ -127,9 +141,21 @@ class Method(ABC):
         return None
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
-        """Begin: called once, after the optimizer is made and before its first step."""
+        """Begin: called once, after the optimizer is made and before its first step.
+
+        Args:
+            optimizer: That takes the steps.
+            found: Its scale-invariant weights.
+            replayed: Norms of the run that it replays.
+            length: Of the training, for who paces itself by it.
+        """
         return NothingToDo()
 
 

@@ -17,7 +17,14 @@ from torch.optim import Optimizer
 
 from decayfree import equilibrium
 from decayfree.errors import InvalidInputError, faults_of, raise_all
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, number_faults, only_with
+from decayfree.methods.method import (
+    AttachedMethod,
+    BlockNormsByStep,
+    Method,
+    RunLength,
+    number_faults,
+    only_with,
+)
 from decayfree.optimizers import settling
 
 if TYPE_CHECKING:
@@ -72,7 +79,12 @@ class RotationalEquilibrium(Method):
         )
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
         """Attach to ``optimizer``.
 

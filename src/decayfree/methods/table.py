@@ -17,7 +17,7 @@ _FOLDER = __name__.rpartition(".")[0]
 _DEFINES_A_METHOD = re.compile(r"^class \w+\(Method\):$", re.MULTILINE)
 # The order in which messages list them, simple ones first; whatever is not here follows by its name.
 _FIRST = (
-    *("none", "weight_decay", "learning_rate_scaling", "exact_replay", "wrs", "projection"),
+    *("none", "weight_decay", "learning_rate_scaling", "exact_replay", "wrs", "turning", "projection"),
     *("weight_standardization", "weight_normalization", "hyperball", "rotational_equilibrium"),
 )
 

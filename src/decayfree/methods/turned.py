@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 
 from decayfree.errors import MismatchError
 from decayfree.methods.stepping import around_steps
-from decayfree.rescaling.held_rows import put_in_held_rows_
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -110,7 +109,7 @@ class Turned:
             part = weight.part(self._parameters)
             for name, tensor in zip(weight.names, part.tensors, strict=True):
                 self._before[name] = tensor.detach().clone()
-            put_in_held_rows_(part, part.each(torch.zeros_like))
+            part.put_in_(part.each(torch.zeros_like))
 
     @torch.no_grad()
     def _turn(self) -> None:
@@ -141,7 +140,7 @@ class Turned:
             tensor.add_(old)
         now = update.norms()
         update.scale_(torch.where(now > 0, norms / now, 1.0))
-        put_in_held_rows_(part, update)
+        part.put_in_(update)
 
     def _sizes(self, weight: ScaleInvariantWeight) -> Tensor:
         """‖u‖ of every block in the last step, or the root of its running mean square, (n_blocks,)."""

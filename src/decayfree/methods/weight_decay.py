@@ -20,6 +20,7 @@ from decayfree.methods.method import (
     Method,
     NothingToDo,
     ParamGroups,
+    RunLength,
     choice_faults,
     number_faults,
 )
@@ -66,7 +67,12 @@ class WeightDecay(Method):
         return groups_of(model, found, weight_decay=own, rest_weight_decay=rest_weight_decay)
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
         from decayfree.methods.partly_held import refuse_partly_held
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from decayfree.blocks import block_norms
 from decayfree.errors import InvalidInputError
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, NothingToDo
+from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, NothingToDo, RunLength
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -66,7 +66,12 @@ class WeightStandardization(Method):
         )
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
         return _Standardized(optimizer, found)
 

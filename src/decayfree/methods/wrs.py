@@ -17,6 +17,7 @@ from decayfree.methods.method import (
     BlockNormsByStep,
     Method,
     NothingToDo,
+    RunLength,
     choice_faults,
     number_faults,
 )
@@ -46,26 +47,42 @@ class WRS(Method):
     radius: float | Literal["init"] = 1.0
     every: int = 1
     momentum: Literal["keep", "scale"] = "keep"
+    schedule: Literal["plain", "follow"] = "plain"
+    """Whether angles follow the learning rate or the root of its schedule, as they do under decay."""
 
     @property
     def label(self) -> str:
         radius = "initial radius" if self.radius == "init" else f"radius {self.radius:g}"
         every = "" if self.every == 1 else f", every {self.every} steps"
-        return f"WRS, {radius}{every}{', momentum scaled' if self.momentum == 'scale' else ''}"
+        root = ", root of the schedule" if self.schedule == "follow" else ""
+        return f"WRS, {radius}{every}{', momentum scaled' if self.momentum == 'scale' else ''}{root}"
 
     def faults(self) -> list[str]:
         is_init = isinstance(self.radius, str) and self.radius == "init"
         faults = [] if is_init else number_faults("radius", self.radius)
         faults += choice_faults("momentum", self.momentum, "keep", "scale")
+        faults += choice_faults("schedule", self.schedule, "plain", "follow")
         return faults + whole_number_faults("every", self.every)
 
     def attach(
-        self, optimizer: Optimizer, found: Invariance, *, replayed: BlockNormsByStep | None = None
+        self,
+        optimizer: Optimizer,
+        found: Invariance,
+        *,
+        replayed: BlockNormsByStep | None = None,
+        length: RunLength | None = None,
     ) -> AttachedMethod:
         from decayfree.rescaling.weight_rescaling import WeightRescaling
 
         return _AttachedRescaling(
-            WeightRescaling(optimizer, found, radius=self.radius, every=self.every, momentum=self.momentum)
+            WeightRescaling(
+                optimizer,
+                found,
+                radius=self.radius,
+                every=self.every,
+                momentum=self.momentum,
+                schedule=self.schedule,
+            )
         )
 
 

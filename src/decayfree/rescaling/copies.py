@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import averages_of, model_faults, plain
-from decayfree.blocks import scale_blocks_, unsupported_weights
+from decayfree.blocks import scale_blocks_
 from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, faults_of
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.following import follow_statistics_

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.attachment import found_faults, hooked, nothing_in_common
-from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     InvalidInputError,
     MismatchError,

@@ -26,7 +26,6 @@ from decayfree.errors import (
 )
 from decayfree.optimizers import OPTIMIZERS, Correlation, nearest_row
 from decayfree.rescaling.held import Held
-from decayfree.rescaling.held_rows import put_in_held_rows_
 
 # This share of the running mean square of an update's norm stays from step to step. Steps of ten or so are
 # alike; over a hundred, updates of Adagrad shrink by more than they scatter.
@@ -101,7 +100,7 @@ class StepLengths:
 
     def _take_(self, one: Held, before: Part, update: Part) -> None:
         _add_(update, before)
-        put_in_held_rows_(one, update)
+        one.put_in_(update)
 
     def _share(self, one: Held, group: Mapping[str, Any]) -> float:
         return float(group["lr"]) / self._full_rates[one.name]
@@ -168,6 +167,7 @@ class Angles(StepLengths):
     Attributes:
         forgotten: D so far.
         angles_rad: By parameter name, θ of the last step.
+        learning_rates: By parameter name, (n_blocks,), at which the optimizer alone would have taken it.
 
     Raises:
         InvalidInputError: If nobody knows how long the optimizer's steps remember a gradient.
@@ -181,6 +181,7 @@ class Angles(StepLengths):
         self._sizes: dict[str, Tensor] = {}
         self.forgotten = 0.0
         self.angles_rad: dict[str, float] = {}
+        self.learning_rates: dict[str, Tensor] = {}
 
     def change_(self, held: Sequence[Held], optimizer: Optimizer, n_steps: int) -> None:
         super().change_(held, optimizer, n_steps)
@@ -202,18 +203,23 @@ class Angles(StepLengths):
         seen = self._sizes.get(one.name, torch.zeros_like(squares))
         mean = torch.where(seen > 0, torch.lerp(squares, seen, _AVERAGING), squares)
         self._sizes[one.name] = torch.where(squares > 0, mean, seen)
-        reach = _quotient(one.targets * math.tan(angle), mean.sqrt()) / rate
-        update.scale_(torch.where(one.targets > 0, reach, 1.0))
+        rates = _quotient(one.targets * math.tan(angle), mean.sqrt())
+        self.learning_rates[one.name] = torch.where(one.targets > 0, rates, rate)
+        update.scale_(self.learning_rates[one.name] / rate)
         self._take_(one, before, update)
 
     def state_dict(self) -> dict[str, Any]:
         sizes = {name: sizes.detach().clone() for name, sizes in self._sizes.items()}
-        return {**super().state_dict(), "sizes": sizes, "forgotten": self.forgotten}
+        rates = {name: rates.detach().clone() for name, rates in self.learning_rates.items()}
+        return {**super().state_dict(), "sizes": sizes, "learning_rates": rates, "forgotten": self.forgotten}
 
     def load_state_dict(self, state: Mapping[str, Any], held: Sequence[Held]) -> None:
         super().load_state_dict(state, held)
         targets = {one.name: one.targets for one in held}
         self._sizes = {name: sizes.to(targets[name], copy=True) for name, sizes in state["sizes"].items()}
+        self.learning_rates = {
+            name: rates.to(targets[name], copy=True) for name, rates in state["learning_rates"].items()
+        }
         self.forgotten = float(state["forgotten"])
 
     def state_faults(self, state: object, held: Sequence[Held]) -> list[Fault]:
@@ -221,17 +227,19 @@ class Angles(StepLengths):
         if faults or not isinstance(state, Mapping):
             return faults
         shapes = {one.name: one.targets.shape for one in held}
-        sizes = state["sizes"]
-        if not isinstance(sizes, Mapping) or any(
-            name not in shapes or getattr(values, "shape", None) != shapes[name]
-            for name, values in sizes.items()
-        ):
-            return [(MismatchError, "the state holds sizes of other weights or blocks")]
-        wrong = number_faults("forgotten", state["forgotten"], least=0) + [
-            f"sizes of {name} must be finite and at least 0"
-            for name, values in sizes.items()
-            if not bool((torch.isfinite(values) & (values >= 0)).all())
-        ]
+        wrong = number_faults("forgotten", state["forgotten"], least=0)
+        for key in ("sizes", "learning_rates"):
+            table = state[key]
+            if not isinstance(table, Mapping) or any(
+                name not in shapes or getattr(values, "shape", None) != shapes[name]
+                for name, values in table.items()
+            ):
+                return [(MismatchError, f"the state holds {key} of other weights or blocks")]
+            wrong += [
+                f"{key} of {name} must be finite and at least 0"
+                for name, values in table.items()
+                if not bool((torch.isfinite(values) & (values >= 0)).all())
+            ]
         return faults_of(InvalidInputError, wrong)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decayfree.errors import InvalidInputError, faults_of, number_faults, raise_all, whole_number_faults
@@ -116,6 +116,14 @@ class Turning(WeightRescaling):
     def angles_rad(self) -> dict[str, float]:
         """By parameter name, the angle θ that was set in the last step, in radians."""
         return dict(self._angles.angles_rad)
+
+    @property
+    def learning_rates(self) -> dict[str, Tensor]:
+        """By parameter name, (n_blocks,): at which the optimizer alone would have taken the last step.
+
+        One with the usual size of updates, from the norms that are held.
+        """
+        return {name: rates.clone() for name, rates in self._angles.learning_rates.items()}
 
     def __repr__(self) -> str:
         angles = [angle for angle in self.angles_rad.values() if angle > 0]

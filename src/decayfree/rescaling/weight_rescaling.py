@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
-from decayfree.blocks import unsupported_weights
 from decayfree.errors import (
     AlreadyAttachedError,
     Fault,

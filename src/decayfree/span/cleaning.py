@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import model_faults
-from decayfree.blocks import is_sharded, unsupported_weights
+from decayfree.blocks import is_sharded
 from decayfree.columns import aligned
 from decayfree.errors import (
     Fault,

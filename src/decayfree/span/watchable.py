@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
-from decayfree.blocks import is_flat_parameter
+from decayfree.arguments.stored import is_flat_parameter
 from decayfree.span.patches import RowLayout
 
 _SUPPORTED = (

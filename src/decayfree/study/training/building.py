@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from decayfree.errors import InvalidInputError
 from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.result import Invariance
-from decayfree.methods.method import AttachedMethod
+from decayfree.methods.method import AttachedMethod, RunLength
 from decayfree.study.data.draws import generator_for, with_label_noise
 from decayfree.study.data.images import N_CHANNELS, Dataset
 from decayfree.study.data.loading import load
@@ -63,7 +63,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     groups = method.param_groups(model, found, rest_weight_decay=recipe.rest_weight_decay)
     optimizer = build_optimizer(recipe.optimizer, groups, learning_rate=recipe.learning_rate, method=method)
     replayed = _replayed_norms(settings, out, found)
-    attached = method.attach(optimizer, found, replayed=replayed)
+    attached = method.attach(optimizer, found, replayed=replayed, length=length_of(recipe))
     first = None
     if recipe.off_span:
         first = first_layer(
@@ -72,6 +72,11 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     family = family_or_none(optimizer)
     sampler = Sampler(model, found, attached, recipe, dataset, labels, family, first)
     return Parts(dataset, labels, model, found, optimizer, attached, sampler)
+
+
+def length_of(recipe: Recipe) -> RunLength:
+    """How long a run is, as methods are told."""
+    return RunLength(recipe.n_steps_per_epoch, recipe.n_steps)
 
 
 def device_of(recipe: Recipe) -> torch.device:
