@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
     from decayfree.invariance.verdict import ScaleInvariantWeight
 
+ADDED = MappingProxyType({"is_added": True})
+"""Metadata of a setting that came later: at its default no run is another one for it."""
 ParamGroups = list[dict[str, Any]]
 BlockNormsByStep = Mapping[str, Tensor]
 """Name of a weight -> (n_steps, n_blocks), float32: the norm of each block before each step of a run."""

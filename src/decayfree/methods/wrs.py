@@ -6,13 +6,14 @@ A thin wrapper for studies; what rescales is `decayfree.WeightRescaling`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch.optim import Optimizer
 
 from decayfree.errors import whole_number_faults
 from decayfree.methods.method import (
+    ADDED,
     AttachedMethod,
     BlockNormsByStep,
     Method,
@@ -47,7 +48,7 @@ class WRS(Method):
     radius: float | Literal["init"] = 1.0
     every: int = 1
     momentum: Literal["keep", "scale"] = "keep"
-    schedule: Literal["plain", "follow"] = "plain"
+    schedule: Literal["plain", "follow"] = field(default="plain", metadata=ADDED)
     """Whether angles follow the learning rate or the root of its schedule, as they do under decay."""
 
     @property

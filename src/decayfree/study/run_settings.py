@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from decayfree.arguments.kinds import kind_fault
 from decayfree.errors import closest
-from decayfree.methods.method import Method
+from decayfree.methods.method import ADDED, Method
 from decayfree.optimizers import InStudies, in_studies
 
 DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"]
@@ -141,11 +141,23 @@ class DataSpec(_Checked):
     """Pad training images by so many pixels of the mean color, and cut a random part of their size out."""
     cutout: int = 0
     """Side of a square of the mean color at a random place of each training image; 0 for none."""
+    by_seed: bool = field(default=False, metadata=ADDED)
+    """Draw the images to train on anew for each seed, the same for all methods; those to validate on stay."""
+    first: int = field(default=0, metadata=ADDED)
+    """Leave out so many images at the beginning of the training part: others may have been chosen by them."""
+    n_pool: int = field(default=0, metadata=ADDED)
+    """So many images come after ``first`` for training and validation; 0 for all that there are."""
 
     def _check(self, told: _Told) -> None:
         told.each("n_train n_test", "at least 1", lambda n: n >= 1)
         told.each("image_size", "at most 4,096 pixels", lambda n: n <= 4096)
-        told.each("n_validation image_size crop_padding cutout", "at least 0", lambda n: n >= 0)
+        sizes = "n_validation image_size crop_padding cutout first n_pool"
+        told.each(sizes, "at least 0", lambda n: n >= 0)
+        told.unless(
+            not self.n_pool or self.n_pool >= self.n_train + self.n_validation,
+            "n_pool n_train n_validation",
+            f"expected at least the {self.n_train + self.n_validation} images that are taken out of it, or 0",
+        )
         told.each("label_noise", "a share from 0 to 1", lambda share: 0 <= share <= 1)
         told.unless(
             self.name != "image-folder" or self.image_size != 0,
@@ -325,9 +337,9 @@ class RunSettings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON: ``method`` with its name and settings, ``seed``, and all of the recipe."""
         return {
-            "method": {"name": self.method.name, **plain(self.method)},
+            "method": {"name": self.method.name, **plain(self.method, is_key=True)},
             "seed": self.seed,
-            **plain(self.recipe),
+            **plain(self.recipe, is_key=True),
         }
 
     def flat(self) -> dict[str, Any]:
@@ -339,13 +351,18 @@ class RunSettings:
         return flattened(self.to_dict())
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """A dataclass as nested tables; numbers are floats, 1 too, so that equal settings are the same text."""
+def plain(settings: Any, *, is_key: bool = False) -> dict[str, Any]:
+    """A dataclass as nested tables; numbers are floats, 1 too, so that equal settings are the same text.
+
+    A key leaves out settings that came later, where they are at their default: runs keep their names.
+    """
     table: dict[str, Any] = {}
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)
+        if is_key and "is_added" in entry.metadata and value == entry.default:
+            continue
         if dataclasses.is_dataclass(value):
-            value = plain(value)
+            value = plain(value, is_key=is_key)
         elif type(value) is int and entry.name in _numbers(settings.__class__):
             value = float(value)
         table[entry.name] = value

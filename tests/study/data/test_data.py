@@ -259,3 +259,44 @@ def test_generators_leave_the_global_random_state_alone_and_differ_by_purpose():
     draws = {torch.rand(1, generator=generator_for(p, n)).item() for p in ("a", "b") for n in (0, 1)}
     assert len(draws) == 4
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_that_are_drawn_by_seed_are_others_and_never_those_to_validate_on():
+    spec = DataSpec(n_train=100, n_validation=50, n_test=40, by_seed=True, first=200, n_pool=1000)
+    every = load(DataSpec(n_train=1200, n_test=40)).train
+    pool = {row.numpy().tobytes() for row in every.pixels[200:1150]}
+    drawn = []
+    for seed in (0, 1, 0):
+        data = load(spec, seed=seed)
+        assert data.validation.pixels.equal(every.pixels[1150:1200])
+        assert data.validation.labels.equal(every.labels[1150:1200])
+        rows = [row.numpy().tobytes() for row in data.train.pixels]
+        labels = {row.numpy().tobytes(): int(label) for row, label in zip(*vars_of(every), strict=True)}
+        assert [labels[row] for row in rows] == data.train.labels.tolist()
+        assert len(rows) == 100
+        assert set(rows) <= pool
+        drawn.append(rows)
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert len(set(drawn[0]) & set(drawn[1])) < 30  # 11 in the mean
+    # Digits to test with come behind the pool.
+    assert load(spec).test.labels.equal(load(DataSpec(n_train=1200, n_test=40)).test.labels)
+
+
+def test_images_at_the_beginning_can_be_left_out():
+    every = load(DataSpec(n_train=60, n_test=5)).train
+    data = load(DataSpec(n_train=20, n_validation=10, n_test=5, first=30))
+    assert data.train.pixels.equal(every.pixels[30:50])
+    assert data.validation.pixels.equal(every.pixels[50:60])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"first": 1700}, "first=1700"), ({"n_pool": 1790, "by_seed": True}, "n_pool=1790")],
+)
+def test_a_pool_that_is_not_there_is_refused(settings, said):
+    with pytest.raises(InvalidInputError, match=said):
+        load(DataSpec(n_train=100, n_test=50, **settings))
+
+
+def vars_of(images):
+    return images.pixels, images.labels

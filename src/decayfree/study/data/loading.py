@@ -24,8 +24,17 @@ SHARE_OF_GPU = 0.5
 
 
 @checked()
-def load(spec: DataSpec, data_dir: str | Path | None = None, device: torch.device | str = "cpu") -> Dataset:
-    """Load the first ``n_train`` training images, the ``n_validation`` after these, ``n_test`` test images.
+def load(
+    spec: DataSpec,
+    data_dir: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    seed: int = 0,
+) -> Dataset:
+    """Load ``n_train`` training images, ``n_validation`` more of the same part, and ``n_test`` test images.
+
+    The first ones, those to validate on after those to train on. With ``by_seed`` the last of the pool are to
+    validate on, and those to train on are drawn from the others.
 
     Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
     first, in an order that depends on no seed of a run: the classes of a subset are as frequent as in a
@@ -41,6 +50,7 @@ def load(spec: DataSpec, data_dir: str | Path | None = None, device: torch.devic
         data_dir: The folder with the files; by default a folder in the user's cache folder, and Debian's for
             Fashion-MNIST.
         device: Where the network will be.
+        seed: The run's; of consequence with ``by_seed`` only.
 
     Raises:
         InvalidInputError: If there are not so many images, files are not there or are damaged, or
@@ -48,7 +58,8 @@ def load(spec: DataSpec, data_dir: str | Path | None = None, device: torch.devic
         MissingExtraError: If a package that reads the files is not installed.
     """
     same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0)
-    dataset = _load(same, None if data_dir is None else str(data_dir), str(device))
+    folder = None if data_dir is None else str(data_dir)
+    dataset = _load(same, folder, str(device), seed if spec.by_seed else None)
     side = min(dataset.train.pixels.shape[-2:])
     faults = [
         f"{name}: expected less than the {side} pixels of an image, got {getattr(spec, name)}"
@@ -60,32 +71,42 @@ def load(spec: DataSpec, data_dir: str | Path | None = None, device: torch.devic
 
 
 @lru_cache(maxsize=2)
-def _load(spec: DataSpec, data_dir: str | None, device: str) -> Dataset:
+def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None) -> Dataset:
     if spec.name == "image-folder":
-        parts, n_classes, counts = _from_folder(spec, data_dir)
+        parts, n_classes, counts = _from_folder(spec, data_dir, seed)
     else:
-        parts, n_classes = _from_arrays(spec, data_dir)
+        parts, n_classes = _from_arrays(spec, data_dir, seed)
         counts = _counts(parts[0].pixels)
     mean, std = _moments(counts)
     train, validation, test = _placed(parts, torch.device(device))
     return Dataset(train, validation, test, n_classes=n_classes, mean=mean, std=std)
 
 
-def _from_arrays(spec: DataSpec, data_dir: str | None) -> tuple[list[Images], int]:
+def _from_arrays(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int]:
     """The three parts of data that is read whole, and how many classes it has."""
     train, test, n_classes = _read(spec, data_dir)
     _check_enough(spec, len(train), len(test))
-    n_seen = spec.n_train + spec.n_validation
-    if spec.name == "svhn":
-        train, test = _taken(train, _mixed(train, n_seen)), _taken(test, _mixed(test, spec.n_test))
-    spans = ((train, 0, spec.n_train), (train, spec.n_train, n_seen), (test, 0, spec.n_test))
-    return [Images(part.pixels[start:end], part.labels[start:end]) for part, start, end in spans], n_classes
+    is_mixed = spec.name == "svhn"
+    order = _mixed(train, len(train)) if is_mixed else torch.arange(len(train))
+    of_test = _mixed(test, spec.n_test) if is_mixed else torch.arange(spec.n_test)
+    to_train, to_validate = _chosen(order, spec, seed)
+    return [_taken(train, to_train), _taken(train, to_validate), _taken(test, of_test)], n_classes
+
+
+def _chosen(order: Tensor, spec: DataSpec, seed: int | None) -> tuple[Tensor, Tensor]:
+    """Which of the training part to train on, and which to validate on, out of all in their order."""
+    pool = order[spec.first : spec.first + spec.n_pool if spec.n_pool else None]
+    if seed is None:
+        return pool[: spec.n_train], pool[spec.n_train : spec.n_train + spec.n_validation]
+    rest, to_validate = pool[: len(pool) - spec.n_validation], pool[len(pool) - spec.n_validation :]
+    drawn = torch.randperm(len(rest), generator=generator_for("train images", seed))[: spec.n_train]
+    return rest[drawn], to_validate
 
 
 def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
     if spec.name == "digits":
         all_digits = digits.read()
-        n_seen = spec.n_train + spec.n_validation
+        n_seen = spec.first + (spec.n_pool or spec.n_train + spec.n_validation)
         train = Images(all_digits.pixels[:n_seen], all_digits.labels[:n_seen])
         return train, Images(all_digits.pixels[n_seen:], all_digits.labels[n_seen:]), digits.N_CLASSES
     if spec.name == "fashion-mnist":
@@ -98,14 +119,14 @@ def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
     return *cifar.read(edition, data_dir), edition.n_classes
 
 
-def _from_folder(spec: DataSpec, data_dir: str | None) -> tuple[list[Images], int, Tensor]:
+def _from_folder(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int, Tensor]:
     """The three parts of a folder of images, its number of classes, and the training pixels' counts."""
     tree = image_folder.find(data_dir)
     _check_enough(spec, len(tree.train), len(tree.test))
-    chosen = _mixed(tree.train, spec.n_train + spec.n_validation).tolist()
+    to_train, to_validate = _chosen(_mixed(tree.train, len(tree.train)), spec, seed)
     listed = (
-        tree.train.at(chosen[: spec.n_train]),
-        tree.train.at(chosen[spec.n_train :]),
+        tree.train.at(to_train.tolist()),
+        tree.train.at(to_validate.tolist()),
         tree.test.at(_mixed(tree.test, spec.n_test).tolist()),
     )
     decoded = decoding.decode([part.paths for part in listed], size=spec.image_size)
@@ -117,8 +138,11 @@ def _from_folder(spec: DataSpec, data_dir: str | None) -> tuple[list[Images], in
 
 
 def _check_enough(spec: DataSpec, n_train: int, n_test: int) -> None:
-    if spec.n_train + spec.n_validation > n_train or spec.n_test > n_test:
+    n_left = n_train - spec.first
+    if max(spec.n_train + spec.n_validation, spec.n_pool) > n_left or spec.n_test > n_test:
         validation = f", n_validation={spec.n_validation}" if spec.n_validation else ""
+        validation += f", first={spec.first}" if spec.first else ""
+        validation += f", n_pool={spec.n_pool}" if spec.n_pool else ""
         raise InvalidInputError(
             f"{spec.name} has {n_train} training and {n_test} test images here, "
             f"but n_train={spec.n_train}{validation} and n_test={spec.n_test} are asked for"
@@ -131,6 +155,12 @@ def _mixed(part: Images | image_folder.Part, n_taken: int) -> Tensor:
 
 
 def _taken(part: Images, positions: Tensor) -> Images:
+    first = int(positions[0]) if len(positions) else 0
+    if torch.equal(positions, torch.arange(first, first + len(positions))):
+        run = slice(first, first + len(positions))
+        return Images(part.pixels[run], part.labels[run])
+    if part.pixels.ndim == 3:
+        return Images(part.pixels[positions], part.labels[positions])
     pixels = part.pixels.permute(0, 2, 3, 1).index_select(0, positions).permute(0, 3, 1, 2)
     return Images(pixels, part.labels[positions])
 

@@ -55,7 +55,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     """
     recipe, method = settings.recipe, settings.method
     device = device_of(recipe)
-    dataset = load(recipe.data, data_dir, device)
+    dataset = load(recipe.data, data_dir, device, seed=settings.seed)
     labels = with_label_noise(
         dataset.train.labels, share=recipe.data.label_noise, n_classes=dataset.n_classes, seed=settings.seed
     )
@@ -67,7 +67,14 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     first = None
     if recipe.off_span:
         first = first_layer(
-            model, optimizer, found, method, data=recipe.data, data_dir=data_dir, replayed=replayed
+            model,
+            optimizer,
+            found,
+            method,
+            data=recipe.data,
+            data_dir=data_dir,
+            seed=settings.seed,
+            replayed=replayed,
         )
     family = family_or_none(optimizer)
     sampler = Sampler(model, found, attached, recipe, dataset, labels, family, first)

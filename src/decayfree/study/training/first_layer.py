@@ -82,6 +82,7 @@ def first_layer(
     *,
     data: DataSpec,
     data_dir: str | None,
+    seed: int = 0,
     replayed: Mapping[str, Tensor] | None,
 ) -> FirstLayer | None:
     """The first layer of a model before its first step; None where it is no plain convolution."""
@@ -89,7 +90,7 @@ def first_layer(
     if first is None:
         return None
     name, convolution = first
-    span = span_seen(data, data_dir, convolution)
+    span = span_seen(data, data_dir, convolution, seed)
     is_followed = (
         isinstance(optimizer, SGD)
         and isinstance(method, _FOLLOWED)
@@ -117,17 +118,17 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return None
 
 
-def span_seen(data: DataSpec, data_dir: str | None, convolution: nn.Conv2d) -> LayerSpan:
+def span_seen(data: DataSpec, data_dir: str | None, convolution: nn.Conv2d, seed: int = 0) -> LayerSpan:
     """The span of the patches that a first convolution sees in the training images."""
     c = convolution
     settings = (c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, c.dilation, c.groups)
-    return _span(data, data_dir, (*settings, False, c.padding_mode))
+    return _span(data, data_dir, (*settings, False, c.padding_mode), seed if data.by_seed else 0)
 
 
 @lru_cache(maxsize=2)
-def _span(data: DataSpec, data_dir: str | None, settings: tuple[Any, ...]) -> LayerSpan:
+def _span(data: DataSpec, data_dir: str | None, settings: tuple[Any, ...], seed: int) -> LayerSpan:
     """The span for a convolution with these settings, in the order in which torch takes them."""
-    dataset: Dataset = load(data, data_dir)
+    dataset: Dataset = load(data, data_dir, seed=seed)
     images = dataset.to_input(dataset.train.pixels[:N_SPAN_IMAGES])
     with torch.no_grad(), Surroundings(0):
         alike = nn.Conv2d(*settings)
