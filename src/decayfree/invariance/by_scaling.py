@@ -19,7 +19,7 @@ from decayfree.forward import movement
 from decayfree.invariance.exact_arithmetic import use_eps_
 from decayfree.invariance.finding import Says
 from decayfree.invariance.labels import labelled_factors, least_log2, opposite_factors
-from decayfree.invariance.partition import Partition
+from decayfree.invariance.partition import CANCELLED, Partition
 from decayfree.invariance.rounding import RoundingDecidesError
 from decayfree.invariance.trials import Change, Trials, by_rows, scaled, singled_out
 
@@ -70,8 +70,6 @@ _SMALL_STEP = replace(PRECISIONS[torch.float64], step=1e-8, lie=0.01)
 _FAR = 64.0
 # Outputs that move by this share when parameters are rounded otherwise are made of rounding.
 _ROUNDING = 1e-3
-# Scaling that does so much less than other values do is next to nothing, as with an ε in the way.
-_CANCELLED = 1e-3
 
 
 class Nudge(NamedTuple):
@@ -116,7 +114,11 @@ def nudges(
 
 
 def everything_holds(
-    trials: Trials, others: Sequence[Change], radial: Mapping[str, Tensor], seed: int
+    trials: Trials,
+    others: Sequence[Change],
+    radial: Mapping[str, Tensor],
+    wholes: Sequence[tuple[str, str | None, float]],
+    seed: int,
 ) -> bool:
     """Whether in one run in float64 nothing shows but what gradients say of some parameters.
 
@@ -127,17 +129,41 @@ def everything_holds(
         trials: At the point where gradients were taken.
         others: Changes that ought to move nothing.
         radial: As for :func:`nudges`.
+        wholes: Weights that may be free as a whole, with a bias or None, and how φ grows with them. Each
+            shall move φ by a tenth of a step, and so by more than may be missed.
         seed: As for :func:`nudges`.
     """
     for precision in (_SMALL_STEP, PRECISIONS[torch.float64]):
         made = nudges(trials.probe.parameters, radial, precision, seed).values()
-        outputs = trials.run(*others, *(nudge.change for nudge in made)).outputs
-        promised = sum(nudge.predicted for nudge in made)
+        longer = [
+            _longer(trials.probe.parameters, name, bias, precision.step / 10 / slope)
+            for name, bias, slope in wholes
+        ]
+        outputs = trials.run(*others, *(nudge.change for nudge in made), *longer).outputs
+        promised = sum(nudge.predicted for nudge in made) + len(wholes) * precision.step / 10
         missed = abs(trials.probe.functional_change(trials.outputs, outputs) - promised)
         # φ does not see outputs that have no gradient, and notices much less than this in the others.
         if missed <= precision.lie * precision.step and movement(trials.outputs, outputs) <= 1e-3:
             return True
     return False
+
+
+def _longer(parameters: Mapping[str, Tensor], name: str, bias: str | None, share: float) -> Change:
+    whole = Blocks(0, (len(parameters[name]),))
+    return scaled(name, bias, whole, torch.tensor([1 + share], dtype=torch.float64))
+
+
+def are_followed(trials: Trials, radial: Mapping[str, Tensor], seed: int) -> bool:
+    """Whether the outputs follow the gradients of parameters that move them very little, each of them.
+
+    In one run: each moves φ as far as the weakest does that grows by a percent or so.
+    """
+    weakest = min(float(torch.linalg.vector_norm(rows)) for rows in radial.values())
+    precision = replace(PRECISIONS[torch.float64], step=1e-2 * weakest)
+    made = nudges(trials.probe.parameters, radial, precision, seed).values()
+    outputs = trials.run(*(nudge.change for nudge in made)).outputs
+    promised = sum(nudge.predicted for nudge in made)
+    return abs(trials.probe.functional_change(trials.outputs, outputs) - promised) <= 0.3 * precision.step
 
 
 def liars(trials: Trials, made: Mapping[str, Nudge], precision: Precision) -> list[str]:
@@ -298,7 +324,7 @@ class ByScaling:
             moves = max(self._trials.movement(way) for way in ways)
             if moves <= self._precision.still:
                 continue
-            if moves >= moved or moves >= _CANCELLED * self._trials.movement(self.redrawn(name)):
+            if moves >= moved or moves >= CANCELLED * self._trials.movement(self.redrawn(name)):
                 found[name] = Answer("moves", moves)
         return found
 

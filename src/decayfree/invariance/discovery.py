@@ -7,6 +7,7 @@ model; rescale_once.py does.
 import fnmatch
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.errors import (
+    DecayFreeError,
     InvalidInputError,
     UnsupportedWeightError,
     faults_of,
@@ -24,6 +26,7 @@ from decayfree.errors import (
 )
 from decayfree.forward import Forward, tensors_in
 from decayfree.invariance.by_scaling import PRECISIONS
+from decayfree.invariance.fewer_samples import few_of, may_need_more
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.partition import TOLERANCES
 from decayfree.invariance.probe import ForwardError
@@ -57,7 +60,8 @@ def find_invariant(
         model: Any module, in the mode (train or eval) in which it will be trained.
         inputs: A tensor, a tuple or list (``model(*inputs)``) or a mapping (``model(**inputs)``), as for a
             training step. They must vary: a batch of four or more random images is fine; zeros are not, and
-            of two values BatchNorm keeps only the order.
+            of two values BatchNorm keeps only the order. Of 16 samples or more the first eight are looked at
+            first, and all only where these do not reach everything.
         forward: ``forward(model, inputs)`` for anything else; must use the model that it is given.
         probes: At most so many forward and backward passes; one is enough where every matrix row got a
             gradient and scaling all blocks confirmed what it found.
@@ -99,7 +103,7 @@ def find_invariant(
     _check_arguments(
         model, inputs, forward, probes, seed, dtype, {"include": included or [], "exclude": excluded}
     )
-    result, dtype = _search_in_best_precision(model, inputs, forward, probes, seed, dtype)
+    result, dtype = _search_of_enough(model, inputs, forward, probes, seed, dtype)
     weights: list[ScaleInvariantWeight] = []
     verdicts: dict[str, Verdict] = {}
     names = _names(model)
@@ -124,6 +128,20 @@ def find_invariant(
             weights.append(_weight_of(name, finding))
     _warn_of_eval_mode(model, weights)
     return Invariance(model, weights, verdicts, dtype=dtype, confirmed_to=result.confirmed_to)
+
+
+def _search_of_enough(
+    model: nn.Module, inputs: Any, forward: Forward | None, probes: int, seed: int, dtype: torch.dtype | None
+) -> tuple[SearchResult, torch.dtype]:
+    """With few samples where they do; a function of the user's sees all that were passed."""
+    few = few_of(inputs) if forward is None else None
+    if few is not None:
+        with suppress(DecayFreeError):  # which all may raise as well, then of what was passed
+            result, used = _search_in_best_precision(model, few, forward, probes, seed, dtype)
+            is_worse = used == torch.float32 != dtype  # perhaps of the few alone
+            if not is_worse and not any(map(may_need_more, result.findings.values())):
+                return result, used
+    return _search_in_best_precision(model, inputs, forward, probes, seed, dtype)
 
 
 def _search_in_best_precision(
@@ -204,7 +222,7 @@ def _verdict_of(finding: Finding, parameter: Tensor, dtype: torch.dtype) -> Verd
     if finding.partition or finding.says in ("sign", "choice", "detached"):
         return "invariant"
     has_moved = finding.failed_finite and finding.moves > PRECISIONS[dtype].effect
-    if finding.says in ("moves", "moves elsewhere") or has_moved:
+    if finding.says in ("moves", "weak", "moves elsewhere") or has_moved:
         return "not_invariant"
     if finding.is_silent or finding.is_mostly_silent or finding.moves < TOLERANCES[dtype].moved:
         return "undecided"

@@ -10,6 +10,7 @@ from decayfree.invariance.running_statistics import NormLayer
 # What really changing a parameter says, where its gradient says nothing or not the truth:
 #   no effect       no other value of it moves the outputs;
 #   moves           scaling it does;
+#   weak            growth moves them, if little, and as much as other changes of it do;
 #   moves elsewhere scaling it does not where it is, but at other values, which these inputs activate;
 #   sign            its numbers have no size: the outputs know their signs;
 #   choice          they know more of it than signs, but not its scale;
@@ -17,7 +18,7 @@ from decayfree.invariance.running_statistics import NormLayer
 #   free            its blocks have no scale, though its gradient says that they have one;
 #   two values      a normalization saw two values and keeps nothing of them but which is larger.
 Says = Literal[
-    "", "no effect", "moves", "moves elsewhere", "sign", "choice", "detached", "free", "two values"
+    "", "no effect", "moves", "weak", "moves elsewhere", "sign", "choice", "detached", "free", "two values"
 ]
 
 

@@ -24,7 +24,7 @@ def with_gradients(
     Args:
         probe: Runs backward.
         outputs: Of its newest run, with their graph.
-        evidence: By parameter.
+        evidence: By parameter, of those to look at.
         biases: By parameter its bias, or None.
     """
     gathering = _Gathering(probe, evidence, biases)
@@ -93,7 +93,7 @@ class _Gathering:
         self._taken.add(name)
         parameter, bias = self._probe.parameters[name], self._biases[name] or ""
         gradient = self.here[name] if parameter.ndim < 2 else self.here.pop(name)
-        if not is_measured(parameter):
+        if name not in self.evidence or not is_measured(parameter):
             return
         vector: Tensor | None = self._probe.parameters.get(bias)
         slopes = self.here.get(bias)

@@ -43,6 +43,9 @@ TOLERANCES = {
     torch.float32: Tolerance(zero=1e-3, floor=1e-7, evidence=1e-5, moved=1e-4, confirm=1e-3, rounding=1e-7),
 }
 
+# Scaling that does so much less than other changes do is next to nothing, as with an ε in the way.
+CANCELLED = 1e-3
+
 
 @dataclass(frozen=True)
 class Partition:

@@ -15,25 +15,31 @@ from torch import Tensor, nn
 
 from decayfree.errors import InvalidInputError
 from decayfree.forward import Forward, movement, on_default_device
-from decayfree.invariance.by_scaling import PRECISIONS, Answer, ByScaling, everything_holds, liars, nudges
+from decayfree.invariance.by_scaling import (
+    PRECISIONS,
+    Answer,
+    ByScaling,
+    are_followed,
+    everything_holds,
+    liars,
+    nudges,
+)
+from decayfree.invariance.cancelling import Cancelling
 from decayfree.invariance.evidence import Evidence, bias_of
 from decayfree.invariance.exact_arithmetic import NEGLIGIBLE_EPS
 from decayfree.invariance.finding import Finding
-from decayfree.invariance.followers import TwoRuns, apart
 from decayfree.invariance.gradients import is_measured, with_gradients
 from decayfree.invariance.labels import (
-    factors_for_one,
     labelled_factors,
     labels_of,
     least_log2,
 )
-from decayfree.invariance.norm_places import Calls, output_rows, places, reversed_graph, watched
+from decayfree.invariance.norm_places import Calls, output_rows, reversed_graph, watched
 from decayfree.invariance.partition import TOLERANCES, Tolerance
 from decayfree.invariance.probe import Probe, Ran, UnequalRunsError
 from decayfree.invariance.rounding import RoundingDecidesError, has_constant_channels, moved_by_rounding
 from decayfree.invariance.running_statistics import (
     UNKNOWN_SHIFT,
-    NormLayer,
     Statistics,
     put_in,
     small_modules,
@@ -44,12 +50,14 @@ from decayfree.invariance.seen import (
     Seen,
     candidates,
     faint,
+    growth_of,
     n_silent_rows,
     nearly_cancelled,
     scaled_candidate,
     silent,
     unless_bent,
     wants_more,
+    weak,
     without,
 )
 from decayfree.invariance.trials import Change, Trials
@@ -125,15 +133,12 @@ class _Search:
             is_last = index + 1 == self._n_probes
             if wants_more(seen.findings) and not is_last:
                 continue
-            confirmation = self._confirm(seen)
-            if confirmation.movement > seen.allowed and seen.start:
-                seen = replace(seen, start={})  # it may be the zeros that the outputs notice
-                confirmation = self._confirm(seen)
-            is_still = confirmation.movement <= seen.allowed
-            holds = is_still and self._everything_holds(seen)
-            if not holds:
-                self._probe.check_equal(seen.outputs)
-            if holds or (is_still and self._is_still_the_other_way(seen)):
+            seen, confirmation, is_still, holds = self._scaled_both_ways(seen)
+            if not is_still:
+                further = without(failed, self._with_longer_vectors(seen))
+                if candidates(further.findings) != candidates(seen.findings):
+                    seen, confirmation, is_still, holds = self._scaled_both_ways(further)
+            if is_still:
                 break
             culprits = self._culprits(seen)
             failed |= {name: replace(seen.findings[name], moves=moves) for name, moves in culprits.items()}
@@ -151,6 +156,9 @@ class _Search:
             confirmation = self._confirm(seen)
             seen = replace(seen, findings=self._with_norm_layers(seen, confirmation))
         return SearchResult(seen.findings, confirmation.movement)
+
+    def _with_norm_layers(self, seen: Seen, confirmation: Confirmation) -> dict[str, Finding]:
+        return Cancelling(self._trials(seen), seen, confirmation).findings()
 
     # Probes
 
@@ -313,6 +321,44 @@ class _Search:
             for index, (name, values) in enumerate(seen.factors.items())
         }
 
+    def _scaled_both_ways(self, seen: Seen) -> tuple[Seen, Confirmation, bool, bool]:
+        """Scale all candidates at once, up and down.
+
+        Returns:
+            What was seen, with the start that scaled runs need; how outputs moved; whether they are still
+            both ways; and whether everything else that was found holds as well.
+        """
+        confirmation = self._confirm(seen)
+        if confirmation.movement > seen.allowed and seen.start:
+            seen = replace(seen, start={})  # it may be the zeros that the outputs notice
+            confirmation = self._confirm(seen)
+        is_still = confirmation.movement <= seen.allowed
+        holds = is_still and self._everything_holds(seen)
+        if not holds:
+            self._probe.check_equal(seen.outputs)
+            is_still = is_still and self._is_still_the_other_way(seen)
+        return seen, confirmation, is_still, holds
+
+    def _with_longer_vectors(self, seen: Seen) -> Seen:
+        """With evidence on vectors from a point where all that may lack a scale are longer.
+
+        Gains look scale-invariant until a clip behind them is met. One gradient there tells that of all of
+        them, which halving finds one by one.
+        """
+        names = [name for name in candidates(seen.findings) if seen.findings[name].is_vector]
+        if not names:
+            return seen
+        changes = self._scaled(seen, seen.factors)
+        with self._trials(seen).changed([changes[name] for name in names]):
+            outputs = self._probe.run(start=seen.start).outputs
+            here, _ = with_gradients(
+                self._probe, outputs, {name: seen.evidence[name] for name in names}, self._biases
+            )
+        evidence = {**seen.evidence, **here}
+        reached = {name for name, finding in seen.findings.items() if finding.has_path}
+        findings = self._findings(evidence, reached)
+        return replace(seen, evidence=evidence, findings=findings, factors=self._factors(findings))
+
     def _is_still_the_other_way(self, seen: Seen) -> bool:
         changes = self._scaled(seen, self._the_other_way(seen)).values()
         return self._trials(seen).movement(*changes) <= seen.allowed
@@ -339,7 +385,14 @@ class _Search:
         asking, found = self._asking(seen), seen.findings
         others = list(self._scaled(seen, self._the_other_way(seen)).values())
         others += [asking.redrawn(name) for name in silent(found) if not found[name].has_sign_rows]
-        return everything_holds(self._trials(seen), others, self._with_a_scale(seen), self._probe.seed)
+        wholes = [
+            (name, self._biases[name] if is_joint else None, growth)
+            for name, is_joint in nearly_cancelled(seen)
+            if (growth := growth_of(seen, name, is_joint))
+        ]
+        return everything_holds(
+            self._trials(seen), others, self._with_a_scale(seen), wholes, self._probe.seed
+        )
 
     def _decided_by_scaling(self, seen: Seen, holds: bool) -> Seen:
         """With findings that say what really changing parameters says, where gradients say nothing or lie."""
@@ -355,9 +408,10 @@ class _Search:
         failed = [name for name, finding in seen.findings.items() if finding.failed_finite]
         axes = {name: seen.evidence[name].output_rows for name in (*untrue, *failed)}
         answers |= asking.of_liars(list(axes), axes)
-        free = asking.of_nearly_cancelled(nearly_cancelled(seen))
+        doubtful = [one for one in nearly_cancelled(seen) if not (holds and growth_of(seen, *one))]
+        free = asking.of_nearly_cancelled(doubtful)
         answers, untrue = answers | free, [*untrue, *free]
-        answers |= asking.of_faint(faint(seen.findings, self._tolerance), self._tolerance.moved)
+        answers |= self._of_faint(seen, holds)
         findings = {**seen.findings}
         for name, answer in answers.items():
             findings[name] = replace(
@@ -371,6 +425,15 @@ class _Search:
             )
         findings = unless_bent(findings, self._biases, self._trials(seen).movement, seen.allowed)
         return replace(seen, findings=findings, factors=self._factors(findings))
+
+    def _of_faint(self, seen: Seen, holds: bool) -> dict[str, Answer]:
+        names = faint(seen.findings, self._tolerance)
+        asked = weak(seen, names) if holds else {}
+        if asked and not are_followed(self._trials(seen), asked, self._probe.seed):
+            asked = {}
+        rest = [name for name in names if name not in asked]
+        found = self._asking(seen).of_faint(rest, self._tolerance.moved)
+        return found | {name: Answer("weak", seen.findings[name].moves) for name in asked}
 
     def _unless_of_two_values(self, answers: dict[str, Answer], seen: Seen) -> dict[str, Answer]:
         """With another answer where a normalization saw two values: no scale shows then, if there is one."""
@@ -405,77 +468,6 @@ class _Search:
             if seen.findings[name].has_scale
             and float(torch.linalg.vector_norm(rows)) >= self._tolerance.moved
         }
-
-    # Normalizations
-
-    def _with_norm_layers(self, seen: Seen, confirmation: Confirmation) -> dict[str, Finding]:
-        """The findings with what cancels the scale of each matrix.
-
-        Args:
-            seen: With the findings that were confirmed.
-            confirmation: Of these findings.
-        """
-        factors = {
-            name: seen.factors[name]
-            for name in candidates(seen.findings)
-            if not seen.findings[name].is_vector
-        }
-        weights = {name: self._probe.parameters[name] for name in factors}
-        places_of = places(seen.outputs, seen.calls, confirmation.calls, weights)
-        found, unexplained = self._two_runs(seen, confirmation.ran).followers(factors)
-        found = self._with_unexplained(found, unexplained, places_of, seen)
-        findings = dict(seen.findings)
-        for name in factors:
-            layers = found[name]
-            others = [] if layers else [NormLayer(place) for place in places_of[name]]
-            findings[name] = replace(findings[name], norm_layers=(*layers, *others))
-        return findings
-
-    def _with_unexplained(
-        self,
-        found: Mapping[str, list[NormLayer]],
-        unexplained: list[str],
-        places_of: Mapping[str, Collection[str]],
-        seen: Seen,
-    ) -> dict[str, list[NormLayer]]:
-        """The normalizations of each weight with those on which several weights act.
-
-        Each weight is scaled without the others that act on the same ones. Weights that the graph leads to
-        different ones share a run, and are scaled alone only where something else follows them.
-        """
-        layers_of = {
-            name: [layer for layer in unexplained if layer in places_of[name] or not places_of[name]]
-            for name in found
-        }
-        complete = {name: list(layers) for name, layers in found.items()}
-        for together in apart(layers_of):
-            for name, layers in self._followers_apart(together, layers_of, unexplained, seen).items():
-                complete[name] += layers
-        return complete
-
-    def _followers_apart(
-        self, names: list[str], layers_of: Mapping[str, list[str]], unexplained: list[str], seen: Seen
-    ) -> dict[str, list[NormLayer]]:
-        """Scale some weights that act on different modules, nothing else, and see which follow each."""
-        factors = {name: factors_for_one(len(seen.factors[name]), self._probe.seed) for name in names}
-        changes = [scaled_candidate(name, seen.findings[name], values) for name, values in factors.items()]
-        runs = self._two_runs(seen, self._trials(seen).run(*changes))
-        if len(names) == 1:
-            return {name: runs.followers_of_one(unexplained, factors[name]) for name in names}
-        others = set(unexplained).difference(*(layers_of[name] for name in names))
-        if runs.followers_of_one(others, factors[names[0]]):
-            alone = [self._followers_apart([name], layers_of, unexplained, seen) for name in names]
-            return {name: layers for one in alone for name, layers in one.items()}
-        return {name: runs.followers_of_one(layers_of[name], factors[name]) for name in names}
-
-    def _two_runs(self, seen: Seen, scaled: Ran) -> TwoRuns:
-        vectors = {
-            name: parameter.detach().double().cpu()
-            for name, parameter in self._probe.parameters.items()
-            if parameter.ndim == 1 and not parameter.is_complex()
-        }
-        after = put_in(scaled.start, scaled.statistics, seen.kept)
-        return TwoRuns(seen.statistics, after, vectors, self._probe.dtype == torch.float64)
 
     def _with_joined_biases(self, seen: Seen) -> dict[str, Finding]:
         """The findings with some silent biases scaled along.

@@ -3,7 +3,7 @@
 Choices among findings, in plain functions; runs nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from decayfree.blocks import Blocks
 from decayfree.invariance.evidence import Evidence
 from decayfree.invariance.finding import Finding
 from decayfree.invariance.norm_places import Calls
-from decayfree.invariance.partition import Tolerance
+from decayfree.invariance.partition import CANCELLED, Tolerance
 from decayfree.invariance.probe import Ran
 from decayfree.invariance.running_statistics import Statistics
 from decayfree.invariance.trials import Change, scaled
@@ -95,6 +95,27 @@ def faint(findings: Mapping[str, Finding], tolerance: Tolerance) -> list[str]:
         for name, finding in findings.items()
         if finding.has_scale and finding.moves < tolerance.moved and not finding.failed_finite
     ]
+
+
+def weak(seen: Seen, names: Collection[str]) -> dict[str, Tensor]:
+    """Of faint parameters ``radial`` of those that are no fainter for growth than for other changes."""
+    rows = {name: seen.evidence[name].by_key[False, 0, 1][-1] for name in names}
+    norm = torch.linalg.vector_norm
+    return {
+        name: one.radial
+        for name, one in rows.items()
+        if one.length > 1 and float(norm(one.radial)) >= CANCELLED * float(norm(one.magnitude))
+    }
+
+
+def growth_of(seen: Seen, name: str, is_joint: bool) -> float:
+    """Σ_i ⟨w_i, ∂φ/∂w_i⟩ of a matrix in the newest probe, with its bias or without; 0 if too little is left.
+
+    What a tenth of a percent of its rows' growths is left of could only be seen with steps too large.
+    """
+    rows = seen.evidence[name].by_key[is_joint, 0, 1][-1].radial
+    growth = float(rows.sum())
+    return growth if abs(growth) >= CANCELLED * float(torch.linalg.vector_norm(rows)) else 0.0
 
 
 def nearly_cancelled(seen: Seen) -> list[tuple[str, bool]]:

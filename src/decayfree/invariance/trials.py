@@ -4,7 +4,8 @@ Changes them beside a probe, runs, and puts them back; halves a group until thos
 singled out. Draws no conclusion.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,13 +36,21 @@ class Trials:
     @torch.no_grad()
     def run(self, *changes: Change) -> Ran:
         """One run with all changes."""
-        kept = {name: self.probe.parameters[name].detach().clone() for change in changes for name in change}
-        self.change_(changes)
-        try:
+        with self.changed(changes):
             return self.probe.run(start=self.start)
+
+    @contextmanager
+    def changed(self, changes: Collection[Change]) -> Iterator[None]:
+        """Changes parameters while it is open."""
+        kept = {name: self.probe.parameters[name].detach().clone() for change in changes for name in change}
+        with torch.no_grad():
+            self.change_(changes)
+        try:
+            yield
         finally:
-            for name, values in kept.items():
-                self.probe.parameters[name].copy_(values)
+            with torch.no_grad():
+                for name, values in kept.items():
+                    self.probe.parameters[name].copy_(values)
 
     @torch.no_grad()
     def change_(self, changes: Iterable[Change]) -> None:

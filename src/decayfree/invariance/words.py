@@ -103,6 +103,11 @@ def _says(finding: Finding, model: nn.Module) -> str:
                 "its gradient is zero where it is, and scaling moves nothing there; at other values, where "
                 f"it has an effect, scaling it moved the outputs by {finding.moves:.2g}"
             )
+        case "weak":
+            return (
+                f"scaling it moves the outputs, by {finding.moves:.2g} of its growth, little as its other "
+                "changes do: something small comes after it, such as a layer scale near zero"
+            )
         case "moves":
             though = "small growth does not show, but " if finding.failed_finite else ""
             return f"{though}scaling it moved the outputs by {finding.moves:.2g}{_but_of_gradient(finding)}"
