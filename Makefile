@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 OUT ?= demo
 # Of `make results`.
-STUDIES ?= figure1 optimizers architectures sensitivity baselines
+STUDIES ?= figure1 optimizers architectures sensitivity baselines memory
 # Files and folders of `make test`; all where empty.
 TESTS ?=
 # Libraries to preload for the tests only, in the form of LD_PRELOAD; empty nearly everywhere.

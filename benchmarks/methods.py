@@ -22,6 +22,8 @@ from decayfree.methods import (
     NoTreatment,
     Projection,
     RotationalEquilibrium,
+    RunLength,
+    TurningMethod,
     WeightDecay,
     WeightNormalization,
     WeightStandardization,
@@ -40,6 +42,7 @@ CONTESTANTS: dict[str, Method] = {
     "learning_rate_scaling": LearningRateScaling(5e-4),
     "exact_replay": ExactReplay(5e-4),
     "wrs": WRS(),
+    "turning": TurningMethod(),
     "projection": Projection(),
     "weight_standardization": WeightStandardization(),
     "weight_normalization": WeightNormalization(),
@@ -99,7 +102,9 @@ class Training:
         self.optimizer = build_optimizer(spec, groups, learning_rate=0.01, method=method)
         norms = {weight.name: torch.ones(N_REPLAYED, weight.blocks.n_blocks) for weight in found}
         self.is_replay = method.replays is not None
-        attached = method.attach(self.optimizer, found, replayed=norms if self.is_replay else None)
+        attached = method.attach(
+            self.optimizer, found, replayed=norms if self.is_replay else None, length=RunLength(391, 78_200)
+        )
         self.images = torch.randn(128, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(10, (128,), device=device)
         self.step()

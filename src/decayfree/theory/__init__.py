@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     )
     from decayfree.theory.flow import euler_steps_halve_the_growth as euler_steps_halve_the_growth
     from decayfree.theory.flow import runge_kutta_keeps_the_norm as runge_kutta_keeps_the_norm
+    from decayfree.theory.forgetting import CASES as CASES
+    from decayfree.theory.forgetting import ForgettingCase as ForgettingCase
+    from decayfree.theory.forgetting import law_of_forgetting as law_of_forgetting
+    from decayfree.theory.forgetting import matched_recipes_forget_alike as matched_recipes_forget_alike
+    from decayfree.theory.forgetting import turning_ignores_norm_and_rate as turning_ignores_norm_and_rate
     from decayfree.theory.growth import adam_is_not_orthogonal as adam_is_not_orthogonal
     from decayfree.theory.growth import growth_of_momentum as growth_of_momentum
     from decayfree.theory.growth import growth_of_nesterov as growth_of_nesterov

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decayfree.arguments.kinds import COUNT, SEED, checked
 from decayfree.forward import Forward
-from decayfree.theory import equilibria, equivalences, flow, growth, scale, spans
+from decayfree.theory import equilibria, equivalences, flow, forgetting, growth, scale, spans
 from decayfree.theory.check import Check
 from decayfree.theory.subject import Subject, image_subject, subject_of
 
@@ -46,6 +46,7 @@ def verify(images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
     yield from equilibria.equilibrium_angles(subject)
     yield equilibria.rates_after_a_drop(subject)
     yield equilibria.rates_after_a_drop(subject, rescaled=True, n_before=100, n_after=200)
+    yield from forgetting.forgetting(seed=seed)
 
 
 @checked(n_steps=COUNT, seed=SEED)
