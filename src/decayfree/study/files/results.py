@@ -16,6 +16,7 @@ from typing import Any, Literal
 from decayfree.dynamics.sinks import without_nan
 from decayfree.study.disk import as_path, read_bytes, read_text
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
+from decayfree.study.files.bits import bits_of_text
 from decayfree.study.files.integrity import ResultError, Seal, json_of, sealed_json, unsealed_json
 from decayfree.study.spec.study_spec import StudySpec
 
@@ -57,6 +58,8 @@ class Row:
     validation_loss: float = math.nan
     """NaN where no images are kept for validation."""
     validation_accuracy: float = math.nan
+    test_right: str = ""
+    """Which test images are right, one bit each (bits.py); of the last row only."""
 
 
 @dataclass(frozen=True)
@@ -322,21 +325,27 @@ def row_from(record: Mapping[str, Any]) -> Row:
         raise TypeError(f"{', '.join(wrong)}: expected tables")
     later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
     record = {**later, **record}
-    values = {name: _number(record[name]) for name in expected - {"step", *_TABLES}}
+    values = {name: _number(record[name]) for name in expected - {"step", "test_right", *_TABLES}}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     if type(record["step"]) is not int:
         raise TypeError(f"step: expected a whole number, got {record['step']!r}")
-    return Row(step=record["step"], **values, **tables)  # type: ignore[arg-type]
+    right = record["test_right"] or ""
+    bits_of_text(right)
+    return Row(step=record["step"], test_right=right, **values, **tables)  # type: ignore[arg-type]
 
 
 def row_to(row: Row) -> str:
     """The line of ``metrics.jsonl`` that says ``row``, with null for what is not finite."""
     record = {entry.name: getattr(row, entry.name) for entry in fields(row)}
+    if not row.test_right:
+        del record["test_right"]
     return json.dumps(without_nan(record), allow_nan=False) + "\n"
 
 
 _TABLES = ("norms", "effective_learning_rates", "angular_updates")
-_LATER = {"angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy"}
+_LATER = frozenset(
+    ["angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy", "test_right"]
+)
 
 
 def _read_run(directory: Path) -> Run:

@@ -20,6 +20,7 @@ from decayfree.methods.method import AttachedMethod
 from decayfree.methods.parametrizing import plain_name
 from decayfree.optimizers import UpdateFamily
 from decayfree.study.data.images import Dataset, Images
+from decayfree.study.files.bits import text_of_bits
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
 from decayfree.study.training.first_layer import FirstLayer
@@ -74,6 +75,7 @@ class Sampler:
             angular_updates=self._angular_updates(before),
             off_span_share=math.nan if first is None else first.share(),
             off_span_law=math.nan if first is None else first.predicted_share(),
+            test_right=text_of_bits(test.right) if step == self.recipe.n_steps else "",
         )
 
     def weights(self) -> dict[str, Tensor]:

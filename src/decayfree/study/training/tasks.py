@@ -4,7 +4,7 @@ Does not load data or take steps. A further task is one class here and one name 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,10 +14,17 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss (nats for classification) and accuracy (a share) over the examples."""
+    """Mean loss (nats for classification) and accuracy (a share) over the examples.
+
+    Args:
+        loss: Mean.
+        accuracy: Share of those that are right.
+        right: (n_examples,), bool: which are.
+    """
 
     loss: float
     accuracy: float
+    right: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
 class Task(Protocol):
@@ -40,14 +47,15 @@ class Classification:
     def evaluate(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
         was_training = model.training
         model.eval()
-        loss = n_right = n_seen = 0.0
+        loss = 0.0
+        right = []
         for inputs, labels in batches:
             logits = model(inputs)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            n_right += float((logits.argmax(dim=1) == labels).sum())
-            n_seen += len(labels)
+            right.append(logits.argmax(dim=1) == labels)
         model.train(was_training)
-        return Score(loss=loss / n_seen, accuracy=n_right / n_seen)
+        each = torch.cat(right).cpu()
+        return Score(loss=loss / len(each), accuracy=int(each.sum()) / len(each), right=each)
 
 
 TASKS: dict[str, Task] = {"classification": Classification()}
