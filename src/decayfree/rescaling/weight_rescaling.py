@@ -28,7 +28,6 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.invariance.result import Invariance
-from decayfree.invariance.running_statistics import NormLayer
 from decayfree.rescaling.copies import copies_of, copy_faults, longer, scale_copies_
 from decayfree.rescaling.deviation import (
     Deviation,
@@ -416,7 +415,8 @@ class WeightRescaling:
         faults += faults_of(WeightDecayError, decayed)
         faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
-        faults += copy_faults(self.copies, self.found) + faults_of(InvalidInputError, self._moment_faults())
+        faults += copy_faults(self.copies, self.found)
+        faults += faults_of(InvalidInputError, self._moment_faults(moves=radius != "init"))
         return faults + setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
@@ -444,14 +444,12 @@ class WeightRescaling:
             (one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held
         ]
 
-    def _relations(self) -> list[tuple[NormLayer, Tensor]]:
-        return relations_of(self._weights, {one.name: factors for one, factors in self._applied()})
-
     def _rescale_once(self, *, stacklevel: int) -> None:
         put_on_radius_(
             self.found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
         )
-        warn_of_unknown_moments(self.optimizer, self._planned(), stacklevel=stacklevel + 1)
+        scaled = [one for one, factors in self._applied() if bool((factors != 1).any())]
+        warn_of_unknown_moments(self.optimizer, scaled, stacklevel=stacklevel + 1)
         scale_copies_(self.copies, self.found, self.factors, stacklevel=stacklevel + 1)
 
     def _watchers(self) -> list[Watcher]:
@@ -461,12 +459,14 @@ class WeightRescaling:
     def _problems_of_groups(self) -> dict[str, str]:
         return group_problems(self.optimizer, self._weights, self._parameters(), self._watchers())
 
-    def _moment_faults(self) -> list[str]:
+    def _moment_faults(self, *, moves: bool = True) -> list[str]:
         parameters = self._parameters()
         parts = [weight.part(parameters) for weight in self._weights]
         if self.momentum == "scale":
-            return moment_faults(self.optimizer, parts, 'momentum="keep"')
-        return unscalable_faults(self.optimizer, parts)
+            packed = unscalable_faults(self.optimizer, parts, 'momentum="keep" with radius="init"')
+            return packed or moment_faults(self.optimizer, parts, 'momentum="keep"')
+        cure = 'radius="init", or a new optimizer'
+        return unscalable_faults(self.optimizer, parts, cure) if moves else []
 
     def _attach(self) -> None:
         self.optimizer.register_step_pre_hook(self._before_step)
