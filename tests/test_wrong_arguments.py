@@ -33,6 +33,7 @@ class Made:
         self.model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         self.found = decayfree.Invariance.from_dict(FOUND.to_dict(), self.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.adamw = torch.optim.AdamW(self.model.parameters(), lr=0.1, weight_decay=0.1)
 
     def recorded(self, **settings: Any) -> None:
         decayfree.Recorder(**settings)
@@ -101,6 +102,14 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Made], dict[str, Any]], dic
         lambda made: {"optimizer": made.optimizer, "found": made.found},
         {},
     ),
+    **{
+        function.__name__: (
+            function,
+            lambda made: {"optimizer": made.adamw, "found": made.found, "gradient_norms": None},
+            {"gradient_norms": {"None", "{}"}},
+        )
+        for function in (decayfree.drop_decay, decayfree.fixed_norm_recipe)
+    },
     "from_dict": (
         decayfree.Invariance.from_dict,
         lambda made: {"d": FOUND.to_dict(), "model": made.model},
