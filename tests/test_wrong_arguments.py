@@ -41,6 +41,7 @@ class Made:
         settings["optimizer"].step() if settings["optimizer"] is self.optimizer else self.optimizer.step()
 
 
+CONVERTED = decayfree.drop_decay(torch.optim.AdamW(MODEL.parameters(), weight_decay=0.1), FOUND)
 # By function: how it is called right, and which of these values it takes, by argument.
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[Made], dict[str, Any]], dict[str, set[str]]]] = {
     "find_invariant": (
@@ -110,6 +111,23 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Made], dict[str, Any]], dic
         )
         for function in (decayfree.drop_decay, decayfree.fixed_norm_recipe)
     },
+    **{
+        f"Invariance.{name}": (
+            getattr(FOUND, name),
+            lambda made: {"model": made.model},
+            {"model": {"None"} if name == "parts" else set()},
+        )
+        for name in ("parts", "misfits", "check_fits")
+    },
+    "schedules": (
+        CONVERTED.schedules,
+        lambda made: {"multiplier": float},
+        {
+            "multiplier": {"a class", "a function"},
+            "steps_per_call": {"5", str(2**70)},
+            "start_angle": {"5", str(2**70)},
+        },
+    ),
     "from_dict": (
         decayfree.Invariance.from_dict,
         lambda made: {"d": FOUND.to_dict(), "model": made.model},

@@ -33,7 +33,7 @@ _UNMOVED = 1e-2
 
 def copies_of(copies: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     """Copies as a list, each once, without what people wrap around them; others are left to copy_faults."""
-    several = isinstance(copies, Iterable) and not isinstance(copies, nn.Module)
+    several = isinstance(copies, Iterable) and not isinstance(copies, nn.Module | Tensor)
     given: Iterable[Any] = copies if several else [copies]  # type: ignore[assignment]
     inside = [plain(one) if isinstance(one, nn.Module) else one for one in given]
     return list({id(one): one for one in inside}.values())
