@@ -137,6 +137,18 @@ def test_what_was_told_is_not_told_again_with_other_figures():
         assert len(held.step()) == (decay == 0.04)
 
 
+def test_what_was_told_is_not_told_again_with_something_else():
+    held = attached()
+    decay_of_a_schedule(held)
+    assert len(held.step()) == 1
+    thawed(held)
+    (told,) = held.step()
+    assert "was frozen" in told
+    eval_mode(held)
+    (told,) = held.step()
+    assert "eval mode" in told
+
+
 def assigned(held: Held) -> None:
     held.model.load_state_dict(copy.deepcopy(held.model.state_dict()), assign=True)
 
