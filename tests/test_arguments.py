@@ -1,24 +1,31 @@
 """Wrong arguments of public functions: each is one error of ours that names the argument, at the call."""
 
+import dataclasses
 import importlib
 import inspect
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import decayfree
 from decayfree import find_invariant
 from decayfree.arguments.kinds import COUNT, SEED, checked, fits
+from decayfree.blocks import Blocks
 from decayfree.conversion import DecayRule
 from decayfree.errors import DecayFreeError, InvalidInputError
 from decayfree.methods import METHODS, WRS
 from decayfree.report import study_groups
 from decayfree.span import InputSpan
-from decayfree.study import ModelSpec, Recipe, StudySpec, read_study
+from decayfree.study import DataSpec, ModelSpec, Recipe, StudySpec, read_study
+from decayfree.study.files.archive import keep
+from decayfree.study.search.tuning import tune
 from decayfree.study.statistics import paired_difference
+from decayfree.study.training import train
 from decayfree.theory import image_subject
 from support.study_stand_in import SPEC, written
 
@@ -36,6 +43,7 @@ WRONG: dict[str, Any] = {
 }
 FACES = (
     "span",
+    "dynamics",
     "equilibrium",
     "conversion",
     "study",
@@ -68,7 +76,7 @@ RECORDS = {
         "DecayCase",
         "Subject",
     ),
-    *("LayerSpan", "Named", "ConvertedRescaling"),
+    *("LayerSpan", "Named", "ConvertedRescaling", "Motion", "Slope", "Sample"),
 }
 # What says itself what is wrong with it, when a study is made of it.
 SETTINGS = {
@@ -86,6 +94,9 @@ ACCEPTED = {
     ("InputSpan", "found"): {"None", "[]"},
     ("InputSpan", "centered"): {"True"},
     ("InputSpan", "max_features"): {"5", "huge"},
+    # A tensor of another shape is told as such.
+    ("effective_learning_rate", "learning_rate"): {"nan", "huge", "tensor"},
+    ("distance_to_equilibrium", "predicted"): {"nan", "huge", "tensor"},
 }
 
 
@@ -107,6 +118,72 @@ def public() -> Iterator[tuple[str, str]]:
                 and not typing.get_origin(thing)
             ):
                 yield face, name
+
+
+# What faces do not show and documents name.
+NAMED = {"study.search.tuning": "tune", "study.files.archive": "keep", "dynamics": "read_jsonl"}
+
+
+def taking_paths() -> Iterator[tuple[str, str, Any]]:
+    """Every argument of a public function, class or method that is a path by its name or its annotation."""
+    root = Path(str(decayfree.__file__)).parent
+    faces = [".".join(path.parent.relative_to(root).parts) for path in sorted(root.rglob("__init__.py"))]
+    names = [(face, name) for face in faces for name in getattr(module_of(face), "__all__", ())]
+    for face, name in dict.fromkeys([*names, *NAMED.items()]):
+        thing = getattr(module_of(face), name)
+        own = vars(thing).items() if inspect.isclass(thing) else [(name, thing)]
+        public = [getattr(one, "__func__", one) for key, one in own if key[0] != "_" or key == "__init__"]
+        for function in filter(inspect.isfunction, public):
+            try:
+                hints = typing.get_type_hints(function)
+            except NameError:  # of what only type checkers see
+                continue
+            for argument, hint in hints.items():
+                if argument != "return" and ("Path" in str(hint) or argument in PATHS):
+                    yield name, argument, hint
+
+
+def module_of(face: str) -> Any:
+    return importlib.import_module(f"decayfree.{face}".rstrip("."))
+
+
+PATHS = {"out", "path", "file", "folder", "directory", "target", "data_dir"}
+# Records of what was found or asked, and paths that are none of a file: those of an axis.
+NOT_GIVEN = {"Axis", "TuneOutcome"}
+
+
+def test_what_takes_a_path_takes_it_as_text_too() -> None:
+    taken = {(name, argument): hint for name, argument, hint in taking_paths() if name not in NOT_GIVEN}
+    wrong = {one: hint for one, hint in taken.items() if not (fits(hint, "a") and fits(hint, Path("a")))}
+    assert wrong == {}
+    assert {("tune", "out"), ("train", "out"), ("train", "data_dir"), ("keep", "target")} <= taken.keys()
+    assert {("StudySpec", "path"), ("StudySpec", "data_dir"), ("read_jsonl", "path")} <= taken.keys()
+
+
+def test_folders_of_trainings_searches_and_archives_may_be_text(
+    right: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keep(str(right["out"]), str(tmp_path / "kept")) == tmp_path / "kept" / "runs.tar.xz"
+    assert read_study(str(tmp_path / "kept")) == right["study"]
+    assert StudySpec(methods=(WRS(),), data_dir=tmp_path).data_dir == str(tmp_path)
+    seen = []
+
+    def noted(spec: StudySpec, out: Path, **_: Any) -> None:
+        seen.append(out)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("decayfree.study.search.tuning.run_study", noted)
+    spec = dataclasses.replace(SPEC, recipe=dataclasses.replace(SPEC.recipe, data=DataSpec(n_validation=8)))
+    with pytest.raises(ZeroDivisionError):
+        tune(spec, str(tmp_path), n_trials=1)
+    assert seen == [tmp_path / "tuning"]
+    for call in (
+        lambda: train(SPEC.runs()[0], 5),  # type: ignore[arg-type]
+        lambda: tune(spec, 5, n_trials=1),  # type: ignore[arg-type]
+        lambda: keep(5, tmp_path),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidInputError, match=r"^out must be a text or a path, got 5$"):
+            call()
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +208,20 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "b": span["0.weight"],
         "found": found,
         "optimizer": optimizer,
+        "norms": torch.ones(3),
+        "measured": torch.ones(3),
+        "predicted": 1.0,
+        "learning_rate": 0.1,
+        "family": "sgd",
+        "before": torch.ones(2, 3),
+        "after": torch.ones(2, 3),
+        "weight": torch.ones(2, 3),
+        "gradient": torch.ones(2, 3),
+        "blocks": Blocks(0, (1, 1)),
+        "sink": len,
+        "every": 1,
+        "path": out / "samples.jsonl",
+        "writer": str(out),
         "gradient_norms": None,
         "images": images,
         "labels": labels,
@@ -169,7 +260,10 @@ def test_a_wrong_argument_is_an_error_of_ours_that_names_it(
 ) -> None:
     function = getattr(importlib.import_module(f"decayfree.{face}"), name)
     parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    if name == "TensorBoard":  # whose annotations only type checkers see
+        parameters, hints = {"writer": parameters["writer"]}, {"writer": str}
+    else:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     needed = {one: right.get(one) for one, given in parameters.items() if given.default is given.empty}
     foreign = []
     for argument in parameters:

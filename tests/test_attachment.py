@@ -109,6 +109,29 @@ class Lonely(torch.optim.Optimizer):
         self.state = {}
 
 
+class Offloading(torch.optim.Optimizer):
+    """As torchao's CPUOffloadOptimizer: one optimizer for what is small, one a weight for the rest."""
+
+    def __init__(self, parameters):
+        *self.large, small = parameters
+        self.d_opt = torch.optim.SGD([small], lr=0.1)
+
+    @property
+    def param_groups(self):
+        return [*self.d_opt.param_groups, {"params": self.large, "lr": 0.1}]
+
+
+def test_what_moves_a_part_of_the_weights_is_no_cure():
+    model = net()
+    found = decayfree.find_invariant(model, INPUTS)
+    message = r"Offloading has no step hooks .*\.d_opt moves a part of the weights only, so use one optimizer"
+    for make in (WeightRescaling, Recorder, decayfree.exempt_, decayfree.GradientNorms):
+        with pytest.raises(InvalidInputError, match=message):
+            make(Offloading(model.parameters()), found)
+    with pytest.raises(InvalidInputError, match=message):
+        decayfree.rescale_(model, found, optimizer=Offloading(model.parameters()))
+
+
 def test_what_cannot_be_hooked_is_refused_with_the_cure():
     model = net()
     found = decayfree.find_invariant(model, INPUTS)

@@ -33,6 +33,7 @@ class Made:
         self.model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         self.found = decayfree.Invariance.from_dict(FOUND.to_dict(), self.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.adamw = torch.optim.AdamW(self.model.parameters(), lr=0.1, weight_decay=0.1)
 
     def recorded(self, **settings: Any) -> None:
         decayfree.Recorder(**settings)
@@ -40,6 +41,7 @@ class Made:
         settings["optimizer"].step() if settings["optimizer"] is self.optimizer else self.optimizer.step()
 
 
+CONVERTED = decayfree.drop_decay(torch.optim.AdamW(MODEL.parameters(), weight_decay=0.1), FOUND)
 # By function: how it is called right, and which of these values it takes, by argument.
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[Made], dict[str, Any]], dict[str, set[str]]]] = {
     "find_invariant": (
@@ -100,6 +102,31 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Made], dict[str, Any]], dic
         decayfree.GradientNorms,
         lambda made: {"optimizer": made.optimizer, "found": made.found},
         {},
+    ),
+    **{
+        function.__name__: (
+            function,
+            lambda made: {"optimizer": made.adamw, "found": made.found, "gradient_norms": None},
+            {"gradient_norms": {"None", "{}"}},
+        )
+        for function in (decayfree.drop_decay, decayfree.fixed_norm_recipe)
+    },
+    **{
+        f"Invariance.{name}": (
+            getattr(FOUND, name),
+            lambda made: {"model": made.model},
+            {"model": {"None"} if name == "parts" else set()},
+        )
+        for name in ("parts", "misfits", "check_fits")
+    },
+    "schedules": (
+        CONVERTED.schedules,
+        lambda made: {"multiplier": float},
+        {
+            "multiplier": {"a class", "a function"},
+            "steps_per_call": {"5", str(2**70)},
+            "start_angle": {"5", str(2**70)},
+        },
     ),
     "from_dict": (
         decayfree.Invariance.from_dict,

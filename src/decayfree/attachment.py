@@ -4,6 +4,7 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -61,15 +62,24 @@ def hooked(optimizer: object) -> Optimizer:
     kind = type(optimizer).__name__
     if not (isinstance(optimizer, Optimizer) or hasattr(optimizer, "param_groups")):
         raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
-    within = [name for name, value in vars(optimizer).items() if _can_be_hooked(value)]
-    cure = (
-        f"pass the optimizer inside it, .{within[0]}, whose steps can be followed"
-        if within
-        else "call super().__init__(params, defaults) in it"
-    )
     raise InvalidInputError(
-        f"{kind} has no step hooks of its own, since it never calls Optimizer.__init__: {cure}"
+        f"{kind} has no step hooks of its own, since it never calls Optimizer.__init__: {_cure(optimizer)}"
     )
+
+
+def _cure(optimizer: object) -> str:
+    within = {name: value for name, value in vars(optimizer).items() if _can_be_hooked(value)}
+    inside = {name: _parameters(value) for name, value in within.items()}
+    whole = [name for name, theirs in inside.items() if theirs >= _parameters(optimizer)]
+    if whole:
+        return f"pass the optimizer inside it, .{whole[0]}, whose steps can be followed"
+    if within:  # torchao's CPUOffloadOptimizer
+        return f"its .{next(iter(within))} moves a part of the weights only, so use one optimizer for all"
+    return "call super().__init__(params, defaults) in it"
+
+
+def _parameters(optimizer: Any) -> set[int]:
+    return {id(one) for group in getattr(optimizer, "param_groups", []) for one in group["params"]}
 
 
 def weights_in(optimizer: Optimizer, found: Invariance) -> list[ScaleInvariantWeight]:

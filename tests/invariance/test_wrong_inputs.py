@@ -44,6 +44,38 @@ def test_it_is_told_what_to_pass(seed, make, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_model_without_parameters_is_told_so():
+    with pytest.raises(decayfree.InvalidInputError, match=r"^Sequential has no parameters, so"):
+        decayfree.find_invariant(nn.Sequential(), IMAGES)
+
+
+class Graph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.head = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, nodes: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(torch.sparse.mm(edges, self.linear(nodes))).relu())
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_a_sparse_input_is_taken_where_the_model_takes_it(seed, layout):
+    edges = torch.rand(16, 16).round().to_sparse(layout=layout)
+    found = decayfree.find_invariant(Graph(), (torch.randn(16, 4), edges))
+    assert [weight.name for weight in found] == ["linear.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_a_nested_input_is_taken_where_it_knows_its_sizes(seed):
+    model, parts = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)), [torch.randn(2, 4), torch.randn(3, 4)]
+    jagged = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    found = decayfree.find_invariant(model, jagged, forward=lambda model, given: model(given).values())
+    assert [weight.name for weight in found] == ["0.weight"]
+    with pytest.raises(decayfree.InvalidInputError, match=r"make it with layout=torch\.jagged"):
+        decayfree.find_invariant(model, torch.nested.nested_tensor(parts))
+
+
 def test_a_model_without_values_is_told_once():
     with torch.device("meta"):
         model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(50)))

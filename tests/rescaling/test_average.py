@@ -128,9 +128,13 @@ def test_batches_are_those_of_a_loader_or_of_the_models_own_kind(seed):
 def test_what_cannot_be_measured_is_refused(seed):
     model, (images, _) = net(), digits()
     found = decayfree.find_invariant(model, images[:32])
-    for batches in (None, [], iter(())):
+    for batches in (None, [], iter(()), [images[:0]], [(images[:0], torch.zeros(0))]):
         with pytest.raises(InvalidInputError, match=r"2 normalizations \(1, …\) keep running statistics"):
             averaged(model, found, batches)
+    broken = images[:4].clone()
+    broken[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InvalidInputError, match=r"the statistics of 1, 4 are NaN or infinite"):
+        averaged(model, found, [images[:32], broken])
     with pytest.raises(InvalidInputError, match=r"model must be a torch.nn.Module, got list.*got NoneType"):
         averaged([], None)
     with pytest.raises(MismatchError, match="another model"):

@@ -121,11 +121,38 @@ def test_an_average_made_afterwards_is_no_news():
     assert wrs.check(average).problems == ()
 
 
+def with_first_of(first: nn.Module, model: nn.Module) -> nn.Module:
+    """A copy of a model with the first weight of another."""
+    other = copy.deepcopy(model)
+    other[0].weight = first[0].weight
+    return other
+
+
+def test_a_copy_that_is_named_twice_is_scaled_once():
+    model, average, optimizer = warm(4.0)
+    other = copy.deepcopy(average.module)
+    wrs = WeightRescaling(
+        optimizer, decayfree.find_invariant(model, INPUTS), copies=[average, average.module]
+    )
+    assert wrs.copies == [average.module]
+    expected = other[0].weight * wrs.factors["0.weight"].unsqueeze(1)
+    assert torch.equal(average.module[0].weight, expected)
+
+
+def test_a_copy_that_holds_nan_is_told_by_check():
+    model, average, optimizer = warm(1.0)
+    wrs = WeightRescaling(optimizer, decayfree.find_invariant(model, INPUTS), copies=average)
+    with torch.no_grad():
+        average.module[3].weight[2] = float("nan")
+    assert "copies[0] holds NaN or infinity in 3.weight" in wrs.check().problems
+
+
 def test_copies_that_do_not_fit_are_refused_before_anything_moves():
     model = net(4.0)
     found = decayfree.find_invariant(model, INPUTS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = copy.deepcopy(model.state_dict())
+    average = copy.deepcopy(model)
     with torch.device("meta"):
         meta = nn.Sequential(
             *(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6), nn.LayerNorm(6))
@@ -135,6 +162,13 @@ def test_copies_that_do_not_fit_are_refused_before_anything_moves():
         ([copy.deepcopy(model), nn.Linear(2, 2)], MismatchError, r"0\.weight \(8, 4\)"),
         (meta, UnsupportedWeightError, "meta"),
         (5, InvalidInputError, "copies"),
+        (model, InvalidInputError, r"copies\[0\] has 0\.weight, 3\.weight in common with the model, so that"),
+        (with_first_of(model, average), InvalidInputError, r"copies\[0\] has 0\.weight in common with the m"),
+        (
+            [average, with_first_of(average, model)],
+            InvalidInputError,
+            r"copies\[1\] has 0\.weight in common with copies\[0\]",
+        ),
     ]
     for copies, error, message in refusals:
         with pytest.raises(error, match=message):

@@ -147,7 +147,15 @@ def moves_nothing_without_gradients(run: Run) -> bool:
     return are_equal(run.weights(), before)
 
 
+def counts_its_steps(run: Run) -> bool:
+    run.train(3)
+    own = {int(state["step"]) for state in run.optimizer.state.values() if "step" in state}
+    is_ours = run.wrs is None or (run.wrs.n_steps == 3 and run.wrs.check().problems == ())
+    return own <= {3} and is_ours
+
+
 PROMISES: list[Callable[[Run], bool]] = [
+    counts_its_steps,
     resumes_bitwise,
     resumes_without_our_state,
     is_pickled,

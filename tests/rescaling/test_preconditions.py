@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 import decayfree
@@ -137,6 +137,18 @@ def test_what_was_told_is_not_told_again_with_other_figures():
         assert len(held.step()) == (decay == 0.04)
 
 
+def test_what_was_told_is_not_told_again_with_something_else():
+    held = attached()
+    decay_of_a_schedule(held)
+    assert len(held.step()) == 1
+    thawed(held)
+    (told,) = held.step()
+    assert "was frozen" in told
+    eval_mode(held)
+    (told,) = held.step()
+    assert "eval mode" in told
+
+
 def assigned(held: Held) -> None:
     held.model.load_state_dict(copy.deepcopy(held.model.state_dict()), assign=True)
 
@@ -165,12 +177,29 @@ def removed(held: Held) -> None:
     held.model.body[1] = nn.BatchNorm1d(8, track_running_stats=False)
 
 
+def weight_normed(held: Held) -> None:
+    parametrizations.weight_norm(held.model.body[0])
+
+
+def weight_normed_as_of_old(held: Held) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.nn.utils.weight_norm(held.model.body[3])
+
+
+def without_a_bias(held: Held) -> None:
+    held.model.body[0].bias = None
+
+
 REFUSED: dict[Callable[[Held], None], str] = {
     assigned: r"other parameters as body\.0\.weight, body\.3\.weight now \(load_state_dict\(assign=True\)",
     a_new_layer: r"other parameters as body\.0\.weight now",
     a_new_body: r"other parameters as body\.0\.weight, body\.3\.weight now",
     fused: r"body\.1: Identity keeps no running statistics",
     without_normalization: r"body\.1: Identity keeps no running statistics",
+    weight_normed: r"body\.0\.weight",
+    weight_normed_as_of_old: r"body\.3\.weight",
+    without_a_bias: r"body\.0\.bias: no such bias",
     removed: r"body\.1: BatchNorm1d keeps no running statistics",
 }
 

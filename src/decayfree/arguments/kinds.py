@@ -97,7 +97,9 @@ def fits(hint: Any, value: object) -> bool:
     if origin in (Sequence, list):
         return isinstance(value, Sequence) and all(_fits_inside(inside[0], one) for one in value)
     if origin is Mapping:
-        return isinstance(value, Mapping) and all(_fits_inside(inside[1], one) for one in value.values())
+        return isinstance(value, Mapping) and all(
+            fits(inside[0], key) and _fits_inside(inside[1], one) for key, one in value.items()
+        )
     kind = origin or hint
     if kind is Callable:
         return callable(value)

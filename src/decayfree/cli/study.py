@@ -253,7 +253,7 @@ def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
     tell_left_out(out, spec)
 
 
-def _other_images(path: Path, spec: "StudySpec") -> str | None:
+def _other_images(path: Path, spec: "StudySpec") -> str | Path | None:
     """The folder of images that the spec in a file names, where it is another one."""
     from decayfree.study.spec.study_spec import SpecError, StudySpec
 

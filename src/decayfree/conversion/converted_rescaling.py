@@ -5,7 +5,6 @@ decay would have held it at. fixed_norm.py works out which norm that is, and wei
 """
 
 import glob
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.arguments.kinds import ABOVE_0, checked
 from decayfree.attachment import attachable, nothing_in_common
 from decayfree.conversion.decay_rule import DecayRule, rule_of_group
 from decayfree.conversion.fixed_norm import FixedNormRecipe
@@ -128,6 +128,7 @@ class ConvertedRescaling(WeightRescaling):
         super().__init__(optimizer, found, radius=radius)
         self.recipe = recipe
 
+    @checked(steps_per_call=ABOVE_0, start_angle=ABOVE_0)
     def schedules(
         self, multiplier: Multiplier, *, steps_per_call: float = 1, start_angle: float = 1.0
     ) -> list[Multiplier]:
@@ -160,8 +161,6 @@ class ConvertedRescaling(WeightRescaling):
             >>> rest(0), held(0), round(held(50_000), 6)
             (0.25, 0.25, 0.5)
         """
-        if not 0 < steps_per_call < math.inf:
-            raise InvalidInputError(f"steps_per_call must be a finite number above 0, got {steps_per_call!r}")
         parameters = dict(self.found.model.named_parameters())
         converted = {
             id(parameters[name]): one for one in self.recipe.weights for name in self.found[one.name].names

@@ -89,8 +89,15 @@ def _faults(
         said = f"gradient_norms must map names to tensors (n_blocks,), got {gradient_norms!r}"
         faults.append((InvalidInputError, said))
     elif gradient_norms is not None:
-        for weight in asking:
-            faults += faults_of(MismatchError, _norm_faults(weight, gradient_norms))
+        names = {weight.name for weight in weights}
+        others = [key for key in gradient_norms if not isinstance(key, str)]
+        if others or (len(gradient_norms) and names.isdisjoint(gradient_norms)):
+            keys = ", ".join(map(repr, others or [*gradient_norms][:3]))
+            said = f"gradient_norms must map names of weights ({weights[0].name}, …) to tensors, got {keys}"
+            faults.append((MismatchError, said))
+        for weight in weights:
+            if weight in asking or weight.name in gradient_norms:
+                faults += faults_of(MismatchError, _norm_faults(weight, gradient_norms))
     return faults
 
 

@@ -40,6 +40,8 @@ def update_family(optimizer: Optimizer) -> UpdateFamily:
         >>> update_family(torch.optim.SGD([weight], lr=0.1)), update_family(torch.optim.AdamW([weight]))
         ('sgd', 'adam')
     """
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidInputError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r:.60}")
     for kind in type(optimizer).__mro__:
         if "schedulefree" in kind.__name__.lower().replace("_", ""):
             raise InvalidInputError(_refusal(kind, _SCHEDULE_FREE))

@@ -11,9 +11,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from decayfree.arguments.kinds import checked
 from decayfree.blocks import Blocks, factors_of_rows
 from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.optimizers import UpdateFamily
 
 
@@ -43,8 +44,9 @@ def effective_learning_rate(norms: Tensor, learning_rate: float | Tensor, family
         >>> effective_learning_rate(torch.tensor([2.0, 0.5]), 0.1, "adam")
         tensor([0.0500, 0.2000])
     """
+    _check_kinds("norms", norms, "learning_rate", learning_rate)
     if family not in get_args(UpdateFamily):
-        raise InvalidInputError(f'family must be "sgd", "adam" or "sign", got {family!r}')
+        raise InvalidInputError(f'family must be "sgd", "adam" or "sign", got {family!r:.60}')
     rates = learning_rate / (norms.square() if family == "sgd" else norms)
     return torch.where(norms > 0, rates, math.nan)
 
@@ -85,6 +87,7 @@ class Motion:
         return torch.hypot(self.radial, self.tangential)
 
 
+@checked()
 @torch.no_grad()
 def motion(
     before: Tensor,
@@ -133,6 +136,7 @@ def motion(
     return Motion(squares.sqrt(), squares_after.sqrt(), radial, (aside / squares).sqrt())
 
 
+@checked()
 def angular_update_rad(
     before: Tensor,
     after: Tensor,
@@ -197,6 +201,7 @@ class Slope:
         return Slope(self.norms, self.gradient_norms / scale, self.dots / scale, self.n_rows)
 
 
+@checked()
 @torch.no_grad()
 def slope(
     weight: Tensor,
@@ -246,7 +251,16 @@ def distance_to_equilibrium(measured: Tensor, predicted: float | Tensor) -> Tens
         >>> distance_to_equilibrium(torch.tensor([0.01, 0.03]), 0.02)
         tensor([-0.5000,  0.5000])
     """
+    _check_kinds("measured", measured, "predicted", predicted)
     if isinstance(predicted, Tensor):
         goal = predicted.to(measured.device, measured.dtype, non_blocking=True)
         return torch.where(goal > 0, measured / goal - 1, math.nan)
     return measured / predicted - 1 if predicted > 0 else torch.full_like(measured, math.nan)
+
+
+def _check_kinds(name: str, tensor: object, number_name: str, number: object) -> None:
+    """A tensor, and a number or one more; those that are not finite are what a run that diverged has."""
+    is_number = isinstance(number, int | float | Tensor) and not isinstance(number, bool)
+    wrong = [] if isinstance(tensor, Tensor) else [f"{name} must be a tensor, got {tensor!r:.60}"]
+    wrong += [] if is_number else [f"{number_name} must be a number or a tensor, got {number!r:.60}"]
+    raise_all(faults_of(InvalidInputError, wrong))

@@ -174,7 +174,8 @@ class Recorder:
             InvalidInputError: If they are not what :meth:`state_dict` gives. After an error nothing has
                 changed.
         """
-        missing = sorted(self.state_dict().keys() - state.keys())
+        own = self.state_dict().keys()
+        missing = sorted(own - state.keys()) if isinstance(state, Mapping) else sorted(own)
         if missing:
             raise MismatchError(f"this is no state of a Recorder: it has no {', '.join(missing)}")
         n_steps, run = state["n_steps"], state["run"]

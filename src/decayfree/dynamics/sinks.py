@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class JsonLines:
         InvalidInputError: If the folder does not exist or ``path`` is a folder.
     """
 
+    @checked()
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()  # a later change of the working directory does not split the file
         if not self.path.parent.is_dir():
@@ -96,6 +98,7 @@ class TensorBoard:
         statistics: Which ones; a deep network has thousands of charts with all of them.
 
     Raises:
+        InvalidInputError: If ``writer`` is neither.
         MissingExtraError: If ``writer`` is a folder and the package tensorboard is not there.
     """
 
@@ -105,6 +108,8 @@ class TensorBoard:
         *,
         statistics: tuple[str, ...] = ("mean", "min", "max"),
     ) -> None:
+        if not isinstance(writer, str | os.PathLike) and not hasattr(writer, "add_scalar"):
+            raise InvalidInputError(f"writer must be a SummaryWriter or a folder, got {writer!r:.60}")
         self.writer: Any = _summary_writer(writer) if isinstance(writer, str | os.PathLike) else writer
         self.statistics = statistics
 
@@ -114,6 +119,7 @@ class TensorBoard:
         self.writer.flush()
 
 
+@checked()
 def read_jsonl(path: str | os.PathLike[str]) -> list[Sample]:
     """Read what `JsonLines` wrote.
 

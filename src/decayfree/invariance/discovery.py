@@ -302,6 +302,7 @@ def _check_arguments(
         for pattern in listed
         if not fnmatch.filter(names, pattern)
     ]
+    wrong += [] if names else [f"{type(model).__name__} has no parameters, so there is nothing to find"]
     wrong += _kind_faults(inputs) if forward is None else []
     if forward is not None and not callable(forward):
         wrong.append(f"forward must be a function of a model and its inputs, got {forward!r}")
@@ -313,7 +314,10 @@ def _check_arguments(
     meta = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     meta += ["an input"] if any(tensor.is_meta for tensor in tensors_in(inputs)) else []
     wrong += [f"{name} is on the meta device and has no values" for name in meta]
-    floating = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.numel() > 1]
+    dense = [one for one in tensors_in(inputs) if one.layout == torch.strided and not one.is_nested]
+    if any(one.is_nested and one.layout == torch.strided for one in tensors_in(inputs)):
+        wrong.append("an input is nested without its sizes: make it with layout=torch.jagged")
+    floating = [tensor for tensor in dense if tensor.is_floating_point() and tensor.numel() > 1]
     if not meta and floating and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in floating):
         wrong.append(
             "the inputs are constant, so that normalizations see no variance: "

@@ -170,10 +170,17 @@ class _Fingerprints:
         known = self._known.get(id(tensor))
         if known and known[0]() is tensor and known[1] == version >= 0:
             return known[2]
-        values = tensor.detach()
+        values = _values_of(tensor.detach())
         fingerprint = torch.stack([values.sum(), torch.linalg.vector_norm(values)])
         self._known[id(tensor)] = weakref.ref(tensor), version, fingerprint
         return fingerprint
+
+
+def _values_of(tensor: Tensor) -> Tensor:
+    """What a tensor in any layout holds, such as the adjacency of a graph."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._values()  # values() wants duplicates summed up first
+    return tensor.values() if tensor.is_nested or tensor.layout != torch.strided else tensor
 
 
 def _is_unmoved(before: Tensor | None, after: Tensor | None) -> bool:

@@ -70,13 +70,14 @@ class Invariance(Sequence[ScaleInvariantWeight]):
 
     def holds(self, name: str) -> bool:
         """Whether a weight of this name is among them; ``name in found`` for type checkers."""
-        return name in self._weights
+        return isinstance(name, str) and name in self._weights
 
     def __contains__(self, key: object) -> bool:
         return key in self._weights if isinstance(key, str) else key in self._weights.values()
 
     def parts(self, model: nn.Module | None = None) -> dict[str, Part]:
         """The parameters in their blocks, by name; of ``model``, a copy for instance, instead of its own."""
+        raise_all(faults_of(InvalidInputError, [] if model is None else model_faults(model)))
         parameters = dict((self.model if model is None else model).named_parameters())
         return {weight.name: weight.part(parameters) for weight in self}
 
@@ -140,6 +141,7 @@ class Invariance(Sequence[ScaleInvariantWeight]):
 
     def misfits(self, model: nn.Module) -> list[str]:
         """Everything here that ``model`` does not have."""
+        raise_all(faults_of(InvalidInputError, model_faults(model)))
         parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
         faults = []
         for weight in self:

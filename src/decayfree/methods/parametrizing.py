@@ -11,6 +11,7 @@ from dataclasses import replace
 from torch import nn
 from torch.nn.utils import parametrize
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import UnsupportedWeightError
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
@@ -68,6 +69,7 @@ def parametrized(
     return _invariance(model, found, weights, reasons)
 
 
+@checked()
 def plain_name(name: str) -> str:
     """What a parameter was called before its parametrization.
 

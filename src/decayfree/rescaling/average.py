@@ -14,8 +14,8 @@ from torch.optim.swa_utils import update_bn
 
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.attachment import found_faults
-from decayfree.errors import InvalidInputError, faults_of, raise_all
-from decayfree.forward import Forward
+from decayfree.errors import InvalidInputError, faults_of, listed, raise_all
+from decayfree.forward import Forward, tensors_in
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import tracked_modules
 from decayfree.rescaling.rescale_once import rescale_
@@ -125,6 +125,9 @@ def _measure_statistics(
     def counted() -> Iterator[_Batch]:
         nonlocal n_batches
         for batch in [batches] if isinstance(batches, Tensor) else () if batches is None else batches:
+            tensors = list(tensors_in(batch))
+            if tensors and not any(tensor.numel() for tensor in tensors):
+                continue  # which BatchNorm averages as if it had seen something
             n_batches += 1
             yield _Batch(batch)
 
@@ -142,4 +145,15 @@ def _measure_statistics(
             f"{len(names)} normalizations ({names[0]}, …) keep running statistics, which belong to other "
             "weights than their average: give batches of training inputs to measure them on, and a loader "
             "rather than an iterator that is used up"
+        )
+    broken = [
+        name
+        for name in names
+        for module in [model.get_submodule(name)]
+        if not all(bool(torch.isfinite(buffer).all()) for buffer in module.buffers(recurse=False))
+    ]
+    if broken:
+        raise InvalidInputError(
+            f"on these batches the statistics of {listed(broken)} are NaN or infinite: look for such values "
+            "in the batches, and in the weights of the average"
         )

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import averages_of, model_faults, plain
 from decayfree.blocks import scale_blocks_
-from decayfree.errors import Fault, InvalidInputError, MismatchError, UnsupportedWeightError, faults_of
+from decayfree.errors import (
+    Fault,
+    InvalidInputError,
+    MismatchError,
+    UnsupportedWeightError,
+    faults_of,
+    listed,
+)
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.following import follow_statistics_
 from decayfree.rescaling.held import Held, held_of, relations_of
@@ -26,21 +33,34 @@ _UNMOVED = 1e-2
 
 
 def copies_of(copies: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
-    """One copy or several as a list, without what people wrap around them; others are left to copy_faults."""
-    several = isinstance(copies, Iterable) and not isinstance(copies, nn.Module)
-    listed: Iterable[Any] = copies if several else [copies]  # type: ignore[assignment]
-    return [plain(one) if isinstance(one, nn.Module) else one for one in listed]
+    """Copies as a list, each once, without what people wrap around them; others are left to copy_faults."""
+    several = isinstance(copies, Iterable) and not isinstance(copies, nn.Module | Tensor)
+    given: Iterable[Any] = copies if several else [copies]  # type: ignore[assignment]
+    inside = [plain(one) if isinstance(one, nn.Module) else one for one in given]
+    return list({id(one): one for one in inside}.values())
 
 
 def copy_faults(copies: Sequence[object], found: Invariance) -> list[Fault]:
     """What speaks against scaling these copies along."""
     faults: list[Fault] = []
-    for one in copies:
+    live = {id(tensor): "the model" for tensor in found.model.parameters()}
+    for index, one in enumerate(copies):
         faults += faults_of(InvalidInputError, (f"of the copies a {fault}" for fault in model_faults(one)))
         if isinstance(one, nn.Module):
             misfits = found.misfits(one)
             faults += faults_of(MismatchError, ["; ".join(misfits[:4])][: len(misfits)])
             parameters = {name: part.weight for name, part in found.parts(one).items()} if not misfits else {}
+            shared = [name for name, weight in parameters.items() if id(weight) in live]
+            faults += faults_of(
+                InvalidInputError,
+                [
+                    f"copies[{index}] has {listed(shared)} in common with {live[id(parameters[shared[0]])]}, "
+                    "so that it would be scaled twice: a copy has weights of its own"
+                ]
+                if shared
+                else [],
+            )
+            live |= {id(weight): f"copies[{index}]" for weight in parameters.values()}
             faults += faults_of(UnsupportedWeightError, unsupported_weights(parameters))
     return faults
 
@@ -87,6 +107,9 @@ def longer(
         shares = {
             one.name: float((one.norms() / one.targets).nan_to_num(0.0, 0.0, 0.0).max()) for one in theirs
         }
+        broken = [one.name for one in theirs if not bool(torch.isfinite(one.norms()).all())]
+        if broken:
+            yield f"copies[{index}] holds NaN or infinity in {listed(broken)}"
         worst = max(shares, key=lambda name: shares[name], default=None)
         if worst and shares[worst] > 1 + _LONGER:
             yield (

@@ -152,21 +152,24 @@ def already_attached(others: Iterable[_Holding], weights: Mapping[str, Tensor]) 
 def moment_faults(optimizer: Optimizer, parts: Sequence[Part], cure: str) -> list[str]:
     """What the optimizer remembers and cannot follow, with the cure."""
     unknown = unknown_moments(optimizer, parts)
-    return unscalable_faults(optimizer, parts) + (
+    return unscalable_faults(optimizer, parts, cure) or (
         [f"nobody knows how {', '.join(unknown)} reacts to scaling a weight, so it cannot follow: use {cure}"]
         if unknown
         else []
     )
 
 
-def unscalable_faults(optimizer: Optimizer, parts: Sequence[Part]) -> list[str]:
+def held_moment_faults(
+    optimizer: Optimizer, parts: Sequence[Part], momentum: str, *, moves: bool
+) -> list[str]:
+    """The same of who holds norms, where state is scaled in every step, or once at attachment if that moves."""
+    if momentum == "scale":
+        packed = unscalable_faults(optimizer, parts, 'momentum="keep" with radius="init"')
+        return packed or moment_faults(optimizer, parts, 'momentum="keep"')
+    return unscalable_faults(optimizer, parts, 'radius="init", or a new optimizer') if moves else []
+
+
+def unscalable_faults(optimizer: Optimizer, parts: Sequence[Part], cure: str) -> list[str]:
     """What the optimizer remembers in a form that cannot be multiplied, with the cure."""
     stored = unscalable_moments(optimizer, parts)
-    return (
-        [
-            f"{', '.join(stored[:4])} cannot be scaled along with the weights: rescale before the first step "
-            "of the optimizer, or make a new one"
-        ]
-        if stored
-        else []
-    )
+    return [f"{listed(stored)} cannot be scaled along with the weights: use {cure}"] if stored else []

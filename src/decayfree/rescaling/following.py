@@ -64,7 +64,8 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
             for parameter, blocks in one.by_tensor():
                 state = optimizer.state.get(parameter, {})
                 for key, value in state.items():
-                    if key in degrees and isinstance(value, Tensor) and value.shape == parameter.shape:
+                    is_memory = isinstance(value, Tensor) and value.shape == parameter.shape
+                    if key in degrees and is_memory and _is_scalable(value):
                         scale_blocks_(value, factors.pow(-degrees[key]), blocks)
                 rows, columns = (state.get(key) for key in _FACTORED)
                 if _is_factored(optimizer) and isinstance(rows, Tensor) and isinstance(columns, Tensor):
@@ -113,14 +114,26 @@ def unscalable_moments(optimizer: Optimizer, parts: Iterable[Part]) -> list[str]
             f"{type(optimizer).__name__}'s {key!r} ({type(value).__name__}, {value.dtype})"
             for one in parts
             for key, value in optimizer.state.get(one.weight, {}).items()
-            if known.get(key) and isinstance(value, Tensor) and not _is_scalable(value)
+            if isinstance(value, Tensor)
+            and not _is_scalable(value)
+            and (known.get(key) or (key not in known and _is_packed(value)))
         }
     )
 
 
 def _is_scalable(value: Tensor) -> bool:
-    is_ordinary = type(value) in (Tensor, nn.Parameter) or is_sharded(value)
-    return is_ordinary and value.layout == torch.strided and (value.is_floating_point() or value.is_complex())
+    is_float = (value.is_floating_point() or value.is_complex()) and value.element_size() > 1
+    return _is_ordinary(value) and value.layout == torch.strided and is_float
+
+
+def _is_packed(value: Tensor) -> bool:
+    """Whether its numbers stand for others, as in the states of optimizers that save memory."""
+    is_of_bytes = value.element_size() == 1 and value.dtype != torch.bool
+    return value.numel() > 1 and (is_of_bytes or not _is_ordinary(value))
+
+
+def _is_ordinary(value: Tensor) -> bool:
+    return type(value) in (Tensor, nn.Parameter) or is_sharded(value)
 
 
 def eps_movements(model: nn.Module, relations: Iterable[tuple[NormLayer, Tensor]]) -> dict[str, float]:

@@ -81,8 +81,10 @@ class Preconditions:
         parameters = dict(self._found.model.named_parameters())
         modules = dict(self._found.model.named_modules())
         weights = [self._found[one.name] for one in self._held]
-        names = dict.fromkeys(name for weight in weights for name in weight.names)
         layers = {layer.name: layer for weight in weights for layer in weight.norm_layers}
+        # What running means follow, too; a shift that nobody knows is the name of no parameter.
+        shifts = [layer.shift for layer in layers.values() if layer.shift]
+        names = dict.fromkeys([name for weight in weights for name in weight.names] + shifts)
         paths = dict.fromkeys(path for name in (*names, *layers) for path in _paths(name))
         # FSDP puts other parameters in the model between forward and backward.
         self._places = [
@@ -121,21 +123,20 @@ def lost_since(optimizer: Optimizer, found: Invariance, held: Sequence[Held]) ->
 
 
 def replaced(optimizer: Optimizer, found: Invariance, held: Sequence[Held]) -> list[str]:
-    """Held parameters in whose place the model has others that the optimizer does not move."""
+    """Held parameters that the model has no more, or in whose place it has others that nobody moves."""
     parameters = dict(found.model.named_parameters())
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     present = {id(parameter) for parameter in parameters.values()}
     names = [
         one.name
         for one in held
-        if one.name in parameters
-        and not is_sharded(one.weight)
+        if not is_sharded(one.weight)
         and id(one.weight) not in present
-        and id(parameters[one.name]) not in known
+        and id(parameters.get(one.name)) not in known
     ]
     return [
         f"the model has other parameters as {listed(names)} now (load_state_dict(assign=True), a replaced "
-        f"module), and the optimizer moves the old ones: {_NEW}"
+        f"module, a parametrization), and the optimizer moves the old ones: {_NEW}"
     ][: len(names)]
 
 

@@ -40,12 +40,11 @@ from decayfree.rescaling.deviation import (
 from decayfree.rescaling.faults import (
     already_attached,
     decay_faults,
-    moment_faults,
+    held_moment_faults,
     names_as_found,
     schedule_faults,
     setting_faults,
     state_faults,
-    unscalable_faults,
 )
 from decayfree.rescaling.finite import Finiteness
 from decayfree.rescaling.following import follow_moments_, follow_statistics_, warn_of_unknown_moments
@@ -431,7 +430,8 @@ class WeightRescaling:
         faults += faults_of(WeightDecayError, decayed)
         faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
-        faults += copy_faults(self.copies, self.found) + faults_of(InvalidInputError, self._moment_faults())
+        faults += copy_faults(self.copies, self.found)
+        faults += faults_of(InvalidInputError, self._moment_faults(moves=radius != "init"))
         return faults + setting_faults(self.every, self.momentum, self.fused)
 
     def held_weights(self) -> list[Tensor]:
@@ -462,7 +462,8 @@ class WeightRescaling:
         put_on_radius_(
             self.found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
         )
-        warn_of_unknown_moments(self.optimizer, self._planned(), stacklevel=stacklevel + 1)
+        scaled = [one for one, factors in self._applied() if bool((factors != 1).any())]
+        warn_of_unknown_moments(self.optimizer, scaled, stacklevel=stacklevel + 1)
         scale_copies_(self.copies, self.found, self.factors, stacklevel=stacklevel + 1)
 
     def _watchers(self) -> list[Watcher]:
@@ -472,12 +473,10 @@ class WeightRescaling:
     def _problems_of_groups(self) -> dict[str, str]:
         return group_problems(self.optimizer, self._weights, self._parameters(), self._watchers())
 
-    def _moment_faults(self) -> list[str]:
+    def _moment_faults(self, *, moves: bool = True) -> list[str]:
         parameters = self._parameters()
         parts = [weight.part(parameters) for weight in self._weights]
-        if self.momentum == "scale":
-            return moment_faults(self.optimizer, parts, 'momentum="keep"')
-        return unscalable_faults(self.optimizer, parts)
+        return held_moment_faults(self.optimizer, parts, self.momentum, moves=moves)
 
     def _attach(self) -> None:
         self.optimizer.register_step_pre_hook(self._before_step)

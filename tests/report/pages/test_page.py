@@ -17,6 +17,7 @@ from decayfree.errors import MissingExtraError
 from decayfree.methods import NoTreatment, WeightDecay
 from decayfree.report import compare, render, study_groups, study_numbers, write_report
 from decayfree.report.page import embedded_json
+from decayfree.report.tables import ending
 from decayfree.report.words import angles, spans, verdicts
 from decayfree.report.words import curves as findings
 from decayfree.study import OptimizerSpec, ResultError, read_study
@@ -194,6 +195,36 @@ def test_runs_that_have_not_begun_are_counted(tmp_path: Path) -> None:
     writer = Writer(tmp_path, not_begun=frozenset({("no decay", 4), ("WRS, radius 1", 4)}))
     text = words(Parsed.of(write_report(writer.write())).text)
     assert "No run has diverged or failed; 2 runs of the study have not begun." in text
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2, 3), (0,)])
+def test_finished_runs_that_a_changed_spec_leaves_out_are_told(
+    tmp_path: Path, seeds: tuple[int, ...]
+) -> None:
+    whole = study_spec(methods=METHODS[:2])
+    out = Writer(tmp_path, spec=whole, states={("no decay", 4): ("failed", "why")}).write()
+    assert "no part of study.toml" not in words(write_report(out).read_text(encoding="utf-8"))
+    (out / "study.toml").write_text(dataclasses.replace(whole, seeds=seeds).to_toml(), encoding="utf-8")
+    gone = sorted(
+        f"{run.key} ({run.label}, seed {run.seed})"
+        for run in whole.runs()
+        if run.seed not in seeds and (run.label, run.seed) != ("no decay", 4)
+    )
+    is_are = (
+        "finished run beside these, no part of study.toml, is"
+        if len(gone) == 1
+        else ("finished runs beside these, no part of study.toml, are")
+    )
+    text = words(write_report(out).read_text(encoding="utf-8"))
+    assert f"{len(gone)} {is_are} not on this page: " in text
+    assert all(name in text for name in gone)
+
+
+def test_of_many_runs_that_are_left_out_the_first_are_named(tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        read_study(Writer(tmp_path).write()), left_out=tuple(f"run {number}" for number in range(1234))
+    )
+    assert ending.left_out(study).endswith("run 98, run 99 and 1,134 more.")
 
 
 def test_settings_versions_and_hardware_are_stated(tmp_path: Path) -> None:

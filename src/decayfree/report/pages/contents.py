@@ -54,6 +54,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         "faults": ending.faults(study, _places(numbers)),
         "no_faults": ending.no_faults(study),
         "set_aside": ending.set_aside(study),
+        "left_out": ending.left_out(study),
         "settings_text": ending.settings_text(numbers),
         "settings": ending.settings_tables(study),
     }

@@ -12,6 +12,8 @@ from decayfree.report.tables.table import folder_of
 from decayfree.report.words.wording import SPACE, count, listing
 from decayfree.study.files.results import Run, Study
 
+_MOST_LEFT_OUT = 100
+
 
 def faults(study: Study, places: Mapping[str, str]) -> list[dict[str, Any]]:
     """Runs that diverged, failed or are not done, in the study's order; ``places`` names them by key."""
@@ -35,6 +37,18 @@ def set_aside(study: Study) -> str:
     return (
         f"Files of {count(len(damaged), 'run')} were found damaged and set aside, "
         f"and the runs begun anew: {reasons}."
+    )
+
+
+def left_out(study: Study) -> str:
+    """Finished runs beside the study's own that its spec does not name any more; empty where none are."""
+    n_more = len(study.left_out) - _MOST_LEFT_OUT
+    named = [*study.left_out[:_MOST_LEFT_OUT], *([f"{n_more:,} more"] if n_more > 0 else [])]
+    if not named:
+        return ""
+    return (
+        f"{count(len(study.left_out), 'finished run')} beside these, no part of study.toml, "
+        f"{'is' if len(study.left_out) == 1 else 'are'} not on this page: {listing(named)}."
     )
 
 

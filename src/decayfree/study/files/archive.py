@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from decayfree.arguments.kinds import checked
 from decayfree.study.disk import replacing
 from decayfree.study.files.integrity import ResultError
 
@@ -25,7 +26,8 @@ _MOST_BYTES, _MOST_MEMORY, _CHUNK = 1 << 30, 1 << 28, 1 << 16
 """Of all runs together, far more than a study that is read whole can have; and of the dictionary of xz."""
 
 
-def keep(out: Path, target: Path) -> Path:
+@checked()
+def keep(out: str | Path, target: str | Path) -> Path:
     """Write the spec and the runs of the study in ``out`` to ``target``; equal files give equal bytes.
 
     Returns:
@@ -36,6 +38,7 @@ def keep(out: Path, target: Path) -> Path:
     """
     from decayfree.study.spec.study_spec import StudySpec  # what reads an archive needs no spec
 
+    out, target = Path(out), Path(target)
     if not (out / "study.toml").is_file():
         raise ResultError(f"no study in {out}: there is no study.toml")
     keys = {run.key for run in StudySpec.load(out / "study.toml").runs()}

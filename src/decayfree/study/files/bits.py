@@ -5,20 +5,18 @@ import binascii
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 
-def text_of_bits(bits: Tensor) -> str:
+def text_of_bits(bits: npt.NDArray[np.bool_]) -> str:
     """(n,), bool, as ``n:`` and base64 of eight of them in a byte; nothing of nothing.
 
     Example:
-        >>> import torch
-        >>> text_of_bits(torch.tensor([True, False, True, True, False, False, False, False, True]))
+        >>> text_of_bits(np.array([True, False, True, True, False, False, False, False, True]))
         '9:sIA='
         >>> bits_of_text('9:sIA=').astype(int).tolist()
         [1, 0, 1, 1, 0, 0, 0, 0, 1]
     """
-    packed = np.packbits(bits.cpu().numpy())
+    packed = np.packbits(bits)
     return f"{len(bits)}:{base64.b64encode(packed.tobytes()).decode()}" if len(bits) else ""
 
 

@@ -130,6 +130,8 @@ class Study:
     runs: tuple[Run, ...]
     archive: str | None = field(default=None, compare=False)
     """Name of the file beside the spec that the runs were read from, where they have no folders."""
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    """Runs that have ended there and are no part of the spec: key, and what it was called."""
 
     @property
     def n_planned(self) -> int:
@@ -158,7 +160,8 @@ def read_study(out: str | Path) -> Study:
     if faults:
         faults.append("Running the study again sets damaged files aside and makes these runs anew.")
         raise ResultError("\n".join(faults))
-    return Study(spec=spec, runs=tuple(runs), archive=None if folder == out else ARCHIVE_FILE)
+    archive = None if folder == out else ARCHIVE_FILE
+    return Study(spec=spec, runs=tuple(runs), archive=archive, left_out=left_out(out, spec))
 
 
 def spec_in(out: Path) -> StudySpec:

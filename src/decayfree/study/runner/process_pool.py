@@ -36,7 +36,7 @@ class Job:
 
     settings: RunSettings
     out: Path
-    data_dir: str | None
+    data_dir: str | Path | None
     record_norms: bool
     n_threads: int
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decayfree.arguments.kinds import SEED, checked
 from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_state
@@ -69,9 +70,10 @@ class TuneOutcome:
         return sum(len(search.trials) for search in self.searches)
 
 
+@checked(seed=SEED)
 def tune(
     spec: StudySpec,
-    out: Path,
+    out: str | Path,
     *,
     n_trials: int,
     methods: Sequence[str] | None = None,
@@ -99,6 +101,7 @@ def tune(
         MissingExtraError: If optuna is not installed.
         DiskFullError: As `run_study`.
     """
+    out = Path(out)
     if n_trials < 1:
         raise InvalidInputError(f"n_trials must be at least 1, got {n_trials}")
     if n_test_seeds < 1:

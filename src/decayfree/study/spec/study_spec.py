@@ -43,8 +43,10 @@ class StudySpec:
     title: str = "Study"
     question: str = ""
     """What the study is to answer, and what is expected."""
-    data_dir: str | None = None
-    """Where the images lie, for data that is not embedded in a package; no part of a run's settings."""
+    data_dir: str | Path | None = None
+    """Where the images lie, for data that is not embedded in a package; no part of a run's settings. Kept as
+    a `str`.
+    """
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(StudySpec)
@@ -53,6 +55,8 @@ class StudySpec:
         ]
         if any(kinds):
             raise _spec_error(filter(None, kinds))
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", str(self.data_dir))
         told = Told()
         for index, method in enumerate(self.methods):
             told.faults += [f"methods[{index}].{fault}" for fault in method.faults()]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import MismatchError, NonFiniteWeightError
 from decayfree.study.data.draws import batch_indices
 from decayfree.study.files import checkpoint, norm_log
@@ -28,11 +29,12 @@ _LOOK_EVERY = 50
 """On an accelerator the loss is looked at once in so many steps: a look waits for all that is queued."""
 
 
+@checked()
 def train(
     settings: RunSettings,
-    out: Path,
+    out: str | Path,
     *,
-    data_dir: str | None = None,
+    data_dir: str | Path | None = None,
     record_norms: bool = False,
     on_step: Callable[[int], bool] | None = None,
 ) -> RunState:
@@ -60,7 +62,8 @@ def train(
         torch.manual_seed(settings.seed)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        run = _Run(settings, out, data_dir=data_dir, record_norms=record_norms)
+        images = None if data_dir is None else str(data_dir)
+        run = _Run(settings, Path(out), data_dir=images, record_norms=record_norms)
         return run.go_on(on_step or (lambda n_done: True))
 
 

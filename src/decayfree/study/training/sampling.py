@@ -75,7 +75,7 @@ class Sampler:
             angular_updates=self._angular_updates(before),
             off_span_share=math.nan if first is None else first.share(),
             off_span_law=math.nan if first is None else first.predicted_share(),
-            test_right=text_of_bits(test.right) if step == self.recipe.n_steps else "",
+            test_right=text_of_bits(test.right.numpy()) if step == self.recipe.n_steps else "",
         )
 
     def weights(self) -> dict[str, Tensor]:
