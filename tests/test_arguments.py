@@ -74,6 +74,7 @@ RECORDS = {
         "StudyNumbers",
         "Check",
         "DecayCase",
+        "ForgettingCase",
         "Subject",
     ),
     *("LayerSpan", "Named", "ConvertedRescaling", "Motion", "Slope", "Sample"),

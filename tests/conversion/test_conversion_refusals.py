@@ -184,7 +184,7 @@ def test_a_second_time_is_refused(seed):
         drop_decay(optimizer, find(model))
     optimizer.param_groups[1]["weight_decay"] = 0.1
     with refused_and_unchanged(
-        model, optimizer, AlreadyAttachedError, "held already by another WeightRescaling"
+        model, optimizer, AlreadyAttachedError, "held already by another ConvertedRescaling"
     ):
         drop_decay(optimizer, find(model))
 

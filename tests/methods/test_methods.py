@@ -18,6 +18,8 @@ from decayfree.methods import (
     NoTreatment,
     Projection,
     RotationalEquilibrium,
+    RunLength,
+    TurningMethod,
     WeightDecay,
     WeightNormalization,
     WeightStandardization,
@@ -27,6 +29,7 @@ from support.small_study import METHODS as STUDIED
 ONE_OF_EACH = (
     *STUDIED,
     ExactReplay(replayed_weight_decay=0.01),
+    TurningMethod(),
     Projection(),
     WeightStandardization(),
     WeightNormalization(),
@@ -55,7 +58,9 @@ def attached(method, model, found):
     settings = {"lr": 0.1, "momentum": 0.9}
     optimizer = method.optimizer("sgd", groups, settings) or torch.optim.SGD(groups, **settings)
     replayed = {weight.name: torch.full((20, weight.blocks.n_blocks), 0.7) for weight in found}
-    return optimizer, method.attach(optimizer, found, replayed=replayed if method.replays else None), found
+    length = RunLength(5, 20)
+    replayed = replayed if method.replays else None
+    return optimizer, method.attach(optimizer, found, replayed=replayed, length=length), found
 
 
 def step(model, optimizer):

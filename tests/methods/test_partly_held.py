@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import decayfree
 from decayfree.errors import UnsupportedWeightError
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
-from decayfree.methods import METHODS
+from decayfree.methods import METHODS, RunLength
 
 HELD, OTHERS = [0, 1, 4, 5], [2, 3, 6, 7]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -22,7 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "exact_replay": {"replayed_weight_decay": 0.1},
     "rotational_equilibrium": {"weight_decay": 0.1},
 }
-WORK = {"none", "wrs", "hyperball", "rotational_equilibrium", "learning_rate_scaling"}
+WORK = {"none", "wrs", "turning", "hyperball", "rotational_equilibrium", "learning_rate_scaling"}
 
 
 class Net(nn.Module):
@@ -65,7 +65,7 @@ def test_a_method_treats_the_rows_that_are_held_or_refuses(name: str, seed: int)
         groups = method.param_groups(model, prepared, rest_weight_decay=0.0)
         made = torch.optim.SGD(groups, lr=3.0, momentum=0.9)
         norms = {"layer.weight": torch.full((9, 2), 0.5)} if method.replays else None
-        method.attach(made, prepared, replayed=norms)
+        method.attach(made, prepared, replayed=norms, length=RunLength(5, 20))
         return made
 
     if name not in WORK:
@@ -94,7 +94,7 @@ def test_a_method_treats_the_rows_that_are_held_or_refuses(name: str, seed: int)
         assert found.parts()["layer.weight"].norms().tolist() == pytest.approx(start.tolist())
 
 
-@pytest.mark.parametrize("name", sorted(WORK - {"wrs"}))
+@pytest.mark.parametrize("name", sorted(WORK - {"wrs", "turning"}))
 def test_decay_of_the_other_rows_is_refused_where_nothing_does_it(name: str) -> None:
     method = METHODS[name](**SETTINGS.get(name, {}))
     message = (
@@ -107,5 +107,6 @@ def test_decay_of_the_other_rows_is_refused_where_nothing_does_it(name: str) -> 
 
 def test_weight_rescaling_hands_the_decay_of_the_other_rows_on() -> None:
     model = Net()
-    groups = METHODS["wrs"]().param_groups(model, found_in(model), rest_weight_decay=0.1)
+    for name in ("turning", "wrs"):  # which is one
+        groups = METHODS[name]().param_groups(model, found_in(model), rest_weight_decay=0.1)
     assert [group.get("other_rows_weight_decay") for group in groups] == [None, 0.1]

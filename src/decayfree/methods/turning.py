@@ -64,10 +64,11 @@ class TurningMethod(Method):
 
     def faults(self) -> list[str]:
         faults = number_faults("memory_epochs", self.memory_epochs)
-        faults += number_faults("forgetting", self.forgetting, or_zero=True)
-        shapes = ("cosine", "linear", "constant") if self.forgetting else ()
-        allowed = shapes or ("follow", "plain", "cosine", "linear", "constant")
-        return faults + choice_faults("schedule", self.schedule, *allowed)
+        of_forgetting = number_faults("forgetting", self.forgetting, or_zero=True)
+        own = ("cosine", "linear", "constant")
+        is_whole = not of_forgetting and self.forgetting > 0
+        allowed = own if is_whole else ("follow", "plain", *own)
+        return faults + of_forgetting + choice_faults("schedule", self.schedule, *allowed)
 
     def optimizer_faults(self, optimizer: str) -> list[str]:
         known = [name for name, row in in_studies().items() if row.correlation is not None]

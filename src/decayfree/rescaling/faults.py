@@ -162,7 +162,7 @@ def moment_faults(optimizer: Optimizer, parts: Sequence[Part], cure: str) -> lis
 def held_moment_faults(
     optimizer: Optimizer, parts: Sequence[Part], momentum: str, *, moves: bool
 ) -> list[str]:
-    """The same of who holds norms, where state is scaled in every step, or once at attachment if that moves."""
+    """The same of who holds norms: state is scaled in every step, or once at attachment if that moves."""
     if momentum == "scale":
         packed = unscalable_faults(optimizer, parts, 'momentum="keep" with radius="init"')
         return packed or moment_faults(optimizer, parts, 'momentum="keep"')

@@ -72,6 +72,7 @@ class Turning(WeightRescaling):
         2405.13698: the timescale in epochs is what transfers.
 
     Example:
+        >>> import torch
         >>> from decayfree import find_invariant
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
