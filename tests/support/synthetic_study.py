@@ -162,7 +162,7 @@ class Writer:
         }
         if settings.recipe.data.n_validation:
             row["validation_accuracy"] = _rise(final + VALIDATION_SHIFT, share, 14)
-        unscored = {"test_loss", "validation_loss", "validation_accuracy"}
+        unscored = {"test_loss", "validation_loss", "validation_accuracy", "test_right"}
         assert set(row) | unscored == set(Row.__dataclass_fields__)
         self.change_row(settings, row)
         return row

@@ -8,9 +8,8 @@ from decayfree.study.statistics.two_way import crossed_interval
 
 
 def test_mean_squares_are_those_by_hand():
-    cells = np.array(
-        [[1.0, 0.0, 2.0], [3.0, 2.0, 1.0]]
-    )  # means of rows 1, 2; of columns 2, 1, 1.5; of all 1.5
+    # Means of rows 1, 2; of columns 2, 1, 1.5; of all 1.5.
+    cells = np.array([[1.0, 0.0, 2.0], [3.0, 2.0, 1.0]])
     seeds, images, rest = 3 * 2 * 0.25, 2 * (0.25 + 0.25 + 0) / 2, None
     left = cells - np.array([[1.0], [2.0]]) - np.array([[2.0, 1.0, 1.5]]) + 1.5
     rest = float((left**2).sum()) / 2

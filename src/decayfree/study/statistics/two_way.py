@@ -1,7 +1,7 @@
 """How sure is a mean over seeds and test images, both of which are samples?
 
-Seeds are not the only chance: with other test images the difference of two methods is another one, of the same
-trained networks too. Works on a table of seeds and images, one number in each cell.
+Seeds are not the only chance: with other test images the difference of two methods is another one, of the
+same trained networks too. Works on a table of seeds and images, one number in each cell.
 """
 
 from dataclasses import dataclass
