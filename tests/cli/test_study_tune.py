@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from decayfree.cli.study_tables import tuned_budgets
 from decayfree.methods import WeightDecay
 from decayfree.study import StudySpec
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.runner.run_study import StudyOutcome
+from decayfree.study.search.searches import Search, Trial
 from support.available import import_or_skip
 from support.command_line import call
 from support.study_stand_in import SPEC
@@ -75,6 +77,20 @@ def test_tune_prints_the_best_settings_and_how_to_test_them(
         str(out),
     ]
     assert "on new seeds" in " ".join(text.split())
+    assert "What fewer of these trials, drawn at random, lead to in the mean" in text
+    assert text.count("one of its 3 trials reaches") == len(best.methods)
+
+
+def test_tune_says_what_fewer_trials_would_have_led_to() -> None:
+    start = SPEC.runs()[0]
+    accuracies = (0.5, 0.84, 0.9, 0.86)
+    trials = tuple(Trial(k, 0.1, None, accuracy, ("key",)) for k, accuracy in enumerate(accuracies))
+    alone = Search("alone", start, trials[:1])
+    # One: 3.1/4. The best of three is 0.9 in three of four cases, and else 0.86.
+    assert tuned_budgets((alone, Search("no decay", start, trials))) == [
+        "no decay: one of its 4 trials reaches 77.5\N{NO-BREAK SPACE}%, the best of 3 "
+        "89.0\N{NO-BREAK SPACE}%; 75\N{NO-BREAK SPACE}% end more than 2 points below the best."
+    ]
 
 
 def test_tune_searches_for_the_methods_that_are_named(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from decayfree.report import study_groups
+from decayfree.report.numbers.budget import budgets_of
 from decayfree.study import StudySpec, read_study
 from decayfree.study.builtin import BUILTIN, builtin_spec
 from support.synthetic_study import Writer, bumpy
@@ -38,6 +40,21 @@ def test_a_kept_study_is_the_built_in_one(name):
 def test_every_table_says_what_the_files_say(keeping):
     for path, text in keeping.written().items():
         assert path.read_text(encoding="utf-8") == text, path
+
+
+def test_readme_says_what_trials_of_the_kept_study_buy():
+    (found,) = budgets_of(study_groups(read_study(RESULTS / "sensitivity")))
+    none, decay, ours = (method.budget for method in found.methods)
+    one, four, last = (
+        [f"{100 * budget.mean[index]:.1f}" for budget in (decay, none, ours)] for index in (0, 3, -1)
+    )
+    said = (
+        f"ends at {one[0]} % with weight decay, {one[1]} % with no decay and {one[2]} % with WRS, the best "
+        f"of four by validation at {four[0]}, {four[1]} and {four[2]} %, for which weight decay takes "
+        f"{decay.trials_to_reach(ours.mean[-1])}; all its {decay.n} lead to {last[0]} %."
+    )
+    assert (none.n, ours.n) == (4, 4)
+    assert said in " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from decayfree.cli.study_progress import (
     tell_left_out,
     watching,
 )
-from decayfree.cli.study_tables import list_builtin, list_runs, tuned_table
+from decayfree.cli.study_tables import list_builtin, list_runs, tuned_budgets, tuned_table
 from decayfree.errors import DecayFreeError, InvalidInputError, closest
 
 if TYPE_CHECKING:
@@ -281,6 +281,14 @@ def _show_tuned(outcome: "TuneOutcome", out: Path, *, same_command: str) -> int:
         say_how_to_go_on(console, f"{outcome.n_trials} trials are done", same_command)
         return INTERRUPTED
     console.print(tuned_table(outcome.searches))
+    budgets = tuned_budgets(outcome.searches)
+    if budgets:
+        console.print(
+            "What fewer of these trials, drawn at random, lead to in the mean, by validation:",
+            highlight=False,
+        )
+        for sentence in budgets:
+            console.print(f"  {escape(sentence)}", highlight=False)
     if outcome.left_out:
         names = ", ".join(outcome.left_out)
         console.print(

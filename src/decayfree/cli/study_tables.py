@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("State", "Run", "Seed", "Steps", "Time", "Left", "Folder")
 _NUMBERS = ("Seed", "Steps", "Time", "Left")
+_BUDGETS = (3, 10, 30, 100, 300)
 _STATES = ("done", "running", "waiting", "diverged", "failed")
 
 
@@ -142,7 +143,26 @@ def tuned_table(searches: "tuple[Search, ...]") -> Table:
     for search in searches:
         best = search.best
         decay = "–" if best.weight_decay is None else f"{best.weight_decay:g}"
-        accuracy = f"{100 * best.validation_accuracy:.1f}\N{NO-BREAK SPACE}%"
+        accuracy = _percent(best.validation_accuracy)
         place = f"{best.number + 1} of {len(search.trials)}"
         table.add_row(escape(search.label), f"{best.learning_rate:g}", decay, accuracy, place)
     return table
+
+
+def tuned_budgets(searches: "tuple[Search, ...]") -> list[str]:
+    """A sentence a search of several trials: what fewer of them lead to, and how many are far down."""
+    told = []
+    for search in searches:
+        budget = search.budget
+        several = [f"the best of {k} {_percent(budget.mean[k - 1])}" for k in _BUDGETS if k < budget.n]
+        if budget.n > 1:
+            told.append(
+                f"{search.label}: one of its {budget.n} trials reaches "
+                f"{', '.join([_percent(budget.mean[0]), *several])}; {100 * search.far_down:.0f}"
+                "\N{NO-BREAK SPACE}% end more than 2 points below the best."
+            )
+    return told
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"

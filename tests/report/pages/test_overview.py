@@ -191,6 +191,34 @@ def test_best_of_a_sweep_is_told_with_what_choosing_is_worth(tmp_path: Path) -> 
     assert len(rows_of(page, "everything-table")) == 21
 
 
+def test_what_a_trial_buys_has_a_section_with_a_chart_a_sentence_and_a_table(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "swept", sweep_spec())
+    (view,) = data_of(page)["views"]["budget"]["views"]
+    assert len(view["charts"]) == 1
+    assert view["text"].startswith("In the mean, one trial leads to")
+    text = text_of(page)
+    assert "What does a trial buy?" in text
+    assert view["text"].replace(SPACE, " ") in text, "without JavaScript, too"
+    assert "A run that diverged is a trial that ends at 0 %." in text
+    assert [re.findall(r"<td[^>]*>(\d+)", row)[0] for row in rows_of(page, "budget-table")] == [
+        "3",
+        "15",
+        "3",
+    ]
+    for name, spec in (("blind", sweep_spec(n_validation=0)), ("single", axes_spec(n_seeds=2))):
+        assert "What does a trial buy?" not in text_of(page_of(tmp_path / name, spec))
+
+
+def test_the_page_of_one_network_draws_what_trials_buy_in_the_colors_of_its_legend(tmp_path: Path) -> None:
+    page = page_of(tmp_path, builtin_spec("figure1", seeds=2))
+    data = data_of(page)
+    (view,) = data["views"]["budget"]["views"]
+    drawn = {trace["legendgroup"] for trace in view["charts"][0]["figure"]["data"]}
+    buttons = {value for name, value in Parsed.of(page).attributes if name == "data-group"}
+    assert drawn < buttons
+    assert "weight decay 0.0005" in drawn, "the first of its two settings stands for weight decay"
+
+
 def test_without_validation_data_the_page_says_that_nothing_is_chosen(tmp_path: Path) -> None:
     page = page_of(tmp_path, sweep_spec(n_validation=0))
     text = text_of(page)

@@ -47,11 +47,13 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Look:
 def test_the_page_is_drawn_without_errors_or_requests(look: Look, width: int) -> None:
     seen = look(width=width)
     assert (seen["errors"], seen["console"], seen["refused"], seen["fetched"]) == ([], [], [], [])
-    ids = [f"sensitivity-{index}" for index in range(3)] + [f"curves-{index}" for index in range(5)]
+    slots = (("sensitivity", 3), ("budget", 1), ("curves", 5))
+    ids = [f"{name}-{index}" for name, n in slots for index in range(n)]
     assert [chart["id"] for chart in seen["charts"]] == ids
     assert all(chart["isDrawn"] for chart in seen["charts"])
     lines = {chart["id"]: chart["nLines"] for chart in seen["charts"]}
     assert lines["sensitivity-0"] == 3, "weight decay, the level of WRS, and no decay as a single point"
+    assert lines["budget-0"] == 3, "no decay, weight decay and WRS, all with several settings"
     assert lines["curves-0"] == len(DECAYS) + 2
 
 

@@ -210,6 +210,11 @@ def error_axis(errors: Sequence[float], x_axis: dict[str, Any]) -> tuple[dict[st
     )
 
 
+def error_of(accuracy: float) -> float:
+    """What is missing to 100 %; a perfect score is drawn as 0.01 %, which a logarithm can show."""
+    return float(f"{max(1 - accuracy, 1e-4):.{N_DIGITS}g}")
+
+
 def share_range(layouts: Sequence[dict[str, Any]], scale: Scale) -> None:
     """Give charts one y axis, so that they can be compared."""
     known = [layout["yaxis"]["range"] for layout in layouts if "range" in layout["yaxis"]]

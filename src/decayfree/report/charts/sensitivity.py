@@ -7,7 +7,16 @@ in its text.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from decayfree.report.charts.axes import Chart, Look, area, error_axis, plain_text, setting_axis, trace
+from decayfree.report.charts.axes import (
+    Chart,
+    Look,
+    area,
+    error_axis,
+    error_of,
+    plain_text,
+    setting_axis,
+    trace,
+)
 from decayfree.report.numbers.groups import Group, Sweep
 from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences, significant
@@ -114,7 +123,7 @@ def decay_axis(decays: Sequence[float]) -> tuple[dict[str, Any], Callable[[float
 def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars: bool) -> dict[str, Any]:
     known = [(x, cell, cell.final_test) for x, cell in line]
     shown = [(x, cell, final) for x, cell, final in known if final is not None]
-    errors = [_error(final.mean) for _, _, final in shown]
+    errors = [error_of(final.mean) for _, _, final in shown]
     symbols = ["circle-open" if cell.n_diverged else "circle" for _, cell, _ in shown]
     drawn = trace(
         "lines+markers", plain_text(name), [float(f"{x:.6g}") for x, _, _ in shown], errors, group=group
@@ -129,8 +138,8 @@ def _line(name: str, group: str, line: Sequence[Point], look: Look, *, has_bars:
         drawn["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": [_error(e[0]) - y if e else 0 for e, y in zip(ends, errors, strict=True)],
-            "arrayminus": [y - _error(e[1]) if e else 0 for e, y in zip(ends, errors, strict=True)],
+            "array": [error_of(e[0]) - y if e else 0 for e, y in zip(ends, errors, strict=True)],
+            "arrayminus": [y - error_of(e[1]) if e else 0 for e, y in zip(ends, errors, strict=True)],
             "color": look.paint,
             "thickness": 1.2,
             "width": 3,
@@ -149,14 +158,14 @@ def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[di
         **common,
         "mode": "lines",
         "x": x,
-        "y": [_error(final.mean)] * len(x),
+        "y": [error_of(final.mean)] * len(x),
         "line": look.line,
         "text": [plain_text(f"{label}: {_spoken(cell)}")] * len(x),
         "hovertemplate": "%{text}<extra></extra>",
     }
     if final.interval is None or final.n < 3:
         return [level]
-    low, high = (_error(end) for end in final.interval)
+    low, high = (error_of(end) for end in final.interval)
     band = {
         **common,
         "mode": "lines",
@@ -207,11 +216,6 @@ def _share_axes(charts: Sequence[Chart]) -> None:
         chart.figure["layout"] = layout
         for drawn in chart.figure["data"]:
             drawn["y"] = [foot if y is None else y for y in drawn["y"]]
-
-
-def _error(accuracy: float) -> float:
-    """What is missing to 100 %; a perfect score is drawn as 0.01 %, which a logarithm can show."""
-    return float(f"{max(1 - accuracy, 1e-4):.4g}")
 
 
 def _spoken(cell: Cell) -> str:

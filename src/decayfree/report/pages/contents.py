@@ -4,18 +4,22 @@ Where runs differ in nothing but their method, all their curves and what they sa
 group, and the choices. It computes no statistics and writes no HTML.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from decayfree.report.charts.axes import Look
+from decayfree.report.charts.budget import budget_views
 from decayfree.report.charts.sensitivity import sensitivity_notes
 from decayfree.report.charts.views import Viewed, curve_views, method_looks, sensitivity_views
+from decayfree.report.numbers.budget import GroupBudget, budgets_of
 from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.pages.training import Section, sections
 from decayfree.report.tables import choices, costs, ending, forest
+from decayfree.report.tables.budget import budget_table
 from decayfree.report.tables.comparison import comparison_table
 from decayfree.report.words import verdicts
+from decayfree.report.words.budget import budget_notes
 from decayfree.report.words.wording import count, sentences
 from decayfree.study.files.results import Study
 
@@ -25,6 +29,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
     numbers = study_groups(study)
     looks, main = method_looks(numbers), compare(numbers, reference)
     colors = {label: look.color for label, look in looks.items()}
+    budgets = budgets_of(numbers, reference)
     is_one_group = len(numbers.groups) == 1
     results = verdicts.results(main) if is_one_group else ""
     return {
@@ -49,7 +54,9 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         **_choices(numbers),
         **_forest(numbers, main, colors),
         **_everything(numbers, main, reference),
-        **_charts(numbers, looks, reference),
+        **_charts(numbers, looks, budgets, reference),
+        "budget": budget_table(budgets, numbers.axes) if budgets else None,
+        "budget_notes": budget_notes(budgets),
         **_costs(numbers),
         "faults": ending.faults(study, _places(numbers)),
         "no_faults": ending.no_faults(study),
@@ -78,20 +85,30 @@ def _kicker(numbers: StudyGroups, n_methods: int) -> str:
     return " · ".join(parts)
 
 
-def _charts(numbers: StudyGroups, looks: Mapping[str, Look], reference: str | None) -> dict[str, Any]:
+def _charts(
+    numbers: StudyGroups,
+    looks: Mapping[str, Look],
+    budgets: Sequence[GroupBudget],
+    reference: str | None,
+) -> dict[str, Any]:
     found: list[Section] = []
-    views: list[Viewed] = []
+    views: list[Viewed] = [budget_views(budgets, looks)]
     if numbers.are_methods_all:
         sweeps = [sweep for group in numbers.groups for sweep in group.sweeps]
         found = sections(drawn_together(numbers.study, sweeps, reference))
     else:
-        both = (sensitivity_views(numbers, looks), curve_views(numbers, looks))
-        views = [view for view in both if view.views]
+        views = [sensitivity_views(numbers, looks), *views, curve_views(numbers, looks)]
+    views = [view for view in views if view.views]
     drawn = [chart for section in found for chart in section.charts + section.by_weight]
     return {
         "sections": found,
         "figures": {chart.id: chart.figure for chart in drawn},
-        "view_sections": {"sensitivity": None, "curves": None, **{view.id: view for view in views}},
+        "view_sections": {
+            "sensitivity": None,
+            "budget": None,
+            "curves": None,
+            **{view.id: view for view in views},
+        },
         "views": {view.id: view.data for view in views},
     }
 

@@ -14,6 +14,7 @@ from decayfree.methods.method import Method
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.spec.axes import Override, overridden
 from decayfree.study.spec.study_spec import StudySpec
+from decayfree.study.statistics.budget import Budget, expected_best, share_far_down
 
 DECAY = "weight_decay"
 _SEARCHED = frozenset({"learning_rate", f"method.{DECAY}"})
@@ -46,6 +47,20 @@ class Search:
     def best(self) -> Trial:
         """The trial of the highest validation accuracy, the first of several."""
         return max(self.trials, key=lambda trial: trial.validation_accuracy)
+
+    @property
+    def budget(self) -> Budget:
+        """Validation accuracy of the best of k of these trials, drawn at random, and not in their order."""
+        return expected_best(self._accuracies, self._accuracies)
+
+    @property
+    def far_down(self) -> float:
+        """Share of its trials that end more than 2 points below the best one."""
+        return share_far_down(self._accuracies, self.best.validation_accuracy)
+
+    @property
+    def _accuracies(self) -> list[list[float]]:
+        return [[trial.validation_accuracy for trial in self.trials]]
 
 
 def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[RunSettings], tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 It reads no files and knows nothing of methods: numbers in, numbers out, in float64. One file each:
 `estimates` (t intervals), `significance` (p values, a family of comparisons), `power`, `bootstrap`, `ranks`,
-`sweeps`.
+`sweeps`, `budget` (what trials buy).
 """
 
 from typing import TYPE_CHECKING
@@ -12,6 +12,9 @@ from decayfree.lazy_face import lazy_face
 if TYPE_CHECKING:
     from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP as MIN_FOR_BOOTSTRAP
     from decayfree.study.statistics.bootstrap import bootstrap_interval as bootstrap_interval
+    from decayfree.study.statistics.budget import Budget as Budget
+    from decayfree.study.statistics.budget import expected_best as expected_best
+    from decayfree.study.statistics.budget import share_far_down as share_far_down
     from decayfree.study.statistics.estimates import CONFIDENCE as CONFIDENCE
     from decayfree.study.statistics.estimates import Comparison as Comparison
     from decayfree.study.statistics.estimates import Estimate as Estimate

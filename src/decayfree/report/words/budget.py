@@ -1,0 +1,99 @@
+"""What a trial buys, in words: of every group, and how the curves and the two figures are meant.
+
+It computes no statistics and returns plain text that the page escapes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from decayfree.report.numbers.budget import Bought, GroupBudget
+from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
+from decayfree.study.statistics.budget import FAR_DOWN, TUNERS
+
+MAX_NAMED = 5
+
+
+def budget_text(found: GroupBudget) -> str:
+    """What one trial and all trials lead to, what others need for what the reference buys, the default."""
+    first = {bought.sweep.label: bought.budget.mean[0] for bought in found.methods}
+    last = {
+        f"all {bought.budget.n} of {bought.sweep.label}": bought.budget.mean[-1]
+        for bought in found.methods
+        if bought.budget.n > 1
+    }
+    return sentences(
+        f"In the mean, one trial leads to {_means(first)}; the best by validation of several to "
+        f"{_means(last)}.",
+        _beside_reference(found),
+        _default_text(found),
+    )
+
+
+def budget_notes(groups: Sequence[GroupBudget]) -> list[str]:
+    """What a trial and a tuner are, and what the figures of the table stand for."""
+    left_out = sum(bought.n_left_out for found in groups for bought in found.methods)
+    defaults = {found.default.published: None for found in groups if found.default}
+    return [
+        "A trial is one run: a setting out of the study's grid, drawn at random, with one seed. After k of "
+        "them, all different and of one seed, a tuner keeps the one of highest validation accuracy; shown "
+        "is its test accuracy, the mean over all tuners that there can be and the band in which "
+        f"{percent(TUNERS, 0)} of them lie. A run that diverged is a trial that ends at 0{SPACE}%.",
+        "The first table chooses by the mean over all seeds instead, with as many runs for every setting as "
+        "there are seeds, and so the last points differ a little from it.",
+        "Bands are over tuners and are no intervals of a mean: what few seeds leave open of a difference "
+        "between methods stands in the first table.",
+        "Somebody chose the grids: a wider one makes the first trials worse, one around the optimum makes "
+        "them better. A method with a single setting has a single point.",
+        f"Far down are trials more than {points(FAR_DOWN, 0)} below what the best method of the group "
+        "reaches with all its trials.",
+        *(
+            f"The published default is weight decay {one.weight_decay:g} at learning rate "
+            f"{one.learning_rate:g} ({one.source}), with the network, batches and steps of this study."
+            for one in defaults
+        ),
+        *(
+            [f"{count(left_out, 'setting')} of which runs have no result yet are left out."]
+            if left_out
+            else []
+        ),
+    ]
+
+
+def _means(means: Mapping[str, float]) -> str:
+    """Each of a few, of many the lowest and the highest."""
+    if len(means) <= MAX_NAMED:
+        return listing([f"{percent(mean, 2)} with {what}" for what, mean in means.items()])
+    ends = (min(means, key=lambda what: means[what]), max(means, key=lambda what: means[what]))
+    low, high = (f"{percent(means[what], 2)} with {what}" for what in ends)
+    return f"{low} at the least and {high} at the most"
+
+
+def _beside_reference(found: GroupBudget) -> str:
+    base = found.reference
+    if base is None:
+        return ""
+    n, aim = base.budget.n, base.budget.mean[-1]
+    whole = f"the one trial of {base.sweep.label} buys" if n == 1 else f"all {n} of {base.sweep.label} buy"
+    others = [bought for bought in found.methods if bought is not base]
+    return _takes(f"what {whole} ({percent(aim, 2)})", others, aim)
+
+
+def _default_text(found: GroupBudget) -> str:
+    if found.default is None:
+        return ""
+    recipe, aim = found.default.published, found.default.accuracy
+    setting = f"weight decay {recipe.weight_decay:g}, learning rate {recipe.learning_rate:g}"
+    return _takes(f"the published default ({setting}: {percent(aim, 2)})", found.methods, aim)
+
+
+def _takes(what: str, methods: Sequence[Bought], accuracy: float) -> str:
+    """How many trials of each method reach an accuracy in the mean, and which methods do not."""
+    needed = {bought.sweep.label: bought.budget.trials_to_reach(accuracy) for bought in methods}
+    reached = [f"{count(k, 'trial')} of {name}" for name, k in needed.items() if k is not None]
+    never = listing([name for name, k in needed.items() if k is None])
+    if not needed:
+        return ""
+    if not reached:
+        return f"{what} is not reached with all trials of {never}."
+    return f"{what} takes {listing(reached)}" + (
+        "." if len(reached) == len(needed) else f"; it is not reached with all trials of {never}."
+    )
