@@ -68,7 +68,7 @@ made = build_optimizer(spec.recipe.optimizer, groups, learning_rate=0.5, method=
 assert (type(made), made.param_groups[0]["betas"]) == (Newest, (0.5, 0.999))
 assert not RotationalEquilibrium(0.01).optimizer_faults("newest")
 
-words = ["convert", "--optimizer", "newest", "--lr", "1e-3", "--weight-decay", "0.1", "--fan-in", "200"]
+words = ["recipe", "--optimizer", "newest", "--lr", "1e-3", "--weight-decay", "0.1", "--fan-in", "200"]
 said = CliRunner().invoke(app, [*words, "--json"])
 assert said.exit_code == 0, said.output
 assert abs(json.loads(said.stdout)["rows"][0]["radius"] - 1) < 1e-3

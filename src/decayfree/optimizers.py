@@ -276,12 +276,17 @@ def row_of(kind: type, *, in_any_implementation: bool = False) -> KnownOptimizer
     name = _plain(kind.__name__)
     if in_any_implementation:
         name = _IMPLEMENTATIONS.sub("", name)
-    return _row_called(name)
+    return row_called(name)
 
 
 def nearest_row(kind: type) -> KnownOptimizer | None:
     """What is known of a class, or of the nearest of those that it derives from."""
     return next((row for one in kind.__mro__ if (row := row_of(one)) is not None), None)
+
+
+def row_called(name: str) -> KnownOptimizer | None:
+    """What is known of the optimizer whose class is called so, whatever the size of its letters."""
+    return _row_called(_plain(name))
 
 
 def own_decay_of(kind: type) -> DecayForm | None:

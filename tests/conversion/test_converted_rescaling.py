@@ -285,7 +285,8 @@ def test_the_recipe_is_printed_with_its_derivation_and_its_limits(seed):
     recipe = fixed_norm_recipe(torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1), find(model))
     lines = repr(recipe).splitlines()
     assert lines[0] == "AdamW, lr 0.001, weight decay 0.1, betas 0.9 and 0.999"
-    assert "  it turns in a step by   chord² = 2ηλ(1−β₁)/(1+β₁), so 0.00324 rad" in lines
+    assert "  it turns in a step by   chord² = 2ηλ(1−β₁)/(1+β₁), so 0.00324 rad (0.186 degrees)" in lines
+    assert "  and remembers for       1/(ηλ) = 10,000 steps, until its cosine is 1/e" in lines
     assert "  at a norm of            r² = ηC/(2λ), C weights in the block" in lines
     assert "  which it approaches in  1/(2ηλ) = 5,000 steps, up to 1/e" in lines
     # About √0.045, and 0.001 over it.
@@ -347,11 +348,11 @@ def test_the_page_shows_what_comes_out(seed):
     assert results.failed == 0
 
 
-def test_the_page_shows_the_table_of_the_command_line():
-    shown = re.search(r"\$ decayfree (convert .*)\n((?:  .*\n)+)```", PAGE.read_text(encoding="utf-8"))
-    assert shown
-    printed = CliRunner().invoke(app, shown.group(1).split()).stdout
-    assert shown.group(2) in printed
+def test_the_page_shows_what_the_command_line_prints():
+    shown = re.findall(r"\$ decayfree (recipe [^\n]*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(shown) == 2
+    for words, text in shown:
+        assert text in CliRunner().invoke(app, words.split()).stdout
 
 
 # Real trainings

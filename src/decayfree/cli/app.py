@@ -29,7 +29,7 @@ from decayfree.cli.options import (
 )
 from decayfree.cli.study import app as study_app
 from decayfree.cli.study_progress import as_typed, require, run_and_report
-from decayfree.errors import DecayFreeError, InvalidInputError
+from decayfree.errors import DecayFreeError, InvalidInputError, faults_of, raise_all
 from decayfree.optimizers import settling
 
 # torch is there by now: it comes with the package. Everything else that is heavy is imported by the command
@@ -41,11 +41,7 @@ if TYPE_CHECKING:
 
 # Names that may be given.
 Data = Literal["digits", "fashion-mnist"]
-Schedule = Literal["constant", "cosine", "step"]
-if TYPE_CHECKING:
-    Rule = str
-else:
-    Rule = Literal[tuple(settling())]
+Schedule = Literal["constant", "cosine", "linear", "step"]
 
 app = typer.Typer(
     name="decayfree",
@@ -150,20 +146,26 @@ def inspect(
 
 
 @app.command()
-def convert(
-    optimizer: Annotated[Rule, typer.Option(help="The update rule; adam is the one with L2 regularization.")],
-    lr: Annotated[float, option("X", "Tuned learning rate, where its schedule is 1.")],
-    weight_decay: Annotated[float, option("X", "Tuned weight decay.")],
+def recipe(
+    optimizer: Annotated[str, option("NAME", f"One of {', '.join(settling())}; adam is the one with L2.")],
+    lr: Annotated[float, option("X", "Learning rate where its schedule is 1.")],
+    weight_decay: Annotated[float, option("X", "Weight decay, as the optimizer takes it.")],
     momentum: Annotated[float | None, option("X", "Of SGD.")] = None,
     nesterov: Annotated[bool, flag("--nesterov", "Of SGD.")] = False,
     dampening: Annotated[float | None, option("X", "Of SGD.")] = None,
     decoupled: Annotated[bool, flag("--decoupled", "Of SGD: decay the weight, not the gradient.")] = False,
     betas: Annotated[str | None, option("X,X", "Of the others, as in 0.9,0.999.")] = None,
     steps: Annotated[int | None, count("Length of the training, in optimizer steps.")] = None,
-    schedule: Annotated[
-        Schedule | None,
-        typer.Option(help="Its learning rate; step is a tenth after 1/2 and again after 3/4 of the steps."),
+    steps_per_epoch: Annotated[int | None, count("Optimizer steps that go once through the data.")] = None,
+    schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate; constant without.")] = None,
+    warmup_steps: Annotated[int | None, count("Steps in which it grows from 0.", least=0)] = None,
+    last_share: Annotated[
+        float | None, option("X", "Share of the full rate where cosine and linear end, 0 without.")
     ] = None,
+    drops: Annotated[
+        str | None, option("N,N", "Steps at which step is smaller; without, after 1/2 and 3/4.")
+    ] = None,
+    drop_factor: Annotated[float | None, option("X", "What step multiplies with, 0.1 without.")] = None,
     fan_in: Annotated[str | None, option("N,N", "Weights in a row, for radii without a model.")] = None,
     gradient_norm: Annotated[
         float | None, option("X", "Norm of gradient times norm of weight, for sgd and adam.")
@@ -175,31 +177,54 @@ def convert(
     tokens: Annotated[int | None, count("Make the inputs whole numbers below this.")] = None,
     as_json: Annotated[bool, flag("--json", "Print JSON instead of text.")] = False,
 ) -> None:
-    """Turn a tuned recipe with weight decay into one without, with its derivation and its limits.
+    """Say what a recipe with weight decay implies, and how to do the same without.
 
-    The norms are those that decay settles at. For adamw and lion they follow from the settings. For sgd and
-    adam they depend on how large gradients are, which only your own training tells; then it prints how to
-    measure that, or takes a number.
+    How far weights turn in a step and for how long they remember a direction, which is what decay decides,
+    and the norms that it settles at. For adamw and lion these follow from the settings. For sgd and adam they
+    depend on how large gradients are, which only your own training tells; then it prints how to measure
+    that, or takes a number.
     """
-    of_sgd = {"momentum": momentum, "nesterov": nesterov, "dampening": dampening, "decoupled": decoupled}
     with errors_told(DecayFreeError):
-        from decayfree.cli.convert import converted, rule_of
+        from decayfree.cli.recipe import implied
         from decayfree.invariance.discovery import find_invariant
 
-        rule = rule_of(optimizer, lr=lr, weight_decay=weight_decay, betas=betas, **of_sgd)
-        _go_together("--model and --input", "--model torchvision:resnet18", model, input)
-        named = None if model is None else _named(model, input or [], tokens=tokens, seed=0)
-        found = None if named is None else find_invariant(*named)
-        conversion = converted(rule, found, fan_in, gradient_norm, n_steps=steps, schedule=schedule)
+        said = implied(
+            optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=betas,
+            of_sgd={
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "dampening": dampening,
+                "decoupled": decoupled,
+            },
+            n_steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            of_schedule={
+                "shape": schedule,
+                "n_warmup_steps": warmup_steps,
+                "last_share": last_share,
+                "drops": drops,
+                "drop_factor": drop_factor,
+            },
+            fan_ins=fan_in,
+            gradient_norm=gradient_norm,
+            find=None
+            if model is None
+            else lambda: find_invariant(*_named(model, input or [], tokens=tokens, seed=0)),
+            faults=_apart("--model and --input", "--model torchvision:resnet18", model, input),
+        )
     if as_json:
-        print_json(conversion.to_dict())
+        print_json(said.to_dict())
     else:
-        typer.echo(conversion.text())
+        typer.echo(said.text())
 
 
-def _go_together(names: str, example: str, model: str | None, shapes: list[str] | None) -> None:
-    if (model is None) != (not shapes):
-        raise InvalidInputError(f"{names} go together: {example} --input 4,3,64,64")
+def _apart(names: str, example: str, model: str | None, shapes: list[str] | None) -> list[str]:
+    """What is wrong where a model or its input was given without the other."""
+    together = (model is None) == (not shapes)
+    return [] if together else [f"{names} go together: {example} --input 4,3,64,64"]
 
 
 def _named(
@@ -238,7 +263,8 @@ def verify(
     checks: list[Check] = []
     console, began_s = Console(stderr=True), time.perf_counter()
     with errors_told(DecayFreeError):
-        _go_together("MODEL and --input", "decayfree verify torchvision:resnet18", model, input)
+        apart = _apart("MODEL and --input", "decayfree verify torchvision:resnet18", model, input)
+        raise_all(faults_of(InvalidInputError, apart))
         with console.status("measuring") as status:
             for check in _checks(model, input or [], tokens=tokens, n_steps=steps, seed=seed):
                 checks.append(check)

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 from decayfree.arguments.kinds import ABOVE_0, checked
 from decayfree.attachment import attachable, nothing_in_common
-from decayfree.conversion.decay_rule import DecayRule, rule_of_group
+from decayfree.conversion.decay_rule import DecayRule, rule_of_group, unknown_balance
 from decayfree.conversion.fixed_norm import FixedNormRecipe
 from decayfree.conversion.schedule import Multiplier, equal_angle_schedule
 from decayfree.errors import InvalidInputError, MismatchError, listed, raise_all
 from decayfree.invariance.result import Invariance
-from decayfree.optimizers import OPTIMIZERS, row_of
+from decayfree.optimizers import row_of
 from decayfree.rescaling.param_groups import Kind, divide_groups_
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 
@@ -227,10 +227,8 @@ def _rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[DecayRule,
     kind = type(optimizer).__name__
     row = row_of(type(optimizer))  # a subclass of another name may do anything
     if row is None or row.equilibrium is None:
-        known = ", ".join(one.classes for one in OPTIMIZERS if one.equilibrium is not None)
         return DecayRule("SGD", 0.0, 0.0), [
-            f"where weight decay settles under {kind} is not known; it is for {known}: choose a "
-            "radius yourself with decayfree.WeightRescaling"
+            f"{unknown_balance(kind)}: choose a radius yourself with decayfree.WeightRescaling"
         ]
     faults = [
         f"{kind} with {key}={group[key]!r} is another rule, and where it settles is not known: choose a "

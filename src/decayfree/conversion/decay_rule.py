@@ -12,6 +12,7 @@ from torch import Tensor
 from decayfree import equilibrium
 from decayfree.equilibrium import Equilibrium
 from decayfree.errors import InvalidInputError
+from decayfree.optimizers import OPTIMIZERS, row_called
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ class DecayRule:
     def schedule_exponent(self) -> float:
         """The power of the learning rate that angles follow in equilibrium; with a fixed norm it is 1."""
         return 2 / 3 if self.optimizer == "Adam" else 1 / 2
+
+    @property
+    def correlation_time(self) -> float:
+        """For how many steps the noise of one gradient lives on: `equilibrium.correlation_time`.
+
+        Raises:
+            InvalidInputError: If a setting is out of range.
+        """
+        row = row_called(self.optimizer)
+        assert row is not None
+        assert row.correlation is not None
+        return row.correlation({name: getattr(self, name) for name in settings_of(self)}, {})
 
     def equilibrium(self, *, fan_in: float | None = None, gradient_norm: float | None = None) -> Equilibrium:
         """Where this rule settles.
@@ -112,6 +125,13 @@ def rule_of_group(
     of_adam: Literal["Adam", "AdamW"] = "AdamW" if decoupled else "Adam"
     betas = (float(group["betas"][0]), float(group["betas"][1]))
     return DecayRule("Lion" if settles is equilibrium.lion else of_adam, lr, weight_decay, betas=betas)
+
+
+def unknown_balance(optimizer: str, reason: str = "") -> str:
+    """That nobody knows where decay settles under it, and under which it is known."""
+    known = ", ".join(one.classes for one in OPTIMIZERS if one.equilibrium is not None)
+    because = f" ({reason})" if reason else ""
+    return f"where weight decay settles under {optimizer} is not known{because}; it is for {known}"
 
 
 def name_of(rule: DecayRule) -> str:

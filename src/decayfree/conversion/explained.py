@@ -44,13 +44,15 @@ def title_of(rule: DecayRule) -> str:
 
 def derivation_of(rule: DecayRule, angles_rad: Tensor, time_constants_steps: Tensor) -> list[str]:
     """Formulas, with what they come to where that is known."""
-    chord, norm, time, rate = _FORMULAS[_kind(rule)]
+    chord, memory, norm, time, rate = _FORMULAS[_kind(rule)]
     if len(angles_rad):
-        chord += f", so {_spread(angles_rad)} rad"
+        chord += f", so {_spread(angles_rad)} rad ({_spread(torch.rad2deg(angles_rad))} degrees)"
+        memory += f" = {_spread(2 / (rule.correlation_time * angles_rad**2), whole=True)}"
     if len(time_constants_steps):
         time += f" = {_spread(time_constants_steps, whole=True)}"
     rows = [
         ("it turns in a step by", chord),
+        ("and remembers for", f"{memory} steps, until its cosine is 1/e"),
         ("at a norm of", f"{norm}, {_SYMBOLS[rule.optimizer]}"),
         ("which it approaches in", f"{time} steps, up to 1/e"),
         ("the same at radius 1", f"{rate} instead of η"),
@@ -100,18 +102,21 @@ _CHOICE = (
 
 _POWERS = {1 / 2: "the square root", 2 / 3: "the power 2/3"}
 
-# norm, time constant, learning rate at radius 1
-_COUPLED = ("r⁴ = ηG²/(2λ(1−μ))", "(1−μ)/(4ηλ)", "η/radius² (a single row: √(2ηλ(1−μ))/G)")
-_DECOUPLED = ("r⁴ = ηG²/(2λ(1−μ)²)", "1/(4ηλ)", "η/radius² (a single row: (1−μ)√(2ηλ)/G)")
-# The chord, and these three.
-_FORMULAS: dict[str, tuple[str, str, str, str]] = {
+# memory, norm, time constant, learning rate at radius 1
+_COUPLED = ("(1−μ)/(ηλ)", "r⁴ = ηG²/(2λ(1−μ))", "(1−μ)/(4ηλ)", "η/radius² (a single row: √(2ηλ(1−μ))/G)")
+_DECOUPLED = ("1/(ηλ)", "r⁴ = ηG²/(2λ(1−μ)²)", "1/(4ηλ)", "η/radius² (a single row: (1−μ)√(2ηλ)/G)")
+# The chord, and these four.
+_FORMULAS: dict[str, tuple[str, str, str, str, str]] = {
     "SGD": ("chord² = 2ηλ/(1+μ)", *_COUPLED),
     "Nesterov": ("chord² = 2ηλ(1+2μ−2μ³)/(1+μ)", *_COUPLED),
     "SGD decoupled": ("chord² = 2ηλ(1−μ)/(1+μ)", *_DECOUPLED),
     "Nesterov decoupled": ("chord² = 2ηλ(1−μ)(1+2μ−2μ³)/(1+μ)", *_DECOUPLED),
-    "Adam": ("chord² = η²C(1−β₁)/((1+β₁)r²)", "r³ = η√C·G/(2λ)", "2r²/(3η²C)", "η/radius"),
-    "AdamW": ("chord² = 2ηλ(1−β₁)/(1+β₁)", "r² = ηC/(2λ)", "1/(2ηλ)", "η/radius = √(2ηλ/C a row)"),
-    "Lion": ("chord² = πηλκ", "r² = ηC/(πλκ)", "1/(2ηλ)", "η/radius = √(πηλκ/C a row)"),
+    "Adam": ("chord² = η²C(1−β₁)/((1+β₁)r²)", "2r²/(η²C)", "r³ = η√C·G/(2λ)", "2r²/(3η²C)", "η/radius"),
+    "AdamW": (
+        "chord² = 2ηλ(1−β₁)/(1+β₁)",
+        *("1/(ηλ)", "r² = ηC/(2λ)", "1/(2ηλ)", "η/radius = √(2ηλ/C a row)"),
+    ),
+    "Lion": ("chord² = πηλκ", "1/(ηλ)", "r² = ηC/(πλκ)", "1/(2ηλ)", "η/radius = √(πηλκ/C a row)"),
 }
 _SYMBOLS = {
     "SGD": "G = ‖g‖·‖w‖, measured",
