@@ -368,3 +368,17 @@ def test_blocks_that_overlap_or_have_no_start_are_refused(starts: tuple[int, ...
 def test_blocks_beyond_the_last_row_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="the blocks reach row 4, the weight has 4 rows"):
         block_norms(torch.ones(4, 2), Blocks(axis=0, block_sizes=(1,), starts=(4,)))
+
+
+@pytest.mark.parametrize("wrong", [None, "a", 5, [1.0], object()], ids=str)
+def test_arguments_of_another_kind_are_told(wrong):
+    weight, blocks = torch.ones(2, 3), Blocks(0, (1, 1))
+    for call, name in (
+        (lambda: block_norms(wrong, blocks), "weight"),
+        (lambda: block_norms(weight, wrong), "blocks"),
+        (lambda: block_dots(weight, wrong, blocks), "b"),
+        (lambda: scale_blocks_(weight, wrong, blocks), "factors"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"^{name} must be a "):
+            call()
+    assert weight.equal(torch.ones(2, 3))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from decayfree.arguments.kinds import checked_where_it_fails
 from decayfree.errors import InvalidInputError
 
 
@@ -213,6 +214,7 @@ class Part:
             own.copy_(torch.where(is_outside == 0, new, own))
 
 
+@checked_where_it_fails
 def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> Tensor:
     """L2 norm of every block.
 
@@ -237,6 +239,7 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
     return over_blocks(held_rows(rows, blocks), blocks, torch.linalg.vector_norm)
 
 
+@checked_where_it_fails
 def block_dots(
     a: Tensor, b: Tensor, blocks: Blocks, bias_a: Tensor | None = None, bias_b: Tensor | None = None
 ) -> Tensor:
@@ -268,6 +271,7 @@ def block_dots(
 
 
 @torch.no_grad()
+@checked_where_it_fails
 def scale_blocks_(weight: Tensor, factors: Tensor, blocks: Blocks, bias: Tensor | None = None) -> None:
     """Multiply every block in place by its own factor.
 

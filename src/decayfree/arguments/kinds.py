@@ -48,19 +48,49 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = signature.bind(*args, **kwargs).arguments
-            hints = _hints(function)
-            faults = [
-                fault
-                for name, value in given.items()
-                if (fault := kind_fault(name, hints.get(name, Any), value, ranges.get(name)))
-            ]
-            raise_all(faults_of(InvalidInputError, faults))
+            _judge(function, signature.bind(*args, **kwargs).arguments, ranges)
             return function(*args, **kwargs)
 
         return call
 
     return decorate
+
+
+def checked_where_it_fails(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for functions of inner loops: kinds are looked at where something else went wrong.
+
+    Example:
+        >>> @checked_where_it_fails
+        ... def double(number: int) -> int:
+        ...     return number.real * 2
+        >>> double("a")
+        Traceback (most recent call last):
+        decayfree.errors.InvalidInputError: number must be a whole number, got 'a'
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (AttributeError, TypeError, IndexError, RuntimeError) as error:
+            try:
+                _judge(function, signature.bind(*args, **kwargs).arguments, {})
+            except InvalidInputError as fault:
+                raise fault from error
+            raise
+
+    return call
+
+
+def _judge(function: Callable[..., Any], given: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
+    hints = _hints(function)
+    faults = [
+        fault
+        for name, value in given.items()
+        if (fault := kind_fault(name, hints.get(name, Any), value, ranges.get(name)))
+    ]
+    raise_all(faults_of(InvalidInputError, faults))
 
 
 def kind_fault(name: str, hint: Any, value: object, within: Range | None = None) -> str | None:
