@@ -370,7 +370,7 @@ def test_blocks_beyond_the_last_row_are_refused() -> None:
         block_norms(torch.ones(4, 2), Blocks(axis=0, block_sizes=(1,), starts=(4,)))
 
 
-@pytest.mark.parametrize("wrong", [None, "a", 5, [1.0], object()], ids=str)
+@pytest.mark.parametrize("wrong", [None, "a", 5, [1.0], object()], ids=lambda wrong: type(wrong).__name__)
 def test_arguments_of_another_kind_are_told(wrong):
     weight, blocks = torch.ones(2, 3), Blocks(0, (1, 1))
     for call, name in (
