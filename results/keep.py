@@ -11,20 +11,27 @@ states no figure of its own.
 """
 
 import argparse
+import dataclasses
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from added import MARK, is_marked, note, planned
+
 from decayfree.report import write_report
-from decayfree.report.numbers.compared import REFERENCES, Entry, compare_all, compare_chosen, mean_over_groups
+from decayfree.report.numbers.compared import REFERENCES, Entry, compare_all, compare_chosen
 from decayfree.report.numbers.groups import Group, StudyGroups, study_groups
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.comparison import comparison_table
-from decayfree.report.words.wording import percent, points, signed_interval, signed_points
+from decayfree.report.words.verdicts import exact_p
+from decayfree.report.words.wording import p_value, percent, points, signed_interval, signed_points
 from decayfree.study import Study, read_study
 from decayfree.study.builtin import BUILTIN
 from decayfree.study.files.archive import ARCHIVE_FILE, keep
+from decayfree.study.statistics.estimates import Estimate, mean_interval
+from decayfree.study.statistics.power import POWER
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -64,7 +71,7 @@ def keep_study(folder: Path) -> None:
 def written() -> dict[Path, str]:
     """Every README with its marked part as the kept files have it."""
     studies = {name: read_study(HERE / name) for name in kept()}
-    texts = {HERE / name / "README.md": "\n".join(numbers(study)) for name, study in studies.items()}
+    texts = {HERE / name / "README.md": "\n".join(numbers(name, study)) for name, study in studies.items()}
     marked = {path: between(path, "numbers", text) for path, text in texts.items()}
     overview = "\n".join(overview_table(studies))
     return {**marked, ROOT / "README.md": between(ROOT / "README.md", "results", overview)}
@@ -84,8 +91,8 @@ def between(path: Path, mark: str, text: str) -> str:
     return pattern.sub(lambda match: f"{match.group(1)}{text}\n{match.group(2)}", content)
 
 
-def numbers(study: Study) -> Iterator[str]:
-    """What was run on what, and the table of the study's page."""
+def numbers(name: str, study: Study) -> Iterator[str]:
+    """What was run on what, the table of the study's page, and what of it is exploratory."""
     runs = study.runs
     processors = sorted({str(run.hardware["processor"]) for run in runs})
     threads = sorted({int(run.hardware["n_threads"]) for run in runs})
@@ -108,13 +115,24 @@ def numbers(study: Study) -> Iterator[str]:
     table = comparison_table(groups, entries, "", "")
     yield "| " + " | ".join(f"{c.title}{f' ({c.note})' if c.note else ''}" for c in table.columns) + " |"
     yield "|" + "|".join("--:" if column.is_number else "---" for column in table.columns) + "|"
-    for row in table.rows:
-        yield "| " + " | ".join(f"{c.text}{f' ({c.note})' if c.note else ''}" for c in row.cells) + " |"
+    for entry, row in zip(entries.entries, table.rows, strict=True):
+        method, *others = row.cells
+        if is_marked(name, entry.cell.settings):
+            method = dataclasses.replace(method, text=f"{method.text} {MARK}")
+        texts = [f"{c.text}{f' ({c.note})' if c.note else ''}" for c in (method, *others)]
+        yield f"| {' | '.join(texts)} |"
+    if note(name):
+        before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
+        yield (
+            f"\n{note(name)} With what was planned alone, WRS minus weight decay is "
+            f"{difference([entry.difference for entry in before])}, on the validation images "
+            f"{difference([entry.validation_difference for entry in before])}."
+        )
     if len(groups.groups) == 1 and len(groups.groups[0].learning_rates) > 1:
-        yield from every_setting(groups.groups[0])
+        yield from every_setting(name, groups.groups[0])
 
 
-def every_setting(group: Group) -> Iterator[str]:
+def every_setting(name: str, group: Group) -> Iterator[str]:
     """Mean test accuracies of all settings, those that validation data did not choose among them."""
     rates = group.learning_rates
     yield (
@@ -126,38 +144,63 @@ def every_setting(group: Group) -> Iterator[str]:
     for sweep in group.sweeps:
         for decay in dict.fromkeys(cell.weight_decay for cell in sweep.cells):
             of_rate = {cell.learning_rate: cell for cell in sweep.cells if cell.weight_decay == decay}
-            means = [mean_of(of_rate[rate]) if rate in of_rate else "–" for rate in rates]
+            means = [mean_of(name, of_rate[rate]) if rate in of_rate else "–" for rate in rates]
             has_several = len({cell.weight_decay for cell in sweep.cells}) > 1
             label = f"{sweep.label} {decay:g}" if has_several else sweep.label
             yield f"| {label} | {' | '.join(means)} |"
 
 
-def mean_of(cell: Cell) -> str:
-    """Mean test accuracy over seeds, in percent without its sign."""
-    final = cell.final_test
-    return f"{100 * final.mean:.2f}" if final else "diverged"
+def mean_of(name: str, cell: Cell) -> str:
+    """Mean test accuracy over seeds, in percent without its sign, and whether the setting was added."""
+    final, mark = cell.final_test, f" {MARK}" if is_marked(name, cell.settings) else ""
+    return f"{100 * final.mean:.2f}{mark}" if final else f"diverged{mark}"
 
 
 def overview_table(studies: dict[str, Study]) -> Iterator[str]:
     """A row a study: weight rescaling beside weight decay, each at the setting that validation data chose."""
-    yield "| study | runs | no decay | weight decay | WRS | WRS minus weight decay, points | WRS is |"
-    yield "|---|--:|--:|--:|--:|--:|---|"
+    yield (
+        "| study | runs | no decay | weight decay | WRS | WRS minus weight decay, points | the same on "
+        f"validation images | the same as planned, without {MARK} | WRS is |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|---|"
+    shown: dict[frozenset[str], str] = {}
     for name, study in studies.items():
         groups = study_groups(study)
         entries = compare_chosen(groups).entries
-        theirs = [entry for entry in entries if entry.sweep.name == THEIRS]
+        theirs = of_method(entries, THEIRS)
         accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
+        keys = frozenset(
+            run.key
+            for method in (THEIRS, OURS)
+            for entry in of_method(entries, method)
+            for run in entry.cell.runs.values()
+        )
+        first = shown.setdefault(keys, name)
+        before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
         cells = [
-            f"[{name}](results/{name})",
+            f"[{name}](results/{name}){f' {MARK}' if note(name) else ''}"
+            + (f" (the runs of {first})" if first != name else ""),
             str(len(study.runs)),
             *accuracies,
-            difference(theirs),
+            difference([entry.difference for entry in theirs]),
+            difference([entry.validation_difference for entry in theirs]),
+            difference([entry.difference for entry in before]) if note(name) else "all was planned",
             seen(groups, theirs),
         ]
         yield f"| {' | '.join(cells)} |"
+    yield (
+        f"\n{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; "
+        "each study's page marks them. Where validation images choose between settings, the difference on "
+        "them is a replication that is not quite free."
+    )
 
 
-def mean_accuracy(entries: tuple[Entry, ...], method: str) -> str:
+def of_method(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """Those of one method, by its name in the study's file, group by group."""
+    return [entry for entry in entries if entry.sweep.name == name]
+
+
+def mean_accuracy(entries: Sequence[Entry], method: str) -> str:
     """Mean test accuracy of a method over the groups in which every method has a result."""
     whole = [
         entry.group
@@ -171,30 +214,38 @@ def mean_accuracy(entries: tuple[Entry, ...], method: str) -> str:
     return percent(sum(means) / len(means), 2) if means else "–"
 
 
-def difference(theirs: list[Entry]) -> str:
+def difference(found: Sequence[Estimate | None]) -> str:
     """Mean paired difference, ours minus theirs.
 
     With its interval over seeds in one group, without one over groups, which share images and seeds.
     """
-    if len(theirs) == 1 and theirs[0].difference:
-        one = theirs[0].difference
-        return signed_points(one.mean, 2) + (
-            f" ({signed_interval(*one.interval, 2)})" if one.interval else ""
-        )
-    mean = mean_over_groups(theirs)
-    return f"{signed_points(mean.mean, 2)}, mean of {mean.n}" if mean else "–"
+    known = [one for one in found if one]
+    if len(known) == 1:
+        one = known[0]
+        interval = f" ({signed_interval(*one.interval, 2)})" if one.interval else ""
+        return signed_points(one.mean, 2) + interval
+    if not known:
+        return "–"
+    return f"{signed_points(mean_interval([one.mean for one in known]).mean, 2)}, mean of {len(known)}"
 
 
-def seen(groups: StudyGroups, theirs: list[Entry]) -> str:
+def seen(groups: StudyGroups, theirs: Sequence[Entry]) -> str:
     """In how many groups ours is seen to be higher or lower, after correction for all comparisons."""
-    verdicts = [entry.judgement.verdict for entry in theirs if entry.judgement]
+    judged = [entry for entry in theirs if entry.judgement]
+    verdicts = [entry.judgement.verdict for entry in judged if entry.judgement]
     if len(verdicts) == 1:
-        smallest = theirs[0].judgement.smallest_visible if theirs[0].judgement else None
-        is_hidden = verdicts[0] == "no difference seen" and smallest is not None
-        return verdicts[0] + (f" (smallest visible {points(smallest or 0.0, 2)})" if is_hidden else "")
+        return verdicts[0] + support(judged[0])
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     what = ", ".join(groups.axes) or "setting"
     return ", ".join(f"{verdict} with {n} of {len(verdicts)}" for verdict, n in counts.items()) + f" ({what})"
+
+
+def support(entry: Entry) -> str:
+    """The power beside what is not seen, the exact p beside what is."""
+    exact, detectable = exact_p(entry), entry.judgement and entry.judgement.detectable
+    if entry.judgement and entry.judgement.verdict in ("higher", "lower") and exact is not None:
+        return f" (exact sign-flip p = {p_value(exact)})"
+    return f" ({percent(POWER, 0)} power: {points(detectable, 2)})" if detectable else ""
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
 """The studies that are kept in results/: they can be read, and every table says what their files say."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
 from decayfree.report import study_groups
 from decayfree.report.numbers.budget import budgets_of
-from decayfree.study import StudySpec, read_study
+from decayfree.study import StudySpec, builtin, read_study
 from decayfree.study.builtin import BUILTIN, builtin_spec
 from support.synthetic_study import Writer, bumpy
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+SPECS = Path(builtin.__file__).parent
 KEPT = [name for name in BUILTIN if (RESULTS / name / "runs.tar.xz").is_file()]
 
 
 @pytest.fixture(scope="module")
 def keeping():
-    specification = importlib.util.spec_from_file_location("keep", RESULTS / "keep.py")
+    return script("keep")
+
+
+def script(name):
+    specification = importlib.util.spec_from_file_location(name, RESULTS / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
@@ -57,6 +63,41 @@ def test_readme_says_what_trials_of_the_kept_study_buy():
     assert said in " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
 
 
+def test_every_sentence_that_states_a_figure_stands_on_its_page():
+    claiming = script("claims")
+    claims = list(claiming.claims())
+    assert len(claims) > 20
+    for path, sentence in claims:
+        assert sentence in claiming.flat(path), path
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_was_added_after_a_look_is_marked_where_the_file_of_the_study_says_so(name):
+    added = script("added")
+    runs = builtin_spec(name).runs()
+    says_so = re.search(r"added .*after", (SPECS / f"{name}-small.toml").read_text()) is not None
+    assert says_so == bool(added.note(name)) == any(added.is_marked(name, run) for run in runs)
+    if name == "optimizers":
+        rates = {}
+        for run in runs:
+            rates.setdefault(run.recipe.optimizer, {})[run.recipe.learning_rate] = added.is_marked(name, run)
+        which = {label.label: [marked for _, marked in sorted(of.items())] for label, of in rates.items()}
+        smallest = {one for one, marks in which.items() if marks == [True, False, False]}
+        assert smallest == {"SGD", "SGD, momentum 0.9", "SGD, Nesterov momentum 0.9", "Adagrad"}
+        assert {
+            one for one, marks in which.items() if marks == [False, False, True]
+        } == which.keys() - smallest
+
+
+def test_as_planned_the_studies_are_what_they_were_before_the_look(keeping):
+    # Sensitivity began with three rates and three seeds: 8 methods, 72 runs.
+    groups = script("added").planned("sensitivity", study_groups(read_study(RESULTS / "sensitivity")))
+    assert sum(len(cell.runs) for cell in groups.cells) == 72
+    assert {cell.n_planned for cell in groups.cells} == {3}
+    networks = script("added").planned("architectures", study_groups(read_study(RESULTS / "architectures")))
+    assert len(networks.groups) == 7
+
+
 def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "results").mkdir(parents=True)
@@ -75,7 +116,7 @@ def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeyp
     }
     assert "runs.tar.xz#runs/" in (root / "results" / "baselines" / "report.html").read_text()
     assert written[root / "README.md"].startswith("Before.\n<!-- results -->\n| study |")
-    assert "| [baselines](results/baselines) | 60 |" in written[root / "README.md"]
+    assert "| [baselines](results/baselines) † | 60 |" in written[root / "README.md"]
     assert "| weight normalization |" in written[root / "results" / "baselines" / "README.md"]
 
 

@@ -63,6 +63,31 @@ def test_the_whole_update_is_scaled_momentum_included(model, found):
         torch.testing.assert_close(model[0].weight.detach(), weight - step)
 
 
+def norm_after_one_gradient(model, found, angle, momentum):
+    """Norm of a row of norm 1 that one gradient turns by ``angle``, 60 steps later, replaying a norm of 1."""
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum)
+    METHOD.attach(optimizer, found, replayed={"0.weight": torch.ones(60, 2)})
+    for step in range(60):
+        model[0].weight.grad = torch.tensor([[0.0, angle], [0.0, 0.0]]).double() * (step == 0)
+        optimizer.step()
+    return model[0].weight.detach()[0].norm().item()
+
+
+@pytest.mark.parametrize(
+    ("angle", "momentum", "low", "high"),
+    [
+        (0.1, 0.9, 1.5, 2.0),  # in continuous time √(1 + tan²(0.1/(1−μ))) = 1.85
+        (0.15, 0.9, 5.0, 20.0),
+        (0.18, 0.9, 1e15, 1e19),  # beyond π/2·(1−μ) = 0.157 only rounding ends it
+        (0.18, 0.0, 1.01, 1.02),  # √(1 + 0.18²)
+    ],
+)
+def test_with_momentum_a_norm_runs_away_beyond_a_certain_angle(model, found, angle, momentum, low, high):
+    assert low < norm_after_one_gradient(model.double(), found, angle, momentum) < high
+
+
 def test_a_groupnorm_block_is_scaled_with_its_bias(seed):
     model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(36, 2))
     found = find_invariant(model, torch.randn(4, 2, 3, 3))

@@ -180,7 +180,8 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     entries = compare(groups, reference)
     shown = comparison_table(groups, entries, "", "")
     table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
-    kept = [(index, column) for index, column in enumerate(shown.columns) if column.title != "p"]
+    left_out = ("p", "… on validation")
+    kept = [(index, column) for index, column in enumerate(shown.columns) if column.title not in left_out]
     for _, column in kept:
         table.add_column(
             _heading(column.title, column.note),

@@ -218,7 +218,7 @@ def rates_after_a_drop(
     )
     return Check(
         f"Under {'WRS' if rescaled else 'decay'}, learning rate ÷ 10: ELR "
-        f"{'stays down' if rescaled else 'comes back by itself'}",
+        f"{'stays down' if rescaled else 'comes back by itself, to 1/√10 of what it was'}",
         "2006.08419; algebra",
         f"{at_once:.3f}, later {measured:.3f}",
         f"0.100, later {expected:.3f}",

@@ -82,7 +82,7 @@ def test_the_summary_counts_what_was_seen(tmp_path: Path) -> None:
         "Lion), with 4 seeds each: 60 of 60 runs are done.",
         "WRS is higher than no decay in 5 of 5 comparisons; +2.00 points in the mean over 5 groups.",
         "WRS is not seen to differ from weight decay in 5 of 5 comparisons; 0.00 points in the mean over 5",
-        "in this family of 10 comparisons was",
+        "in this family of 10 comparisons: smaller ones are not ruled out.",
         "for the family of all 10 comparisons",
         "Every difference is WRS minus the method of the row, in the same group and seed by seed: "
         "above zero, WRS is higher.",
@@ -106,9 +106,10 @@ def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:
     assert rows[0].startswith('<tr><th scope="row">no decay</th><td>SGD, momentum 0.9</td>')
     assert f"90.00{SPACE}%" in rows[0]
     assert "+2.00" in rows[0]
-    assert "<td>higher</td>" in rows[0]
+    assert "<td>higher<br><small>exact sign-flip p" in rows[0]
     assert "no difference seen<small>" in rows[1].replace("<br>", "")
-    assert "smallest visible:" in rows[1]
+    assert f"80{SPACE}% power:" in rows[1]
+    assert f"exact sign-flip p{SPACE}={SPACE}0.12" in rows[0]
     assert '<tr class="ours"><th scope="row">WRS' in rows[2]
     assert "<td>the one compared with</td>" in rows[2]
     for row, settings in zip(rows, read_study(tmp_path).spec.runs(), strict=False):
@@ -117,6 +118,17 @@ def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:
     assert "exact sign-flip test, alone</i> p" in rows[0]
     assert "true difference seen with a probability of 80" in rows[1]
     assert f"<i>difference</i> WRS minus no decay (4{SPACE}pairs)" in rows[0]
+
+
+def test_the_difference_stands_on_validation_images_as_well(tmp_path: Path) -> None:
+    def validate(settings: RunSettings, row: dict[str, Any]) -> None:
+        row["validation_accuracy"] = 0.8 + 0.01 * (settings.method.name == "wrs") + 0.001 * settings.seed
+
+    page = page_of(tmp_path / "kept", axes_spec(), final_of=stepped, change_row=validate)
+    assert ">+1.00<br><small>+1.00 to +1.00</small></td>" in rows_of(page, "comparison-table")[0]
+    assert "The same difference on the validation images is a replication" in text_of(page)
+    without = page_of(tmp_path / "none", axes_spec(n_validation=0), final_of=stepped)
+    assert "on validation" not in text_of(without)
 
 
 def test_every_link_leads_to_the_folder_of_a_run_and_every_run_is_linked(tmp_path: Path) -> None:
@@ -317,8 +329,8 @@ def test_what_was_not_recorded_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_eight_seeds_have_a_bootstrap_interval_as_well(tmp_path: Path) -> None:
-    rows = rows_of(page_of(tmp_path, axes_spec(n_seeds=8), n_intervals=2), "comparison-table")
+def test_twenty_seeds_have_a_bootstrap_interval_as_well(tmp_path: Path) -> None:
+    rows = rows_of(page_of(tmp_path, axes_spec(n_seeds=20), n_intervals=2), "comparison-table")
     assert "bootstrap interval (BCa)</i>" in rows[0]
 
 

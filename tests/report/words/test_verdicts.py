@@ -67,13 +67,15 @@ def test_rescaling_that_is_better_is_said_to_be_better_by_how_much(tmp_path: Pat
     mean, low, high = difference_in_points(none)
     found = two_methods(tmp_path, none)
     text = plain(results(found[1]))
-    assert (
-        f"WRS is better than no decay (by {mean:.1f} points, 95 % interval {low:.1f} to {high:.1f})." in text
-    )
+    assert (  # five equal signs: 2 of 32
+        f"WRS is better than no decay (by {mean:.1f} points, 95 % interval {low:.1f} to {high:.1f}, "
+        "sign-flip p = 0.062)."
+    ) in text
     row = row_of(found)
     assert row["WRS minus …"].text == f"+{mean:.1f}"
     assert row["WRS minus …"].note == f"+{low:.1f} to +{high:.1f}"
     assert row["Seen"].text == "higher"
+    assert plain(row["Seen"].note) == "exact sign-flip p = 0.062"
     assert "WRS is not seen to be worse than any other method." in text
     assert f"The highest mean is that of WRS: {100 * np.mean(RESCALED):.1f} %." in text
     assert "No difference seen" not in text
@@ -85,9 +87,9 @@ def test_rescaling_that_is_worse_is_said_to_be_worse_in_the_same_words(tmp_path:
     found = two_methods(tmp_path, none)
     text = plain(results(found[1]))
     assert (
-        f"WRS is worse than no decay (by {-mean:.1f} points, 95 % interval {-high:.1f} to {-low:.1f})."
-        in text
-    )
+        f"WRS is worse than no decay (by {-mean:.1f} points, 95 % interval {-high:.1f} to {-low:.1f}, "
+        "sign-flip p = 0.062)."
+    ) in text
     assert row_of(found)["WRS minus …"].text == f"−{-mean:.1f}"
     assert row_of(found)["Seen"].text == "lower"
     assert "WRS is not seen to be better than any other method." in text
@@ -95,21 +97,23 @@ def test_rescaling_that_is_worse_is_said_to_be_worse_in_the_same_words(tmp_path:
     assert "That is worse than no decay." in said_in_short(found)
 
 
-def test_no_difference_is_stated_with_the_smallest_that_could_have_been_seen(tmp_path: Path) -> None:
+def test_no_difference_is_stated_with_the_one_that_would_have_been_seen(tmp_path: Path) -> None:
     none = shifted(0.002)
     mean, low, high = difference_in_points(none)
     assert low < 0 < high
     found = two_methods(tmp_path, none)
     text = plain(results(found[1]))
+    # A t test of five pairs has a power of 80 % at 3.761 standard errors; a half width is 2.776 of them.
+    detectable = 3.761 / 2.776 * (high - low) / 2
     assert (
-        "No difference seen (smallest difference that these 5 seeds could have shown) between WRS and: "
-        f"no decay ({(high - low) / 2:.1f} points)."
+        "No difference seen (in brackets a true one that 80 % of such studies of 5 seeds would show) between "
+        f"WRS and: no decay ({detectable:.1f} points)."
     ) in text
     assert "WRS is not seen to be better than any other method. WRS is not seen to be worse" in text
     assert "No difference is seen to no decay." in said_in_short(found)
     row = row_of(found)
     assert row["Seen"].text == "no difference seen"
-    assert plain(row["Seen"].note) == f"smallest visible: {(high - low) / 2:.1f} points"
+    assert plain(row["Seen"].note) == f"80 % power: {detectable:.1f} points"
     assert row["WRS minus …"].text == f"{mean:+.1f}".replace("-", "−")
     assert row["WRS minus …"].note == f"{low:+.1f} to {high:+.1f}".replace("-", "−")
 

@@ -74,6 +74,38 @@ def test_a_scaled_learning_rate_moves_no_off_span_part(seed):
     torch.testing.assert_close(model[0].weight.detach()[:, 2].abs(), before, rtol=1e-11, atol=0)
 
 
+def moved_off_span(factor, dtype):
+    """How far 60 steps, scaled by ``factor`` or more, move rows off the span of two equal features.
+
+    Relative to what was there; the learning rate is divided by the factor, so that the trainings are alike.
+    """
+    torch.manual_seed(0)
+    model, _, inputs, labels = problem()
+    inputs = torch.randn_like(inputs)
+    inputs[..., 1] = inputs[..., 0]  # gradients are equal there, weights are not, and round differently
+    model, inputs = model.to(dtype), inputs.to(dtype)
+    found, method, weight = find_invariant(model, inputs[0]), LearningRateScaling(0.02), model[0].weight
+    norms = torch.linalg.vector_norm(weight.detach(), dim=1)
+    optimizer = torch.optim.SGD(
+        method.param_groups(model, found, rest_weight_decay=0.0), lr=0.3 / factor, momentum=0.0
+    )
+    method.attach(optimizer, found, replayed={"0.weight": (norms / factor**0.5).expand(N_STEPS, 4)})
+    before = (weight[:, 0] - weight[:, 1]).detach().double()
+    for step in range(N_STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[step]), labels[step]).backward()
+        optimizer.step()
+    return float(torch.dist((weight[:, 0] - weight[:, 1]).detach().double(), before) / before.norm())
+
+
+def test_a_scaled_step_enlarges_its_rounding_and_so_leaves_the_law_in_float32():
+    small, large = (moved_off_span(factor, torch.float32) for factor in (1.0, 1e4))
+    assert small < 1e-6
+    assert 1e-3 < large < 1e-1
+    assert 1e3 < large / small < 1e5, "in proportion to the factor"
+    assert moved_off_span(1e4, torch.float64) < 1e-10
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_an_exact_replay_shrinks_the_off_span_part_as_the_decay_that_it_replays(seed, nesterov):
     model, found, inputs, labels = problem()

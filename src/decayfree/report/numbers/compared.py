@@ -7,6 +7,7 @@ It decides nothing by test results: what stands for a method was chosen by valid
 nothing to choose.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -64,6 +65,26 @@ class Entry:
     def difference(self) -> Estimate | None:
         """Mean paired difference in test accuracy, reference minus cell."""
         return self.judgement.comparison.difference if self.judgement else None
+
+    @property
+    def pairs(self) -> list[float]:
+        """Differences in test accuracy, reference minus cell, of the seeds that both finished."""
+        if self.reference is None or self.is_reference:
+            return []
+        first, second = self.reference.test, self.cell.test
+        return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+    @property
+    def validation_difference(self) -> Estimate | None:
+        """The same as `difference` on the images of validation, which chose; None where there are none."""
+        if self.reference is None or self.is_reference:
+            return None
+        first, second = (
+            {seed: value for seed, value in cell.validation.items() if math.isfinite(value)}
+            for cell in (self.reference, self.cell)
+        )
+        comparison = paired_difference(first, second)
+        return comparison.difference if comparison else None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.table import NOTHING, Column, Strip, Table, TableCell, TableRow, place, table_of
-from decayfree.report.words.verdicts import decimals
+from decayfree.report.words.verdicts import decimals, exact_p
 from decayfree.report.words.wording import SPACE, count, p_value, percent, points, signed_interval
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
-from decayfree.study.statistics.significance import MAX_SIGN_FLIPS, sign_flip_p
 
 
 def comparison_table(
@@ -35,6 +34,7 @@ def comparison_table(
         *([Column("Each seed, mean and interval", ends=ends)] if colors is not None else []),
         Column("n", "runs", is_number=True),
         Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
+        *([Column("… on validation", "the same", is_number=True)] if numbers.has_validation else []),
         Column("p", "Holm", is_number=True),
         Column("Seen", f"{entries.reference} is", is_filter=True),
     ]
@@ -100,8 +100,9 @@ def _row(
         *([strip] if strip else []),
         TableCell.of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
         TableCell.of_difference(entry.difference, digits),
+        *([TableCell.of_difference(entry.validation_difference, digits)] if numbers.has_validation else []),
         _p_cell(entry),
-        TableCell(verdict(entry), _smallest(entry, digits)),
+        TableCell(verdict(entry), _support(entry, digits)),
         is_reference=entry.is_reference,
     )
 
@@ -122,12 +123,16 @@ def _p_cell(entry: Entry) -> TableCell:
     return TableCell(p_value(entry.judgement.adjusted_p), f"alone {alone}", entry.judgement.adjusted_p)
 
 
-def _smallest(entry: Entry, digits: int) -> str:
-    if entry.judgement is None or entry.judgement.smallest_visible is None:
+def _support(entry: Entry, digits: int) -> str:
+    """Beside what is seen a p that assumes no normality, beside what is not the power."""
+    if entry.judgement is None or entry.judgement.verdict == "too few seeds":
         return ""
     if entry.judgement.verdict != "no difference seen":
+        exact = exact_p(entry)
+        return "" if exact is None else f"exact sign-flip p{SPACE}={SPACE}{p_value(exact)}"
+    if entry.judgement.detectable is None:
         return ""
-    return f"smallest visible: {points(entry.judgement.smallest_visible, digits)}"
+    return f"{percent(POWER, 0)} power: {points(entry.judgement.detectable, digits)}"
 
 
 def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
@@ -135,17 +140,16 @@ def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
     difference, reference = entry.difference, entry.reference
     if difference is None or reference is None or difference.n < 2:
         return ()
-    seeds = sorted(entry.cell.test.keys() & reference.test.keys())
-    pairs = [reference.test[seed] - entry.cell.test[seed] for seed in seeds]
+    pairs, exact = entry.pairs, exact_p(entry)
     facts = [("difference", f"{reference.label} minus {entry.cell.label} ({count(len(pairs), 'pair')})")]
-    if len(pairs) <= MAX_SIGN_FLIPS:
-        facts.append(("exact sign-flip test, alone", f"p{SPACE}={SPACE}{p_value(sign_flip_p(pairs))}"))
+    if exact is not None:
+        facts.append(("exact sign-flip test, alone", f"p{SPACE}={SPACE}{p_value(exact)}"))
     if len(pairs) >= MIN_FOR_BOOTSTRAP:
         ends = bootstrap_interval(pairs)
         facts.append((f"{percent(CONFIDENCE, 0)} bootstrap interval (BCa)", signed_interval(*ends, 2)))
     detectable = detectable_difference(difference)
     if detectable:
         facts.append(
-            (f"true difference seen with a probability of {percent(POWER, 0)}", points(detectable, 2))
+            (f"true difference seen with a probability of {percent(POWER, 0)}, alone", points(detectable, 2))
         )
     return tuple(facts)

@@ -123,6 +123,7 @@ def _against_prediction(numbers: StudyNumbers, decays: Mapping[str, Mapping[int,
         f"In the last quarter it is {by_method(late, factor)}, and after the last step "
         f"{by_method(last, factor)}.",
         _whether_it_holds(late),
+        _why_it_fails(numbers, late),
     )
 
 
@@ -142,12 +143,29 @@ def _whether_it_holds(late: Mapping[str, float]) -> str:
     failing = [name for name in late if name not in holding]
     if not failing:
         return f"So it is what is predicted within {percent(CLOSE, 0)} also in the last quarter."
-    because = (
-        ": as the learning rate and the gradients fall, the norms stay behind, larger than in balance"
-        if all(late[name] < 1 for name in failing)
-        else ""
+    return f"So in the last quarter the prediction does not hold for {listing(failing)}."
+
+
+def _why_it_fails(numbers: StudyNumbers, late: Mapping[str, float]) -> str:
+    """Where angles are smaller than in balance late: the time that the norms would need, beside that left."""
+    recipe = numbers.recipe
+    begin = round(LATE[0] * recipe.n_steps)
+    waits = {
+        method.short: _time_constant(method, begin)
+        for method in numbers.shown
+        if late.get(method.short, 1.0) < 1 - CLOSE
+    }
+    known = {name: wait for name, wait in waits.items() if wait > 0}
+    if not known:
+        return ""
+    at_first = recipe.learning_rate_at(begin) / recipe.learning_rate
+    return (
+        "Where it is smaller, the norm cannot follow. When the last quarter begins, the learning rate is "
+        f"{percent(at_first, 0)} of its first, and the norm comes to its balance with a time constant of "
+        f"{by_method(known, lambda steps: f'{steps:,.0f} steps')}, which grows as the rate falls on, while "
+        f"{recipe.n_steps - begin:,} steps are left. A norm that stays turns by angles that follow η, "
+        "and not √η, and by less still as the gradients shrink."
     )
-    return f"So in the last quarter the prediction does not hold for {listing(failing)}{because}."
 
 
 def _has_only_a_held_norm(method: Cell) -> bool:

@@ -23,6 +23,7 @@ from decayfree.report.words.wording import (
 )
 from decayfree.study.files.results import MAIN_VARIANCE
 from decayfree.study.statistics.estimates import paired_difference
+from decayfree.study.statistics.power import POWER, detectable_difference
 
 GRAY = ("digits", "fashion-mnist")
 LAW_TOLERANCE = 0.01
@@ -185,9 +186,10 @@ def _against(reference: Cell, method: Cell) -> str:
     if difference.interval is None or difference.half_width is None:
         return f"One seed in common says nothing about {reference.short} against {method.short}."
     if comparison.verdict == "no difference seen":
+        size = points(detectable_difference(difference) or 0.0)
         return (
-            f"Between {reference.short} and {method.short}: no difference seen (smallest difference that "
-            f"these {difference.n} seeds could have shown: {points(difference.half_width)})."
+            f"Between {reference.short} and {method.short}: no difference seen ({percent(POWER, 0)} of such "
+            f"studies of {difference.n} seeds would show a true one of {size})."
         )
     return (
         f"{reference.short} ends {comparison.verdict} than {method.short}, by {points(difference.mean)} "

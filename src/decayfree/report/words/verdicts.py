@@ -14,6 +14,7 @@ from decayfree.report.words.wording import (
     count,
     interval_of_sizes,
     listing,
+    p_value,
     percent,
     points,
     sentences,
@@ -21,8 +22,15 @@ from decayfree.report.words.wording import (
 )
 from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
 from decayfree.study.statistics.power import POWER
+from decayfree.study.statistics.significance import MAX_SIGN_FLIPS, sign_flip_p
 
 MAX_NAMED = 6
+_SEEN = ("higher", "lower")
+
+
+def exact_p(entry: Entry) -> float | None:
+    """P of the exact sign-flip test, uncorrected; None without pairs, or with too many to try all signs."""
+    return sign_flip_p(entry.pairs) if 1 < len(entry.pairs) <= MAX_SIGN_FLIPS else None
 
 
 def decimals(entries: Sequence[Entry]) -> int:
@@ -98,7 +106,7 @@ def reference_text(main: Entries) -> str:
 
 
 def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
-    """How intervals, p values and the smallest visible difference are meant."""
+    """How intervals, p values, power and differences on validation images are meant."""
     level, n = main.family.level, main.family.n_tests
     finals = [entry.cell.final_test for entry in main.entries]
     is_beyond = any(final and (final.high or 0.0) > 1 for final in finals)
@@ -113,10 +121,21 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
             "p is that of the paired t test, by Holm's procedure for the family of all "
             f"{count(n, 'comparison')}: the chance that any of them shows a difference where there is none "
             f"is at most {percent(1 - CONFIDENCE, 0)}.",
-            "The smallest visible difference is the smallest mean difference that these seeds could have "
-            f"shown at the level at which the procedure stopped (p{SPACE}≤{SPACE}{level:.2g}): below it, no "
-            "difference is seen.",
+            f"{percent(POWER, 0)} power: so large must a true difference be for {percent(POWER, 0)} of "
+            "studies like this one, with as many seeds and as much scatter, to show it at the level at which "
+            f"the procedure stopped (p{SPACE}≤{SPACE}{level:.2g}).",
         ]
+    if any(entry.judgement and entry.judgement.verdict in _SEEN for entry in main.entries):
+        notes.append(
+            "Beside what is seen stands the exact p of its signs alone, which assumes no normality and is "
+            f"at least 2/2ⁿ: {p_value(2 / 2**5)} with five seeds, whatever they show."
+        )
+    if numbers.has_validation:
+        notes.append(
+            "The same difference on the validation images is a replication on other images, by the same "
+            "runs. It is not quite free: these images chose the settings, and favor a method with more to "
+            "choose from."
+        )
     if numbers.are_methods_all:
         notes.append(
             "All methods got the same learning rate, tuned for none of them; equal learning rates are not "
@@ -128,9 +147,8 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
 def table_note() -> str:
     """What else a table of comparisons shows."""
     return (
-        "Below each p is the same one alone, uncorrected. A true difference of the smallest visible size "
-        "would be seen about every other time; the one that is seen with a probability of "
-        f"{percent(POWER, 0)}, alone and with the scatter of these seeds, is larger, and unfolds with n."
+        "Below each p is the same one alone, uncorrected. What a comparison says alone, its exact p and its "
+        "power, unfolds with n."
     )
 
 
@@ -238,18 +256,18 @@ def _seen(word: str, reference: str, found: Sequence[Entry], digits: int) -> str
 
 
 def _unseen(main: Entries, digits: int) -> list[str]:
-    """Where no difference is seen, and the smallest that could have been, in one sentence for each n."""
+    """Where no difference is seen, and what would have been, in one sentence for each n."""
     unseen = _having("no difference seen", main.entries)
     said = []
     for n in sorted({entry.difference.n for entry in unseen if entry.difference}, reverse=True):
         items = [
-            f"{entry.name} ({points(entry.judgement.smallest_visible or 0.0, digits)})"
+            f"{entry.name} ({points(entry.judgement.detectable or 0.0, digits)})"
             for entry in unseen
             if entry.judgement and entry.judgement.difference.n == n
         ]
         said.append(
-            f"No difference seen (smallest difference that these {n} seeds could have shown) between "
-            f"{main.reference} and: {listing(items)}."
+            f"No difference seen (in brackets a true one that {percent(POWER, 0)} of such studies of "
+            f"{n} seeds would show) between {main.reference} and: {listing(items)}."
         )
     return said + [
         f"About {entry.name}, one seed in common says nothing."
@@ -258,12 +276,12 @@ def _unseen(main: Entries, digits: int) -> list[str]:
 
 
 def _magnitude(entry: Entry, digits: int) -> str:
-    """The size of a difference that is seen: 4.1 points, 95 % interval 2.0 to 6.2."""
+    """The size of a difference that is seen: 4.1 points, 95 % interval 2.0 to 6.2, exact p = 0.062."""
     assert entry.difference is not None
-    text = points(entry.difference.mean, digits)
-    if entry.difference.interval is None:
-        return text
-    return f"{text}, 95{SPACE}% interval {interval_of_sizes(*entry.difference.interval, digits)}"
+    text, exact = points(entry.difference.mean, digits), exact_p(entry)
+    if entry.difference.interval is not None:
+        text += f", 95{SPACE}% interval {interval_of_sizes(*entry.difference.interval, digits)}"
+    return text if exact is None else f"{text}, sign-flip p{SPACE}={SPACE}{p_value(exact)}"
 
 
 def _having(verdict: Outcome, entries: Sequence[Entry]) -> list[Entry]:
@@ -272,15 +290,16 @@ def _having(verdict: Outcome, entries: Sequence[Entry]) -> list[Entry]:
 
 def _what_could_be_seen(main: Entries) -> str:
     unseen = [
-        entry.judgement.smallest_visible
+        entry.judgement.detectable
         for entry in _having("no difference seen", main.entries)
-        if entry.judgement and entry.judgement.smallest_visible is not None
+        if entry.judgement and entry.judgement.detectable is not None
     ]
     if not unseen:
         return ""
     low, high = min(unseen), max(unseen)
     size = points(low, 2) if len(unseen) == 1 else f"{100 * low:.2f} to {points(high, 2)}"
     return (
-        "Where no difference is seen, the smallest that could have been seen in this family of "
-        f"{count(main.family.n_tests, 'comparison')} was {size}: smaller ones are not ruled out."
+        f"Where no difference is seen, {percent(POWER, 0)} of such studies would have seen a true one of "
+        f"{size} in this family of {count(main.family.n_tests, 'comparison')}: smaller ones are not ruled "
+        "out."
     )

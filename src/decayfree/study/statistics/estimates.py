@@ -55,18 +55,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired difference of two methods, first minus second, over the seeds that both have.
-
-    ``smallest_visible`` is the smallest mean difference that these seeds could have shown: the half width of
-    the interval of the difference. A mean difference below it has an interval that contains zero.
-    """
+    """The paired difference of two methods, first minus second, over the seeds that both have."""
 
     difference: Estimate
-
-    @property
-    def smallest_visible(self) -> float | None:
-        """Smallest difference that the seeds could have shown; None where there are fewer than two pairs."""
-        return self.difference.half_width
 
     @property
     def verdict(self) -> Outcome:

@@ -1,7 +1,7 @@
 """How large a true difference must be for seeds like these to show it.
 
-Not `smallest_visible`, which is about the mean that was seen: a true difference of just that size is seen
-about half of the time.
+Not the half width of an interval, which is about the mean that was seen: a true difference of just that size
+is seen about half of the time.
 """
 
 from decayfree.arguments.kinds import SHARE, checked

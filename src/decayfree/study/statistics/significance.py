@@ -11,6 +11,7 @@ import torch
 
 from decayfree.arguments.kinds import SHARE, checked
 from decayfree.study.statistics.estimates import CONFIDENCE, Comparison, Estimate, Outcome
+from decayfree.study.statistics.power import detectable_difference
 
 MAX_SIGN_FLIPS = 20
 """Differences whose 2ⁿ signs are all tried: a million."""
@@ -19,18 +20,16 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a comparison says as one of a family.
-
-    ``smallest_visible`` is the smallest mean difference that would have been called one at the level at which
-    Holm's procedure stopped: where ``verdict`` is "no difference seen", the mean difference lies below it.
-    """
+    """What a comparison says as one of a family."""
 
     comparison: Comparison
     p_value: float | None
     """Of the paired t test, two-sided, uncorrected; None where there are fewer than two pairs."""
     adjusted_p: float | None
     """Holm's: the smallest level at which this difference is called one in a test of the whole family."""
-    smallest_visible: float | None
+    detectable: float | None
+    """The true difference that `POWER` of such studies would call one at the level at which Holm's procedure
+    stopped; None where the differences do not scatter."""
     verdict: Outcome
 
     @property
@@ -78,7 +77,9 @@ def family_of(comparisons: Mapping[Name, Comparison], *, alpha: float = 1 - CONF
             comparison,
             known[name],
             adjusted[name],
-            None if comparison.is_without_scatter else comparison.difference.half_width_at(1 - level),
+            None
+            if comparison.is_without_scatter
+            else detectable_difference(comparison.difference, alpha=level),
             sign if is_seen else "no difference seen",
         )
     return Family(judgements, len(known), level)

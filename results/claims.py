@@ -1,0 +1,245 @@
+"""Sentences of the pages that state figures of kept rows, written out of these rows.
+
+    python results/claims.py    # prints each, and whether its page has it
+
+A test holds that every page has its sentences, word by word. The tables are `keep.py`'s.
+"""
+
+import math
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from keep import HERE, OURS, ROOT, THEIRS, of_method
+
+from decayfree.report.numbers.compared import Entry, compare_chosen, mean_over_groups
+from decayfree.report.numbers.groups import Sweep, study_groups
+from decayfree.report.numbers.series import Cell
+from decayfree.report.words.wording import p_value, signed_interval, signed_points
+from decayfree.study import Run, Study, StudySpec, read_study
+from decayfree.study.statistics.estimates import Estimate, paired_difference
+from decayfree.study.statistics.power import detectable_difference
+from decayfree.study.statistics.significance import sign_flip_p
+from decayfree.study.statistics.sweeps import best_of_sweep
+
+UNTUNED = 1e-3
+FRONT = ROOT / "README.md"
+
+
+def main() -> None:
+    """Print every sentence; exit code 1 where a page lacks one."""
+    lacking = 0
+    for path, sentence in claims():
+        has = sentence in flat(path)
+        lacking += not has
+        print(f"{'ok     ' if has else 'LACKING'} {path.relative_to(ROOT)}: {sentence}")
+    sys.exit(lacking > 0)
+
+
+def claims() -> Iterator[tuple[Path, str]]:
+    """Page and sentence, one after the other."""
+    yield from of_optimizers(entries_of("optimizers"))
+    yield from of_untuned_decay(read_study(HERE / "sensitivity"))
+    yield from of_one_experiment()
+    yield from of_powers()
+    yield from of_off_span_law(read_study(HERE / "figure1"))
+    rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
+    for path in (FRONT, page("architectures")):
+        yield path, f"all its runs have a learning rate of {' or '.join(f'{rate:g}' for rate in rates)}"
+
+
+def of_optimizers(entries: list[Entry]) -> Iterator[tuple[Path, str]]:
+    """Which of two differences that look large the validation images show as well."""
+    theirs = {entry.group.label: entry for entry in of_method(entries, THEIRS)}
+    scatter = {name: 100 * statistics.stdev(entry.pairs) for name, entry in theirs.items()}
+    of_nadam = scatter.pop("NAdam")
+    nadam, muon = theirs["NAdam"], theirs["Muon"]
+    yield (
+        page("optimizers"),
+        f"NAdam's WRS is {told(nadam.difference)} points beside its weight decay on the test images "
+        f"and {told(nadam.validation_difference)} on those of validation",
+    )
+    yield page("optimizers"), f"exact sign-flip p = {p_value(sign_flip_p(nadam.pairs))}"
+    yield (
+        page("optimizers"),
+        f"its five differences have a standard deviation of {of_nadam:.2f} points, those of the other "
+        f"{len(scatter)} optimizers of {min(scatter.values()):.2f} to {max(scatter.values()):.2f}",
+    )
+    yield (
+        page("optimizers"),
+        f"Muon's is {told(muon.difference)} on the test images and {told(muon.validation_difference)} "
+        "on those of validation",
+    )
+    over = mean_over_groups(list(theirs.values()))
+    yield page("optimizers"), f"interval over optimizers {between(over)}"
+    for name, entry in (("NAdam", nadam), ("Muon", muon)):
+        yield (
+            FRONT,
+            f"{name} ({size(entry.difference)} points, {size(entry.validation_difference)} on validation "
+            "images)",
+        )
+
+
+def of_untuned_decay(study: Study) -> Iterator[tuple[Path, str]]:
+    """How close a decay is that nobody tuned, at its best rate by validation, beside WRS and tuned decay."""
+    sweeps = {sweep.name: sweep for sweep in study_groups(study).groups[0].sweeps}
+    tuned, ours, untuned = chosen(sweeps[THEIRS]), chosen(sweeps[OURS]), untuned_of(sweeps[THEIRS])
+    for path in (FRONT, page("sensitivity")):
+        yield (
+            path,
+            f"weight decay {UNTUNED:g} at its best rate lies {size(against(untuned, tuned))} points below "
+            f"tuned decay, no decay {size(against(chosen(sweeps['none']), tuned))} and WRS "
+            f"{size(against(ours, tuned))}",
+        )
+    replicated = against(ours, untuned, "validation")
+    yield (
+        page("sensitivity"),
+        f"WRS minus that untuned decay is {told(against(ours, untuned))}, on the validation images "
+        f"{told(replicated)}",
+    )
+    yield FRONT, f"WRS minus that untuned decay is {told(against(ours, untuned))}"
+    hot = {cell.weight_decay: 100 * cell.final_test.mean for cell in at_rate(sweeps[THEIRS], 0.3)}
+    yield FRONT, f"up to {max(hot.values()) - min(hot.values()):.0f} points at a learning rate of 0.3"
+
+
+def of_one_experiment() -> Iterator[tuple[Path, str]]:
+    """What baselines and sensitivity have in common, by their files."""
+    first, second = (StudySpec.load(HERE / name / "study.toml") for name in ("baselines", "sensitivity"))
+    is_one = first.recipe == second.recipe and first.seeds == second.seeds
+    common = {run.key for run in first.runs()} & {run.key for run in second.runs()}
+    for name in ("baselines", "sensitivity"):
+        yield (
+            page(name),
+            f"One experiment in two studies: recipe and seeds of baselines and sensitivity "
+            f"{'are equal' if is_one else 'differ'}, and {len(common)} runs are in both",
+        )
+
+
+def of_powers() -> Iterator[tuple[Path, str]]:
+    """True differences from weight decay that four of five such studies would show."""
+    for name in ("optimizers", "architectures"):
+        known = [
+            100 * entry.judgement.detectable
+            for entry in of_method(entries_of(name), THEIRS)
+            if entry.judgement.verdict == "no difference seen"
+        ]
+        yield page(name), f"80 % power lies at {min(known):.1f} to {max(known):.1f} points"
+    for name in ("baselines", "sensitivity"):
+        entry = of_method(entries_of(name), THEIRS)[0]
+        yield (
+            page(name),
+            f"80 % power at {100 * entry.judgement.detectable:.2f} points in its family, at "
+            f"{100 * detectable_difference(entry.difference):.2f} alone",
+        )
+    of_none = of_method(entries_of("figure1"), "none")[0]
+    yield page("figure1"), f"0.36 points, 80 % power at {100 * of_none.judgement.detectable:.2f}"
+
+
+def of_off_span_law(study: Study) -> Iterator[tuple[Path, str]]:
+    """Where the off-span shares of learning-rate scaling depart from their law, and how long weights are."""
+    runs = {run.seed: run for run in study.runs if run.settings["method"]["name"] == "learning_rate_scaling"}
+    farthest = {seed: max(departures(run)) for seed, run in runs.items()}
+    longest = {seed: max(max(row.norms.values()) for row in run.rows) for seed, run in runs.items()}
+    most, least = max(farthest, key=farthest.get), min(farthest, key=farthest.get)
+    next_ = sorted(farthest, key=farthest.get)[-2]
+    strength = runs[most].settings["method"]["replayed_weight_decay"]
+    replayed = {
+        run.seed: run
+        for run in study.runs
+        if run.settings["method"]["name"] == THEIRS and run.settings["method"]["weight_decay"] == strength
+    }
+    factors = {seed: max(factors_of(run, replayed[seed])) for seed, run in runs.items()}
+    yield (
+        ROOT / "docs" / "span.md",
+        f"where factors go beyond 10{'⁰¹²³⁴⁵⁶⁷⁸⁹'[int(math.log10(min(factors.values())))]}, shares come to "
+        f"{1 + farthest[most]:.1f} times what the law says",
+    )
+    yield (
+        page("figure1"),
+        f"depart from their law by a relative {farthest[most]:.1f} at most, in a seed whose longest mean "
+        f"norm is {rounded(longest[most])}; by {farthest[next_]:.1f} in one with {rounded(longest[next_])}, "
+        f"and by {farthest[least]:.2f} in one with {rounded(longest[least])}",
+    )
+
+
+def departures(run: Run) -> list[float]:
+    """Relative distance of the measured off-span share from its law, at every sample."""
+    return [abs(row.off_span_share / row.off_span_law - 1) for row in run.rows]
+
+
+def factors_of(run: Run, replayed: Run) -> list[float]:
+    """‖w‖²/‖w^WD‖² of the first layer by its mean norms, at every sample."""
+    first = next(iter(run.rows[0].norms))
+    rows = zip(run.rows, replayed.rows, strict=True)
+    return [(mine.norms[first] / theirs.norms[first]) ** 2 for mine, theirs in rows]
+
+
+def rounded(value: float) -> str:
+    """Two digits of a large number: 86,000,000."""
+    return f"{float(f'{value:.2g}'):,.0f}"
+
+
+def entries_of(name: str) -> list[Entry]:
+    """Every method of a study at the setting that validation images chose."""
+    return list(compare_chosen(study_groups(read_study(HERE / name))).entries)
+
+
+def chosen(sweep: Sweep) -> Cell:
+    """The cell that validation images chose."""
+    assert sweep.chosen is not None
+    return sweep.chosen
+
+
+def untuned_of(sweep: Sweep) -> Cell:
+    """`UNTUNED` weight decay at the learning rate that validation images choose for it."""
+    cells = [cell for cell in sweep.cells if cell.weight_decay == UNTUNED]
+    best = best_of_sweep({index: cell.validation for index, cell in enumerate(cells)}).chosen
+    assert best is not None
+    return cells[best]
+
+
+def at_rate(sweep: Sweep, rate: float) -> list[Cell]:
+    """Cells of one learning rate."""
+    return [cell for cell in sweep.cells if cell.learning_rate == rate]
+
+
+def against(first: Cell, second: Cell, part: str = "test") -> Estimate:
+    """Mean paired difference on "test" or "validation" images."""
+    comparison = paired_difference(getattr(first, part), getattr(second, part))
+    assert comparison is not None
+    return comparison.difference
+
+
+def told(difference: Estimate | None) -> str:
+    """−0.52 (−0.64 to −0.40)."""
+    assert difference is not None
+    return f"{signed_points(difference.mean, 2)} ({between(difference)})"
+
+
+def between(estimate: Estimate | None) -> str:
+    """−0.64 to −0.40."""
+    assert estimate is not None
+    assert estimate.interval is not None
+    return signed_interval(*estimate.interval, 2)
+
+
+def size(difference: Estimate | None) -> str:
+    """0.52, whichever way."""
+    assert difference is not None
+    return f"{100 * abs(difference.mean):.2f}"
+
+
+def page(name: str) -> Path:
+    """The page of a study."""
+    return HERE / name / "README.md"
+
+
+def flat(path: Path) -> str:
+    """A page in one line."""
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+if __name__ == "__main__":
+    main()
