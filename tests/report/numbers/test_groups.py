@@ -6,20 +6,25 @@ What the page says about them is tested in `test_overview`.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from decayfree.methods import WRS, Hyperball, NoTreatment, WeightDecay
 from decayfree.methods.method import Method
 from decayfree.report.numbers.compared import (
     UnknownReferenceError,
+    compare,
     compare_all,
     compare_chosen,
     mean_over_groups,
     ranks_of,
 )
 from decayfree.report.numbers.groups import StudyGroups, study_groups
-from decayfree.study import Axis, Override, StudySpec, read_study
+from decayfree.report.words.verdicts import statistics_notes
+from decayfree.study import Axis, Override, RunSettings, StudySpec, read_study
+from decayfree.study.files.bits import text_of_bits
 from decayfree.study.statistics import mean_interval
+from decayfree.study.statistics.two_way import crossed_interval
 from support.synthetic_study import AXES_METHODS as AXES
 from support.synthetic_study import DECAYS, RATES, Writer, axes_spec, bumpy, hot, study_spec, sweep_spec
 
@@ -185,3 +190,25 @@ def test_means_over_groups_and_ranks_count_each_group_once(tmp_path: Path) -> No
         )
     )
     assert ranks_of(four, compare_chosen(four)) is None, "two methods have no ranks to test"
+
+
+def test_intervals_are_over_images_where_runs_say_which_are_right(tmp_path: Path) -> None:
+    def keep(settings: RunSettings, row: dict[str, Any]) -> None:
+        generator = np.random.default_rng([settings.seed, len(settings.label)])
+        row["test_right"] = text_of_bits(generator.random(400) < 0.8)
+
+    numbers = groups_of(tmp_path, sweep_spec(n_seeds=3), change_row=keep)
+    entries = compare(numbers)
+    assert entries.is_over_images
+    entry = entries.compared[0]
+    assert entry.reference is not None
+    right = entry.reference.right, entry.cell.right
+    cells = np.stack([right[0][seed].astype(int) - right[1][seed] for seed in right[0]])
+    assert entry.difference == crossed_interval(cells)
+    assert "seeds and test images" in " ".join(statistics_notes(numbers, entries))
+
+
+def test_intervals_are_over_seeds_where_some_run_does_not_say_so(tmp_path: Path) -> None:
+    entries = compare(groups_of(tmp_path, sweep_spec(n_seeds=3)))
+    assert entries.compared
+    assert not entries.is_over_images

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from decayfree.errors import InvalidInputError
-from decayfree.study.statistics.two_way import crossed_interval
+from decayfree.study.statistics.estimates import Comparison, paired_difference
+from decayfree.study.statistics.two_way import crossed_interval, difference_on_images
 
 
 def test_mean_squares_are_those_by_hand():
@@ -64,10 +65,30 @@ def test_intervals_over_seeds_alone_do_not():
 
 def test_tables_without_scatter_are_no_error():
     nothing = crossed_interval(np.zeros((3, 7)))
-    assert (nothing.mean, nothing.half_width, nothing.p_value) == (0.0, 0.0, 1.0)
+    assert (nothing.mean, nothing.half_width, Comparison(nothing).p_value) == (0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("cells", [np.zeros((1, 5)), np.zeros((5, 1)), np.zeros(5), np.full((2, 2), np.nan)])
 def test_what_is_no_table_is_refused(cells):
     with pytest.raises(InvalidInputError, match="two seeds and two images"):
         crossed_interval(cells)
+
+
+def test_differences_of_methods_are_over_common_seeds():
+    generator = np.random.default_rng(3)
+    first, second = (
+        {seed: generator.random(100) < 0.8 for seed in seeds} for seeds in ((0, 1, 2), (1, 2, 5))
+    )
+    found = difference_on_images(first, second).difference
+    cells = np.stack([first[seed].astype(int) - second[seed] for seed in (1, 2)])
+    assert found == crossed_interval(cells)
+    means = [{seed: bits.mean() for seed, bits in of.items()} for of in (first, second)]
+    assert found.mean == pytest.approx(paired_difference(*means).difference.mean)
+    assert found.n == 2
+    assert found.half_width_at(0.95) == pytest.approx(found.half_width)
+
+
+def test_other_images_or_one_seed_are_no_pair():
+    bits = np.ones(10, dtype=bool)
+    assert difference_on_images({0: bits}, {0: bits}) is None
+    assert difference_on_images({0: bits, 1: bits}, {0: bits[:9], 1: bits[:9]}) is None

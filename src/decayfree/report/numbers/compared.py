@@ -20,6 +20,7 @@ from decayfree.study.files.results import Study
 from decayfree.study.statistics.estimates import Comparison, Estimate, mean_interval, paired_difference
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks, mean_ranks
 from decayfree.study.statistics.significance import Family, Judgement, family_of
+from decayfree.study.statistics.two_way import CrossedEstimate, difference_on_images
 
 REFERENCES = ("wrs", "weight_decay")
 """What others are compared with unless something else is asked for: the first of these that a group has."""
@@ -106,6 +107,12 @@ class Entries:
         return tuple(
             entry for entry in self.entries if entry.judgement and entry.judgement.p_value is not None
         )
+
+    @property
+    def is_over_images(self) -> bool:
+        """Whether intervals of differences are over test images as well, and not over seeds alone."""
+        found = [entry.difference for entry in self.entries if entry.difference is not None]
+        return bool(found) and all(isinstance(one, CrossedEstimate) for one in found)
 
     def of(self, method: str) -> tuple[Entry, ...]:
         """Those of one method, group by group."""
@@ -217,11 +224,17 @@ def _counterpart(cell: Cell, base: Sweep | None) -> Cell | None:
     return next((other for other in base.cells if other.learning_rate == cell.learning_rate), base.cells[0])
 
 
+def _kept_images(*cells: Cell) -> bool:
+    """Whether all runs that are done say which test images are right; older ones do not."""
+    return all(cell.right.keys() == cell.runs.keys() for cell in cells)
+
+
 def _judged(pairs: Sequence[tuple[Group, Sweep, Cell, Cell | None]]) -> Entries:
     comparisons: dict[int, Comparison] = {}
     for index, (_, _, cell, base) in enumerate(pairs):
         if base is not None and base is not cell:
-            comparison = paired_difference(base.test, cell.test)
+            comparison = difference_on_images(base.right, cell.right) if _kept_images(base, cell) else None
+            comparison = comparison or paired_difference(base.test, cell.test)
             if comparison is not None:
                 comparisons[index] = comparison
     family = family_of(comparisons)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from decayfree.study.files.bits import Bits, bits_of_text
 from decayfree.study.files.results import Row, Run, Study
 from decayfree.study.optimizers import equilibrium_at
 from decayfree.study.run_settings import Recipe, RunSettings
@@ -80,6 +81,12 @@ class Cell:
     def test(self) -> dict[int, float]:
         """Test accuracy after the last step, by seed; a share from 0 to 1."""
         return {seed: run.rows[-1].test_accuracy for seed, run in self.runs.items()}
+
+    @property
+    def right(self) -> dict[int, Bits]:
+        """Which test images are right after the last step, by seed, of runs that kept it."""
+        last = {seed: run.rows[-1].test_right for seed, run in self.runs.items()}
+        return {seed: bits_of_text(text) for seed, text in last.items() if text}
 
     @property
     def validation(self) -> dict[int, float]:

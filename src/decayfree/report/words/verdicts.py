@@ -116,9 +116,15 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
         "and differences are over the seeds that both finished."
         + (f" A t interval of few seeds can reach beyond 100{SPACE}%." if is_beyond else "")
     ]
+    if main.is_over_images:
+        notes.append(
+            "Intervals of differences are over seeds and test images, both of which are samples: what would "
+            "happen with other seeds and other images of the same kind."
+        )
     if n:
         notes += [
-            "p is that of the paired t test, by Holm's procedure for the family of all "
+            f"p is that of the {'t test over seeds and images' if main.is_over_images else 'paired t test'}, "
+            "by Holm's procedure for the family of all "
             f"{count(n, 'comparison')}: the chance that any of them shows a difference where there is none "
             f"is at most {percent(1 - CONFIDENCE, 0)}.",
             f"{percent(POWER, 0)} power: so large must a true difference be for {percent(POWER, 0)} of "

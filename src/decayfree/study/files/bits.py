@@ -6,8 +6,10 @@ import binascii
 import numpy as np
 import numpy.typing as npt
 
+Bits = npt.NDArray[np.bool_]
 
-def text_of_bits(bits: npt.NDArray[np.bool_]) -> str:
+
+def text_of_bits(bits: Bits) -> str:
     """(n,), bool, as ``n:`` and base64 of eight of them in a byte; nothing of nothing.
 
     Example:
@@ -20,7 +22,7 @@ def text_of_bits(bits: npt.NDArray[np.bool_]) -> str:
     return f"{len(bits)}:{base64.b64encode(packed.tobytes()).decode()}" if len(bits) else ""
 
 
-def bits_of_text(text: str) -> npt.NDArray[np.bool_]:
+def bits_of_text(text: str) -> Bits:
     """The bits again.
 
     Raises:

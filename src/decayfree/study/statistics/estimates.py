@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from decayfree.arguments.kinds import COUNT, SHARE, checked
+from decayfree.arguments.kinds import SHARE, checked
 from decayfree.errors import extra_needed
 
 CONFIDENCE = 0.95
@@ -26,6 +26,13 @@ class Estimate:
     n: int
     confidence: float = CONFIDENCE
     """Coverage of the interval, between 0 and 1."""
+    degrees_of_freedom: float | None = None
+    """Of its standard error; None for n − 1."""
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of its standard error."""
+        return self.n - 1 if self.degrees_of_freedom is None else self.degrees_of_freedom
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -45,12 +52,14 @@ class Estimate:
     @property
     def standard_error(self) -> float | None:
         """Standard error of the mean, in its unit; None where there is a single number."""
-        return None if self.half_width is None else self.half_width / t_quantile(self.n - 1, self.confidence)
+        return (
+            None if self.half_width is None else self.half_width / t_quantile(self.freedom, self.confidence)
+        )
 
     def half_width_at(self, confidence: float) -> float | None:
         """Half width of the interval of another coverage, in the unit of the mean."""
         error = self.standard_error
-        return None if error is None else error * t_quantile(self.n - 1, confidence)
+        return None if error is None else error * t_quantile(self.freedom, confidence)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Comparison:
             return 2.0 ** (1 - self.difference.n) if self.difference.mean else 1.0
         from scipy.special import stdtr
 
-        return 2 * float(stdtr(self.difference.n - 1, -abs(self.difference.mean) / error))
+        return 2 * float(stdtr(self.difference.freedom, -abs(self.difference.mean) / error))
 
 
 @checked(confidence=SHARE)
@@ -149,9 +158,9 @@ def paired_difference(
     return Comparison(mean_interval([first[seed] - second[seed] for seed in seeds], confidence=confidence))
 
 
-@checked(confidence=SHARE, degrees_of_freedom=COUNT)
+@checked(confidence=SHARE, degrees_of_freedom=(1, math.inf, "of at least 1"))
 @lru_cache(maxsize=4096)
-def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
+def t_quantile(degrees_of_freedom: float, confidence: float = CONFIDENCE) -> float:
     """Half width of a two-sided t interval in standard errors: 12.706 for one degree of freedom at 95 %."""
     with extra_needed("study", "intervals need scipy, which is not installed"):
         from scipy.special import stdtrit  # comes with scikit-learn

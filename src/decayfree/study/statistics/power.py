@@ -41,7 +41,7 @@ def detectable_difference(
     from scipy.optimize import brentq
     from scipy.special import nctdtr
 
-    freedom = difference.n - 1
+    freedom = difference.freedom
     critical = t_quantile(freedom, 1 - alpha)
 
     def lacking(shift: float) -> float:

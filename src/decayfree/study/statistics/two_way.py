@@ -4,6 +4,7 @@ Seeds are not the only chance: with other test images the difference of two meth
 same trained networks too. Works on a table of seeds and images, one number in each cell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,50 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from decayfree.arguments.kinds import SHARE, checked
-from decayfree.errors import InvalidInputError, extra_needed
-from decayfree.study.statistics.estimates import CONFIDENCE
+from decayfree.errors import InvalidInputError
+from decayfree.study.statistics.estimates import CONFIDENCE, Comparison, Estimate, t_quantile
 
 
 @dataclass(frozen=True)
-class CrossedEstimate:
-    """A mean over a table of seeds and images, with the interval that both leave.
+class CrossedEstimate(Estimate):
+    """A mean over a table of ``n`` seeds and of images, with the interval that both leave.
 
     Args:
-        mean: Over all cells.
-        standard_error: Of it, for other seeds and other images.
-        degrees_of_freedom: Satterthwaite's, of that error; from 1.
-        half_width: Of the t interval.
         of_seeds: Standard error that seeds alone leave.
         of_images: Standard error that images alone leave.
-        confidence: Coverage of the interval.
     """
 
-    mean: float
-    standard_error: float
-    degrees_of_freedom: float
-    half_width: float
-    of_seeds: float
-    of_images: float
-    confidence: float = CONFIDENCE
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval."""
-        return self.mean - self.half_width
-
-    @property
-    def high(self) -> float:
-        """Upper end of the interval."""
-        return self.mean + self.half_width
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided p value of a mean of 0; 1 where nothing differs anywhere."""
-        from scipy.special import stdtr
-
-        if self.standard_error == 0:
-            return 1.0
-        return 2 * float(stdtr(self.degrees_of_freedom, -abs(self.mean) / self.standard_error))
+    of_seeds: float = 0.0
+    of_images: float = 0.0
 
 
 @checked(confidence=SHARE)
@@ -101,14 +73,37 @@ def crossed_interval(cells: npt.NDArray[Any], *, confidence: float = CONFIDENCE)
     dof = max(variance**2 / spread, 1.0) if spread else 1.0
     n_cells = n_seeds * n_images
     error = (variance / n_cells) ** 0.5
-    with extra_needed("study", "intervals need scipy, which is not installed"):
-        from scipy.special import stdtrit
     return CrossedEstimate(
         mean,
-        error,
-        dof,
-        error * float(stdtrit(dof, 0.5 + confidence / 2)),
+        error * t_quantile(dof, confidence),
+        n_seeds,
+        confidence,
+        degrees_of_freedom=dof,
         of_seeds=(max(seeds - left, 0.0) / n_cells) ** 0.5,
         of_images=(max(images - left, 0.0) / n_cells) ** 0.5,
-        confidence=confidence,
     )
+
+
+def difference_on_images(
+    first: Mapping[int, npt.NDArray[np.bool_]], second: Mapping[int, npt.NDArray[np.bool_]]
+) -> Comparison | None:
+    """The paired difference of two methods in accuracy, with seeds and test images as samples.
+
+    Args:
+        first: By seed, (n_images,): which test images are right.
+        second: Likewise, of the same images.
+
+    Returns:
+        The difference, first minus second; None where there are not two common seeds, or not the same images.
+
+    Example:
+        >>> right, wrong = np.array([True, True, False]), np.array([False, True, False])
+        >>> found = difference_on_images({0: right, 1: right}, {0: wrong, 1: right})
+        >>> round(found.difference.mean, 3)
+        0.167
+    """
+    seeds = sorted(first.keys() & second.keys())
+    sizes = {len(of[seed]) for of in (first, second) for seed in seeds}
+    if len(seeds) < 2 or len(sizes) != 1 or min(sizes) < 2:
+        return None
+    return Comparison(crossed_interval(np.stack([first[seed].astype(int) - second[seed] for seed in seeds])))
