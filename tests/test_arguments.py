@@ -76,6 +76,8 @@ RECORDS = {
         "Check",
         "DecayCase",
         "ForgettingCase",
+        "Budget",
+        "CrossedEstimate",
         "Subject",
     ),
     *("LayerSpan", "Named", "ConvertedRescaling", "Motion", "Slope", "Sample"),

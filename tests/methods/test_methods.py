@@ -118,7 +118,7 @@ def test_the_learning_rate_of_a_block_is_what_its_update_got(method, model, foun
         expected -= 0.1 * 0.01 * before
     if method.name in ("wrs", "exact_replay"):
         expected *= getattr(method, "radius", 1.0) / norms(expected)
-    if method.name in ("hyperball", "rotational_equilibrium"):
+    if method.name in ("hyperball", "rotational_equilibrium", "turning"):
         expected *= norms(before) / norms(expected)
     torch.testing.assert_close(tensor.detach(), expected, rtol=1e-4, atol=1e-6)
 
