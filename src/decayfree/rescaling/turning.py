@@ -19,6 +19,7 @@ from decayfree.rescaling.radius import Radius
 from decayfree.rescaling.step_lengths import OWN_SHAPES, Angles, Pace, own_share
 from decayfree.rescaling.weight_rescaling import WeightRescaling
 
+# Between what published recipes imply (docs/published.md); the study `memory` is to choose it.
 DEFAULT_MEMORY_EPOCHS = 10.0
 
 
