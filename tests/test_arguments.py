@@ -262,8 +262,9 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("face", "name"), list(public()))
 def test_a_wrong_argument_is_an_error_of_ours_that_names_it(
-    face: str, name: str, right: dict[str, Any]
+    face: str, name: str, right: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where a folder that is taken may be made
     function = getattr(importlib.import_module(f"decayfree.{face}"), name)
     parameters = inspect.signature(function).parameters
     if name == "TensorBoard":  # whose annotations only type checkers see

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from decayfree.errors import MismatchError
 from decayfree.methods.stepping import around_steps
+from decayfree.rescaling.step_lengths import add_, group_of, quotient
 
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
@@ -76,7 +77,7 @@ class Turned:
         norms = self.norms[weight.name]
         if not self._n_steps:
             return torch.full_like(norms, torch.nan)
-        return self._reach(self._group_of(weight), learning_rate) * _ratio(norms, self._sizes(weight))
+        return self._reach(self._group_of(weight), learning_rate) * quotient(norms, self._sizes(weight))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -126,18 +127,16 @@ class Turned:
         learning_rate = float(group["lr"])
         if self._tangential:
             radial = before.each(Tensor.clone)
-            radial.scale_(_ratio(update.dots(before), norms.square()))
-            for tensor, along in zip(update.tensors, radial.tensors, strict=True):
-                tensor.sub_(along)
+            radial.scale_(quotient(update.dots(before), norms.square()))
+            add_(update, radial, alpha=-1)
         if learning_rate > 0:
             size = update.norms() / learning_rate
             self._mean_squares[weight.name].mul_(self._averaging).add_(
                 size.square(), alpha=1 - self._averaging
             )
-            rate = self._reach(group, learning_rate) * _ratio(norms, self._sizes(weight))
+            rate = self._reach(group, learning_rate) * quotient(norms, self._sizes(weight))
             update.scale_(rate / learning_rate)
-        for tensor, old in zip(update.tensors, before.tensors, strict=True):
-            tensor.add_(old)
+        add_(update, before)
         now = update.norms()
         update.scale_(torch.where(now > 0, norms / now, 1.0))
         part.put_in_(update)
@@ -150,12 +149,4 @@ class Turned:
         return weight.part(self._parameters).each(Tensor.detach).norms()
 
     def _group_of(self, weight: ScaleInvariantWeight) -> Group:
-        """The optimizer's settings for the weight; `load_state_dict` of an optimizer replaces its groups."""
-        parameter = self._parameters[weight.name]
-        groups = self._optimizer.param_groups
-        return next(group for group in groups if any(entry is parameter for entry in group["params"]))
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a/b, and 0 where b is: what has no size is not made larger."""
-    return torch.where(b > 0, a / b, 0.0)
+        return group_of(self._parameters[weight.name], self._optimizer)

@@ -95,11 +95,11 @@ class StepLengths:
     def _before_and_update(self, one: Held) -> tuple[Part, Part]:
         weight, *bias = self._before[one.name]
         before, update = Part(weight, bias[0] if bias else None, one.blocks), one.each(torch.clone)
-        _add_(update, before, alpha=-1)
+        add_(update, before, alpha=-1)
         return before, update
 
     def _take_(self, one: Held, before: Part, update: Part) -> None:
-        _add_(update, before)
+        add_(update, before)
         one.put_in_(update)
 
     def _share(self, one: Held, group: Mapping[str, Any]) -> float:
@@ -196,14 +196,14 @@ class Angles(StepLengths):
         self.angles_rad[one.name] = angle
         before, update = self._before_and_update(one)
         along = before.each(torch.clone)
-        along.scale_(_quotient(update.dots(before), one.targets.square()))
-        _add_(update, along, alpha=-1)
+        along.scale_(quotient(update.dots(before), one.targets.square()))
+        add_(update, along, alpha=-1)
         rate = float(group["lr"])
         squares = (update.norms() / rate).square()
         seen = self._sizes.get(one.name, torch.zeros_like(squares))
         mean = torch.where(seen > 0, torch.lerp(squares, seen, _AVERAGING), squares)
         self._sizes[one.name] = torch.where(squares > 0, mean, seen)
-        rates = _quotient(one.targets * math.tan(angle), mean.sqrt())
+        rates = quotient(one.targets * math.tan(angle), mean.sqrt())
         self.learning_rates[one.name] = torch.where(one.targets > 0, rates, rate)
         update.scale_(self.learning_rates[one.name] / rate)
         self._take_(one, before, update)
@@ -249,12 +249,13 @@ def group_of(weight: Tensor, optimizer: Optimizer) -> Mapping[str, Any]:
     return next(group for group in groups if any(entry is weight for entry in group["params"]))
 
 
-def _quotient(a: Tensor, b: Tensor) -> Tensor:
+def quotient(a: Tensor, b: Tensor) -> Tensor:
     """a/b, and 0 where b is: what has no size is not made larger."""
     return torch.where(b > 0, a / b, 0.0)
 
 
-def _add_(part: Part, other: Part, *, alpha: float = 1.0) -> None:
+def add_(part: Part, other: Part, *, alpha: float = 1.0) -> None:
+    """Add another part, times ``alpha``, to a weight and its bias."""
     for tensor, values in zip(part.tensors, other.tensors, strict=True):
         tensor.add_(values, alpha=alpha)
 
