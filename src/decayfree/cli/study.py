@@ -75,10 +75,12 @@ def run(
     """
     with errors_told():
         require("a study", "scikit-learn", "scipy", "plotly", "jinja2")
+        from decayfree.study.runner.growing import grown
+
         spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
         folder = out or Path(Path(study).stem)
         _look_for_data(spec, on_cluster=ray is not None)
-        _tell_what_is_there(spec, folder)
+        _tell_what_is_there(grown(spec, folder), folder)
         code = run_and_report(spec, folder, n_jobs=jobs, same_command=as_typed(context), ray_address=ray)
     raise typer.Exit(code)
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from decayfree.study.runner.run_study import run_study as run_study
     from decayfree.study.spec.axes import Axis as Axis
     from decayfree.study.spec.axes import Override as Override
+    from decayfree.study.spec.rounds import Added as Added
+    from decayfree.study.spec.rounds import Always as Always
+    from decayfree.study.spec.rounds import Extension as Extension
     from decayfree.study.spec.study_spec import SpecError as SpecError
     from decayfree.study.spec.study_spec import StudySpec as StudySpec
 

@@ -255,6 +255,8 @@ class Recipe(_Checked):
     label_smoothing: float = 0.0
     rest_weight_decay: float = 0.0
     """Weight decay of all that is not scale-invariant (gains, biases, last layer), whatever the method."""
+    rest_learning_rate: float = field(default=0.0, metadata=ADDED)
+    """Of the same, under the same schedule; 0 for the learning rate of all."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass in training; ``bfloat16`` is torch's autocast, weights stay float32."""
     channels_last: bool = True
@@ -298,7 +300,8 @@ class Recipe(_Checked):
         told.each("n_epochs n_samples", "at most 1,000,000", lambda n: n <= 1_000_000)
         told.each("n_samples", "at least 2 (start and end)", lambda n: n >= 2)
         told.each("learning_rate", "a finite number above 0", lambda rate: 0 < rate < math.inf)
-        told.each("rest_weight_decay n_warmup_epochs", "a finite number from 0", lambda x: 0 <= x < math.inf)
+        from_0 = "rest_weight_decay rest_learning_rate n_warmup_epochs"
+        told.each(from_0, "a finite number from 0", lambda x: 0 <= x < math.inf)
         told.each("label_smoothing", "at least 0 and below 1", lambda share: 0 <= share < 1)
         for name in ("data", "model", "optimizer"):
             told.part(name)

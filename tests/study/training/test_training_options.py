@@ -32,6 +32,7 @@ def weights_of(out, run):
         {"precision": "bfloat16"},
         {"schedule": "step"},
         {"n_warmup_epochs": 1.0},
+        {"rest_learning_rate": 0.01},
         {"off_span": False},
         {"channels_last": False},
         {"data": DataSpec(n_train=64, n_validation=50, n_test=40, flip=True, crop_padding=1, cutout=2)},
@@ -69,6 +70,20 @@ def test_an_option_changes_what_is_trained(tmp_path, changes):
     train(other, tmp_path)
     before, after = weights_of(tmp_path, plain), weights_of(tmp_path, other)
     assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+
+
+def test_what_has_a_scale_may_have_a_learning_rate_of_its_own(tmp_path):
+    rates = {"still": 1e-30, "same": 0.1, "one for all": 0.0}
+    runs = {name: settings(WRS(), learning_rate=0.1, rest_learning_rate=rate) for name, rate in rates.items()}
+    for run in runs.values():
+        assert train(run, tmp_path) == "done"
+    trained = {name: weights_of(tmp_path, run) for name, run in runs.items()}
+    for name, weight in trained["same"].items():
+        assert torch.equal(weight, trained["one for all"][name])
+    parts = build(runs["still"], tmp_path, data_dir=None)
+    held = {name for one in parts.found for name in one.names}
+    for name, start in parts.model.named_parameters():
+        assert torch.allclose(trained["still"][name], start, rtol=0, atol=1e-20) == (name not in held)
 
 
 def test_label_smoothing_is_that_of_cross_entropy(tmp_path):

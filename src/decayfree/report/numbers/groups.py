@@ -5,20 +5,19 @@ method's cells differ only in what is swept (learning rate, coefficient of decay
 in the seed. It judges nothing and draws nothing.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 from decayfree.arguments.kinds import checked
 from decayfree.report.numbers.series import Cell
 from decayfree.study.files.results import Run, Study
-from decayfree.study.run_settings import RunSettings, flattened
+from decayfree.study.run_settings import RunSettings
+from decayfree.study.spec.arms import GroupAxis, axes_of, treatment_of
 from decayfree.study.statistics.sweeps import Choice, best_of_sweep
 
-LEARNING_RATE = "learning_rate"
 MAX_DETAILED_CELLS = 8
 MAX_DETAILED_SWEEP = 3
 
@@ -127,9 +126,9 @@ def study_groups(study: Study) -> StudyGroups:
     begun = {run.key: run for run in study.runs}
     planned: dict[RunSettings, list[RunSettings]] = {}
     for settings in study.spec.runs():
-        planned.setdefault(dataclasses.replace(settings, seed=study.spec.seeds[0]), []).append(settings)
+        planned.setdefault(replace(settings, seed=study.spec.seeds[0]), []).append(settings)
     cells = list(planned)
-    axes = _axes(study)
+    axes = axes_of(study.spec)
     names = _method_names(cells)
     swept = tuple(
         name
@@ -139,8 +138,9 @@ def study_groups(study: Study) -> StudyGroups:
     grouped: dict[tuple[Any, ...], dict[str, list[RunSettings]]] = {}
     for settings in cells:
         place = tuple(axis.value(settings) for axis in axes)
-        grouped.setdefault(place, {}).setdefault(names[_treatment(settings)], []).append(settings)
+        grouped.setdefault(place, {}).setdefault(names[treatment_of(settings)], []).append(settings)
     words = _axis_words(axes, cells)
+    cell = partial(_cell, swept, planned, begun, frozenset(study.spec.confirm_seeds))
     groups = StudyGroups(
         study,
         tuple(axis.title for axis in axes),
@@ -148,7 +148,7 @@ def study_groups(study: Study) -> StudyGroups:
             Group(
                 place={axis.title: words[axis.title, value] for axis, value in zip(axes, place, strict=True)},
                 sweeps=tuple(
-                    Sweep(label, tuple(_cell(one, label, swept, planned, begun) for one in settings))
+                    Sweep(label, tuple(cell(one, label) for one in settings))
                     for label, settings in methods.items()
                 ),
             )
@@ -164,7 +164,7 @@ def _with_whole_labels(numbers: StudyGroups) -> StudyGroups:
         Sweep(
             sweep.label,
             tuple(
-                dataclasses.replace(
+                replace(
                     cell,
                     label=cell.settings.method.label,
                     short=sweep.label if len(sweep.cells) == 1 else cell.settings.method.label,
@@ -175,38 +175,10 @@ def _with_whole_labels(numbers: StudyGroups) -> StudyGroups:
         for group in numbers.groups
         for sweep in group.sweeps
     ]
-    return dataclasses.replace(numbers, groups=(Group({}, tuple(sweeps)),))
+    return replace(numbers, groups=(Group({}, tuple(sweeps)),))
 
 
-@dataclass(frozen=True)
-class _Axis:
-    title: str
-    names: tuple[str, ...]
-    """Dotted names of the settings that make it up."""
-
-    def value(self, settings: RunSettings) -> tuple[Any, ...]:
-        flat = settings.flat()
-        return tuple(flat[name] for name in self.names)
-
-
-def _axes(study: Study) -> list[_Axis]:
-    """The axes that make groups; all settings of the optimizer are one, and so are those of the model."""
-    paths = [axis.path for axis in study.spec.axes]
-    named: dict[str, list[str]] = {}
-    for name in study.spec.varying():
-        if name == LEARNING_RATE or not any(name == path or name.startswith(f"{path}.") for path in paths):
-            continue  # a method's own, tuned, or what an override made of the others
-        table, _, last = name.rpartition(".")
-        title = table if table in ("optimizer", "model") or name == "data.name" else last.replace("_", " ")
-        named.setdefault(title, []).append(name)
-    found = [_Axis(title, tuple(names)) for title, names in named.items()]
-    return sorted(
-        found,
-        key=lambda axis: min(index for index, path in enumerate(paths) if axis.names[0].startswith(path)),
-    )
-
-
-def _axis_words(axes: Sequence[_Axis], cells: Sequence[RunSettings]) -> dict[tuple[str, Any], str]:
+def _axis_words(axes: Sequence[GroupAxis], cells: Sequence[RunSettings]) -> dict[tuple[str, Any], str]:
     """(Title of an axis, value) -> words that tell its values apart: a name if enough, else what varies."""
     words: dict[tuple[str, Any], str] = {}
     for axis in axes:
@@ -219,7 +191,7 @@ def _axis_words(axes: Sequence[_Axis], cells: Sequence[RunSettings]) -> dict[tup
     return words
 
 
-def _short_words(axis: _Axis, settings: RunSettings) -> str:
+def _short_words(axis: GroupAxis, settings: RunSettings) -> str:
     if axis.title == "optimizer":
         return settings.recipe.optimizer.label
     if axis.title == "model":
@@ -227,7 +199,7 @@ def _short_words(axis: _Axis, settings: RunSettings) -> str:
     return _long_words(axis, axis.value(settings))
 
 
-def _long_words(axis: _Axis, value: tuple[Any, ...]) -> str:
+def _long_words(axis: GroupAxis, value: tuple[Any, ...]) -> str:
     if axis.title not in ("optimizer", "model"):
         return setting_text(value[0])
     named = zip(axis.names, value, strict=True)
@@ -242,18 +214,12 @@ def setting_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _treatment(settings: RunSettings) -> tuple[Any, ...]:
-    """What a method is when its coefficient is left open."""
-    table = settings.to_dict()["method"]
-    return tuple(item for item in flattened(table).items() if not item[0].endswith("weight_decay"))
-
-
 def _method_names(cells: Sequence[RunSettings]) -> dict[tuple[Any, ...], str]:
     """A name for every treatment: its label if it is the same throughout, else how its labels begin."""
     labels: dict[tuple[Any, ...], list[str]] = {}
-    shorts = {_treatment(settings): settings.method.short for settings in cells}
+    shorts = {treatment_of(settings): settings.method.short for settings in cells}
     for settings in cells:
-        labels.setdefault(_treatment(settings), []).append(settings.label)
+        labels.setdefault(treatment_of(settings), []).append(settings.label)
     names = [dict(treatment)["name"] for treatment in labels]
     found: dict[tuple[Any, ...], str] = {}
     for treatment, own in labels.items():
@@ -279,17 +245,23 @@ def _common_words(labels: Sequence[str]) -> str:
 
 
 def _cell(
-    settings: RunSettings,
-    method: str,
     swept: Sequence[str],
     planned: Mapping[RunSettings, Sequence[RunSettings]],
     begun: Mapping[str, Run],
+    confirm_seeds: frozenset[int],
+    settings: RunSettings,
+    method: str,
 ) -> Cell:
-    own = planned[settings]
-    runs = {one.seed: begun[one.key] for one in own if one.key in begun}
+    own: tuple[list[RunSettings], list[RunSettings]] = [], []
+    for one in planned[settings]:
+        own[one.seed in confirm_seeds].append(one)
+    runs, confirming = ({one.seed: begun[one.key] for one in part if one.key in begun} for part in own)
     setting = ", ".join(_setting_words(settings, swept))
     label = setting if setting.startswith(method) else f"{method}, {setting}" if setting else method
-    return Cell(settings, runs, len(own), label, method, setting)
+    cell = Cell(settings, runs, len(own[0]), label, method, setting)
+    if not own[1]:
+        return cell
+    return replace(cell, confirmation=replace(cell, begun=confirming, n_planned=len(own[1])))
 
 
 def _setting_words(settings: RunSettings, swept: Sequence[str]) -> Iterator[str]:

@@ -48,6 +48,8 @@ class Cell:
     """What sentences call it: the method, and its setting only where several are told together."""
     setting: str = ""
     """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1."""
+    confirmation: "Cell | None" = None
+    """The same with the seeds that nothing was chosen by; None where none are planned for it."""
 
     @cached_property
     def runs(self) -> dict[int, Run]:

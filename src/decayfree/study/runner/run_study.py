@@ -18,6 +18,7 @@ from decayfree.study.files.folder_lock import FolderLock, LockShare
 from decayfree.study.files.integrity import DiskFullError, full_disk_explained
 from decayfree.study.files.results import ENDED, run_directory
 from decayfree.study.runner.cores import threads_each
+from decayfree.study.runner.growing import grown
 from decayfree.study.runner.process_pool import Pool
 from decayfree.study.runner.queue import Queue
 from decayfree.study.spec.study_spec import StudySpec
@@ -77,7 +78,8 @@ def run_study(
 
     A run that fails or diverges stops no other; one that failed is tried again at the next call. What is
     found damaged is set aside and done again. A run goes on with the number of threads it began with,
-    whatever ``n_jobs`` is by then: other numbers of threads round otherwise.
+    whatever ``n_jobs`` is by then: other numbers of threads round otherwise. Where the spec has rules
+    (``extend``, ``confirm_seeds``), what they ask for runs next, and stands in the folder's ``study.toml``.
 
     Args:
         spec: What to run.
@@ -105,19 +107,24 @@ def run_study(
     with full_disk_explained(out, GO_ON):
         out.mkdir(parents=True, exist_ok=True)
         with FolderLock(out) as lock:
-            _write_spec(spec, out)
-            queue = Queue(spec, out, n_threads=1 if ray_address else threads_each(n_jobs))
-            try:
-                with _workers(n_jobs, ray_address, lock.share) as workers:
-                    try:
-                        _run_all(queue, workers, on_progress or (lambda progress: None))
-                    except KeyboardInterrupt:
-                        if on_stopping:
-                            on_stopping()
-                        raise
-            except KeyboardInterrupt:
-                interrupted = True
-    return _outcome(spec, out, interrupted=interrupted, set_aside=queue.set_aside)
+            set_aside: tuple[str, ...] = ()
+            before, spec = None, grown(spec, out)
+            while spec != before and not interrupted:
+                _write_spec(spec, out)
+                queue = Queue(spec, out, n_threads=1 if ray_address else threads_each(n_jobs))
+                try:
+                    with _workers(n_jobs, ray_address, lock.share) as workers:
+                        try:
+                            _run_all(queue, workers, on_progress or (lambda progress: None))
+                        except KeyboardInterrupt:
+                            if on_stopping:
+                                on_stopping()
+                            raise
+                except KeyboardInterrupt:
+                    interrupted = True
+                set_aside += queue.set_aside
+                before, spec = spec, grown(spec, out)
+    return _outcome(spec, out, interrupted=interrupted, set_aside=set_aside)
 
 
 def _workers(n_jobs: int, ray_address: str | None, lock: LockShare) -> "Pool | RayPool":

@@ -69,7 +69,7 @@ def overridden(run: RunSettings, overrides: Sequence[Override]) -> RunSettings |
         if override.skip:
             return None
         for path, value in override.set:
-            run = _with(run, path, value)
+            run = with_setting(run, path, value)
     return run
 
 
@@ -102,18 +102,18 @@ def usable(axis: Axis) -> Axis:
 
 def paths_set_by(override: Override) -> set[Any]:
     """The dotted names that it sets, whatever they are."""
-    return {path for path, _ in override.set} if _is_table(override.set) else set()
+    return {path for path, _ in override.set} if is_table(override.set) else set()
 
 
 def set_by(override: Override) -> dict[str, Any]:
     """Recipe settings, by dotted name, that it sets to values without faults, those of tables included."""
-    entries = override.set if _is_table(override.set) else ()
+    entries = override.set if is_table(override.set) else ()
     return {
         name: one
         for path, value in entries
         if is_setting(path) and not any(_recipe_faults(path, value, "", ""))
         for name, one in (
-            ((f"{path}.{key}", one) for key, one in value) if _is_table(value) else ((path, value),)
+            ((f"{path}.{key}", one) for key, one in value) if is_table(value) else ((path, value),)
         )
     }
 
@@ -123,7 +123,7 @@ def override_faults(override: Override, where: str) -> Iterator[Fault | str]:
     for name, table in (("when", override.when), ("set", override.set)):
         if table is UNREAD:
             continue
-        if not _is_table(table):
+        if not is_table(table):
             yield f"{where}.{name}: expected a table of settings, got {shown(table)}"
             continue
         for path, value in table:
@@ -161,7 +161,8 @@ def unused_faults(
             left = [run for one in left if (run := overridden(one, (override,)))]
 
 
-def _with(run: RunSettings, path: str, value: Any) -> RunSettings:
+def with_setting(run: RunSettings, path: str, value: Any) -> RunSettings:
+    """The run with one setting of its recipe or its method changed, by its dotted name."""
     if not path.startswith(_METHOD):
         recipe = toml.replaced(run.recipe, path, _as_field(Recipe, path, value))
         return dataclasses.replace(run, recipe=recipe)
@@ -207,7 +208,7 @@ def _recipe_faults(path: Any, value: Any, where_path: str, where_value: str) -> 
     if hint is None:
         yield _no_such_setting(where_path, path, "the recipe", toml.field_paths(Recipe))
     elif toml.is_table(hint):
-        if not _is_table(value) or not value:
+        if not is_table(value) or not value:
             yield Fault(where_value, f"a table of settings of {path}", value)
             return
         for key, entry in value:
@@ -228,11 +229,12 @@ def _settings_of(cls: type[Method]) -> list[str]:
     return [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
 
-def _is_table(value: object) -> bool:
+def is_table(value: object) -> bool:
+    """Whether a value is a table as it is kept here: pairs of names and values."""
     return isinstance(value, tuple) and all(
         isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) for entry in value
     )
 
 
 def _thawed(value: Any) -> Any:
-    return dict(value) if _is_table(value) and value else value
+    return dict(value) if is_table(value) and value else value

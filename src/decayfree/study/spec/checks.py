@@ -6,7 +6,7 @@ that rests on the rest: whether an override fits a run is not said where a metho
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,7 @@ def parts_of(
 
 def whole_faults(parts: Parts) -> list[str]:
     """All that is wrong beyond single methods, axes and overrides; each fault once."""
-    return [*_method_faults(parts), *_seed_faults(parts.seeds), *_run_faults(parts)]
+    return [*_method_faults(parts), *seed_faults("seeds", parts.seeds), *_run_faults(parts)]
 
 
 def combinations(
@@ -149,17 +149,18 @@ def _method_faults(parts: Parts) -> Iterator[str]:
             yield "methods: the same method with the same settings is there twice"
 
 
-def _seed_faults(seeds: tuple[int, ...] | None) -> Iterator[str]:
+def seed_faults(where: str, seeds: Sequence[int] | None, *, may_be_none: bool = False) -> Iterator[str]:
+    """What is wrong with seeds; nothing where they could not be read."""
     if seeds is None:
         return
-    if not seeds:
-        yield "seeds: expected at least one"
+    if not seeds and not may_be_none:
+        yield f"{where}: expected at least one"
     if len(set(seeds)) < len(seeds):
-        yield f"seeds: expected each once, got {shown(list(seeds))}"
+        yield f"{where}: expected each once, got {shown(list(seeds))}"
     if any(seed < 0 for seed in seeds):
-        yield f"seeds: expected whole numbers from 0, got {shown(list(seeds))}"
+        yield f"{where}: expected whole numbers from 0, got {shown(list(seeds))}"
     if any(seed >= 2**63 for seed in seeds):
-        yield f"seeds: expected whole numbers below 2^63, got {shown(list(seeds))}"
+        yield f"{where}: expected whole numbers below 2^63, got {shown(list(seeds))}"
 
 
 def _run_faults(parts: Parts) -> list[str]:

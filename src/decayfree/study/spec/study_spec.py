@@ -22,8 +22,17 @@ from decayfree.study.run_settings import Recipe, RunSettings, plain, unread_in
 from decayfree.study.spec.axes import UNREAD, Axis, Override, overridden
 from decayfree.study.spec.bounds import MAX_CHARACTERS, MAX_FAULTS, shown, table_of
 from decayfree.study.spec.checks import MAX_METHODS, MAX_RUNS, combinations, parts_of, whole_faults
+from decayfree.study.spec.rounds import Added, Always, Extension, added_runs, rounds_faults
 from decayfree.study.spec.told import Fault, Told, no_such_key
 from decayfree.study.spec.toml import frozen, read_values, tables_to_toml, to_toml
+
+_TABLES: Mapping[str, type[Axis | Override | Extension | Always | Added]] = {
+    "axes": Axis,
+    "overrides": Override,
+    "extend": Extension,
+    "confirm_also": Always,
+    "added": Added,
+}
 
 
 class SpecError(DecayFreeError, ValueError):
@@ -40,6 +49,14 @@ class StudySpec:
     axes: tuple[Axis, ...] = ()
     overrides: tuple[Override, ...] = ()
     """Applied one after the other; a later one sees what an earlier one has set."""
+    extend: tuple[Extension, ...] = ()
+    """How the grid of each arm grows while its optimum lies at an edge; see `rounds`."""
+    confirm_seeds: tuple[int, ...] = ()
+    """In the end what was chosen in each arm runs again with these seeds; choices rest on ``seeds``."""
+    confirm_also: tuple[Always, ...] = ()
+    """Settings that are confirmed whether they were chosen or not."""
+    added: tuple[Added, ...] = ()
+    """What these rules have added so far; the runner writes it into the study's folder."""
     title: str = "Study"
     question: str = ""
     """What the study is to answer, and what is expected."""
@@ -63,12 +80,19 @@ class StudySpec:
         axes, overrides = dict(enumerate(self.axes)), dict(enumerate(self.overrides))
         parts = parts_of(told, self.methods, self.seeds, self.recipe, axes, overrides)
         faults = [*told.faults, *whole_faults(parts)]
+        if not faults:
+            rules = self.confirm_seeds, self.confirm_also, self.extend, self.added
+            faults = list(rounds_faults(self._grid, self.seeds, *rules))
         if faults:
             raise _spec_error(faults)
 
     def runs(self) -> tuple[RunSettings, ...]:
-        """Every run once, seed by seed, in the order of the axes and then of the methods."""
+        """Every run once, seed by seed, in the order of the axes, then of the methods; then those added."""
         return self._runs
+
+    def grid(self) -> tuple[RunSettings, ...]:
+        """The runs that the file asks for, without those that its rules have added."""
+        return self._grid
 
     def varying(self) -> tuple[str, ...]:
         """Dotted names of the settings in which runs differ, like ``method.radius``; seeds do not count.
@@ -82,6 +106,8 @@ class StudySpec:
         lines = ["# A study of decayfree, resolved: every setting is written out."]
         lines += [f"title = {to_toml(self.title)}", f"question = {to_toml(self.question)}"]
         lines.append(f"seeds = {to_toml(self.seeds)}")
+        if self.confirm_seeds:
+            lines.append(f"confirm_seeds = {to_toml(self.confirm_seeds)}")
         if self.data_dir is not None:
             lines.append(f"data_dir = {to_toml(self.data_dir)}")
         lines += tables_to_toml("recipe", plain(self.recipe))
@@ -97,6 +123,13 @@ class StudySpec:
                 path: dict(value) if isinstance(value, tuple) else value for path, value in override.set
             }
             lines.append("skip = true" if override.skip else f"set = {to_toml(tables)}")
+        for rule in self.extend:
+            lines += ["", "[[extend]]", *(f"{k} = {to_toml(v)}" for k, v in dataclasses.asdict(rule).items())]
+        for also in self.confirm_also:
+            lines += ["", "[[confirm_also]]", f"when = {to_toml(dict(also.when))}"]
+        for entry in self.added:
+            lines += ["", "[[added]]", f"run = {to_toml(entry.run)}", f"seeds = {to_toml(entry.seeds)}"]
+            lines += [f"set = {to_toml(dict(entry.set))}"] if entry.set else []
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -124,10 +157,14 @@ class StudySpec:
             raise SpecError(f"{path}: {error}") from error
 
     @cached_property
-    def _runs(self) -> tuple[RunSettings, ...]:
+    def _grid(self) -> tuple[RunSettings, ...]:
         planned = combinations(self.seeds, self.recipe, self.axes, self.methods)
         runs = (overridden(run, self.overrides) for run in planned)
         return tuple(dict.fromkeys(run for run in runs if run is not None))
+
+    @cached_property
+    def _runs(self) -> tuple[RunSettings, ...]:
+        return tuple(dict.fromkeys((*self._grid, *added_runs(self._grid, self.added))))
 
     @cached_property
     def _varying(self) -> tuple[str, ...]:
@@ -153,22 +190,20 @@ def first_seeds(n: int) -> tuple[int, ...]:
 
 def _study_from(table: Mapping[str, Any]) -> StudySpec:
     told = Told()
-    values = read_values(StudySpec, table, "", told, skipped=("methods", "axes", "overrides"))
+    values = read_values(StudySpec, table, "", told, skipped=("methods", *_TABLES))
     methods, methods_are_whole = _read_methods(table.get("methods"), told)
     n_before = len(told.faults)
-    axes = _read_tables(Axis, table, "axes", told)
-    overrides = _read_tables(Override, table, "overrides", told)
+    tables = {name: _read_tables(cls, table, name, told) for name, cls in _TABLES.items()}
     if not told.faults:
-        return StudySpec(
-            **values, methods=methods, axes=tuple(axes.values()), overrides=tuple(overrides.values())
-        )
+        values |= {name: tuple(read.values()) for name, read in tables.items()}
+        return StudySpec(**values, methods=methods)
     parts = parts_of(
         told,
         methods,
         None if "seeds" in told.unread else values.get("seeds", (0,)),
         values.get("recipe", Recipe()),
-        axes,
-        overrides,
+        tables["axes"],
+        tables["overrides"],
         methods_are_whole=methods_are_whole,
         tables_are_whole=len(told.faults) == n_before,
     )
@@ -176,9 +211,9 @@ def _study_from(table: Mapping[str, Any]) -> StudySpec:
 
 
 def _read_tables(
-    cls: type[Axis | Override], table: Mapping[str, Any], name: str, told: Told
+    cls: type[Axis | Override | Extension | Always | Added], table: Mapping[str, Any], name: str, told: Told
 ) -> dict[int, Any]:
-    """Entries of ``[[axes]]`` or ``[[overrides]]`` by number, `UNREAD` for gaps; values are not judged."""
+    """Entries of ``[[axes]]`` and the like by number, `UNREAD` for gaps; values are not judged."""
     tables = table.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
         told.misfit(Fault(name, f"[[{name}]] tables", tables))

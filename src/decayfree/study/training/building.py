@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from decayfree.errors import InvalidInputError
 from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.result import Invariance
-from decayfree.methods.method import AttachedMethod, RunLength
+from decayfree.methods.method import AttachedMethod, ParamGroups, RunLength
 from decayfree.study.data.draws import generator_for, with_label_noise
 from decayfree.study.data.images import N_CHANNELS, Dataset
 from decayfree.study.data.loading import load
@@ -28,6 +28,8 @@ from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings
 from decayfree.study.training.first_layer import first_layer
 from decayfree.study.training.sampling import Sampler, family_or_none
 
+_RATE_FACTOR = "rate_factor"
+"""The setting of a parameter group: its learning rate over the recipe's."""
 _N_PROBE_IMAGES = 32
 """With 8, a few kernels of the narrowest layers of deep networks on tiny images stayed undecided."""
 
@@ -61,6 +63,8 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     )
     model, found = _model_and_found(settings, dataset)
     groups = method.param_groups(model, found, rest_weight_decay=recipe.rest_weight_decay)
+    if recipe.rest_learning_rate:
+        _set_rates_apart(groups, found, recipe.rest_learning_rate / recipe.learning_rate)
     optimizer = build_optimizer(recipe.optimizer, groups, learning_rate=recipe.learning_rate, method=method)
     replayed = _replayed_norms(settings, out, found)
     attached = method.attach(optimizer, found, replayed=replayed, length=length_of(recipe))
@@ -81,6 +85,12 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     return Parts(dataset, labels, model, found, optimizer, attached, sampler)
 
 
+def set_rates(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give every group its learning rate of a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get(_RATE_FACTOR, 1.0)
+
+
 def length_of(recipe: Recipe) -> RunLength:
     """How long a run is, as methods are told."""
     return RunLength(recipe.n_steps_per_epoch, recipe.n_steps)
@@ -99,6 +109,13 @@ def device_of(recipe: Recipe) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise InvalidInputError(f"device: {recipe.device} cannot be used here: {reason}") from error
     return device
+
+
+def _set_rates_apart(groups: ParamGroups, found: Invariance, factor: float) -> None:
+    held = {id(tensor) for part in found.parts().values() for tensor in part.tensors}
+    for group in groups:
+        if held.isdisjoint(map(id, group["params"])):
+            group[_RATE_FACTOR] = factor
 
 
 def _model_and_found(settings: RunSettings, dataset: Dataset) -> tuple[nn.Module, Invariance]:

@@ -20,7 +20,7 @@ from decayfree.study.data.draws import batch_indices
 from decayfree.study.files import checkpoint, norm_log
 from decayfree.study.files.results import ENDED, RunState, read_spectra, run_directory
 from decayfree.study.run_settings import RunSettings
-from decayfree.study.training.building import Parts, build, device_of
+from decayfree.study.training.building import Parts, build, device_of, set_rates
 from decayfree.study.training.cost import cost_of
 from decayfree.study.training.sampling import sample_steps
 from decayfree.study.training.tasks import TASKS
@@ -117,8 +117,7 @@ class _Run:
     def _step(self, *, look: bool) -> bool:
         """One step; False where the loss, or weights that are rescaled, came out of it not finite."""
         step, seed, recipe, parts = self.n_done, self.settings.seed, self.recipe, self.parts
-        for group in parts.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(step)
+        set_rates(parts.optimizer, recipe.learning_rate_at(step))
         if self.norm_log:
             self.norm_log.record()
         dataset = parts.dataset

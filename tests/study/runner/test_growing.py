@@ -1,0 +1,202 @@
+"""What the rules of a study add once runs have ended: by hand, on files with chosen accuracies."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from decayfree.methods import WRS, NoTreatment, WeightDecay
+from decayfree.report.numbers.groups import study_groups
+from decayfree.study import (
+    Always,
+    Axis,
+    Extension,
+    Override,
+    RunSettings,
+    SpecError,
+    StudySpec,
+    read_study,
+    run_study,
+)
+from decayfree.study.runner.growing import grown
+from support.small_study import recipe
+from support.synthetic_study import Writer, axes_spec
+
+RATES = (0.1, 0.2, 0.4)
+WHERE_ONE = Override((("method.name", "none"), ("learning_rate", RATES[1:])), skip=True)
+
+
+def spec_with(**changes: object) -> StudySpec:
+    """No treatment at one rate, decay and WRS at three."""
+    values = {
+        "methods": (NoTreatment(), WeightDecay(1e-3), WRS()),
+        "axes": (Axis("learning_rate", RATES),),
+        "overrides": (WHERE_ONE,),
+        "extend": (Extension("learning_rate"),),
+        "confirm_seeds": (10, 11),
+        **changes,
+    }
+    return axes_spec(n_seeds=2, **values)
+
+
+def best_at(rate: float) -> Callable[[RunSettings], float]:
+    """Accuracy that falls with the distance from a rate, in octaves."""
+    return lambda run: 0.9 - 0.01 * abs(math.log2(run.recipe.learning_rate / rate))
+
+
+def run_all(spec: StudySpec, out: Path, final_of: Callable[[RunSettings], float]) -> list[StudySpec]:
+    """The spec after each sitting, until nothing is added any more."""
+    rounds = [grown(spec, out)]
+    while True:
+        for run in rounds[-1].runs():
+            if not (out / "runs" / run.key).exists():
+                Writer(out, spec=spec, final_of=final_of, n_intervals=2)._write_run(run)
+        rounds.append(grown(spec, out))
+        if rounds[-1] == rounds[-2]:
+            return rounds
+
+
+def rates(spec: StudySpec, name: str, seed: int) -> list[float]:
+    return [run.recipe.learning_rate for run in spec.runs() if (run.method.name, run.seed) == (name, seed)]
+
+
+def test_a_grid_grows_until_the_best_lies_inside_and_then_what_was_chosen_is_confirmed(
+    tmp_path: Path,
+) -> None:
+    first, second, third, *_, last = run_all(spec_with(), tmp_path, best_at(0.8))
+    assert first.added == ()
+    assert rates(second, "wrs", 0) == rates(second, "wrs", 1) == [*RATES, 0.8]
+    assert rates(third, "wrs", 1) == [*RATES, 0.8, 1.6]
+    assert rates(third, "wrs", 10) == []
+    assert rates(last, "wrs", 10) == rates(last, "weight_decay", 11) == [0.8]
+    assert rates(last, "none", 0) == rates(last, "none", 10) == [0.1]  # one setting is no grid
+
+
+def test_an_optimum_inside_asks_for_nothing(tmp_path: Path) -> None:
+    last = run_all(spec_with(confirm_seeds=()), tmp_path, best_at(0.2))[-1]
+    assert last == spec_with(confirm_seeds=())
+
+
+@pytest.mark.parametrize(("best", "added"), [(100.0, [0.8, 1.6]), (1e-4, [0.05, 0.025])])
+def test_it_ends_at_as_many_values_as_the_file_allows_at_that_end(
+    tmp_path: Path, best: float, added: list[float]
+) -> None:
+    last = run_all(spec_with(extend=(Extension("learning_rate", at_most=2),)), tmp_path, best_at(best))[-1]
+    assert rates(last, "wrs", 0) == [*RATES, *added]
+
+
+def test_settings_of_methods_grow_too(tmp_path: Path) -> None:
+    methods = (WeightDecay(1e-3), WeightDecay(3e-3), WRS())
+    rule = Extension("method.weight_decay", factor=3.0, at_most=1)
+    spec = axes_spec(n_seeds=1, methods=methods, axes=(Axis("learning_rate", (0.1,)),), extend=(rule,))
+    last = run_all(spec, tmp_path, lambda run: getattr(run.method, "weight_decay", 0.0))[-1]
+    decays = [run.method.weight_decay for run in last.runs() if isinstance(run.method, WeightDecay)]
+    assert decays == [1e-3, 3e-3, 3e-3 * 3.0]
+
+
+def test_a_published_default_is_confirmed_beside_what_was_chosen(tmp_path: Path) -> None:
+    default = Always((("method.name", "weight_decay"), ("learning_rate", 0.1)))
+    last = run_all(spec_with(confirm_also=(default,)), tmp_path, best_at(0.2))[-1]
+    assert rates(last, "weight_decay", 10) == [0.1, 0.2]
+    assert rates(last, "wrs", 10) == [0.2]
+
+
+def test_test_results_decide_nothing(tmp_path: Path) -> None:
+    def write_with(run: RunSettings, row: dict[str, float]) -> None:
+        row["test_accuracy"] = 0.5 + run.recipe.learning_rate
+
+    for run in spec_with().runs():
+        writer = Writer(
+            tmp_path, spec=spec_with(), final_of=best_at(0.2), n_intervals=2, change_row=write_with
+        )
+        writer._write_run(run)
+    assert rates(grown(spec_with(), tmp_path), "wrs", 10) == [0.2]
+
+
+def test_a_setting_that_diverged_with_a_seed_is_not_chosen(tmp_path: Path) -> None:
+    spec = spec_with(extend=())
+    for run in spec.runs():
+        is_hot = run.recipe.learning_rate == 0.4 and run.seed == 1
+        writer = Writer(tmp_path, spec=spec, final_of=best_at(0.4), n_intervals=2)
+        writer.state_of = lambda settings, hot=is_hot: ("diverged", "it was hot") if hot else ("done", None)
+        writer._write_run(run)
+    assert rates(grown(spec, tmp_path), "wrs", 10) == [0.2]
+
+
+def test_it_waits_for_what_failed_or_is_damaged(tmp_path: Path) -> None:
+    spec = spec_with()
+    run_all(spec, tmp_path, best_at(0.2))
+    assert grown(spec, tmp_path).added
+    rows = tmp_path / "runs" / spec.runs()[0].key / "metrics.jsonl"
+    rows.write_text(rows.read_text()[:-5])
+    assert not grown(spec, tmp_path).added
+
+
+def test_the_grown_spec_is_read_back(tmp_path: Path) -> None:
+    default = Always((("method.name", "weight_decay"), ("learning_rate", 0.1)))
+    last = run_all(spec_with(confirm_also=(default,)), tmp_path, best_at(0.8))[-1]
+    assert StudySpec.from_toml(last.to_toml()) == last
+    assert len(last.added) == 8
+
+
+def test_a_real_study_runs_its_rounds_and_is_over_at_the_second_call(tmp_path: Path) -> None:
+    spec = StudySpec(
+        methods=(WRS(),),
+        seeds=(0,),
+        recipe=recipe(n_epochs=1, n_samples=2, data=replace(recipe().data, n_validation=20)),
+        axes=(Axis("learning_rate", (0.001, 0.002)),),
+        extend=(Extension("learning_rate", at_most=1),),
+        confirm_seeds=(7,),
+    )
+    outcome = run_study(spec, tmp_path, n_jobs=1)
+    study = read_study(tmp_path)
+    assert outcome.n_done == outcome.n_total == len(study.runs) == study.n_planned == 4
+    assert [run.seed for run in study.runs] == [0, 0, 0, 7]
+    assert study.spec == grown(spec, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*")}
+    assert run_study(study.spec, tmp_path, n_jobs=1) == outcome
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*")} == before
+
+
+def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Path) -> None:
+    last = run_all(spec_with(extend=()), tmp_path, best_at(0.2))[-1]
+    (tmp_path / "study.toml").write_text(last.to_toml())
+    (group,) = study_groups(read_study(tmp_path)).groups
+    for sweep in group.sweeps:
+        assert sweep.chosen is not None
+        assert [sorted(cell.begun) for cell in sweep.cells] == [[0, 1]] * len(sweep.cells)
+        assert [cell for cell in sweep.cells if cell.confirmation] == [sweep.chosen]
+        assert sorted(sweep.chosen.confirmation.runs) == [10, 11]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("confirm_seeds = [1, 5]", "confirm_seeds: [1] are among the seeds that settings are chosen by"),
+        ("confirm_seeds = [5, 5]", "confirm_seeds: expected each once, got [5, 5]"),
+        ("[[confirm_also]]\nwhen = {learning_rate = 0.1}", "confirm_also: needs confirm_seeds"),
+        (
+            "confirm_seeds = [5]\n[[confirm_also]]\nwhen = {learning_rate = 7.0}",
+            "confirm_also[0].when: fits no run",
+        ),
+        ("[[extend]]\npath = 'lerning_rate'", "extend[0].path: expected the dotted name of a number"),
+        (
+            "[[extend]]\npath = 'learning_rate'\nfactor = 1.0",
+            "extend[0].factor: expected a finite number above 1",
+        ),
+        (
+            "[[extend]]\npath = 'learning_rate'\nat_most = 0",
+            "extend[0].at_most: expected a whole number from 1",
+        ),
+        ("[[extend]]\nfactor = 2", "extend[0].path: missing"),
+        ("[[added]]\nrun = 'abc'\nseeds = [3]", "added[0].run: expected the key of a run of this study"),
+    ],
+)
+def test_wrong_rules_are_told(text: str, fault: str) -> None:
+    head, _, tables = text.partition("[[")
+    whole = f"seeds = [0, 1]\n{head}\n[[methods]]\nname = 'wrs'\n" + (f"[[{tables}" if tables else "")
+    with pytest.raises(SpecError) as error:
+        StudySpec.from_toml(whole)
+    assert fault in str(error.value)
