@@ -51,7 +51,7 @@ class TurningMethod(Method):
     holds_norms: ClassVar[bool] = True
     decays_other_rows: ClassVar[bool] = True
     color_slot: ClassVar[int] = 2
-    memory_epochs: float = 10.0
+    memory_epochs: float = 5.0
     forgetting: float = 0.0
     schedule: Literal["follow", "plain", "cosine", "linear", "constant"] = "follow"
 

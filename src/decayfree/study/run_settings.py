@@ -20,7 +20,7 @@ from decayfree.errors import closest
 from decayfree.methods.method import ADDED, Method
 from decayfree.optimizers import InStudies, in_studies
 
-DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"]
+DataName = Literal["digits", "opencv-digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"]
 if TYPE_CHECKING:
     OptimizerName = str
 else:

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, faults_of, raise_all
-from decayfree.study.data import cifar, decoding, digits, fashion_mnist, image_folder, svhn
+from decayfree.study.data import (
+    cifar,
+    decoding,
+    digits,
+    fashion_mnist,
+    image_folder,
+    opencv_digits,
+    svhn,
+)
 from decayfree.study.data.draws import generator_for
 from decayfree.study.data.images import Dataset, Images
 from decayfree.study.run_settings import DataSpec
@@ -38,8 +46,8 @@ def load(
 
     Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
     first, in an order that depends on no seed of a run: the classes of a subset are as frequent as in a
-    random draw without replacement, not exactly as in the whole. The digits have no test part of their own:
-    it is what comes after the training and the validation images.
+    random draw without replacement, not exactly as in the whole. Both sets of digits have no test part of
+    their own: it is what comes after the training and the validation images.
 
     Pixels stay bytes. On a GPU they lie in its memory, as far as they fit, and else in the computer's, from
     which each batch is moved. Those of a folder of images are decoded once, into a file of the user's cache
@@ -48,7 +56,7 @@ def load(
     Args:
         spec: What to load; label noise and augmentation are not done here.
         data_dir: The folder with the files; by default a folder in the user's cache folder, and Debian's for
-            Fashion-MNIST.
+            Fashion-MNIST and OpenCV's digits.
         device: Where the network will be.
         seed: The run's; of consequence with ``by_seed`` only.
 
@@ -104,8 +112,9 @@ def _chosen(order: Tensor, spec: DataSpec, seed: int | None) -> tuple[Tensor, Te
 
 
 def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
-    if spec.name == "digits":
-        all_digits = digits.read()
+    if spec.name in ("digits", "opencv-digits"):
+        is_opencv = spec.name == "opencv-digits"
+        all_digits = opencv_digits.read(opencv_digits.locate(data_dir)) if is_opencv else digits.read()
         n_seen = spec.first + (spec.n_pool or spec.n_train + spec.n_validation)
         train = Images(all_digits.pixels[:n_seen], all_digits.labels[:n_seen])
         return train, Images(all_digits.pixels[n_seen:], all_digits.labels[n_seen:]), digits.N_CLASSES
