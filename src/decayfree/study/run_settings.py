@@ -265,7 +265,7 @@ class Recipe(_Checked):
     device: str = "cpu"
     """Where to train, in torch's words: cpu, cuda."""
     n_samples: int = 25
-    """Rows of metrics, evenly spaced from before the first step to after the last."""
+    """Rows of metrics, evenly spaced from before the first step to after the last; 1 for the last alone."""
     off_span: bool = True
     """Follow the first layer's off-span part, and take spectra of all weights before and after training."""
     data: DataSpec = field(default_factory=DataSpec)
@@ -298,7 +298,12 @@ class Recipe(_Checked):
     def _check(self, told: _Told) -> None:
         told.each("n_epochs batch_size", "at least 1", lambda n: n >= 1)
         told.each("n_epochs n_samples", "at most 1,000,000", lambda n: n <= 1_000_000)
-        told.each("n_samples", "at least 2 (start and end)", lambda n: n >= 2)
+        told.each("n_samples", "at least 1 (the end)", lambda n: n >= 1)
+        told.unless(
+            self.n_samples != 1 or not self.off_span,
+            "n_samples off_span",
+            "expected at least 2 (start and end) with off_span, got 1",
+        )
         told.each("learning_rate", "a finite number above 0", lambda rate: 0 < rate < math.inf)
         from_0 = "rest_weight_decay rest_learning_rate n_warmup_epochs"
         told.each(from_0, "a finite number from 0", lambda x: 0 <= x < math.inf)

@@ -122,7 +122,7 @@ def test_values_out_of_range_are_reported_at_once():
             "recipe.data.cutout: expected at least 0, got -2",
             "recipe.data.image_size: digits has a size of its own, expected 0, got 8",
             "recipe.model.width_factor: timm:resnet18 has a width of its own, expected 1, got 0.5",
-            "recipe.n_samples: expected at least 2 (start and end), got 1",
+            "recipe.n_samples: expected at least 2 (start and end) with off_span, got 1",
             "recipe.learning_rate: expected a finite number above 0, got 0.0",
             "recipe.rest_weight_decay: expected a finite number from 0, got -1.0",
             "recipe.data.label_noise: expected a share from 0 to 1, got 1.5",

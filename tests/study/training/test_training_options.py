@@ -34,6 +34,7 @@ def weights_of(out, run):
         {"n_warmup_epochs": 1.0},
         {"rest_learning_rate": 0.01},
         {"off_span": False},
+        {"off_span": False, "n_samples": 1},
         {"channels_last": False},
         {"data": DataSpec(n_train=64, n_validation=50, n_test=40, flip=True, crop_padding=1, cutout=2)},
         {"model": ModelSpec("mlp-bn", width_factor=1 / 16)},

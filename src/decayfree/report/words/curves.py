@@ -172,6 +172,8 @@ def _changes(
 
 def _held(method: Cell) -> str:
     """How far rescaling lets the norms depart from what they are at the first sample."""
+    if all(len(run.rows) < 2 for run in method.runs.values()):
+        return ""
     deviation = max(
         abs(norm / run.rows[0].norms[name] - 1)
         for run in method.runs.values()

@@ -84,7 +84,7 @@ class _Run:
         if not resumed:
             self.files.begin_anew()
         self.norm_log = self.files.norms and norm_log.NormLog(self.files.norms, self.parts.found)
-        if not resumed:
+        if not resumed and self.recipe.n_samples > 1:
             self._sample()
 
     def go_on(self, on_step: Callable[[int], bool]) -> RunState:

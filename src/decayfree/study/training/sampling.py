@@ -138,6 +138,11 @@ def family_or_none(optimizer: Optimizer) -> UpdateFamily | Literal["none"]:
 
 
 def sample_steps(n_steps: int, n_samples: int) -> tuple[int, ...]:
-    """After how many steps to sample: ``n_samples`` times from 0 to ``n_steps``, evenly, or every step."""
+    """After how many steps to sample: ``n_samples`` times from 0 to ``n_steps``, evenly, or every step.
+
+    Once is after the last one.
+    """
+    if n_samples == 1:
+        return (n_steps,)
     intervals = min(n_samples - 1, n_steps)
     return tuple(round(index * n_steps / intervals) for index in range(intervals + 1))
