@@ -22,7 +22,7 @@ from decayfree.methods import METHODS, WRS
 from decayfree.report import study_groups
 from decayfree.span import InputSpan
 from decayfree.study import DataSpec, ModelSpec, Recipe, StudySpec, read_study
-from decayfree.study.files.archive import keep
+from decayfree.study.files.keeping import keep, take_out
 from decayfree.study.search.tuning import tune
 from decayfree.study.statistics import paired_difference
 from decayfree.study.training import train
@@ -91,6 +91,9 @@ SETTINGS = {
     "RunSettings",
     "Axis",
     "Override",
+    "Extension",
+    "Always",
+    "Added",
     "DecayRule",
 }
 # (function, argument): wrong values that are right there.
@@ -125,7 +128,7 @@ def public() -> Iterator[tuple[str, str]]:
 
 
 # What faces do not show and documents name.
-NAMED = {"study.search.tuning": "tune", "study.files.archive": "keep", "dynamics": "read_jsonl"}
+NAMED = {"study.search.tuning": "tune", "study.files.keeping": "keep", "dynamics": "read_jsonl"}
 
 
 def taking_paths() -> Iterator[tuple[str, str, Any]]:
@@ -153,7 +156,7 @@ def module_of(face: str) -> Any:
 
 PATHS = {"out", "path", "file", "folder", "directory", "target", "data_dir"}
 # Records of what was found or asked, and paths that are none of a file: those of an axis.
-NOT_GIVEN = {"Axis", "TuneOutcome"}
+NOT_GIVEN = {"Axis", "Extension", "TuneOutcome"}
 
 
 def test_what_takes_a_path_takes_it_as_text_too() -> None:
@@ -185,6 +188,7 @@ def test_folders_of_trainings_searches_and_archives_may_be_text(
         lambda: train(SPEC.runs()[0], 5),  # type: ignore[arg-type]
         lambda: tune(spec, 5, n_trials=1),  # type: ignore[arg-type]
         lambda: keep(5, tmp_path),  # type: ignore[arg-type]
+        lambda: take_out(tmp_path, 5),  # type: ignore[arg-type]
     ):
         with pytest.raises(InvalidInputError, match=r"^out must be a text or a path, got 5$"):
             call()

@@ -7,7 +7,9 @@ import tarfile
 import pytest
 
 from decayfree.study import ResultError, StudySpec, read_study, run_study
-from decayfree.study.files.archive import ARCHIVE_FILE, keep
+from decayfree.study.files.archive import ARCHIVE_FILE
+from decayfree.study.files.integrity import sealed_json, unsealed_json
+from decayfree.study.files.keeping import keep, take_out
 from support.small_study import METHODS, RECIPE
 
 
@@ -60,3 +62,36 @@ def test_runs_that_the_spec_does_not_name_are_not_kept(finished, tmp_path):
         assert {name.split("/")[1] for name in archive.getnames()} == {
             run.key for run in spec.runs() if run.seed == 1
         }
+
+
+def test_what_is_kept_of_a_study_under_way_goes_on_elsewhere(finished, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    shutil.copytree(finished, out)
+    spec = StudySpec.load(out / "study.toml")
+    first, second = (out / "runs" / run.key for run in spec.runs())
+    record = unsealed_json((second / "run.json").read_text())
+    (second / "run.json").write_text(sealed_json({**record, "state": "running"}))
+    keep(out, tmp_path / "kept")
+    assert take_out(tmp_path / "kept", elsewhere) == 1
+    assert [path.name for path in (elsewhere / "runs").iterdir()] == [first.name]
+    before = (elsewhere / "runs" / first.name / "metrics.jsonl").stat().st_mtime_ns
+    assert run_study(spec, elsewhere, n_jobs=1).n_done == 2
+    assert (elsewhere / "runs" / first.name / "metrics.jsonl").stat().st_mtime_ns == before
+    rows = [[run.rows for run in read_study(folder).runs] for folder in (finished, elsewhere)]
+    assert rows[0] == rows[1]
+
+
+def test_runs_that_are_there_stay_as_they_are(finished, tmp_path):
+    keep(finished, tmp_path / "kept")
+    assert take_out(tmp_path / "kept", tmp_path / "out") == 2
+    run = next((tmp_path / "out" / "runs").iterdir())
+    (run / "metrics.jsonl").write_text("mine")
+    (tmp_path / "out" / "study.toml").write_text("mine too")
+    assert take_out(tmp_path / "kept", tmp_path / "out") == 0
+    assert (run / "metrics.jsonl").read_text() == "mine"
+    assert (tmp_path / "out" / "study.toml").read_text() == "mine too"
+
+
+def test_nothing_kept_is_told(tmp_path):
+    with pytest.raises(ResultError, match=r"expected study.toml and runs.tar.xz of a kept study"):
+        take_out(tmp_path, tmp_path / "out")

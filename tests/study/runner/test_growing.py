@@ -10,6 +10,7 @@ import pytest
 from decayfree.methods import WRS, NoTreatment, WeightDecay
 from decayfree.report.numbers.groups import study_groups
 from decayfree.study import (
+    Added,
     Always,
     Axis,
     Extension,
@@ -194,9 +195,32 @@ def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Pa
         ("[[added]]\nrun = 'abc'\nseeds = [3]", "added[0].run: expected the key of a run of this study"),
     ],
 )
-def test_wrong_rules_are_told(text: str, fault: str) -> None:
+def test_wrong_rules_in_a_file_are_told(text: str, fault: str) -> None:
     head, _, tables = text.partition("[[")
     whole = f"seeds = [0, 1]\n{head}\n[[methods]]\nname = 'wrs'\n" + (f"[[{tables}" if tables else "")
     with pytest.raises(SpecError) as error:
         StudySpec.from_toml(whole)
     assert fault in str(error.value)
+
+
+KEY = spec_with().runs()[0].key
+
+
+@pytest.mark.parametrize("wrong", [None, [], "a", float("nan"), object(), (("learning_rate",),)])
+@pytest.mark.parametrize(
+    ("field", "made"),
+    [
+        ("extend", lambda wrong: Extension(wrong)),
+        ("extend", lambda wrong: Extension("learning_rate", factor=wrong)),
+        ("extend", lambda wrong: Extension("learning_rate", at_most=wrong)),
+        ("confirm_also", lambda wrong: Always(wrong)),
+        ("added", lambda wrong: Added(wrong, (3,))),
+        ("added", lambda wrong: Added(KEY, wrong)),
+        ("added", lambda wrong: Added(KEY, (3,), wrong)),
+    ],
+)
+def test_wrong_rules_made_in_python_are_told(
+    field: str, made: Callable[[object], object], wrong: object
+) -> None:
+    with pytest.raises(SpecError, match=rf"{field}\[0\]"):
+        spec_with(**{field: (made(wrong),)})

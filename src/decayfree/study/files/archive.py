@@ -1,7 +1,6 @@
-"""The runs of a finished study as one file, kept beside its spec and read like the folder it came from.
+"""The ended runs of a study as one file beside its spec, read like the folder that they came from.
 
-Keeps records, rows and spectra; not checkpoints, nor the norms that runs replay: a kept study is read, not
-continued.
+Records, rows and spectra; not checkpoints, nor the norms that runs replay. Writes none: keeping.py does.
 """
 
 import contextlib
@@ -15,49 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from decayfree.arguments.kinds import checked
-from decayfree.study.disk import replacing
 from decayfree.study.files.integrity import ResultError
 
 ARCHIVE_FILE = "runs.tar.xz"
-_KEPT = ("run.json", "metrics.jsonl", "spectra.json")
-_OF_A_RUN = re.compile(rf"runs/[0-9a-f]{{16}}/(?:{'|'.join(map(re.escape, _KEPT))})")
+KEPT_FILES = ("run.json", "metrics.jsonl", "spectra.json")
+_OF_A_RUN = re.compile(rf"runs/[0-9a-f]{{16}}/(?:{'|'.join(map(re.escape, KEPT_FILES))})")
 _MOST_BYTES, _MOST_MEMORY, _CHUNK = 1 << 30, 1 << 28, 1 << 16
 """Of all runs together, far more than a study that is read whole can have; and of the dictionary of xz."""
-
-
-@checked()
-def keep(out: str | Path, target: str | Path) -> Path:
-    """Write the spec and the runs of the study in ``out`` to ``target``; equal files give equal bytes.
-
-    Returns:
-        The archive's path, ``target/runs.tar.xz``; ``study.toml`` lies beside it.
-
-    Raises:
-        ResultError: If there is no study in ``out``.
-    """
-    from decayfree.study.spec.study_spec import StudySpec  # what reads an archive needs no spec
-
-    out, target = Path(out), Path(target)
-    if not (out / "study.toml").is_file():
-        raise ResultError(f"no study in {out}: there is no study.toml")
-    keys = {run.key for run in StudySpec.load(out / "study.toml").runs()}
-    paths = (path for name in _KEPT for path in (out / "runs").glob(f"*/{name}"))
-    target.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(target / ARCHIVE_FILE) as whole,
-        lzma.open(whole, "wb", preset=9) as file,
-        tarfile.open(fileobj=file, mode="w") as archive,
-    ):
-        for path in sorted(path for path in paths if path.parent.name in keys):
-            content = path.read_bytes()
-            entry = tarfile.TarInfo(path.relative_to(out).as_posix())
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    if target.resolve() != out.resolve():
-        with replacing(target / "study.toml") as copy:
-            copy.write((out / "study.toml").read_bytes())
-    return target / ARCHIVE_FILE
 
 
 @contextlib.contextmanager

@@ -102,7 +102,9 @@ def _always_faults(one: Always, where: str, runs: Sequence[RunSettings]) -> Iter
 
 
 def _extension_faults(rule: Extension, where: str, runs: Sequence[RunSettings]) -> Iterator[Fault | str]:
-    if rule.path is not UNREAD and not any(isinstance(run.flat().get(rule.path), float) for run in runs):
+    path: object = rule.path
+    is_number = isinstance(path, str) and any(isinstance(run.flat().get(path), float) for run in runs)
+    if path is not UNREAD and not is_number:
         yield Fault(f"{where}.path", "the dotted name of a number that some run has", rule.path)
     factor: object = rule.factor  # a file may say anything
     if isinstance(factor, bool) or not (isinstance(factor, int | float) and 1 < factor < math.inf):
@@ -115,9 +117,13 @@ def _added_faults(entry: Added, where: str, runs: Sequence[RunSettings]) -> Iter
     base = next((run for run in runs if run.key == entry.run), None)
     if base is None and entry.run is not UNREAD:
         yield Fault(f"{where}.run", "the key of a run of this study", entry.run)
-    if entry.seeds is not UNREAD:
-        yield from seed_faults(f"{where}.seeds", entry.seeds)
-    if base is not None and entry.set:
+    seeds: object = entry.seeds
+    if not isinstance(seeds, tuple) or not all(type(seed) is int for seed in seeds):
+        if seeds is not UNREAD:
+            yield Fault(f"{where}.seeds", "a list of whole numbers", seeds)
+    else:
+        yield from seed_faults(f"{where}.seeds", seeds)
+    if base is not None and entry.set != ():
         yield from override_faults(Override((), entry.set), where)
         lacking = [path for path, _ in entry.set if path not in base.flat()] if is_table(entry.set) else []
         yield from (f"{where}.set: {path}: {base.label} has no such setting" for path in lacking)
