@@ -246,3 +246,43 @@ def test_tables_of_the_wrong_shape_are_named():
         "axes: expected [[axes]] tables, got 3",
         "overrides: expected [[overrides]] tables, got [1]",
     ]
+
+
+TOGETHER = """
+[[methods]]
+name = "wrs"
+
+[[axes]]
+path = "recipe"
+values = [{}, {batch_size = 32, "data.n_train" = 320}, {"model.width_factor" = 2}]
+"""
+
+
+def test_settings_may_change_together():
+    spec = StudySpec.from_toml(f"seeds = [0]\n{TOGETHER}")
+    shown = [
+        (run.recipe.batch_size, run.recipe.data.n_train, run.recipe.model.width_factor) for run in spec.runs()
+    ]
+    assert shown == [(64, 400, 1.0), (32, 320, 1.0), (64, 400, 2.0)]
+    assert spec.axes[0].paths == ("batch_size", "data.n_train", "model.width_factor")
+    assert StudySpec.from_toml(spec.to_toml()) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ("[3]", "axes[0].values: expected tables of settings by dotted names, got 3"),
+        ("[{batch_sise = 3}]", "axes[0].values: batch_sise: no such setting of the recipe"),
+        ('[{batch_size = "x"}]', "axes[0].values.batch_size: expected a whole number, got 'x'"),
+        ("[{batch_size = 0}]", "recipe.batch_size: expected at least 1, got 0"),
+        ("[{n_epochs = 3}, {n_epochs = 3}]", "axes[0].values: expected each value once"),
+        (
+            "[{n_epochs = 3}, {}]\n[[axes]]\npath = 'n_epochs'\nvalues = [4]",
+            "axes: n_epochs has 2 axes, expected one",
+        ),
+    ],
+)
+def test_wrong_settings_that_change_together_are_told(values, fault):
+    with pytest.raises(SpecError) as caught:
+        StudySpec.from_toml(f"[[methods]]\nname = 'wrs'\n[[axes]]\npath = 'recipe'\nvalues = {values}")
+    assert fault in str(caught.value)

@@ -31,7 +31,7 @@ class GroupAxis:
 
 def axes_of(spec: StudySpec) -> list[GroupAxis]:
     """The axes that make groups; all settings of the optimizer are one, and so are those of the model."""
-    paths = [axis.path for axis in spec.axes]
+    paths = [path for axis in spec.axes for path in axis.paths]
     named: dict[str, list[str]] = {}
     # Data sets differ in how many images they have: that goes with the name.
     whole = ("optimizer", "model", *(["data"] if "data.name" in spec.varying() else []))

@@ -19,6 +19,8 @@ from decayfree.study.spec.told import Fault
 from decayfree.study.spec.toml import Table, to_toml
 
 _METHOD = "method."
+WHOLE = "recipe"
+"""The path of an axis whose values are tables of dotted names."""
 UNREAD: Any = object()
 """In place of what a table of a file lacks."""
 
@@ -28,9 +30,21 @@ class Axis:
     """A setting of the recipe and the values it takes, each with every method, seed and other axis value."""
 
     path: str
-    """Dotted name in the recipe: ``learning_rate``, ``model.name``, ``optimizer``."""
+    """Dotted name in the recipe: ``learning_rate``, ``model.name``, ``optimizer``; or ``recipe``, for settings
+    that change together.
+    """
     values: tuple[Any, ...]
-    """Values of the setting; for a table such as ``optimizer``, (name, value) pairs set upon the recipe's."""
+    """Values of the setting; for a table such as ``optimizer``, (name, value) pairs set upon the recipe's; for
+    ``recipe``, (dotted name, value) pairs.
+    """
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The dotted names that it sets."""
+        if self.path != WHOLE:
+            return (self.path,)
+        tables = [value for value in self.values if is_table(value)] if isinstance(self.values, tuple) else []
+        return tuple(dict.fromkeys(path for value in tables for path, _ in value))
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,8 @@ def recipes(recipe: Recipe, axes: Sequence[Axis]) -> Iterator[Recipe]:
     for values in itertools.product(*(axis.values for axis in axes)):
         one = recipe
         for axis, value in zip(axes, values, strict=True):
-            one = toml.replaced(one, axis.path, _as_field(Recipe, axis.path, value))
+            for path, entry in value if axis.path == WHOLE else ((axis.path, value),):
+                one = toml.replaced(one, path, _as_field(Recipe, path, entry))
         yield one
 
 
@@ -76,7 +91,7 @@ def overridden(run: RunSettings, overrides: Sequence[Override]) -> RunSettings |
 def axis_faults(axis: Axis, where: str) -> Iterator[Fault | str]:
     """What is wrong with one axis, whatever the runs are; nothing of what is `UNREAD`."""
     if UNREAD in (axis.path, axis.values):
-        if axis.path is not UNREAD and not is_setting(axis.path):
+        if axis.path not in (UNREAD, WHOLE) and not is_setting(axis.path):
             yield _no_such_setting(f"{where}.path", axis.path, "the recipe", toml.field_paths(Recipe))
         return
     if not isinstance(axis.values, tuple) or not axis.values:
@@ -85,7 +100,17 @@ def axis_faults(axis: Axis, where: str) -> Iterator[Fault | str]:
     if len(set(axis.values)) < len(axis.values):
         yield f"{where}.values: expected each value once, got {shown(list(map(_thawed, axis.values)))}"
     for value in axis.values:
-        yield from _recipe_faults(axis.path, value, f"{where}.path", f"{where}.values")
+        yield from _axis_value_faults(axis.path, value, f"{where}.path", f"{where}.values")
+
+
+def _axis_value_faults(path: Any, value: Any, where_path: str, where_value: str) -> Iterator[Fault | str]:
+    if path != WHOLE:
+        yield from _recipe_faults(path, value, where_path, where_value)
+    elif not is_table(value):
+        yield Fault(where_value, "tables of settings by dotted names", _thawed(value))
+    else:
+        for name, entry in value:
+            yield from _recipe_faults(name, entry, where_value, f"{where_value}.{name}")
 
 
 def is_setting(path: Any) -> bool:
@@ -96,7 +121,7 @@ def is_setting(path: Any) -> bool:
 def usable(axis: Axis) -> Axis:
     """The axis with those of its values that are without faults, each once."""
     values = axis.values if isinstance(axis.values, tuple) else ()
-    sound = (one for one in values if not any(_recipe_faults(axis.path, one, "", "")))
+    sound = (one for one in values if not any(_axis_value_faults(axis.path, one, "", "")))
     return Axis(axis.path, tuple(dict.fromkeys(sound)))
 
 

@@ -16,6 +16,7 @@ from decayfree.study.optimizers import optimizer_faults
 from decayfree.study.run_settings import Recipe, RunSettings, is_unread, unread_in
 from decayfree.study.spec.axes import (
     UNREAD,
+    WHOLE,
     Axis,
     Override,
     axis_faults,
@@ -85,11 +86,11 @@ def parts_of(
         sound = usable(axis)
         if sound.values:
             sound_axes.append(sound)
-        elif is_setting(axis.path):
-            unread.add(axis.path)
+        elif is_setting(axis.path) or axis.path == WHOLE:
+            unread |= set(field_paths(Recipe)) if axis.path == WHOLE else {axis.path}
         else:
             paths_are_read = False
-    paths = Counter(axis.path for axis in axes.values() if axis.path is not UNREAD)
+    paths = Counter(path for axis in axes.values() if axis.path is not UNREAD for path in axis.paths)
     told.faults += [f"axes: {path} has {n} axes, expected one" for path, n in paths.items() if n > 1]
     for index, override in overrides.items():
         faults = list(override_faults(override, f"overrides[{index}]"))
@@ -176,7 +177,7 @@ def _run_faults(parts: Parts) -> list[str]:
         at_most = _MAX_LOOKS // n_runs
         too_many = f"overrides: {len(parts.overrides):,} over {n_runs:,} runs, expected at most {at_most:,}"
     if too_many:
-        varied = {axis.path for axis in parts.axes} | parts.unread
+        varied = {path for axis in parts.axes for path in axis.paths} | parts.unread
         return [too_many, *(f"recipe.{fault}" for fault in parts.recipe.faults(varied))]
     all_runs = tuple(combinations(seeds, parts.recipe, parts.axes, methods))
     left = [run for one in all_runs if (run := overridden(one, parts.overrides)) is not None]
@@ -184,7 +185,7 @@ def _run_faults(parts: Parts) -> list[str]:
     unused = list(unused_faults(all_runs, parts.overrides, parts.unread)) if parts.is_whole else []
     if not runs and parts.is_whole and not parts.unread:
         return [*unused, "overrides: they leave no run"]
-    varied = {axis.path for axis in parts.axes}
+    varied = {path for axis in parts.axes for path in axis.paths}
     unread = {path for path in parts.unread if not is_unread(path, varied)}
     counted = Counter(fault for run in runs for fault in _faults_of(run, parts, unread))
     # How many runs have it is known only where it is known which runs there are.
