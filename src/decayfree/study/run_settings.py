@@ -147,9 +147,13 @@ class DataSpec(_Checked):
     """Leave out so many images at the beginning of the training part: others may have been chosen by them."""
     n_pool: int = field(default=0, metadata=ADDED)
     """So many images come after ``first`` for training and validation; 0 for all that there are."""
+    n_tasks: int = field(default=1, metadata=ADDED)
+    """So many tasks follow each other evenly over the run: in each but the first the classes change their
+    names, by a permutation that is drawn by the run's seed.
+    """
 
     def _check(self, told: _Told) -> None:
-        told.each("n_train n_test", "at least 1", lambda n: n >= 1)
+        told.each("n_train n_test n_tasks", "at least 1", lambda n: n >= 1)
         told.each("image_size", "at most 4,096 pixels", lambda n: n <= 4096)
         sizes = "n_validation image_size crop_padding cutout first n_pool"
         told.each(sizes, "at least 0", lambda n: n >= 0)
@@ -246,6 +250,8 @@ class Recipe(_Checked):
     learning_rate: float = 0.1
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     """``step`` is a tenth after half of the steps and a hundredth after three quarters."""
+    n_cycles: int = field(default=1, metadata=ADDED)
+    """The schedule runs so many times, one after the other: warm restarts."""
     n_warmup_epochs: float = 0.0
     """The learning rate rises linearly over so many epochs, and then follows the schedule as if it had from
     the beginning.
@@ -286,7 +292,13 @@ class Recipe(_Checked):
         """The learning rate of step ``step``, counted from 0; the cosine would reach 0 after the last."""
         n_warmup_steps = self.n_warmup_epochs * self.n_steps_per_epoch
         warmup = min(1.0, (step + 1) / n_warmup_steps) if n_warmup_steps else 1.0
-        return self.learning_rate * warmup * self._scheduled(step / max(self.n_steps, 1))
+        n_steps = max(self.n_steps, 1)
+        share_done = step * self.n_cycles % n_steps / n_steps if step < n_steps else 1.0
+        return self.learning_rate * warmup * self._scheduled(share_done)
+
+    def task_at(self, step: int) -> int:
+        """The task that step ``step`` belongs to; both counted from 0."""
+        return step * self.data.n_tasks // max(self.n_steps, 1)
 
     def _scheduled(self, share_done: float) -> float:
         if self.schedule == "constant":
@@ -296,7 +308,7 @@ class Recipe(_Checked):
         return 1.0 if share_done < 0.5 else 0.1 if share_done < 0.75 else 0.01
 
     def _check(self, told: _Told) -> None:
-        told.each("n_epochs batch_size", "at least 1", lambda n: n >= 1)
+        told.each("n_epochs batch_size n_cycles", "at least 1", lambda n: n >= 1)
         told.each("n_epochs n_samples", "at most 1,000,000", lambda n: n <= 1_000_000)
         told.each("n_samples", "at least 1 (the end)", lambda n: n >= 1)
         told.unless(

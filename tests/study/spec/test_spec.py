@@ -66,7 +66,8 @@ def test_all_faults_of_a_file_are_reported_at_once_with_the_known_keys():
         "10 faults in the study's spec:",
         f"color: no such key; known keys: {names(StudySpec)}",
         "seeds: expected a list of whole numbers, got [0, 'one']",
-        f"recipe.learning_rte: no such key; known keys: {names(Recipe)}; did you mean learning_rate or rest_learning_rate?",
+        f"recipe.learning_rte: no such key; known keys: {names(Recipe)}; did you mean learning_rate or "
+        "rest_learning_rate?",
         "recipe.schedule: expected one of cosine, constant, step; got 'linear'",
         "recipe.n_epochs: expected a whole number, got 1.5",
         "recipe.data: expected a table, got 3",
@@ -188,6 +189,7 @@ OTHER_VALUES = {
     "task": "other",
     "learning_rate": 0.2,
     "schedule": "constant",
+    "n_cycles": 2,
     "n_warmup_epochs": 1.0,
     "n_epochs": 5,
     "batch_size": 8,

@@ -10,6 +10,7 @@ from decayfree.errors import InvalidInputError
 from decayfree.methods import WRS, NoTreatment
 from decayfree.study import DataSpec, ModelSpec, OptimizerSpec
 from decayfree.study.data import load
+from decayfree.study.data.draws import generator_for, names_in_task
 from decayfree.study.files.checkpoint import load_checkpoint
 from decayfree.study.files.results import read_rows, run_directory
 from decayfree.study.training.building import build, device_of
@@ -32,6 +33,8 @@ def weights_of(out, run):
         {"precision": "bfloat16"},
         {"schedule": "step"},
         {"n_warmup_epochs": 1.0},
+        {"n_cycles": 2},
+        {"data": DataSpec(n_train=64, n_validation=50, n_test=40, n_tasks=3)},
         {"rest_learning_rate": 0.01},
         {"off_span": False},
         {"off_span": False, "n_samples": 1},
@@ -85,6 +88,44 @@ def test_what_has_a_scale_may_have_a_learning_rate_of_its_own(tmp_path):
     held = {name for one in parts.found for name in one.names}
     for name, start in parts.model.named_parameters():
         assert torch.allclose(trained["still"][name], start, rtol=0, atol=1e-20) == (name not in held)
+
+
+def test_the_classes_change_their_names_with_the_task(tmp_path):
+    data = DataSpec(n_train=64, n_validation=50, n_test=40)
+    plain = settings(WRS(), seed=3, schedule="constant", data=data)
+    sequence = settings(WRS(), seed=3, schedule="constant", data=dataclasses.replace(data, n_tasks=2))
+    for run in (plain, sequence):
+        assert train(run, tmp_path) == "done"
+    ours, theirs = rows_of(tmp_path, sequence), rows_of(tmp_path, plain)
+    half = plain.recipe.n_steps // 2
+    assert [row.test_loss for row in ours if row.step <= half] == [
+        row.test_loss for row in theirs if row.step <= half
+    ]
+    assert ours[-1].test_loss != theirs[-1].test_loss
+    # What the second task calls right is what the network says after it, under the new names.
+    parts = build(sequence, tmp_path, data_dir=None)
+    parts.model.load_state_dict(weights_of(tmp_path, sequence))
+    parts.model.eval()
+    names = torch.randperm(10, generator=generator_for("task", 3, 1))
+    with torch.no_grad():
+        said = parts.model(parts.dataset.to_input(parts.dataset.test.pixels)).argmax(dim=1)
+    right = (said == names[parts.dataset.test.labels]).double().mean()
+    assert ours[-1].test_accuracy == pytest.approx(float(right))
+
+
+def test_a_sequence_of_tasks_begins_with_the_names_that_classes_have():
+    assert torch.equal(names_in_task(0, n_classes=10, seed=5), torch.arange(10))
+    drawn = [names_in_task(task, n_classes=10, seed=seed) for task in (1, 2) for seed in (5, 6)]
+    assert len({tuple(one.tolist()) for one in drawn}) == 4
+    assert all(torch.equal(one.sort().values, torch.arange(10)) for one in drawn)
+    tasks = recipe(n_epochs=3, data=DataSpec(n_train=32, n_tasks=3), batch_size=16)
+    assert [tasks.task_at(step) for step in range(6)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_schedule_in_cycles_begins_anew():
+    once, thrice = recipe(n_epochs=2), recipe(n_epochs=6, n_cycles=3)
+    rates = [thrice.learning_rate_at(step) for step in range(thrice.n_steps)]
+    assert rates == pytest.approx([once.learning_rate_at(step) for step in range(once.n_steps)] * 3)
 
 
 def test_label_smoothing_is_that_of_cross_entropy(tmp_path):

@@ -36,6 +36,11 @@ def with_label_noise(labels: Tensor, *, share: float, n_classes: int, seed: int)
     return noisy
 
 
+def names_in_task(task: int, *, n_classes: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """(n_classes,), int64: what each class is called in a task of a sequence; its own name in the first."""
+    return _names(task, n_classes, seed, str(device))
+
+
 def batch_indices(
     *, n_images: int, batch_size: int, seed: int, step: int, device: torch.device | str = "cpu"
 ) -> Tensor:
@@ -65,3 +70,10 @@ def generator_for(purpose: str, *numbers: int) -> torch.Generator:
 @lru_cache(maxsize=2)
 def _permutation(n_images: int, seed: int, epoch: int, device: str) -> Tensor:
     return torch.randperm(n_images, generator=generator_for("order", seed, epoch)).to(device)
+
+
+@lru_cache(maxsize=2)
+def _names(task: int, n_classes: int, seed: int, device: str) -> Tensor:
+    own = torch.arange(n_classes)
+    drawn = torch.randperm(n_classes, generator=generator_for("task", seed, task)) if task else own
+    return drawn.to(device)

@@ -30,12 +30,12 @@ class Axis:
     """A setting of the recipe and the values it takes, each with every method, seed and other axis value."""
 
     path: str
-    """Dotted name in the recipe: ``learning_rate``, ``model.name``, ``optimizer``; or ``recipe``, for settings
-    that change together.
+    """Dotted name in the recipe: ``learning_rate``, ``model.name``, ``optimizer``; or ``recipe``, for several
+    settings that change together.
     """
     values: tuple[Any, ...]
-    """Values of the setting; for a table such as ``optimizer``, (name, value) pairs set upon the recipe's; for
-    ``recipe``, (dotted name, value) pairs.
+    """Values of the setting; for a table such as ``optimizer``, (name, value) pairs set upon the recipe's;
+    for ``recipe``, (dotted name, value) pairs.
     """
 
     @property

@@ -81,7 +81,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             replayed=replayed,
         )
     family = family_or_none(optimizer)
-    sampler = Sampler(model, found, attached, recipe, dataset, labels, family, first)
+    sampler = Sampler(model, found, attached, recipe, settings.seed, dataset, labels, family, first)
     return Parts(dataset, labels, model, found, optimizer, attached, sampler)
 
 

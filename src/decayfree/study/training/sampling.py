@@ -19,6 +19,7 @@ from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod
 from decayfree.methods.parametrizing import plain_name
 from decayfree.optimizers import UpdateFamily
+from decayfree.study.data.draws import names_in_task
 from decayfree.study.data.images import Dataset, Images
 from decayfree.study.files.bits import text_of_bits
 from decayfree.study.files.results import Row, Spectrum
@@ -42,6 +43,7 @@ class Sampler:
     found: Invariance
     method: AttachedMethod
     recipe: Recipe
+    seed: int
     dataset: Dataset
     train_labels: Tensor
     """(n_train,), int64: the labels that are trained on, noise included."""
@@ -54,10 +56,10 @@ class Sampler:
 
         The weights ``before`` the last step are as `weights` gave them; None where they are not known.
         """
-        dataset = self.dataset
+        dataset, names = self.dataset, self._names(step)
         n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
-        train = self._score(Images(dataset.train.pixels[:n_scored], self.train_labels[:n_scored]))
-        validation, test = self._score(dataset.validation), self._score(dataset.test)
+        train = self._score(Images(dataset.train.pixels[:n_scored], self.train_labels[:n_scored]), names)
+        validation, test = self._score(dataset.validation, names), self._score(dataset.test, names)
         norms, rates = self._norms_and_rates(learning_rate)
         first = self.first_layer
         return Row(
@@ -89,9 +91,16 @@ class Sampler:
         spectra = spectra_of(self.model, self.found, inputs)
         return {plain_name(name): spectrum for name, spectrum in spectra.items()}
 
-    def _score(self, images: Images) -> Score:
+    def _names(self, step: int) -> Tensor:
+        """What classes were called in the step before, or will be in the first one."""
+        task, n_classes = self.recipe.task_at(max(step - 1, 0)), self.dataset.n_classes
+        device = self.dataset.test.labels.device
+        return names_in_task(task, n_classes=n_classes, seed=self.seed, device=device)
+
+    def _score(self, images: Images, names: Tensor) -> Score:
         if not len(images):
             return Score(math.nan, math.nan)
+        images = Images(images.pixels, names[images.labels])
         return TASKS[self.recipe.task].evaluate(self.model, self._batches(images))
 
     def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
