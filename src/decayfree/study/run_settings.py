@@ -356,19 +356,22 @@ class RunSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON: ``method`` with its name and settings, ``seed``, and all of the recipe."""
-        return {
-            "method": {"name": self.method.name, **plain(self.method, is_key=True)},
-            "seed": self.seed,
-            **plain(self.recipe, is_key=True),
-        }
+        return self._tables(is_key=True)
 
     def flat(self) -> dict[str, Any]:
-        """The settings by dotted name: ``method.name``, ``method.radius``, ``seed``, ``optimizer.name``."""
+        """All settings by dotted name: ``method.name``, ``method.radius``, ``seed``, ``optimizer.name``."""
         return dict(self._flat)
 
     @cached_property
     def _flat(self) -> dict[str, Any]:
-        return flattened(self.to_dict())
+        return flattened(self._tables(is_key=False))
+
+    def _tables(self, *, is_key: bool) -> dict[str, Any]:
+        return {
+            "method": {"name": self.method.name, **plain(self.method, is_key=is_key)},
+            "seed": self.seed,
+            **plain(self.recipe, is_key=is_key),
+        }
 
 
 def plain(settings: Any, *, is_key: bool = False) -> dict[str, Any]:
