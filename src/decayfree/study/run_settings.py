@@ -147,6 +147,10 @@ class DataSpec(_Checked):
     """Leave out so many images at the beginning of the training part: others may have been chosen by them."""
     n_pool: int = field(default=0, metadata=ADDED)
     """So many images come after ``first`` for training and validation; 0 for all that there are."""
+    blank_border: int = field(default=0, metadata=ADDED)
+    """So many outermost pixels are black in all images but those to test with, which have content there."""
+    blank_channels: int = field(default=0, metadata=ADDED)
+    """The last so many of three channels are black in all images but those to test with."""
     n_tasks: int = field(default=1, metadata=ADDED)
     """So many tasks follow each other evenly over the run: in each but the first the classes change their
     names, by a permutation that is drawn by the run's seed.
@@ -155,7 +159,8 @@ class DataSpec(_Checked):
     def _check(self, told: _Told) -> None:
         told.each("n_train n_test n_tasks", "at least 1", lambda n: n >= 1)
         told.each("image_size", "at most 4,096 pixels", lambda n: n <= 4096)
-        sizes = "n_validation image_size crop_padding cutout first n_pool"
+        told.each("blank_channels", "at most 2 of the 3", lambda n: n <= 2)
+        sizes = "n_validation image_size crop_padding cutout first n_pool blank_border blank_channels"
         told.each(sizes, "at least 0", lambda n: n >= 0)
         told.unless(
             not self.n_pool or self.n_pool >= self.n_train + self.n_validation,
@@ -274,6 +279,8 @@ class Recipe(_Checked):
     """Rows of metrics, evenly spaced from before the first step to after the last; 1 for the last alone."""
     off_span: bool = True
     """Follow the first layer's off-span part, and take spectra of all weights before and after training."""
+    clean_off_span: bool = field(default=False, metadata=ADDED)
+    """After the last step, take out of every weight what no training image reaches, before it is scored."""
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)

@@ -300,3 +300,24 @@ def test_a_pool_that_is_not_there_is_refused(settings, said):
 
 def vars_of(images):
     return images.pixels, images.labels
+
+
+def test_what_is_blank_is_black_where_it_is_not_tested_with():
+    plain = load(DataSpec(n_train=50, n_validation=20, n_test=30))
+    bordered = load(DataSpec(n_train=50, n_validation=20, n_test=30, blank_border=2))
+    in_color = load(DataSpec(n_train=50, n_validation=20, n_test=30, blank_channels=1))
+    for name in ("train", "validation"):
+        whole, edged, colored = (getattr(one, name).pixels for one in (plain, bordered, in_color))
+        assert torch.equal(edged[:, 2:-2, 2:-2], whole[:, 2:-2, 2:-2])
+        assert int(edged.sum()) == int(edged[:, 2:-2, 2:-2].sum())
+        assert torch.equal(colored[:, :2], whole[:, None].expand(-1, 2, -1, -1))
+        assert not colored[:, 2].any()
+    assert torch.equal(bordered.test.pixels, plain.test.pixels)
+    assert torch.equal(in_color.test.pixels, plain.test.pixels[:, None].expand(-1, 3, -1, -1))
+    assert torch.equal(in_color.to_input(in_color.test.pixels), plain.to_input(plain.test.pixels))
+    assert (bordered.mean, bordered.std) == (plain.mean, plain.std)
+
+
+def test_a_border_that_leaves_nothing_is_told():
+    with pytest.raises(InvalidInputError, match=r"digits: blank_border: expected less than half"):
+        load(DataSpec(n_train=50, n_test=30, blank_border=4))

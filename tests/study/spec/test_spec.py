@@ -202,6 +202,7 @@ OTHER_VALUES = {
     "device": "cuda",
     "n_samples": 6,
     "off_span": False,
+    "clean_off_span": True,
 }
 
 

@@ -36,6 +36,7 @@ def weights_of(out, run):
         {"n_cycles": 2},
         {"data": DataSpec(n_train=64, n_validation=50, n_test=40, n_tasks=3)},
         {"rest_learning_rate": 0.01},
+        {"clean_off_span": True, "data": DataSpec(n_train=64, n_test=40, blank_channels=1)},
         {"off_span": False},
         {"off_span": False, "n_samples": 1},
         {"channels_last": False},
@@ -88,6 +89,34 @@ def test_what_has_a_scale_may_have_a_learning_rate_of_its_own(tmp_path):
     held = {name for one in parts.found for name in one.names}
     for name, start in parts.model.named_parameters():
         assert torch.allclose(trained["still"][name], start, rtol=0, atol=1e-20) == (name not in held)
+
+
+def test_a_cleaned_network_does_not_see_what_no_training_image_has(tmp_path):
+    data = DataSpec(n_train=200, n_validation=50, n_test=40, blank_border=2)
+    runs = [
+        settings(WRS(), data=data, model=ModelSpec("mlp-bn", width_factor=1 / 16), clean_off_span=cleaned)
+        for cleaned in (False, True)
+    ]
+    differences = []
+    for run in runs:
+        assert train(run, tmp_path) == "done"
+        parts = build(run, tmp_path, data_dir=None)
+        parts.model.load_state_dict(weights_of(tmp_path, run))
+        parts.model.eval()
+        inputs = parts.dataset.to_input(parts.dataset.train.pixels)
+        bordered = inputs.clone()
+        # Its pixels are equal in all training images: what differs among them is not there.
+        bordered[:, :, 0, 0] += 1
+        bordered[:, :, 0, 1] -= 1
+        with torch.no_grad():
+            ours, theirs = parts.model(inputs), parts.model(bordered)
+        differences.append(float((ours - theirs).abs().max() / ours.abs().max()))
+    assert differences[0] > 1e-2
+    assert differences[1] < 1e-5
+    plain, cleaned = (rows_of(tmp_path, run) for run in runs)
+    assert [row.test_loss for row in plain[:-1]] == [row.test_loss for row in cleaned[:-1]]
+    assert cleaned[-1].validation_loss == pytest.approx(plain[-1].validation_loss, rel=1e-3)
+    assert cleaned[-1].test_loss != plain[-1].test_loss
 
 
 def test_the_classes_change_their_names_with_the_task(tmp_path):

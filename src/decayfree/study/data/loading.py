@@ -24,7 +24,7 @@ from decayfree.study.data import (
     svhn,
 )
 from decayfree.study.data.draws import generator_for
-from decayfree.study.data.images import Dataset, Images
+from decayfree.study.data.images import N_CHANNELS, Dataset, Images
 from decayfree.study.run_settings import DataSpec
 
 SHARE_OF_GPU = 0.5
@@ -65,7 +65,7 @@ def load(
             augmentation exceeds the images.
         MissingExtraError: If a package that reads the files is not installed.
     """
-    same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0)
+    same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0, n_tasks=1)
     folder = None if data_dir is None else str(data_dir)
     dataset = _load(same, folder, str(device), seed if spec.by_seed else None)
     side = min(dataset.train.pixels.shape[-2:])
@@ -86,6 +86,7 @@ def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None) -
         parts, n_classes = _from_arrays(spec, data_dir, seed)
         counts = _counts(parts[0].pixels)
     mean, std = _moments(counts)
+    parts = _blanked(parts, spec)
     train, validation, test = _placed(parts, torch.device(device))
     return Dataset(train, validation, test, n_classes=n_classes, mean=mean, std=std)
 
@@ -172,6 +173,37 @@ def _taken(part: Images, positions: Tensor) -> Images:
         return Images(part.pixels[positions], part.labels[positions])
     pixels = part.pixels.permute(0, 2, 3, 1).index_select(0, positions).permute(0, 3, 1, 2)
     return Images(pixels, part.labels[positions])
+
+
+def _blanked(parts: list[Images], spec: DataSpec) -> list[Images]:
+    """All parts but the last without what the spec blanks; grey images have three channels if it is one."""
+    border, n_blank = spec.blank_border, spec.blank_channels
+    side = min(parts[0].pixels.shape[-2:])
+    if 2 * border >= side:
+        raise InvalidInputError(
+            f"{spec.name}: blank_border: expected less than half of the {side} pixels of an image, got "
+            f"{border}"
+        )
+    if not (border or n_blank):
+        return parts
+    *seen, test = (_in_color(part) if n_blank else part for part in parts)
+    blanked = []
+    for part in seen:
+        pixels = part.pixels.clone()
+        if border:
+            pixels[..., :border] = pixels[..., -border:] = 0
+            pixels[..., :border, :] = pixels[..., -border:, :] = 0
+        if n_blank:
+            pixels[:, N_CHANNELS - n_blank :] = 0
+        blanked.append(Images(pixels, part.labels))
+    return [*blanked, test]
+
+
+def _in_color(part: Images) -> Images:
+    if part.pixels.ndim == 4:
+        return part
+    color = part.pixels.unsqueeze(1).expand(-1, N_CHANNELS, -1, -1)
+    return Images(color.contiguous(memory_format=torch.channels_last), part.labels)
 
 
 def _counts(pixels: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from decayfree.study.files import checkpoint, norm_log
 from decayfree.study.files.results import ENDED, RunState, read_spectra, run_directory
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.training.building import Parts, build, device_of, set_rates
+from decayfree.study.training.cleaned import clean_
 from decayfree.study.training.cost import cost_of
 from decayfree.study.training.sampling import sample_steps
 from decayfree.study.training.tasks import TASKS
@@ -103,6 +104,8 @@ class _Run:
                 self._append_row()
                 self._record("diverged", f"the loss or the weights of step {self.n_done} were not finite")
                 return "diverged"
+            if self.n_done == self.recipe.n_steps and self.recipe.clean_off_span:
+                clean_(self.parts.model, self.parts.dataset)
             if is_sampled:
                 self._sample()
             if not on_step(self.n_done):
