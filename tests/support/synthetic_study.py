@@ -267,7 +267,7 @@ def _dip(method: Method, share: float) -> float:
 def _norm(method: Method, share: float, depth: int, seed: int) -> float:
     start = 0.577 * (1 + 0.01 * seed)
     if isinstance(method, WRS):
-        return method.radius
+        return start if method.radius == "init" else method.radius
     if isinstance(method, WeightDecay):
         floor = 0.9 if method.weight_decay < 1e-3 else 0.35
         return start + (floor - start) * (1 - math.exp(-share * (3 + depth)))

@@ -12,7 +12,10 @@ from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, closest
 from decayfree.study.spec.study_spec import StudySpec, first_seeds
 
-BUILTIN = ("figure1", "optimizers", "architectures", "sensitivity", "baselines", "memory")
+BUILTIN = (
+    *("figure1", "optimizers", "architectures", "sensitivity", "baselines"),
+    *("memory", "preset", "transfer", "endless", "off-span"),
+)
 """Names of the built-in studies, the headline comparison first."""
 SIZES = ("small", "paper")
 """``small``: Fashion-MNIST on two cores; ``paper``: CIFAR-10 on a GPU."""

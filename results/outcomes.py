@@ -1,0 +1,197 @@
+"""The outcomes that studies' files decide beforehand, computed from the rows: tables of their READMEs.
+
+keep.py writes them. It states no figure of its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import fmean
+
+from decayfree.methods import TurningMethod
+from decayfree.report.words.wording import signed_points
+from decayfree.study import Run, RunSettings, Study
+from decayfree.study.statistics.estimates import mean_interval
+from decayfree.study.statistics.sweeps import best_of_sweep
+
+Settings = RunSettings
+
+
+def memory(study: Study) -> Iterator[str]:
+    """Mean validation accuracy by memory and combination, and what the rule chooses."""
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for settings, run in planned(study):
+        assert isinstance(settings.method, TurningMethod)
+        place = f"{settings.recipe.model.name}, {settings.recipe.optimizer.label}"
+        found[place][settings.method.memory_epochs].append(run.rows[-1].validation_accuracy)
+    memories = sorted({memory for by_memory in found.values() for memory in by_memory})
+    yield "Validation accuracy in %, mean over two seeds:\n"
+    yield f"| network, optimizer | {' | '.join(f'{memory:g} epochs' for memory in memories)} |"
+    yield "|---|" + "--:|" * len(memories)
+    for place, by_memory in found.items():
+        yield f"| {place} | {' | '.join(_percent(fmean(by_memory[memory])) for memory in memories)} |"
+    means = {memory: fmean(fmean(found[place][memory]) for place in found) for memory in memories}
+    yield f"| **mean** | {' | '.join(f'**{_percent(means[memory])}**' for memory in memories)} |"
+    yield f"\nThe rule of the study's file chooses {chosen_memory(means):g} epochs."
+
+
+def chosen_memory(means: Mapping[float, float]) -> float:
+    """The memory with the best mean; the longest of those that are less than 0.1 points below it."""
+    return max(memory for memory, mean in means.items() if max(means.values()) - mean < 0.001)
+
+
+def transfer(study: Study) -> Iterator[str]:
+    """Regret in points at every place of what validation images choose at the smallest, by arm."""
+    runs = dict(planned(study))
+    optimizers = dict.fromkeys(settings.recipe.optimizer.label for settings in runs)
+    arms = {"(rate, decay)": "weight_decay", "(rate) with WRS": "wrs", "(D)": "D", "(memory)": "memory"}
+    places = list(dict.fromkeys(map(_place, runs)))
+    yield f"| regret, points | {' | '.join(_place_words(place, places[0]) for place in places[1:])} | mean |"
+    yield "|---|" + "--:|" * len(places)
+    for label, arm in arms.items():
+        rows = []
+        for optimizer in optimizers:
+            own = {s: r for s, r in runs.items() if _arm(s) == arm and s.recipe.optimizer.label == optimizer}
+            rows.append([_regret(own, places[0], place) for place in places[1:]])
+            cells = [f"{100 * regret:.2f}" for regret in (*rows[-1], fmean(rows[-1]))]
+            yield f"| {label}, {optimizer} | {' | '.join(cells)} |"
+        means = [fmean(column) for column in zip(*rows, strict=True)]
+        yield f"| **{label}** | {' | '.join(f'**{100 * one:.2f}**' for one in (*means, fmean(means)))} |"
+
+
+def endless(study: Study) -> Iterator[str]:
+    """Plasticity over a sequence of tasks, final accuracies, and falls of the training accuracy."""
+    cells: dict[str, dict[tuple[str, str], list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for settings, run in planned(study):
+        cells[_kind(settings)][settings.recipe.optimizer.label, settings.label].append(run)
+    yield "A sequence of tasks, test accuracy at their ends in %; change in points, t interval over seeds:\n"
+    yield "| optimizer | method | first five | last five | change | mean of all |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for (optimizer, label), runs in cells["tasks"].items():
+        first, last = ([_mean_of_ends(run, part) for run in runs] for part in (slice(1, 6), slice(-5, None)))
+        change = mean_interval([after - before for before, after in zip(first, last, strict=True)])
+        whole = fmean(_mean_of_ends(run, slice(1, None)) for run in runs)
+        yield (
+            f"| {optimizer} | {label} | {_percent(fmean(first))} | {_percent(fmean(last))} | "
+            f"{signed_points(change.mean, 2)}{_interval(change.interval)} | {_percent(whole)} |"
+        )
+    others = [kind for kind in cells if kind != "tasks"]
+    yield "\nFinal test accuracy in %; largest fall of the training accuracy at a constant rate, points:\n"
+    yield f"| optimizer | method | {' | '.join(others)} | largest fall |"
+    yield "|---|---|" + "--:|" * (len(others) + 1)
+    for place in cells[others[0]]:
+        finals = [
+            _percent(fmean(run.rows[-1].test_accuracy for run in cells[kind][place])) for kind in others
+        ]
+        fall = fmean(_largest_fall(run) for run in cells["constant"][place])
+        yield f"| {place[0]} | {place[1]} | {' | '.join(finals)} | {100 * fall:.1f} |"
+
+
+def off_span(study: Study) -> Iterator[str]:
+    """Test accuracy on images with content in empty directions, cleaned and not, at the chosen setting."""
+    arms: dict[tuple[str, bool, str], dict[Settings, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    for settings, run in planned(study):
+        place = settings.recipe.model.name, settings.recipe.clean_off_span, settings.label
+        arms[place][replace(settings, seed=0)][settings.seed] = run
+    yield "Test accuracy in %, with t interval over seeds, and by how much it is below validation accuracy:\n"
+    yield "| network | method | as it is | below validation | cleaned | below validation |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for network, is_clean, label in arms:
+        if is_clean:
+            continue
+        cells = []
+        for cleaned in (False, True):
+            own = arms[network, cleaned, label]
+            runs = own[_best(own)].values()
+            test = mean_interval([run.rows[-1].test_accuracy for run in runs])
+            fall = fmean(run.rows[-1].validation_accuracy - run.rows[-1].test_accuracy for run in runs)
+            low, high = test.interval or (test.mean, test.mean)
+            cells += [f"{_percent(test.mean)} ({100 * low:.2f} to {100 * high:.2f})", f"{100 * fall:.2f}"]
+        yield f"| {network} | {label} | {' | '.join(cells)} |"
+
+
+OUTCOMES: Mapping[str, Callable[[Study], Iterator[str]]] = {
+    "memory": memory,
+    "transfer": transfer,
+    "endless": endless,
+    "off-span": off_span,
+}
+
+
+def planned(study: Study) -> Iterator[tuple[Settings, Run]]:
+    """The runs that are done with their settings."""
+    done = {run.key: run for run in study.runs if run.state == "done"}
+    return ((settings, done[settings.key]) for settings in study.spec.runs() if settings.key in done)
+
+
+def _best(arm: Mapping[Settings, Mapping[int, Run]]) -> Settings:
+    """The setting with the best mean validation accuracy."""
+    results = {
+        settings: {seed: run.rows[-1].validation_accuracy for seed, run in runs.items()}
+        for settings, runs in arm.items()
+    }
+    chosen = best_of_sweep(results).chosen
+    assert chosen is not None
+    return chosen
+
+
+def _regret(runs: Mapping[Settings, Run], smallest: Sequence[float], place: Sequence[float]) -> float:
+    """What the recipe that is best at the smallest place loses at another one, a share."""
+    by_place: dict[Sequence[float], dict[Settings, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    for settings, run in runs.items():
+        if _place(settings) in (smallest, place):
+            by_place[_place(settings)][replace(settings, seed=0)][settings.seed] = run
+    carried, best = _best(by_place[smallest]), _best(by_place[place])
+    there = next(one for one in by_place[place] if _recipe(one) == _recipe(carried))
+    tests = [
+        fmean(run.rows[-1].test_accuracy for run in by_place[place][one].values()) for one in (best, there)
+    ]
+    return tests[0] - tests[1]
+
+
+def _recipe(settings: Settings) -> tuple[object, ...]:
+    return settings.method, settings.recipe.learning_rate
+
+
+def _place(settings: Settings) -> tuple[float, ...]:
+    recipe = settings.recipe
+    return recipe.model.width_factor, recipe.batch_size, recipe.n_epochs, recipe.data.n_train
+
+
+def _place_words(place: Sequence[float], smallest: Sequence[float]) -> str:
+    names = ("width", "batch", "epochs", "images")
+    return next(
+        f"{name} × {own / least:g}"
+        for name, own, least in zip(names, place, smallest, strict=True)
+        if own != least
+    )
+
+
+def _arm(settings: Settings) -> str:
+    method = settings.method
+    return ("D" if method.forgetting else "memory") if isinstance(method, TurningMethod) else method.name
+
+
+def _kind(settings: Settings) -> str:
+    recipe = settings.recipe
+    if recipe.data.n_tasks > 1:
+        return "tasks"
+    return "restarts" if recipe.n_cycles > 1 else {"step": "drop"}.get(recipe.schedule, recipe.schedule)
+
+
+def _mean_of_ends(run: Run, part: slice) -> float:
+    return fmean(row.test_accuracy for row in run.rows[part])
+
+
+def _largest_fall(run: Run) -> float:
+    late = [row.train_accuracy for row in run.rows if 4 * row.step >= run.n_steps]
+    return max(before - after for before, after in pairwise(late))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return f" ({signed_points(interval[0], 2)} to {signed_points(interval[1], 2)})" if interval else ""

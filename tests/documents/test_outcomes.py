@@ -1,0 +1,114 @@
+"""The outcomes that studies decide beforehand, on rows whose outcome is known."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decayfree.methods import TurningMethod, WeightDecay
+from decayfree.study import RunSettings, Study, StudySpec, read_study
+from decayfree.study.builtin import builtin_spec
+from support.synthetic_study import Writer
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+@pytest.fixture
+def outcomes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(RESULTS))
+    monkeypatch.delitem(sys.modules, "outcomes", raising=False)
+    import outcomes
+
+    return outcomes
+
+
+def written(
+    name: str, out: Path, final_of: Callable[[RunSettings], float], *, n_intervals: int = 1, **changes: Any
+) -> Study:
+    spec = builtin_spec(name)
+    Writer(
+        out, spec=spec, final_of=final_of, n_intervals=n_intervals, weights=("0.weight",), **changes
+    ).write()
+    return read_study(out)
+
+
+def table(lines: list[str]) -> dict[str, list[str]]:
+    """Rows of a Markdown table by their first cells."""
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")
+    ]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_pilot_chooses_the_longest_of_those_that_are_as_good_as_the_best(
+    outcomes: Any, tmp_path: Path
+) -> None:
+    best = {2.0: 0.87, 5.0: 0.8705, 15.0: 0.8698, 50.0: 0.86}
+    study = written("memory", tmp_path, lambda run: best[run.method.memory_epochs])
+    lines = list(outcomes.memory(study))
+    assert table(lines)["mean"] == ["86.00", "86.05", "85.98", "85.00"]  # validation is 1 point lower
+    assert lines[-1].endswith("chooses 15 epochs.")
+    assert outcomes.chosen_memory({2.0: 0.87, 5.0: 0.872, 15.0: 0.8709, 50.0: 0.8}) == 5.0
+
+
+def test_regret_is_what_the_recipe_of_the_smallest_place_loses(outcomes: Any, tmp_path: Path) -> None:
+    def final(run: RunSettings) -> float:
+        method, epochs = run.method, run.recipe.n_epochs
+        if not isinstance(method, TurningMethod) or not method.forgetting:
+            return 0.8
+        best = 3.0 if epochs == 32 else 0.3  # more is to be forgotten in a longer training
+        return 0.9 - 0.02 * abs(math.log10(method.forgetting / best))
+
+    rows = table(list(outcomes.transfer(written("transfer", tmp_path, final))))
+    assert rows["regret, points"] == [
+        *("width × 2", "width × 4", "batch × 4", "batch × 16", "epochs × 4", "epochs × 16", "images × 4"),
+        *("images × 10", "mean"),
+    ]
+    assert rows["(D)"] == [*["0.00"] * 5, "2.00", "0.00", "0.00", "0.25"]
+    for arm in ("(memory)", "(rate, decay)", "(rate) with WRS"):
+        assert rows[arm] == ["0.00"] * 9
+
+
+def test_plasticity_is_what_the_last_tasks_lose_and_falls_are_found(outcomes: Any, tmp_path: Path) -> None:
+    def change(run: RunSettings, row: dict[str, Any]) -> None:
+        decays = isinstance(run.method, WeightDecay)
+        share = row["step"] / run.recipe.n_steps
+        row["test_accuracy"] = 0.8 if decays else 0.8 - 0.1 * share
+        row["train_accuracy"] = 0.6 if decays and 0.5 < share < 0.52 else 0.9
+
+    study = written("endless", tmp_path, lambda run: 0.8, n_intervals=100, change_row=change)
+    lines = list(outcomes.endless(study))
+    tasks = [line for line in lines if line.startswith("| AdamW | no decay")]
+    # 101 rows here: the first five after the start, and the last five.
+    assert [cell.strip() for cell in tasks[0].strip("|").split("|")][2:] == [
+        *("79.70", "70.20", "−9.50 (−9.50 to −9.50)", "74.95"),
+    ]
+    falls = {line.split("|")[2].strip(): line.split("|")[-2].strip() for line in lines[-12:]}
+    assert falls["no decay"] == "0.0"
+    assert falls["weight decay 0.05"] == falls["weight decay 0.5"] == "30.0"
+
+
+def test_the_fall_off_the_span_is_that_of_the_setting_that_validation_chose(
+    outcomes: Any, tmp_path: Path
+) -> None:
+    def change(run: RunSettings, row: dict[str, Any]) -> None:
+        row["validation_accuracy"] = 0.9 if run.recipe.learning_rate == 0.1 else 0.5
+        row["test_accuracy"] = 0.85 if run.recipe.clean_off_span else 0.7
+        if run.recipe.learning_rate != 0.1:
+            row["test_accuracy"] = 1.0
+
+    lines = list(outcomes.off_span(written("off-span", tmp_path, lambda run: 0.8, change_row=change)))
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| mlp")
+    ]
+    assert len(rows) == 6
+    for row in rows:
+        assert row[2:] == ["70.00 (70.00 to 70.00)", "20.00", "85.00 (85.00 to 85.00)", "5.00"]
+
+
+def test_every_outcome_is_that_of_a_built_in_study(outcomes: Any) -> None:
+    for name in outcomes.OUTCOMES:
+        assert isinstance(builtin_spec(name), StudySpec)
