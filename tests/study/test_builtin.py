@@ -14,6 +14,8 @@ from decayfree.study.builtin import BUILTIN, SIZES, adjusted, builtin_spec, buil
 from decayfree.study.run_settings import RunSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "studies.md"
+COMPARISONS = BUILTIN[:5]
+"""Studies of one kind, with the paper's question."""
 N_RUNS_AND_STEPS = {
     ("figure1", "small"): (30, 2_028),
     ("optimizers", "small"): (720, 624),
@@ -27,7 +29,16 @@ N_RUNS_AND_STEPS = {
     ("sensitivity", "paper"): (324, 70_200),
     ("baselines", "paper"): (200, 70_200),
     ("memory", "paper"): (96, 70_200),
+    ("preset", "small"): (2_376, 240),
+    ("preset", "paper"): (792, 31_200),
+    ("transfer", "small"): (1_134, (14, 4_000)),
+    ("transfer", "paper"): (1_134, (30, 9_920)),
+    ("endless", "small"): (144, (6_000, 20_000)),
+    ("endless", "paper"): (144, (62_400, 312_000)),
+    ("off-span", "small"): (320, 800),
+    ("off-span", "paper"): (320, 31_200),
 }
+COMPARED = [(name, size) for name in COMPARISONS for size in SIZES]
 ALL = [(name, size) for name in BUILTIN for size in SIZES]
 
 
@@ -49,14 +60,16 @@ def test_every_built_in_study_loads_and_reads_back_what_it_writes(name: str, siz
 def test_a_study_has_the_runs_and_steps_that_the_document_says(name: str, size: str) -> None:
     runs = builtin_spec(name, size).runs()
     n_runs, n_steps = N_RUNS_AND_STEPS[name, size]
-    assert (len(runs), {run.recipe.n_steps for run in runs}) == (n_runs, {n_steps})
+    least, most = n_steps if isinstance(n_steps, tuple) else (n_steps, n_steps)
+    steps = [run.recipe.n_steps for run in runs]
+    assert (len(runs), min(steps), max(steps)) == (n_runs, least, most)
     row = next(
         line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}`")
     )
-    assert f"{n_runs} × {n_steps:,}" in row
+    assert f"{n_runs:,} × {least:,}{f' to {most:,}' if most > least else ''}" in row
 
 
-@pytest.mark.parametrize(("name", "size"), [one for one in ALL if one[0] != "memory"])
+@pytest.mark.parametrize(("name", "size"), COMPARED)
 def test_the_headline_weight_decay_has_time_to_act(name: str, size: str) -> None:
     of_sgd = [
         run
@@ -91,10 +104,17 @@ def test_all_methods_treat_what_is_not_scale_invariant_alike_and_settings_are_ch
 ) -> None:
     runs = builtin_spec(name, size).runs()
     assert {run.recipe.rest_weight_decay for run in runs} == {5e-4}
-    assert min(run.recipe.data.n_validation for run in runs) >= 2_500
+    assert min(run.recipe.data.n_validation for run in runs) >= (2_500 if name in COMPARISONS else 1_000)
 
 
 @pytest.mark.parametrize("name", BUILTIN)
+def test_every_image_is_tested_with_in_new_studies(name: str) -> None:
+    if name in ("preset", "transfer", "off-span"):
+        sizes = {"fashion-mnist": 10_000, "opencv-digits": 2_000}
+        assert all(run.recipe.data.n_test == sizes[run.recipe.data.name] for run in builtin_spec(name).runs())
+
+
+@pytest.mark.parametrize("name", [*COMPARISONS, "memory"])
 def test_the_small_size_is_for_the_processor_and_the_paper_size_for_a_gpu(name: str) -> None:
     small, paper = builtin_spec(name, "small"), builtin_spec(name, "paper")
     assert (small.recipe.device, paper.recipe.device) == ("cpu", "cuda")
@@ -103,7 +123,7 @@ def test_the_small_size_is_for_the_processor_and_the_paper_size_for_a_gpu(name: 
     assert {run.recipe.model.width_factor for run in paper.runs()} == {1.0}
 
 
-@pytest.mark.parametrize(("name", "size"), [one for one in ALL if one[0] != "memory"])  # a pilot
+@pytest.mark.parametrize(("name", "size"), COMPARED)
 def test_all_small_studies_and_the_headline_comparisons_have_five_seeds(name: str, size: str) -> None:
     n_seeds = 5 if size == "small" or name in ("figure1", "baselines") else 3
     assert len(builtin_spec(name, size).seeds) == n_seeds
@@ -143,7 +163,7 @@ def test_what_is_not_built_in_is_refused_with_what_is(name: str, size: str, said
 
 
 def test_the_comments_say_the_products_that_the_settings_have() -> None:
-    for name in BUILTIN:
+    for name in (*COMPARISONS, "memory", "preset", "transfer"):
         said = re.search(r"([\d,]+) steps", builtin_text(name))
         assert said
         assert int(said.group(1).replace(",", "")) == builtin_spec(name).runs()[0].recipe.n_steps
