@@ -40,7 +40,7 @@ def test_a_kept_study_is_whole(name):
 @pytest.mark.parametrize("name", KEPT)
 def test_a_kept_study_is_the_built_in_one(name):
     kept = StudySpec.load(RESULTS / name / "study.toml")
-    assert {run.key for run in kept.runs()} == {run.key for run in builtin_spec(name).runs()}
+    assert {run.key for run in kept.grid()} == {run.key for run in builtin_spec(name).grid()}
 
 
 def test_every_table_says_what_the_files_say(keeping):

@@ -31,6 +31,12 @@ N_RUNS_AND_STEPS = {
     ("memory", "paper"): (96, 70_200),
     ("preset", "small"): (2_376, 240),
     ("preset", "paper"): (792, 31_200),
+    ("rates", "small"): (522, 480),
+    ("rates", "paper"): (174, 31_200),
+    ("angles", "small"): (1_152, 480),
+    ("angles", "paper"): (384, 31_200),
+    ("figure1-tuned", "small"): (72, 2_028),
+    ("figure1-tuned", "paper"): (24, 62_400),
     ("transfer", "small"): (1_134, (14, 4_000)),
     ("transfer", "paper"): (1_134, (30, 9_920)),
     ("endless", "small"): (144, (6_000, 20_000)),
@@ -109,7 +115,7 @@ def test_all_methods_treat_what_is_not_scale_invariant_alike_and_settings_are_ch
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_every_image_is_tested_with_in_new_studies(name: str) -> None:
-    if name in ("preset", "transfer", "off-span"):
+    if name in ("preset", "rates", "angles", "figure1-tuned", "transfer", "off-span"):
         sizes = {"fashion-mnist": 10_000, "opencv-digits": 2_000}
         assert all(run.recipe.data.n_test == sizes[run.recipe.data.name] for run in builtin_spec(name).runs())
 
@@ -163,7 +169,7 @@ def test_what_is_not_built_in_is_refused_with_what_is(name: str, size: str, said
 
 
 def test_the_comments_say_the_products_that_the_settings_have() -> None:
-    for name in (*COMPARISONS, "memory", "preset", "transfer"):
+    for name in (*COMPARISONS, "memory", "preset", "rates", "angles", "figure1-tuned", "transfer"):
         said = re.search(r"([\d,]+) steps", builtin_text(name))
         assert said
         assert int(said.group(1).replace(",", "")) == builtin_spec(name).runs()[0].recipe.n_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from decayfree.methods import WRS, NoTreatment, WeightDecay
+from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
 from decayfree.report.numbers.groups import study_groups
 from decayfree.study import (
     Added,
@@ -102,6 +102,20 @@ def test_a_published_default_is_confirmed_beside_what_was_chosen(tmp_path: Path)
     last = run_all(spec_with(confirm_also=(default,)), tmp_path, best_at(0.2))[-1]
     assert rates(last, "weight_decay", 10) == [0.1, 0.2]
     assert rates(last, "wrs", 10) == [0.2]
+
+
+def test_a_run_that_replays_another_brings_that_one_along(tmp_path: Path) -> None:
+    methods = (WeightDecay(5e-3), LearningRateScaling(5e-3))
+
+    def final(run: RunSettings) -> float:
+        best = 0.2 if isinstance(run.method, WeightDecay) else 100.0
+        return 0.9 - 0.01 * abs(math.log2(run.recipe.learning_rate / best))
+
+    rule = Extension("learning_rate", at_most=1)
+    last = run_all(spec_with(methods=methods, overrides=(), extend=(rule,)), tmp_path, final)[-1]
+    assert rates(last, "learning_rate_scaling", 0) == rates(last, "weight_decay", 0) == [*RATES, 0.8]
+    assert rates(last, "learning_rate_scaling", 10) == [0.8]
+    assert rates(last, "weight_decay", 10) == [0.2, 0.8]
 
 
 def test_test_results_decide_nothing(tmp_path: Path) -> None:

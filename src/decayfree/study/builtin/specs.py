@@ -14,7 +14,7 @@ from decayfree.study.spec.study_spec import StudySpec, first_seeds
 
 BUILTIN = (
     *("figure1", "optimizers", "architectures", "sensitivity", "baselines"),
-    *("memory", "preset", "transfer", "endless", "off-span"),
+    *("memory", "preset", "rates", "angles", "figure1-tuned", "transfer", "endless", "off-span"),
 )
 """Names of the built-in studies, the headline comparison first."""
 SIZES = ("small", "paper")

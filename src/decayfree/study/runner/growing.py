@@ -23,6 +23,7 @@ from decayfree.study.spec.arms import arms_of
 from decayfree.study.spec.axes import Override
 from decayfree.study.spec.rounds import Added, Extension
 from decayfree.study.spec.study_spec import StudySpec
+from decayfree.study.spec.toml import Table
 from decayfree.study.statistics.sweeps import best_of_sweep
 
 
@@ -73,7 +74,14 @@ def _extensions(spec: StudySpec, validation: Mapping[str, float]) -> Iterator[Ad
         for rule in spec.extend:
             beyond = chosen and _beyond(chosen, settings, planned, rule)
             if chosen and beyond:
-                yield Added(chosen.key, spec.seeds, ((rule.path, beyond),))
+                yield from _with_replayed(chosen, spec.seeds, ((rule.path, beyond),))
+
+
+def _with_replayed(run: RunSettings, seeds: tuple[int, ...], changed: Table = ()) -> Iterator[Added]:
+    """More of a run; a run that replays the norms of another needs that one as well."""
+    if run.replayed_run:
+        yield Added(run.replayed_run.key, seeds, changed)
+    yield Added(run.key, seeds, changed)
 
 
 def _beyond(
@@ -98,7 +106,7 @@ def _confirmations(spec: StudySpec, validation: Mapping[str, float]) -> Iterator
         chosen = _chosen(spec, settings, validation)
         for run in settings:
             if run == chosen or any(Override(one.when).fits(run.flat()) for one in spec.confirm_also):
-                yield Added(run.key, spec.confirm_seeds)
+                yield from _with_replayed(run, spec.confirm_seeds)
 
 
 def _chosen(

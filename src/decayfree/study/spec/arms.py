@@ -1,7 +1,7 @@
 """Which runs of a study belong together: groups that were treated alike, and in each a method's settings.
 
-An arm is a method in a group with what is swept left open, learning rates and coefficients of decay; one
-setting of it is to be chosen. It reads no results.
+An arm is a method in a group with what is swept left open: learning rates, coefficients of decay, how long
+turning remembers. One setting of it is to be chosen. It reads no results.
 """
 
 from collections.abc import Hashable
@@ -13,6 +13,8 @@ from decayfree.study.spec.study_spec import StudySpec
 
 SWEPT = ("learning_rate", "rest_learning_rate")
 """Settings of the recipe that are chosen for each method, and make no groups."""
+_TUNED = ("weight_decay", "memory_epochs", "forgetting")
+"""How the names of methods' settings end that are chosen likewise."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def axes_of(spec: StudySpec) -> list[GroupAxis]:
 
 
 def treatment_of(settings: RunSettings) -> tuple[Any, ...]:
-    """What a method is when its coefficient is left open."""
+    """What a method is when its coefficient, or for how long it remembers, is left open."""
     table = settings.to_dict()["method"]
-    return tuple(item for item in flattened(table).items() if not item[0].endswith("weight_decay"))
+    return tuple(item for item in flattened(table).items() if not item[0].endswith(_TUNED))
 
 
 def arms_of(spec: StudySpec) -> dict[Hashable, tuple[RunSettings, ...]]:
