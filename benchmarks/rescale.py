@@ -97,7 +97,7 @@ def floor(device: torch.device, n_rounds: int) -> Iterator[Line]:
     for name, make in MODELS.items():
         try:
             found = make(device)
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # a torchvision for another torch raises the latter
             yield Line(name, f"needs pip install decayfree[models] ({error})")
         else:
             yield from floor_of(name, found, device, n_rounds)

@@ -5,10 +5,13 @@ Tells by the parameters' version counters and addresses, without a pass over mem
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from torch import Tensor, nn
 
 from decayfree.blocks import is_sharded
+
+_version = attrgetter("_version")
 
 
 class LastLook:
@@ -29,7 +32,7 @@ class LastLook:
 def _marks(tensors: Sequence[Tensor]) -> list[int]:
     """Versions and addresses; made in inference mode, a tensor has no version."""
     try:
-        versions = [tensor._version for tensor in tensors]
+        versions = list(map(_version, tensors))
     except RuntimeError:
         versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
     return versions + [

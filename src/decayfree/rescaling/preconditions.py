@@ -7,7 +7,8 @@ nothing waits for a device. Repairs nothing.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from operator import is_
+from operator import attrgetter, is_
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -18,6 +19,9 @@ from decayfree.invariance.result import Invariance, layer_faults
 from decayfree.optimizers import decay_settings
 from decayfree.rescaling.faults import GONE
 from decayfree.rescaling.held import Held
+
+# Asked of everything before every step: a loop in Python would be a fifth of a small model's rescale.
+_is_training, _needs_gradient = attrgetter("training"), attrgetter("requires_grad")
 
 _NEW = "find the weights again, and make the optimizer and its WeightRescaling after it"
 
@@ -54,12 +58,12 @@ class Preconditions:
                 normalization after them has gone.
         """
         if (
-            all(registry.get(key) is one for registry, key, one in self._places)
+            all(map(is_, map(dict.get, self._registries, self._keys), self._objects))
             and len(optimizer.param_groups) == len(self._groups)
             and all(map(is_, optimizer.param_groups, self._groups))
             and not any(group.get(key) for group in self._watched for key in self._decays)
-            and not any(parameter.requires_grad for parameter in self._frozen)
-            and all(module.training for module in self._norms)
+            and not any(map(_needs_gradient, self._frozen))
+            and all(map(_is_training, self._norms))
         ):
             return
         # Names stay those of the model itself where it, or a part of it, was wrapped meanwhile.
@@ -87,7 +91,7 @@ class Preconditions:
         names = dict.fromkeys([name for weight in weights for name in weight.names] + shifts)
         paths = dict.fromkeys(path for name in (*names, *layers) for path in _paths(name))
         # FSDP puts other parameters in the model between forward and backward.
-        self._places = [
+        places: list[tuple[dict[str, Any], str, object]] = [
             (modules[owner]._parameters, leaf, parameters[name])
             for name in names.keys() & parameters.keys()
             if not is_sharded(parameters[name])
@@ -97,6 +101,9 @@ class Preconditions:
             for path in paths.keys() & modules.keys()
             for owner, _, leaf in [path.rpartition(".")]
         ]
+        self._registries = [registry for registry, _, _ in places]
+        self._keys = [key for _, key, _ in places]
+        self._objects = [one for _, _, one in places]
         self._groups = list(optimizer.param_groups)
         held = {id(tensor) for one in self._held for tensor in one.tensors}
         self._decays = decay_settings(optimizer)
