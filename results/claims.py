@@ -14,8 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from keep import HERE, OURS, ROOT, THEIRS, of_method
 
-from decayfree.report.numbers.compared import Entry, compare_chosen, mean_over_groups
+from decayfree.report.numbers.compared import Entry, compare_chosen
 from decayfree.report.numbers.groups import Sweep, study_groups
+from decayfree.report.numbers.pooled import contrasts
 from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import p_value, signed_interval, signed_points
 from decayfree.study import Run, Study, StudySpec, read_study
@@ -43,6 +44,7 @@ def claims() -> Iterator[tuple[Path, str]]:
     yield from of_optimizers(entries_of("optimizers"))
     yield from of_untuned_decay(read_study(HERE / "sensitivity"))
     yield from of_one_experiment()
+    yield from over_groups()
     yield from of_powers()
     yield from of_off_span_law(read_study(HERE / "figure1"))
     rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
@@ -72,8 +74,6 @@ def of_optimizers(entries: list[Entry]) -> Iterator[tuple[Path, str]]:
         f"Muon's is {told(muon.difference)} on the test images and {told(muon.validation_difference)} "
         "on those of validation",
     )
-    over = mean_over_groups(list(theirs.values()))
-    yield page("optimizers"), f"interval over optimizers {between(over)}"
     for name, entry in (("NAdam", nadam), ("Muon", muon)):
         yield (
             FRONT,
@@ -115,6 +115,28 @@ def of_one_experiment() -> Iterator[tuple[Path, str]]:
             f"One experiment in two studies: recipe and seeds of baselines and sensitivity "
             f"{'are equal' if is_one else 'differ'}, and {len(common)} runs are in both",
         )
+
+
+def over_groups() -> Iterator[tuple[Path, str]]:
+    """What optimizers and networks say together."""
+    for name, groups in (("optimizers", "optimizers"), ("architectures", "networks")):
+        ours, beside_none, decay_beside_none = contrasts(study_groups(read_study(HERE / name)))
+        pooled = ours.test.primary
+        yield (
+            page(name),
+            f"{told(pooled.difference)} points over {ours.test.n_groups} {groups}, "
+            f"p = {p_value(pooled.p_value)}, on the validation images "
+            f"{told(ours.validation and ours.validation.primary.difference)}",
+        )
+        yield page(name), f"over these {groups} alone {between(ours.test.these_groups)}"
+        yield page(name), f"WRS minus no decay is {told(beside_none.test.primary.difference)}"
+        yield page(name), f"weight decay minus no decay {told(decay_beside_none.test.primary.difference)}"
+    ours = contrasts(study_groups(read_study(HERE / "optimizers")))[0]
+    yield (
+        FRONT,
+        f"Over the twelve together WRS minus weight decay is {told(ours.test.primary.difference)}, on "
+        f"validation images {told(ours.validation and ours.validation.primary.difference)}",
+    )
 
 
 def of_powers() -> Iterator[tuple[Path, str]]:

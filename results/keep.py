@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from added import MARK, is_marked, note, planned
@@ -23,14 +24,17 @@ from added import MARK, is_marked, note, planned
 from decayfree.report import write_report
 from decayfree.report.numbers.compared import REFERENCES, Entry, compare_all, compare_chosen
 from decayfree.report.numbers.groups import Group, StudyGroups, study_groups
+from decayfree.report.numbers.pooled import Contrast, contrast_of, contrasts
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.comparison import comparison_table
+from decayfree.report.tables.pooled import pooled_table
+from decayfree.report.tables.table import Column, TableCell
 from decayfree.report.words.verdicts import exact_p
 from decayfree.report.words.wording import p_value, percent, points, signed_interval, signed_points
 from decayfree.study import Study, read_study
 from decayfree.study.builtin import BUILTIN
 from decayfree.study.files.archive import ARCHIVE_FILE, keep
-from decayfree.study.statistics.estimates import Estimate, mean_interval
+from decayfree.study.statistics.estimates import Estimate
 from decayfree.study.statistics.power import POWER
 
 HERE = Path(__file__).resolve().parent
@@ -113,23 +117,53 @@ def numbers(name: str, study: Study) -> Iterator[str]:
     chosen = compare_chosen(groups)
     entries = chosen if chosen.entries else compare_all(groups)
     table = comparison_table(groups, entries, "", "")
-    yield "| " + " | ".join(f"{c.title}{f' ({c.note})' if c.note else ''}" for c in table.columns) + " |"
-    yield "|" + "|".join("--:" if column.is_number else "---" for column in table.columns) + "|"
+    yield from over_all_groups(contrasts(groups))
+    yield from heading(table.columns)
     for entry, row in zip(entries.entries, table.rows, strict=True):
         method, *others = row.cells
         if is_marked(name, entry.cell.settings):
             method = dataclasses.replace(method, text=f"{method.text} {MARK}")
-        texts = [f"{c.text}{f' ({c.note})' if c.note else ''}" for c in (method, *others)]
-        yield f"| {' | '.join(texts)} |"
+        yield line((method, *others))
     if note(name):
         before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
         yield (
             f"\n{note(name)} With what was planned alone, WRS minus weight decay is "
-            f"{difference([entry.difference for entry in before])}, on the validation images "
-            f"{difference([entry.validation_difference for entry in before])}."
+            f"{difference(before)}, on the validation images {difference(before, 'validation')}."
         )
     if len(groups.groups) == 1 and len(groups.groups[0].learning_rates) > 1:
         yield from every_setting(name, groups.groups[0])
+
+
+def over_all_groups(found: Sequence[Contrast]) -> Iterator[str]:
+    """The table of pooled differences, and what their intervals know; nothing without any."""
+    table = pooled_table(found)
+    if table:
+        yield f"{table.caption}\n"
+        yield from heading(table.columns)
+        yield from (line(row.cells) for row in table.rows)
+        yield f"\n{what_intervals_know(found)}\n"
+
+
+def what_intervals_know(found: Sequence[Contrast]) -> str:
+    """Over which samples intervals over groups are."""
+    if all(contrast.is_over_images for contrast in found):
+        return "On test images intervals over groups are over groups, seeds and these images."
+    return (
+        "Intervals over groups are over groups and seeds alone: these runs did not keep which test images "
+        "are right, so that the chance in the images that all groups are scored on is in none."
+    )
+
+
+def heading(columns: Sequence[Column]) -> Iterator[str]:
+    """The first two lines of a table."""
+    yield "| " + " | ".join(f"{c.title}{f' ({c.note})' if c.note else ''}" for c in columns) + " |"
+    yield "|" + "|".join("--:" if column.is_number else "---" for column in columns) + "|"
+
+
+def line(cells: Sequence[TableCell]) -> str:
+    """A row of a table, notes in brackets."""
+    texts = (f"{cell.text}{f' ({cell.note})' if cell.note else ''}" for cell in cells)
+    return f"| {' | '.join(texts)} |"
 
 
 def every_setting(name: str, group: Group) -> Iterator[str]:
@@ -164,8 +198,10 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
     )
     yield "|---|--:|--:|--:|--:|--:|--:|--:|---|"
     shown: dict[frozenset[str], str] = {}
+    pooled: list[Contrast] = []
     for name, study in studies.items():
         groups = study_groups(study)
+        pooled += contrasts(groups)
         entries = compare_chosen(groups).entries
         theirs = of_method(entries, THEIRS)
         accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
@@ -182,9 +218,9 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
             + (f" (the runs of {first})" if first != name else ""),
             str(len(study.runs)),
             *accuracies,
-            difference([entry.difference for entry in theirs]),
-            difference([entry.validation_difference for entry in theirs]),
-            difference([entry.difference for entry in before]) if note(name) else "all was planned",
+            difference(theirs),
+            difference(theirs, "validation"),
+            difference(before) if note(name) else "all was planned",
             seen(groups, theirs),
         ]
         yield f"| {' | '.join(cells)} |"
@@ -192,6 +228,7 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
         f"\n{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; "
         "each study's page marks them. Where validation images choose between settings, the difference on "
         "them is a replication that is not quite free."
+        + (f" {what_intervals_know(pooled)}" if pooled else "")
     )
 
 
@@ -214,19 +251,25 @@ def mean_accuracy(entries: Sequence[Entry], method: str) -> str:
     return percent(sum(means) / len(means), 2) if means else "–"
 
 
-def difference(found: Sequence[Estimate | None]) -> str:
-    """Mean paired difference, ours minus theirs.
-
-    With its interval over seeds in one group, without one over groups, which share images and seeds.
-    """
-    known = [one for one in found if one]
-    if len(known) == 1:
-        one = known[0]
-        interval = f" ({signed_interval(*one.interval, 2)})" if one.interval else ""
-        return signed_points(one.mean, 2) + interval
-    if not known:
+def difference(entries: Sequence[Entry], part: Literal["test", "validation"] = "test") -> str:
+    """Ours minus theirs with its interval, over seeds in one group, over groups like these in several."""
+    contrast = contrast_of(entries)
+    if contrast is not None:
+        pooled = contrast.test if part == "test" else contrast.validation
+        return f"{told(pooled and pooled.primary.difference)}, {contrast.test.n_groups} groups"
+    judged = [entry for entry in entries if entry.judgement]
+    if len(judged) != 1:
         return "–"
-    return f"{signed_points(mean_interval([one.mean for one in known]).mean, 2)}, mean of {len(known)}"
+    return told(judged[0].difference if part == "test" else judged[0].validation_difference)
+
+
+def told(found: Estimate | None) -> str:
+    """−0.19 (−0.36 to −0.02), in points."""
+    if found is None:
+        return "–"
+    return signed_points(found.mean, 2) + (
+        f" ({signed_interval(*found.interval, 2)})" if found.interval else ""
+    )
 
 
 def seen(groups: StudyGroups, theirs: Sequence[Entry]) -> str:

@@ -78,6 +78,7 @@ RECORDS = {
         "ForgettingCase",
         "Budget",
         "CrossedEstimate",
+        "PooledDifference",
         "Subject",
     ),
     *("LayerSpan", "Named", "ConvertedRescaling", "Motion", "Slope", "Sample"),

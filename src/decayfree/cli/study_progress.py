@@ -180,7 +180,7 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     entries = compare(groups, reference)
     shown = comparison_table(groups, entries, "", "")
     table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
-    left_out = ("p", "… on validation")
+    left_out = ("p", "… shrunk", "… on validation")
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title not in left_out]
     for _, column in kept:
         table.add_column(

@@ -16,14 +16,12 @@ from decayfree.report.numbers.compared import (
     compare,
     compare_all,
     compare_chosen,
-    mean_over_groups,
     ranks_of,
 )
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.words.verdicts import statistics_notes
 from decayfree.study import Axis, Override, RunSettings, StudySpec, read_study
 from decayfree.study.files.bits import text_of_bits
-from decayfree.study.statistics import mean_interval
 from decayfree.study.statistics.two_way import crossed_interval
 from support.synthetic_study import AXES_METHODS as AXES
 from support.synthetic_study import DECAYS, RATES, Writer, axes_spec, bumpy, hot, study_spec, sweep_spec
@@ -172,14 +170,9 @@ def test_a_method_of_which_no_run_is_done_is_no_reference(tmp_path: Path) -> Non
     assert compare_all(none).reference == "WRS"
 
 
-def test_means_over_groups_and_ranks_count_each_group_once(tmp_path: Path) -> None:
+def test_ranks_count_each_group_once(tmp_path: Path) -> None:
     numbers = groups_of(tmp_path, axes_spec())
-    entries = compare_chosen(numbers)
-    decay = entries.of("weight decay")
-    expected = mean_interval([entry.difference.mean for entry in decay if entry.difference])
-    assert mean_over_groups(decay) == expected
-    assert expected.n == 5
-    ranks = ranks_of(numbers, entries)
+    ranks = ranks_of(numbers, compare_chosen(numbers))
     assert ranks is not None
     assert ranks.ranks["no decay"] == 3.0
     four = study_groups(

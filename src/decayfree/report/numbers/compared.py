@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 from decayfree.arguments.kinds import checked
 from decayfree.errors import DecayFreeError
@@ -67,25 +68,24 @@ class Entry:
         """Mean paired difference in test accuracy, reference minus cell."""
         return self.judgement.comparison.difference if self.judgement else None
 
+    def by_seed(self, part: Literal["test", "validation"]) -> dict[int, float]:
+        """Differences in accuracy on these images, reference minus cell, of the seeds that both finished."""
+        if self.reference is None or self.is_reference:
+            return {}
+        first, second = getattr(self.reference, part), getattr(self.cell, part)
+        found = {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
+        return {seed: one for seed, one in found.items() if math.isfinite(one)}
+
     @property
     def pairs(self) -> list[float]:
         """Differences in test accuracy, reference minus cell, of the seeds that both finished."""
-        if self.reference is None or self.is_reference:
-            return []
-        first, second = self.reference.test, self.cell.test
-        return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+        return list(self.by_seed("test").values())
 
     @property
     def validation_difference(self) -> Estimate | None:
         """The same as `difference` on the images of validation, which chose; None where there are none."""
-        if self.reference is None or self.is_reference:
-            return None
-        first, second = (
-            {seed: value for seed, value in cell.validation.items() if math.isfinite(value)}
-            for cell in (self.reference, self.cell)
-        )
-        comparison = paired_difference(first, second)
-        return comparison.difference if comparison else None
+        found = list(self.by_seed("validation").values())
+        return mean_interval(found) if found else None
 
 
 @dataclass(frozen=True)
@@ -194,12 +194,6 @@ def check_reference(numbers: StudyGroups, reference: str | None) -> None:
     raise UnknownReferenceError(
         f"expected a method to compare with, one of {', '.join(names)}; got {reference!r}"
     )
-
-
-def mean_over_groups(entries: Sequence[Entry]) -> Estimate | None:
-    """Mean over groups of one method's mean paired differences, with a t interval, or None without any."""
-    differences = [entry.difference.mean for entry in entries if entry.difference and not entry.is_reference]
-    return mean_interval(differences) if differences else None
 
 
 def ranks_of(numbers: StudyGroups, chosen: Entries) -> MeanRanks | None:

@@ -14,12 +14,15 @@ from decayfree.report.charts.views import Viewed, curve_views, method_looks, sen
 from decayfree.report.numbers.budget import GroupBudget, budgets_of
 from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together
 from decayfree.report.numbers.groups import StudyGroups, study_groups
+from decayfree.report.numbers.pooled import contrasts
 from decayfree.report.pages.training import Section, sections
 from decayfree.report.tables import choices, costs, ending, forest
 from decayfree.report.tables.budget import budget_table
 from decayfree.report.tables.comparison import comparison_table
+from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.words import verdicts
 from decayfree.report.words.budget import budget_notes
+from decayfree.report.words.pooled import pooled_notes
 from decayfree.report.words.wording import count, sentences
 from decayfree.study.files.results import Study
 
@@ -29,15 +32,16 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
     numbers = study_groups(study)
     looks, main = method_looks(numbers), compare(numbers, reference)
     colors = {label: look.color for label, look in looks.items()}
-    budgets = budgets_of(numbers, reference)
+    budgets, over_groups = budgets_of(numbers, reference), contrasts(numbers, reference)
     is_one_group = len(numbers.groups) == 1
     results = verdicts.results(main) if is_one_group else ""
     return {
         "title": study.spec.title,
         "question": study.spec.question,
         "kicker": _kicker(numbers, len(looks)),
-        "summary": verdicts.summary(numbers, main),
+        "summary": verdicts.summary(numbers, main, over_groups),
         "methods": [_legend_entry(label, look) for label, look in looks.items()],
+        "pooled": pooled_table(over_groups),
         "comparison": comparison_table(
             numbers,
             main,
@@ -47,6 +51,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         ),
         "comparison_text": sentences(results, verdicts.reference_text(main)),
         "statistics_notes": [
+            *pooled_notes(over_groups),
             *verdicts.statistics_notes(numbers, main),
             *([verdicts.table_note()] if main.family.n_tests else []),
         ],
@@ -122,11 +127,10 @@ def _choices(numbers: StudyGroups) -> dict[str, Any]:
 
 def _forest(numbers: StudyGroups, main: Entries, colors: Mapping[str, str]) -> dict[str, Any]:
     if len(numbers.groups) < 2 or not main.compared or (numbers.is_swept and not numbers.has_validation):
-        return {"forest": None, "ranks": None, "forest_text": "", "ranks_text": "", "forest_note": ""}
+        return {"forest": None, "ranks": None, "ranks_text": "", "forest_note": ""}
     return {
         "forest": forest.forest_table(numbers, main, colors),
         "ranks": forest.ranks_table(numbers, main, colors),
-        "forest_text": forest.forest_text(numbers, main),
         "ranks_text": forest.ranks_text(numbers, main),
         "forest_note": forest.forest_note(),
     }

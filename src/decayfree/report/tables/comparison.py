@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
+from decayfree.report.numbers.pooled import shrunk_differences
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.table import NOTHING, Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.verdicts import decimals, exact_p
@@ -20,11 +21,13 @@ from decayfree.study.statistics.power import POWER, detectable_difference
 def comparison_table(
     numbers: StudyGroups, entries: Entries, id: str, caption: str, colors: Mapping[str, str] | None = None
 ) -> Table:
-    """A row a cell: method, group, setting, accuracy, runs, difference, adjusted p value and verdict.
+    """A row a cell: method, group, setting, accuracy, runs, differences, adjusted p value and verdict.
 
     With ``colors``, by label of a cell, also a strip of its seeds on an axis that all rows have in common.
     """
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
+    shrunk = shrunk_differences(entries)
+    is_shrunk = any(shrunk)
     digits, axis = decimals(entries.entries), strip_axis(entries.entries)
     ends = percent(axis[0], digits), percent(axis[1], digits)
     columns = [
@@ -34,14 +37,16 @@ def comparison_table(
         *([Column("Each seed, mean and interval", ends=ends)] if colors is not None else []),
         Column("n", "runs", is_number=True),
         Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
+        *([Column("… shrunk", "by all groups", is_number=True)] if is_shrunk else []),
         *([Column("… on validation", "the same", is_number=True)] if numbers.has_validation else []),
         Column("p", "Holm", is_number=True),
         Column("Seen", f"{entries.reference} is", is_filter=True),
     ]
     rows = []
-    for entry in entries.entries:
+    for entry, estimate in zip(entries.entries, shrunk, strict=True):
         strip = None if colors is None else _strip(entry.cell, colors[entry.cell.label], axis, digits)
-        rows.append(_row(numbers, entry, has_settings, digits, strip))
+        drawn = (TableCell.of_difference(estimate, digits),) if is_shrunk else ()
+        rows.append(_row(numbers, entry, has_settings, digits, strip, drawn))
     return table_of(id, caption, columns, rows)
 
 
@@ -89,7 +94,12 @@ def _strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> Ta
 
 
 def _row(
-    numbers: StudyGroups, entry: Entry, has_settings: bool, digits: int, strip: TableCell | None
+    numbers: StudyGroups,
+    entry: Entry,
+    has_settings: bool,
+    digits: int,
+    strip: TableCell | None,
+    shrunk: tuple[TableCell, ...],
 ) -> TableRow:
     cell = entry.cell
     return TableRow.of(
@@ -100,6 +110,7 @@ def _row(
         *([strip] if strip else []),
         TableCell.of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
         TableCell.of_difference(entry.difference, digits),
+        *shrunk,
         *([TableCell.of_difference(entry.validation_difference, digits)] if numbers.has_validation else []),
         _p_cell(entry),
         TableCell(verdict(entry), _support(entry, digits)),

@@ -5,7 +5,7 @@ It computes no statistics and knows no HTML: a forest is a table whose rows have
 
 from collections.abc import Mapping, Sequence
 
-from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups, ranks_of
+from decayfree.report.numbers.compared import Entries, Entry, ranks_of
 from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.tables.table import Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.wording import (
@@ -14,14 +14,10 @@ from decayfree.report.words.wording import (
     listing,
     p_value,
     sentences,
-    signed_interval,
     signed_points,
     significant,
 )
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks
-
-MIN_GROUPS_OF_MEAN = 3
-"""With two groups the t interval is 12.7 times as long as the distance between them."""
 
 
 def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table:
@@ -46,29 +42,11 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
     return table_of("forest-table", caption, columns, rows)
 
 
-def forest_text(numbers: StudyGroups, chosen: Entries) -> str:
-    """The mean difference of each method over the groups, with an interval over groups."""
-    said = []
-    for method in numbers.methods:
-        mean = mean_over_groups(chosen.of(method))
-        if mean is None or mean.n < MIN_GROUPS_OF_MEAN or mean.interval is None:
-            continue
-        said.append(
-            f"{chosen.reference} minus {method}: {signed_points(mean.mean, 2)} points (95{SPACE}% interval "
-            f"over {count(mean.n, 'group')} {signed_interval(*mean.interval, 2)})."
-        )
-    if not said:
-        return "There are too few groups for an interval over groups."
-    return sentences("Mean difference over groups, each group counted once:", *said)
-
-
 def forest_note() -> str:
-    """What the two kinds of interval are about."""
+    """What the intervals are about."""
     return (
-        "Intervals in the table are over seeds, within a group: what would happen if the same group were run "
-        "again. Intervals over groups are about the groups as a sample of others like them, which groups "
-        "that were picked by hand hardly are. Bars that reach an end of their strip go on beyond it; the "
-        "numbers beside them say how far."
+        "Intervals in the table are within a group: what would happen if the same group were run again. "
+        "Bars that reach an end of their strip go on beyond it; the numbers beside them say how far."
     )
 
 

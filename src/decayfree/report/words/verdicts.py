@@ -6,8 +6,10 @@ is said in the same words as what does. It returns plain text that the page esca
 
 from collections.abc import Sequence
 
-from decayfree.report.numbers.compared import Entries, Entry, mean_over_groups
+from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
+from decayfree.report.numbers.pooled import Contrast
+from decayfree.report.words.pooled import pooled_text
 from decayfree.report.words.wording import (
     SPACE,
     accuracy,
@@ -18,7 +20,6 @@ from decayfree.report.words.wording import (
     percent,
     points,
     sentences,
-    signed_points,
 )
 from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
 from decayfree.study.statistics.power import POWER
@@ -40,10 +41,10 @@ def decimals(entries: Sequence[Entry]) -> int:
     return 2 if widths and widths[len(widths) // 2] < 0.005 else 1
 
 
-def summary(numbers: StudyGroups, main: Entries) -> list[str]:
+def summary(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast] = ()) -> list[str]:
     """What was trained; what the comparisons show in short; what the study could have seen."""
     if len(numbers.groups) > 1:
-        shown = _over_groups(numbers, main)
+        shown = _over_groups(numbers, main, contrasts)
     elif any(entry.cell.n for entry in main.entries):
         shown = _in_short(main)
     else:
@@ -216,15 +217,15 @@ def _in_short(main: Entries) -> str:
     )
 
 
-def _over_groups(numbers: StudyGroups, main: Entries) -> str:
-    """For every method: in how many groups the reference is higher, lower, or no difference is seen."""
+def _over_groups(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast]) -> str:
+    """Over all groups; then for every method in how many the reference is higher, lower, or nothing seen."""
     if not main.compared:
         return "There is no comparison yet: it takes two seeds that two methods of a group finished."
-    said = [_beside(main, method, len(numbers.groups)) for method in numbers.methods]
-    return sentences("In test accuracy:", *said)
+    said = [_beside(main, method) for method in numbers.methods]
+    return sentences(pooled_text(contrasts), "Group by group, in test accuracy:", *said)
 
 
-def _beside(main: Entries, method: str, n_groups: int) -> str:
+def _beside(main: Entries, method: str) -> str:
     entries = [entry for entry in main.of(method) if entry in main.compared]
     if not entries:
         return ""
@@ -235,13 +236,7 @@ def _beside(main: Entries, method: str, n_groups: int) -> str:
         for verdict, having in found.items()
         if having
     ]
-    mean = mean_over_groups(entries) if len(entries) <= n_groups else None
-    tail = (
-        f"; {signed_points(mean.mean, 2)} points in the mean over {mean.n} groups"
-        if mean and mean.n > 1
-        else ""
-    )
-    return f"{main.reference} is {listing(parts)} of {count(len(entries), 'comparison')}{tail}."
+    return f"{main.reference} is {listing(parts)} of {count(len(entries), 'comparison')}."
 
 
 _WORDS: dict[Outcome, str] = {

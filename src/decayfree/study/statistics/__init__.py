@@ -1,8 +1,8 @@
 """What a few seeds can say: means, intervals, paired differences, families of them, ranks, best of a sweep.
 
 It reads no files and knows nothing of methods: numbers in, numbers out, in float64. One file each:
-`estimates` (t intervals), `significance` (p values, a family of comparisons), `power`, `bootstrap`, `ranks`,
-`sweeps`, `budget` (what trials buy).
+`estimates` (t intervals), `two_way` (seeds and images), `pooled` (over groups), `significance` (p values, a
+family of comparisons), `power`, `bootstrap`, `ranks`, `sweeps`, `budget` (what trials buy).
 """
 
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from decayfree.study.statistics.estimates import mean_interval as mean_interval
     from decayfree.study.statistics.estimates import paired_difference as paired_difference
     from decayfree.study.statistics.estimates import t_quantile as t_quantile
+    from decayfree.study.statistics.pooled import PooledDifference as PooledDifference
+    from decayfree.study.statistics.pooled import pooled_difference as pooled_difference
     from decayfree.study.statistics.power import POWER as POWER
     from decayfree.study.statistics.power import detectable_difference as detectable_difference
     from decayfree.study.statistics.ranks import MeanRanks as MeanRanks
