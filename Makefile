@@ -5,7 +5,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 OUT ?= demo
 # Of `make results`.
-STUDIES ?= figure1 optimizers architectures sensitivity baselines memory
+STUDIES ?= figure1 optimizers architectures sensitivity baselines memory preset rates angles figure1-tuned \
+	transfer endless off-span
 # Files and folders of `make test`; all where empty.
 TESTS ?=
 # Libraries to preload for the tests only, in the form of LD_PRELOAD; empty nearly everywhere.
@@ -29,7 +30,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:
 	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
 	@echo "make why        the same, and write docs/why.md with its pictures out of it"
-	@echo "make results    run the built-in studies, two to three hours on two cores, and keep them in results/"
+	@echo "make results    run the built-in studies and keep them in results/; STUDIES=\"figure1 memory\": these only."
+	@echo "                Most take half an hour to two and a half hours on two cores: docs/studies.md has the minutes"
 	@echo "make test       run all tests but the slow ones; TESTS=\"tests/span src/decayfree/span\": these only"
 	@echo "make test-slow  run the slow ones"
 	@echo "make lint       check format, style and types"
@@ -47,6 +49,7 @@ why: $(VENV)/installed-develop
 # What is killed goes on where it was.
 results: $(VENV)/installed-study
 	for study in $(STUDIES); do \
+		$(BIN)/python results/keep.py --go-on runs/$$study; \
 		$(BIN)/decayfree study run $$study --jobs $(WORKERS) --out runs/$$study || exit 1; \
 	done
 	$(BIN)/python results/keep.py $(addprefix runs/,$(STUDIES))

@@ -4,15 +4,18 @@ Their rows, their pages, and the tables of every README, out of the result files
 
     python results/keep.py runs/figure1 runs/optimizers  # keep what these folders hold, each under its name
     python results/keep.py                               # write the tables again from what is kept
+    python results/keep.py --go-on runs/preset           # fill a folder with what is kept, to run the rest
 
 Writes results/NAME/study.toml, runs.tar.xz and report.html, and what stands between the marks in
 results/NAME/README.md and README.md. What was claimed and what came of it is written by hand around them. It
-states no figure of its own.
+states no figure of its own. Of a study that is under way the runs so far are kept in results/under-way/NAME,
+and nothing is shown of them.
 """
 
 import argparse
 import dataclasses
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from added import MARK, is_marked, note, planned
+from outcomes import OUTCOMES
 
 from decayfree.report import write_report
 from decayfree.report.numbers.compared import REFERENCES, Entry, compare_all, compare_chosen
@@ -33,12 +37,16 @@ from decayfree.report.words.verdicts import exact_p
 from decayfree.report.words.wording import p_value, percent, points, signed_interval, signed_points
 from decayfree.study import Study, read_study
 from decayfree.study.builtin import BUILTIN
-from decayfree.study.files.archive import ARCHIVE_FILE, keep
+from decayfree.study.files.archive import ARCHIVE_FILE
+from decayfree.study.files.keeping import keep, take_out
+from decayfree.study.files.results import ENDED
+from decayfree.study.runner.growing import grown
 from decayfree.study.statistics.estimates import Estimate
 from decayfree.study.statistics.power import POWER
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+UNDER_WAY = HERE / "under-way"
 OURS, THEIRS = REFERENCES
 
 
@@ -48,28 +56,42 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="STUDY_FOLDER", help="named like its study")
-    for folder in parser.parse_args().folders:
-        keep_study(folder)
+    parser.add_argument("--go-on", action="store_true", help="take out what is kept, instead of keeping it")
+    arguments = parser.parse_args()
+    for folder in arguments.folders:
+        (go_on if arguments.go_on else keep_study)(folder)
+    if arguments.go_on:
+        return
     for path, text in written().items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")
 
 
 def keep_study(folder: Path) -> None:
-    """Keep a finished study under the name of its folder."""
+    """Keep a study under the name of its folder: the whole of it, or the runs so far."""
     study = read_study(folder)
-    unfinished = study.n_planned - sum(run.state in ("done", "diverged") for run in study.runs)
-    if unfinished:
-        sys.exit(
-            f"{folder}: {unfinished} of {study.n_planned} runs have no result; only whole studies are kept"
-        )
-    target = HERE / folder.name
+    n_ended = sum(run.state in ENDED for run in study.runs)
+    is_whole = n_ended == study.n_planned and grown(study.spec, folder) == study.spec
+    target = HERE / folder.name if is_whole else UNDER_WAY / folder.name
     keep(folder, target)
-    print(f"kept {len(study.runs)} runs in {(target / ARCHIVE_FILE).relative_to(ROOT)}")
+    minutes = sum(run.elapsed_s for run in study.runs) / 60
+    print(
+        f"kept {n_ended} of {study.n_planned} runs, {minutes:,.0f} core-minutes, in "
+        f"{(target / ARCHIVE_FILE).relative_to(ROOT)}"
+    )
+    if not is_whole:
+        return
+    shutil.rmtree(UNDER_WAY / folder.name, ignore_errors=True)
     print(f"wrote {write_report(target).relative_to(ROOT)}")
     readme = target / "README.md"
     if not readme.is_file():
         readme.write_text(f"# {study.spec.title}\n\n<!-- numbers -->\n<!-- /numbers -->\n", encoding="utf-8")
+
+
+def go_on(folder: Path) -> None:
+    """Fill a folder with the runs that are kept of the study of its name, if it is under way."""
+    if (UNDER_WAY / folder.name / ARCHIVE_FILE).is_file():
+        print(f"{folder}: {take_out(UNDER_WAY / folder.name, folder)} runs of a study under way")
 
 
 def written() -> dict[Path, str]:
@@ -113,6 +135,9 @@ def numbers(name: str, study: Study) -> Iterator[str]:
     )
     yield f"- {'; '.join(versions)}"
     yield ""
+    if name in OUTCOMES:
+        yield from OUTCOMES[name](study)
+        return
     groups = study_groups(study)
     chosen = compare_chosen(groups)
     entries = chosen if chosen.entries else compare_all(groups)
@@ -201,6 +226,8 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
     pooled: list[Contrast] = []
     for name, study in studies.items():
         groups = study_groups(study)
+        if not {OURS, THEIRS} <= {sweep.name for group in groups.groups for sweep in group.sweeps}:
+            continue
         pooled += contrasts(groups)
         entries = compare_chosen(groups).entries
         theirs = of_method(entries, THEIRS)

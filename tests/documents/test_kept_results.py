@@ -1,5 +1,6 @@
 """The studies that are kept in results/: they can be read, and every table says what their files say."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -120,7 +121,10 @@ def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeyp
     assert "| weight normalization |" in written[root / "results" / "baselines" / "README.md"]
 
 
-def test_a_study_that_is_not_whole_is_not_kept(keeping, tmp_path):
+def test_of_a_study_under_way_the_runs_so_far_are_kept_and_nothing_is_shown(keeping, tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "HERE", tmp_path / "results")
+    monkeypatch.setattr(keeping, "UNDER_WAY", tmp_path / "results" / "under-way")
+    monkeypatch.setattr(keeping, "ROOT", tmp_path)
     out = tmp_path / "baselines"
     Writer(
         out,
@@ -129,8 +133,23 @@ def test_a_study_that_is_not_whole_is_not_kept(keeping, tmp_path):
         n_intervals=2,
         state_of=lambda run: ("failed", "no memory") if run.method.name == "wrs" else ("done", None),
     ).write()
-    with pytest.raises(SystemExit, match="3 of 30 runs have no result; only whole studies are kept"):
-        keeping.keep_study(out)
+    keeping.keep_study(out)
+    kept = tmp_path / "results" / "under-way" / "baselines"
+    assert [path.name for path in sorted(kept.iterdir())] == ["runs.tar.xz", "study.toml"]
+    assert keeping.kept() == []
+    keeping.go_on(tmp_path / "again" / "baselines")
+    assert len(list((tmp_path / "again" / "baselines" / "runs").iterdir())) == 27
+    keeping.go_on(tmp_path / "again" / "figure1")
+    assert not (tmp_path / "again" / "figure1").exists()
+
+
+def test_a_study_whose_rules_ask_for_more_is_under_way(keeping, tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "HERE", tmp_path / "results")
+    monkeypatch.setattr(keeping, "UNDER_WAY", tmp_path / "results" / "under-way")
+    monkeypatch.setattr(keeping, "ROOT", tmp_path)
+    spec = dataclasses.replace(builtin_spec("baselines", seeds=1), confirm_seeds=(9,))
+    keeping.keep_study(Writer(tmp_path / "baselines", spec=spec, final_of=bumpy, n_intervals=2).write())
+    assert (tmp_path / "results" / "under-way" / "baselines" / "runs.tar.xz").is_file()
 
 
 def test_a_file_without_marks_is_an_error(keeping, tmp_path):
