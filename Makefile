@@ -30,8 +30,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:
 	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
 	@echo "make why        the same, and write docs/why.md with its pictures out of it"
-	@echo "make results    run the built-in studies and keep them in results/; STUDIES=\"figure1 memory\": these only."
-	@echo "                Most take half an hour to two and a half hours on two cores: docs/studies.md has the minutes"
+	@echo "make results    run the built-in studies and keep them; STUDIES=\"figure1 memory\": these only."
+	@echo "                docs/studies.md says how many minutes each takes"
 	@echo "make test       run all tests but the slow ones; TESTS=\"tests/span src/decayfree/span\": these only"
 	@echo "make test-slow  run the slow ones"
 	@echo "make lint       check format, style and types"

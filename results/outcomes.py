@@ -34,15 +34,13 @@ def memory(study: Study) -> Iterator[str]:
     means = {memory: fmean(fmean(found[place][memory]) for place in found) for memory in memories}
     yield f"| **mean** | {' | '.join(f'**{_percent(means[memory])}**' for memory in memories)} |"
     chosen = chosen_memory(means)
-    best = {
-        place: {memory: fmean(by_memory[memory]) for memory in memories} for place, by_memory in found.items()
-    }
-    lost = {place: max(own.values()) - own[chosen] for place, own in best.items()}
+    best = {place: max(map(fmean, by_memory.values())) for place, by_memory in found.items()}
+    lost = {place: best[place] - fmean(by_memory[chosen]) for place, by_memory in found.items()}
     most = max(lost, key=lambda place: lost[place])
     yield (
         f"\nThe rule of the study's file chooses {chosen:g} epochs. Against the best of the four in each "
-        f"combination that loses {100 * fmean(lost.values()):.2f} points in the mean, and {100 * lost[most]:.2f} at "
-        f"most ({most})."
+        f"combination that loses {100 * fmean(lost.values()):.2f} points in the mean, and "
+        f"{100 * lost[most]:.2f} at most ({most})."
     )
 
 
