@@ -1,6 +1,7 @@
 """Which comparisons are pooled over groups, over which seeds and images, and what the page says of them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from decayfree.report.tables.comparison import comparison_table
 from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.tables.table import TableCell
 from decayfree.report.words.pooled import pooled_notes, pooled_text
-from decayfree.study import Axis, RunSettings, StudySpec, read_study
+from decayfree.study import Added, Axis, RunSettings, StudySpec, read_study
 from decayfree.study.files.bits import text_of_bits
 from decayfree.study.statistics import pooled_difference
 from decayfree.study.statistics.two_way import CrossedEstimate
@@ -205,3 +206,54 @@ def test_methods_of_several_kinds_are_pooled_each_by_itself(tmp_path: Path) -> N
 def interval_text(interval: tuple[float, float] | None) -> str:
     assert interval is not None
     return " to ".join(f"{100 * end:+.2f}".replace("-", "−") for end in interval)
+
+
+def test_what_is_confirmed_is_over_new_seeds_and_stands_in_columns_of_its_own(tmp_path: Path) -> None:
+    spec = axes_spec(n_seeds=2, confirm_seeds=(10, 11, 12))
+    added = tuple(Added(run.key, (10, 11, 12)) for run in spec.runs() if run.seed == 0)
+
+    def final(run: RunSettings) -> float:
+        # WRS is a point above decay where it was chosen, and two below with new seeds.
+        gain = {True: -0.02, False: 0.01}[run.seed >= 10] if run.method.name == "wrs" else 0.0
+        return 0.8 + gain + 0.001 * (run.seed % 2)
+
+    out = Writer(tmp_path, spec=replace(spec, added=added), final_of=final, n_intervals=2).write()
+    numbers = study_groups(read_study(out))
+    found = contrasts(numbers)[0]
+    assert found.name == "WRS minus weight decay"
+    assert found.confirmed is not None
+    assert found.test.primary.difference.mean == pytest.approx(0.01)
+    assert found.confirmed.primary.difference.mean == pytest.approx(-0.02)
+    assert found.confirmed.these_groups.n == 3
+    table = pooled_table([found])
+    assert table is not None
+    assert [column.title for column in table.columns[:3]] == [
+        "Over all groups",
+        "Confirmed",
+        "On test images",
+    ]
+    assert [cell.text for cell in table.rows[0].cells[1:3]] == ["−2.00", "+1.00"]
+    rows = comparison_table(numbers, compare_chosen(numbers), "id", "")
+    place = [column.title for column in rows.columns].index("… confirmed")
+    decays = [row for row in rows.rows if row.cells[0].text == "weight decay"]
+    assert {row.cells[place].text for row in decays} == {"−2.0"}
+
+
+def test_groups_of_two_data_sets_are_pooled_over_the_images_of_each(tmp_path: Path) -> None:
+    def keep(settings: RunSettings, row: dict[str, Any]) -> None:
+        data = settings.recipe.data
+        seeds = [settings.seed, len(settings.label), len(settings.recipe.optimizer.label), data.n_test]
+        row["test_right"] = text_of_bits(np.random.default_rng(seeds).random(data.n_test) < 0.8)
+
+    data = Axis("data.n_test", (100, 60))
+    spec = axes_spec(n_seeds=3, axes=(data, *axes_spec().axes))
+    found = contrasts(groups_of(tmp_path, spec, change_row=keep))[0]
+    assert found.is_over_images
+    assert found.test.n_groups == 10
+    tables: dict[int, list[Any]] = {}
+    for entry in found.entries:
+        assert entry.reference is not None
+        first, second = entry.reference.right, entry.cell.right
+        table = tables.setdefault(entry.cell.settings.recipe.data.n_test, [])
+        table.append([first[seed].astype(int) - second[seed] for seed in range(3)])
+    assert found.test == pooled_difference(*map(np.array, tables.values()))

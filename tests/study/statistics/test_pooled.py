@@ -107,6 +107,22 @@ def test_with_images_these_groups_are_seeds_and_images_of_their_mean() -> None:
     assert found.by_group == pytest.approx(cells.mean(axis=(1, 2)))
 
 
+def test_tables_of_other_images_are_counted_group_by_group() -> None:
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(size=(3, 4, 20)), rng.normal(size=(2, 4, 50))
+    found = pooled_difference(first, second)
+    alone = [pooled_difference(one) for one in (first, second)]
+    assert found.by_group == (*alone[0].by_group, *alone[1].by_group)
+    assert found.these_groups.mean == pytest.approx(np.mean(found.by_group))
+    variances = [(one.these_groups.standard_error or 0) ** 2 for one in alone]
+    assert found.these_groups.standard_error == pytest.approx(
+        (0.6**2 * variances[0] + 0.4**2 * variances[1]) ** 0.5
+    )
+    assert found.is_over_images
+    same = pooled_difference(first)
+    assert same == pooled_difference(*[first])
+
+
 def test_the_primary_is_tested_and_signs_are_flipped_from_five_groups_on() -> None:
     cells = MEANS[:, None] + NOISE
     found = pooled_difference(cells)
@@ -180,3 +196,25 @@ def test_without_images_intervals_are_not_too_short(n_groups: int, spread: float
 def holds(estimate: Estimate, truth: float) -> bool:
     assert estimate.interval is not None
     return estimate.interval[0] <= truth <= estimate.interval[1]
+
+
+def test_intervals_of_two_data_sets_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(11)
+    held = {"these": 0, "such": 0}
+    n_studies = 400
+    for _ in range(n_studies):
+        of_groups = rng.normal(scale=0.3, size=8)
+        tables = []
+        for part, n_images in ((of_groups[:4], 150), (of_groups[4:], 60)):
+            of_images, of_seeds = rng.normal(size=n_images), rng.normal(scale=0.1, size=5)
+            noise = rng.normal(size=(4, 5, n_images)) + rng.normal(scale=0.1, size=(4, 5, 1))
+            tables.append(part[:, None, None] + of_images + of_seeds[:, None] + noise)
+        found = pooled_difference(*tables)
+        for name, estimate, truth in (
+            ("these", found.these_groups, of_groups.mean()),
+            ("such", found.such_groups, 0.0),
+        ):
+            low, high = estimate.interval
+            held[name] += low <= truth <= high
+    assert 0.93 <= held["these"] / n_studies <= 0.98
+    assert 0.93 <= held["such"] / n_studies <= 0.98

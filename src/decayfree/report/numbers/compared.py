@@ -77,6 +77,15 @@ class Entry:
         return {seed: one for seed, one in found.items() if math.isfinite(one)}
 
     @property
+    def confirmation(self) -> "Entry | None":
+        """The same with the seeds that nothing was chosen by; None where either has not run with them."""
+        cell, base = self.cell.confirmation, self.reference and self.reference.confirmation
+        if self.is_reference or cell is None or base is None:
+            return None
+        (entry,) = _judged([(self.group, self.sweep, cell, base)]).entries
+        return entry if entry.judgement else None
+
+    @property
     def pairs(self) -> list[float]:
         """Differences in test accuracy, reference minus cell, of the seeds that both finished."""
         return list(self.by_seed("test").values())

@@ -26,11 +26,13 @@ class Contrast:
     test: PooledDifference
     validation: PooledDifference | None
     """Over groups and seeds; None where there are no images to validate on."""
+    confirmed: PooledDifference | None = None
+    """On test images, with seeds that nothing was chosen by; None where none are planned or done."""
 
     @property
     def is_over_images(self) -> bool:
         """Whether the interval on test images is over these images as well, and not over seeds alone."""
-        return isinstance(self.test.these_groups, CrossedEstimate)
+        return self.test.is_over_images
 
     @property
     def name(self) -> str:
@@ -67,12 +69,15 @@ def contrast_of(entries: Iterable[Entry]) -> Contrast | None:
     by_seed = _pooled([entry.by_seed("test") for entry in judged])
     if by_seed is None:
         return None
+    anew = contrast_of([one for entry in judged if (one := entry.confirmation)])
+    test, own = _pooled_on_images(judged) or (by_seed, judged)
     return Contrast(
         references.pop(),
         judged[0].sweep.label,
-        judged,
-        _pooled_on_images(judged) or by_seed,
+        tuple(own),
+        test,
         _pooled([entry.by_seed("validation") for entry in judged]),
+        anew.test if anew else None,
     )
 
 
@@ -97,18 +102,27 @@ def _pooled(differences: Sequence[Mapping[int, Any]]) -> PooledDifference | None
     return pooled_difference([[of[seed] for seed in seeds] for of in differences])
 
 
-def _pooled_on_images(entries: Sequence[Entry]) -> PooledDifference | None:
-    """None unless all groups say which test images are right, and these are the same images."""
-    data = {(of.name, of.n_test, of.image_size) for of in (one.cell.settings.recipe.data for one in entries)}
-    if len(data) != 1 or not all(isinstance(entry.difference, CrossedEstimate) for entry in entries):
+def _pooled_on_images(entries: Sequence[Entry]) -> tuple[PooledDifference, list[Entry]] | None:
+    """With the entries in its order, data set by data set; None unless all kept which images are right."""
+    if not all(isinstance(entry.difference, CrossedEstimate) for entry in entries):
         return None
-    pairs = [(entry.reference.right, entry.cell.right) for entry in entries if entry.reference]
-    return _pooled(
-        [
-            {seed: first[seed].astype(int) - second[seed] for seed in first.keys() & second.keys()}
-            for first, second in pairs
-        ]
-    )
+    by_data: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        data = entry.cell.settings.recipe.data
+        by_data.setdefault((data.name, data.n_test, data.image_size), []).append(entry)
+    tables = [[_by_image(entry) for entry in own] for own in by_data.values()]
+    seeds = sorted(set.intersection(*(set(of) for table in tables for of in table)))
+    if len(seeds) < 2 or min(map(len, tables)) < 2:
+        return None
+    cells = [[[of[seed] for seed in seeds] for of in table] for table in tables]
+    return pooled_difference(*cells), [entry for own in by_data.values() for entry in own]
+
+
+def _by_image(entry: Entry) -> dict[int, Any]:
+    """Reference minus cell by seed, (n_images,): −1, 0 or 1."""
+    assert entry.reference is not None
+    first, second = entry.reference.right, entry.cell.right
+    return {seed: first[seed].astype(int) - second[seed] for seed in first.keys() & second.keys()}
 
 
 def _is_in(numbers: StudyGroups, name: str) -> bool:

@@ -28,6 +28,7 @@ def comparison_table(
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
     shrunk = shrunk_differences(entries)
     is_shrunk = any(shrunk)
+    confirmed = [entry.confirmation for entry in entries.entries]
     digits, axis = decimals(entries.entries), strip_axis(entries.entries)
     ends = percent(axis[0], digits), percent(axis[1], digits)
     columns = [
@@ -39,14 +40,18 @@ def comparison_table(
         Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
         *([Column("… shrunk", "by all groups", is_number=True)] if is_shrunk else []),
         *([Column("… on validation", "the same", is_number=True)] if numbers.has_validation else []),
+        *([Column("… confirmed", "new seeds", is_number=True)] if any(confirmed) else []),
         Column("p", "Holm", is_number=True),
         Column("Seen", f"{entries.reference} is", is_filter=True),
     ]
     rows = []
-    for entry, estimate in zip(entries.entries, shrunk, strict=True):
+    for entry, estimate, again in zip(entries.entries, shrunk, confirmed, strict=True):
         strip = None if colors is None else _strip(entry.cell, colors[entry.cell.label], axis, digits)
         drawn = (TableCell.of_difference(estimate, digits),) if is_shrunk else ()
-        rows.append(_row(numbers, entry, has_settings, digits, strip, drawn))
+        anew = (
+            (TableCell.of_difference(again.difference if again else None, digits),) if any(confirmed) else ()
+        )
+        rows.append(_row(numbers, entry, has_settings, digits, strip, drawn, anew))
     return table_of(id, caption, columns, rows)
 
 
@@ -100,6 +105,7 @@ def _row(
     digits: int,
     strip: TableCell | None,
     shrunk: tuple[TableCell, ...],
+    confirmed: tuple[TableCell, ...],
 ) -> TableRow:
     cell = entry.cell
     return TableRow.of(
@@ -112,6 +118,7 @@ def _row(
         TableCell.of_difference(entry.difference, digits),
         *shrunk,
         *([TableCell.of_difference(entry.validation_difference, digits)] if numbers.has_validation else []),
+        *confirmed,
         _p_cell(entry),
         TableCell(verdict(entry), _support(entry, digits)),
         is_reference=entry.is_reference,

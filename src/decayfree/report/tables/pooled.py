@@ -12,14 +12,16 @@ from decayfree.study.statistics.estimates import Estimate
 
 
 def pooled_table(found: Sequence[Contrast]) -> Table | None:
-    """A row a contrast: pooled difference, p, the same on validation images, these groups alone, spread."""
+    """A row a contrast: confirmed with new seeds, pooled difference, p, on validation images, spread."""
     if not found:
         return None
     interval = f"95{SPACE}% interval"
     has_validation = any(contrast.validation for contrast in found)
     are_such = all(contrast.test.such_groups for contrast in found)
+    is_confirmed = any(contrast.confirmed for contrast in found)
     columns = [
         Column("Over all groups"),
+        *([Column("Confirmed", f"new seeds, points, {interval}", is_number=True)] if is_confirmed else []),
         Column("On test images", f"points, {interval}", is_number=True),
         Column("p", "uncorrected", is_number=True),
         *([Column("On validation images", f"points, {interval}", is_number=True)] if has_validation else []),
@@ -33,16 +35,24 @@ def pooled_table(found: Sequence[Contrast]) -> Table | None:
         else "in these groups as they are, each counted once; four could be a sample of others."
     )
     return table_of(
-        "pooled-table", caption, columns, [_row(contrast, has_validation, are_such) for contrast in found]
+        "pooled-table",
+        caption,
+        columns,
+        [_row(contrast, has_validation, are_such, is_confirmed) for contrast in found],
     )
 
 
-def _row(contrast: Contrast, has_validation: bool, are_such: bool) -> TableRow:
-    test = contrast.test
+def _row(contrast: Contrast, has_validation: bool, are_such: bool, is_confirmed: bool) -> TableRow:
+    test, anew = contrast.test, contrast.confirmed
     validation = contrast.validation.primary.difference if contrast.validation else None
     return TableRow(
         (
             TableCell(contrast.name),
+            *(
+                [TableCell.of_difference(anew.primary.difference if anew else None, 2)]
+                if is_confirmed
+                else []
+            ),
             TableCell.of_difference(test.primary.difference, 2),
             _p_cell(contrast),
             *([TableCell.of_difference(validation, 2)] if has_validation else []),

@@ -4,6 +4,7 @@ Groups (networks, optimizers) that are trained with the same seeds and tested on
 so that their differences are no independent numbers. It chooses no groups: who compares must say which.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +35,8 @@ class PooledDifference:
     """Each group's difference drawn towards the mean, in their order; empty of fewer than four."""
     by_group: tuple[float, ...]
     """Each group's difference as it was found."""
+    is_over_images: bool = False
+    """Whether test images are a sample in it as seeds are."""
 
     @property
     def n_groups(self) -> int:
@@ -56,8 +59,11 @@ class PooledDifference:
         return sign_flip_p(self.by_group) if is_possible else None
 
 
-def pooled_difference(cells: npt.ArrayLike) -> PooledDifference:
+def pooled_difference(cells: npt.ArrayLike, *others: npt.ArrayLike) -> PooledDifference:
     """Pool a table of differences whose groups share their seeds and, where it has them, their images.
+
+    Groups that are tested on other images make another table: what such tables have in common is taken to be
+    their seeds' names only. V and v are then of all G groups, each counted once.
 
     With d_g a group's mean, V the variance that seeds and images give the mean over G groups, and v that of a
     group's own error (its interactions with seeds and images), all groups err together by V − v/G, and
@@ -78,6 +84,7 @@ def pooled_difference(cells: npt.ArrayLike) -> PooledDifference:
 
     Args:
         cells: (n_groups, n_seeds) or (n_groups, n_seeds, n_images), of differences; at least two of each.
+        others: More tables, of groups that are tested on other images; in the order of the answer's groups.
 
     Raises:
         InvalidInputError: If it is no table, has fewer than two of anything, or a number that is not finite.
@@ -92,24 +99,19 @@ def pooled_difference(cells: npt.ArrayLike) -> PooledDifference:
         >>> found.these_groups.mean, found.spread  # the groups' means are 2, 2 and 5, and they err together
         (3.0, 1.7320508075688772)
     """
-    try:
-        values = np.asarray(cells, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(f"cells must be a table of numbers: {error}") from error
-    if values.ndim not in (2, 3) or min(values.shape) < 2 or not np.isfinite(values).all():
-        raise InvalidInputError(
-            "cells must be finite, of two groups, two seeds and, if any, two images at least, "
-            f"got {values.shape}"
-        )
-    n = len(values)
-    means, together = values.reshape(n, -1).mean(axis=1), values.mean(axis=0)
-    these = crossed_interval(together) if values.ndim == 3 else mean_interval(together.tolist())
+    tables = [_checked_table(one) for one in (cells, *others)]
+    of_tables = [_OneTable.of(values) for values in tables]
+    means = np.concatenate([values.reshape(len(values), -1).mean(axis=1) for values in tables])
+    n = len(means)
+    these = _together(of_tables, n)
     of_mean = (these.standard_error or 0.0) ** 2
-    of_group, freedom = _own_variance(values - together)
+    of_group, freedom = _sum_of([((one.n - 1) / (n - len(tables)), one.of_group) for one in of_tables])
     of_means = float(means.var(ddof=1))
     such, shrunk = None, []
     if n >= MIN_GROUPS_OF_SUCH:
-        shared = max(of_mean - of_group / n, 0.0)
+        shared = sum(
+            (one.n / n) ** 2 * max(one.of_mean[0] - one.of_group[0] / one.n, 0.0) for one in of_tables
+        )
         apart = max(of_means / n, of_mean - shared)
         such = _estimate(these.mean, ((shared, these.freedom), (apart, n - 1)), n)
         pull = (n - 3) / (n - 1) * freedom / (freedom + 2) * (of_group and of_group / max(of_means, of_group))
@@ -119,7 +121,59 @@ def pooled_difference(cells: npt.ArrayLike) -> PooledDifference:
             parts = (of_mean, these.freedom), (of_group * (1 - 1 / n) * (1 - pull), freedom)
             shrunk.append(_estimate(these.mean + (1 - pull) * gap, parts, these.n, of_spread))
     spread = max(of_means - of_group, 0.0) ** 0.5
-    return PooledDifference(these, such, spread, tuple(shrunk), tuple(means.tolist()))
+    return PooledDifference(
+        these, such, spread, tuple(shrunk), tuple(means.tolist()), is_over_images=tables[0].ndim == 3
+    )
+
+
+@dataclass(frozen=True)
+class _OneTable:
+    """Groups that share seeds and images."""
+
+    n: int
+    together: Estimate
+    of_group: tuple[float, float]
+    """v, and its degrees of freedom."""
+
+    @staticmethod
+    def of(values: npt.NDArray[np.float64]) -> "_OneTable":
+        mean = values.mean(axis=0)
+        together = crossed_interval(mean) if values.ndim == 3 else mean_interval(mean.tolist())
+        return _OneTable(len(values), together, _own_variance(values - mean))
+
+    @property
+    def of_mean(self) -> tuple[float, float]:
+        """V, and its degrees of freedom."""
+        return (self.together.standard_error or 0.0) ** 2, self.together.freedom
+
+
+def _together(tables: Sequence[_OneTable], n: int) -> Estimate:
+    """The mean over all groups, as these tables have it."""
+    if len(tables) == 1:
+        return tables[0].together
+    mean = sum(one.n / n * one.together.mean for one in tables)
+    parts = tuple(((one.n / n) ** 2 * one.of_mean[0], one.of_mean[1]) for one in tables)
+    return _estimate(mean, parts, max(one.together.n for one in tables))
+
+
+def _sum_of(parts: Sequence[tuple[float, tuple[float, float]]]) -> tuple[float, float]:
+    """Σ w·v and its degrees of freedom, of weights and variances with theirs."""
+    variance = sum(weight * own for weight, (own, _) in parts)
+    spread = sum((weight * own) ** 2 / freedom for weight, (own, freedom) in parts)
+    return variance, variance**2 / spread if spread else sum(freedom for _, (_, freedom) in parts)
+
+
+def _checked_table(cells: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    try:
+        values = np.asarray(cells, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"cells must be a table of numbers: {error}") from error
+    if values.ndim not in (2, 3) or min(values.shape) < 2 or not np.isfinite(values).all():
+        raise InvalidInputError(
+            "cells must be finite, of two groups, two seeds and, if any, two images at least, "
+            f"got {values.shape}"
+        )
+    return values
 
 
 def _own_variance(rest: npt.NDArray[np.float64]) -> tuple[float, float]:
