@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
 from decayfree.methods import TurningMethod
-from decayfree.report.words.wording import signed_points
-from decayfree.study import Run, RunSettings, Study
-from decayfree.study.statistics.estimates import mean_interval
+from decayfree.report.numbers.budget import GroupBudget, budgets_of
+from decayfree.report.numbers.groups import study_groups
+from decayfree.report.numbers.series import Cell
+from decayfree.report.words.wording import signed_interval, signed_points
+from decayfree.study import Always, Override, Run, RunSettings, Study
+from decayfree.study.statistics.estimates import Estimate, mean_interval
+from decayfree.study.statistics.pooled import PooledDifference, pooled_difference
 from decayfree.study.statistics.sweeps import best_of_sweep
 
 Settings = RunSettings
+MARGIN = 0.003
+"""Below tuned decay by less than this share is not inferior."""
 
 
 def memory(study: Study) -> Iterator[str]:
@@ -47,6 +54,63 @@ def memory(study: Study) -> Iterator[str]:
 def chosen_memory(means: Mapping[float, float]) -> float:
     """The memory with the best mean; the longest of those that are less than 0.1 points below it."""
     return max(memory for memory, mean in means.items() if max(means.values()) - mean < 0.001)
+
+
+def preset(study: Study) -> Iterator[str]:
+    """Every arm minus tuned decay on seeds that nothing was chosen by, pooled; what trials of decay buy."""
+    groups = study_groups(study)
+    arms: dict[str, list[tuple[Cell, Cell]]] = defaultdict(list)
+    for group in groups.groups:
+        by_label = {sweep.label: sweep for sweep in group.sweeps}
+        decay = next(sweep for sweep in group.sweeps if sweep.name == "weight_decay")
+        tuned = decay.chosen
+        assert tuned is not None
+        for label, sweep in by_label.items():
+            if sweep is not decay and sweep.chosen:
+                arms[label].append((sweep.chosen, tuned))
+        arms["weight decay, published default"] += [
+            (cell, tuned) for cell in decay.cells if any(_fits(one, cell) for one in study.spec.confirm_also)
+        ]
+    yield "Minus tuned weight decay, points, 95 % interval over cells, seeds and images:\n"
+    yield "| arm | new seeds (test images) | these cells alone | validation images | spread | cells |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for label, pairs in arms.items():
+        anew = _pooled(pairs)
+        validation = pooled_difference(
+            [
+                [cell.validation[seed] - tuned.validation[seed] for seed in study.spec.seeds]
+                for cell, tuned in pairs
+            ]
+        )
+        yield (
+            f"| {label} | {_told(anew.primary.difference)} | {_ends(anew.these_groups)} | "
+            f"{_told(validation.primary.difference)} | {100 * anew.spread:.2f} | {anew.n_groups} |"
+        )
+    primary = _pooled(next(pairs for label, pairs in arms.items() if "memory" in label)).primary.difference
+    low = primary.low or primary.mean
+    verdict = "not inferior" if low > -MARGIN else "not shown to be non-inferior"
+    yield (
+        f"\n**Primary outcome:** turning as it comes minus tuned decay is {_told(primary)} points; the lower "
+        f"end is {'above' if low > -MARGIN else 'below'} −{100 * MARGIN:g}: {verdict}."
+    )
+    yield from _trials(budgets_of(groups))
+
+
+def _trials(budgets: Sequence[GroupBudget]) -> Iterator[str]:
+    """How many trials of decay's grid are worth as much as turning, in the mean over cells."""
+    decay = [next(one for one in group.methods if one.sweep.name == "weight_decay") for group in budgets]
+    turning = [
+        next(one for one in group.methods if "memory" in one.sweep.label).budget.mean[0] for group in budgets
+    ]
+    n = min(one.budget.n for one in decay)
+    means = [fmean(one.budget.mean[k] for one in decay) for k in range(n)]
+    worth = next((k + 1 for k, mean in enumerate(means) if mean >= fmean(turning)), None)
+    yield (
+        f"\nTurning's mean test accuracy over cells is {_percent(fmean(turning))} %; the best by validation "
+        f"of k random trials of decay's grid has {_percent(means[0])} % with one, "
+        f"{_percent(means[min(3, n - 1)])} % with four and {_percent(means[-1])} % with {n}: turning is worth "
+        + (f"{worth} trials." if worth else f"more than {n} trials.")
+    )
 
 
 def transfer(study: Study) -> Iterator[str]:
@@ -82,7 +146,7 @@ def endless(study: Study) -> Iterator[str]:
         whole = fmean(_mean_of_ends(run, slice(1, None)) for run in runs)
         yield (
             f"| {optimizer} | {label} | {_percent(fmean(first))} | {_percent(fmean(last))} | "
-            f"{signed_points(change.mean, 2)}{_interval(change.interval)} | {_percent(whole)} |"
+            f"{_told(change)} | {_percent(whole)} |"
         )
     others = [kind for kind in cells if kind != "tasks"]
     yield "\nFinal test accuracy in %; largest fall of the training accuracy at a constant rate, points:\n"
@@ -121,6 +185,7 @@ def off_span(study: Study) -> Iterator[str]:
 
 OUTCOMES: Mapping[str, Callable[[Study], Iterator[str]]] = {
     "memory": memory,
+    "preset": preset,
     "transfer": transfer,
     "endless": endless,
     "off-span": off_span,
@@ -131,6 +196,31 @@ def planned(study: Study) -> Iterator[tuple[Settings, Run]]:
     """The runs that are done with their settings."""
     done = {run.key: run for run in study.runs if run.state == "done"}
     return ((settings, done[settings.key]) for settings in study.spec.runs() if settings.key in done)
+
+
+def _fits(always: Always, cell: Cell) -> bool:
+    return Override(always.when).fits(cell.settings.flat())
+
+
+def _pooled(pairs: Sequence[tuple[Cell, Cell]]) -> PooledDifference:
+    """First minus second on new seeds, over the test images of each data set."""
+    tables: dict[str, list[list[Any]]] = defaultdict(list)
+    for first, second in pairs:
+        assert first.confirmation is not None
+        assert second.confirmation is not None
+        right = first.confirmation.right, second.confirmation.right
+        seeds = sorted(right[0].keys() & right[1].keys())
+        rows = [right[0][seed].astype(int) - right[1][seed] for seed in seeds]
+        tables[first.settings.recipe.data.name].append(rows)
+    return pooled_difference(*tables.values())
+
+
+def _told(estimate: Estimate) -> str:
+    return f"{signed_points(estimate.mean, 2)} ({_ends(estimate)})"
+
+
+def _ends(estimate: Estimate) -> str:
+    return signed_interval(*estimate.interval, 2) if estimate.interval else "–"
 
 
 def _best(arm: Mapping[Settings, Mapping[int, Run]]) -> Settings:
@@ -199,7 +289,3 @@ def _largest_fall(run: Run) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f" ({signed_points(interval[0], 2)} to {signed_points(interval[1], 2)})" if interval else ""

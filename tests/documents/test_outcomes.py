@@ -3,14 +3,18 @@
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from decayfree.methods import TurningMethod, WeightDecay
 from decayfree.study import RunSettings, Study, StudySpec, read_study
 from decayfree.study.builtin import builtin_spec
+from decayfree.study.files.bits import text_of_bits
+from decayfree.study.runner.growing import grown
 from support.synthetic_study import Writer
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -108,6 +112,57 @@ def test_the_fall_off_the_span_is_that_of_the_setting_that_validation_chose(
     assert len(rows) == 6
     for row in rows:
         assert row[2:] == ["70.00 (70.00 to 70.00)", "20.00", "85.00 (85.00 to 85.00)", "5.00"]
+
+
+def test_the_primary_outcome_of_preset_is_on_new_seeds_over_both_data_sets(
+    outcomes: Any, tmp_path: Path
+) -> None:
+    grid = builtin_spec("preset")
+    fewer = tuple(
+        replace(axis, values=axis.values[:2]) if axis.path == "model" else axis for axis in grid.axes
+    )
+    spec = replace(grid, axes=fewer, extend=())
+    n_images = {"fashion-mnist": 400, "opencv-digits": 200}
+
+    def accuracy(run: RunSettings) -> float:
+        if isinstance(run.method, TurningMethod):
+            return 0.9 if run.method.schedule == "follow" else 0.88
+        default = {"sgd": 0.1, "adamw": 1e-3, "lion": 3e-4}[run.recipe.optimizer.name]
+        far = abs(math.log2(run.recipe.learning_rate / default))
+        return (
+            0.895 - 0.01 * far - (0.02 if run.flat().get("method.weight_decay") in (5e-4, 0.05, 1.0) else 0)
+        )
+
+    def keep(run: RunSettings, row: dict[str, Any]) -> None:
+        n = n_images[run.recipe.data.name]
+        # The same images are hard for all, and a few more or less are right by chance.
+        chance = np.random.default_rng([run.seed, len(run.label)]).integers(-1, 2)
+        row["test_right"] = text_of_bits(np.arange(n) < round(accuracy(run) * n) + chance)
+        row["validation_accuracy"] = accuracy(run) + 0.0001 * run.seed
+
+    def write(spec: StudySpec) -> None:
+        writer = Writer(tmp_path, spec=spec, final_of=accuracy, n_intervals=1, weights=("0.weight",))
+        writer.change_row = keep
+        for run in spec.runs():
+            if not (tmp_path / "runs" / run.key).exists():
+                writer._write_run(run)
+
+    write(spec)
+    write(last := grown(spec, tmp_path))
+    assert grown(spec, tmp_path) == last
+    (tmp_path / "study.toml").write_text(last.to_toml())
+    lines = list(outcomes.preset(read_study(tmp_path)))
+    rows = table(lines)
+    turning = next(row for label, row in rows.items() if "memory" in label)
+    forgetting = next(row for label, row in rows.items() if "forgetting" in label or "cosine" in label)
+    assert turning[-1] == forgetting[-1] == "12"
+    assert 0.2 < float(turning[0].split()[0].replace("−", "-")) < 0.8  # 0.5, and the chance of a seed
+    assert -1.8 < float(forgetting[0].split()[0].replace("−", "-")) < -1.2
+    assert turning[2].startswith("+0.50")
+    default = rows["weight decay, published default"]
+    assert -2.3 < float(default[0].split()[0].replace("−", "-")) < -1.7
+    assert any("not inferior" in line for line in lines)
+    assert lines[-1].endswith("turning is worth more than 12 trials.")
 
 
 def test_every_outcome_is_that_of_a_built_in_study(outcomes: Any) -> None:
