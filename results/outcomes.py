@@ -108,8 +108,8 @@ def _trials(budgets: Sequence[GroupBudget]) -> Iterator[str]:
     yield (
         f"\nTurning's mean test accuracy over cells is {_percent(fmean(turning))} %; the best by validation "
         f"of k random trials of decay's grid has {_percent(means[0])} % with one, "
-        f"{_percent(means[min(3, n - 1)])} % with four and {_percent(means[-1])} % with {n}: turning is worth "
-        + (f"{worth} trials." if worth else f"more than {n} trials.")
+        f"{_percent(means[min(3, n - 1)])} % with four and {_percent(means[-1])} % with {n}: turning is "
+        "worth " + (f"{worth} trials." if worth else f"more than {n} trials.")
     )
 
 
