@@ -199,7 +199,7 @@ def planned(study: Study) -> Iterator[tuple[Settings, Run]]:
 
 
 def _fits(always: Always, cell: Cell) -> bool:
-    return Override(always.when).fits(cell.settings.flat())
+    return Override(always.when).fits(cell.settings)
 
 
 def _pooled(pairs: Sequence[tuple[Cell, Cell]]) -> PooledDifference:

@@ -163,7 +163,7 @@ def test_a_device_that_is_not_there_is_found_out_before_any_run_starts(
     ("words", "said"),
     [
         (["run", "figure2"], "figure2 is neither a file nor a built-in study, which are figure1, optimizers"),
-        (["run", "figure2"], "; did you mean figure1?"),
+        (["run", "figure2"], "; did you mean figure1 or figure1-tuned?"),
         (["run", "FILE", "--size", "small"], "--size is for built-in studies"),
         (["run", "figure1", "--size", "huge"], "huge"),
         (["run", "figure1", "--seeds", "0"], "--seeds"),

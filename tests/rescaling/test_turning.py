@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 import decayfree
 from decayfree import MismatchError, Turning, WeightRescaling
+from decayfree.methods import TurningMethod
+from decayfree.rescaling.turning import DEFAULT_MEMORY_EPOCHS
 from support.available import import_or_skip
 
 N_ROWS, N_WEIGHTS = 64, 512
@@ -113,11 +115,20 @@ def test_every_step_turns_by_the_angle_while_updates_are_alike():
     assert turning.angles_rad["0.weight"] == pytest.approx(math.sqrt(2 / 50))
 
 
+def test_a_direction_is_remembered_for_five_epochs_unless_something_else_is_said():
+    model, found = rows_under_a_norm()
+    optimizer = torch.optim.SGD([model[0].weight], lr=0.1)
+    turning = Turning(optimizer, found, steps_per_epoch=10)
+    steps_with_independent_gradients(model[0].weight, optimizer, 1)
+    assert turning.angles_rad["0.weight"] == pytest.approx(math.sqrt(2 / (5 * 10)))
+    assert TurningMethod().memory_epochs == DEFAULT_MEMORY_EPOCHS == 5
+
+
 @pytest.mark.parametrize(("schedule", "power"), [("follow", 0.5), ("plain", 1.0)])
 def test_angles_follow_the_scheduler(schedule, power):
     model, found = rows_under_a_norm()
     optimizer = torch.optim.SGD([model[0].weight], lr=0.4, momentum=0.9)
-    turning = Turning(optimizer, found, steps_per_epoch=10, schedule=schedule)
+    turning = Turning(optimizer, found, steps_per_epoch=10, memory_epochs=10, schedule=schedule)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / 4 if step < 3 else 1.0)
     angles = []
     for _ in range(5):
@@ -132,7 +143,7 @@ def test_a_cycle_knows_its_own_full_rate():
     model, found = rows_under_a_norm()
     optimizer = torch.optim.SGD([model[0].weight], lr=0.4, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2.0, total_steps=10, cycle_momentum=False)
-    turning = Turning(optimizer, found, steps_per_epoch=10)
+    turning = Turning(optimizer, found, steps_per_epoch=10, memory_epochs=10)
     angles = []
     for _ in range(10):
         steps_with_independent_gradients(model[0].weight, optimizer, 1)
@@ -238,7 +249,7 @@ def test_blocks_without_a_gradient_stay_and_wake_up_at_the_angle():
     model, found = rows_under_a_norm()
     weight = model[0].weight
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    Turning(optimizer, found, steps_per_epoch=10)
+    Turning(optimizer, found, steps_per_epoch=10, memory_epochs=10)
     start = weight.detach().clone()
     weight.grad = torch.randn_like(weight)
     weight.grad[3] = 0

@@ -81,8 +81,8 @@ class Turning(WeightRescaling):
         >>> turning = Turning(optimizer, found, steps_per_epoch=500)
         >>> model(torch.randn(16, 4)).square().mean().backward()
         >>> optimizer.step()
-        >>> round(turning.angles_rad["0.weight"], 5)  # √(2/(19·10·500))
-        0.00459
+        >>> round(turning.angles_rad["0.weight"], 5)  # √(2/(19·5·500))
+        0.00649
     """
 
     def __init__(

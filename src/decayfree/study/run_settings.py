@@ -365,6 +365,14 @@ class RunSettings:
         """The settings as JSON: ``method`` with its name and settings, ``seed``, and all of the recipe."""
         return self._tables(is_key=True)
 
+    def at(self, path: str) -> Any:
+        """One of the settings of `flat` by its dotted name; None where there is none of it."""
+        head, *rest = path.split(".")
+        value: Any = getattr(self, head) if head in ("seed", "method") else getattr(self.recipe, head, None)
+        for name in rest:
+            value = getattr(value, name, None)
+        return value
+
     def flat(self) -> dict[str, Any]:
         """All settings by dotted name: ``method.name``, ``method.radius``, ``seed``, ``optimizer.name``."""
         return dict(self._flat)

@@ -18,6 +18,7 @@ from decayfree.study.files.archive import ARCHIVE_FILE
 from decayfree.study.files.checkpoint import read_n_threads, set_aside, write_record
 from decayfree.study.files.folder_lock import FolderLock, holder_of
 from decayfree.study.files.integrity import sealed_json, unsealed_json
+from decayfree.study.files.keeping import keep
 from decayfree.study.files.results import read_record, run_directory, set_aside_reasons
 from decayfree.study.training import train
 from support.small_study import settings
@@ -198,7 +199,7 @@ def test_a_holder_who_says_nonsense_is_a_holder(text, tmp_path):
 
 def test_a_kept_study_is_listed_as_it_ended(tmp_path):
     out = written(tmp_path / "out", spec=SPEC)
-    archive.keep(out, tmp_path / "kept")
+    keep(out, tmp_path / "kept")
     kept, status = study_status(tmp_path / "kept"), study_status(out)
     assert [run.state for run in kept.runs] == ["done"] * 4
     assert kept.runs == status.runs

@@ -286,3 +286,14 @@ def test_wrong_settings_that_change_together_are_told(values, fault):
     with pytest.raises(SpecError) as caught:
         StudySpec.from_toml(f"[[methods]]\nname = 'wrs'\n[[axes]]\npath = 'recipe'\nvalues = {values}")
     assert fault in str(caught.value)
+
+
+def test_settings_that_came_later_fit_at_their_defaults():
+    spec = StudySpec.from_toml(
+        "seeds = [0]\n[[methods]]\nname = 'wrs'\n[[axes]]\npath = 'n_cycles'\nvalues = [1, 2]\n"
+        "[[overrides]]\nwhen = {n_cycles = 1, 'method.schedule' = 'plain'}\nset = {learning_rate = 0.5}"
+    )
+    assert [run.recipe.learning_rate for run in spec.runs()] == [0.5, 0.1]
+    flat = spec.runs()[0].flat()
+    assert {path: spec.runs()[0].at(path) for path in flat} == flat
+    assert spec.runs()[0].at("optimizer.color") is None

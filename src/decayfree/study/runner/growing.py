@@ -105,7 +105,7 @@ def _confirmations(spec: StudySpec, validation: Mapping[str, float]) -> Iterator
     for settings in arms_of(spec).values():
         chosen = _chosen(spec, settings, validation)
         for run in settings:
-            if run == chosen or any(Override(one.when).fits(run.flat()) for one in spec.confirm_also):
+            if run == chosen or any(Override(one.when).fits(run) for one in spec.confirm_also):
                 yield from _with_replayed(run, spec.confirm_seeds)
 
 

@@ -128,7 +128,7 @@ def _kept(overrides: Sequence[Override], plain: StudySpec) -> tuple[Override, ..
     left, kept = list(plain.runs()), []
     for override in overrides:
         asks_for_searched = _SEARCHED & {path for path, _ in override.when}
-        if not asks_for_searched and any(override.fits(run.flat()) for run in left):
+        if not asks_for_searched and any(override.fits(run) for run in left):
             kept.append(override)
             left = [run for one in left if (run := overridden(one, (override,)))]
     return tuple(kept)

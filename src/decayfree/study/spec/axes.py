@@ -5,7 +5,7 @@ Knows no seeds and no files. What is wrong is told fault by fault; `study_spec` 
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,10 @@ class Override:
     skip: bool = False
     """Leave these runs out."""
 
-    def fits(self, settings: Mapping[str, Any]) -> bool:
-        """Whether a run's settings by dotted name are what ``when`` asks for."""
+    def fits(self, run: RunSettings) -> bool:
+        """Whether a run's settings are what ``when`` asks for."""
         return all(
-            path in settings and settings[path] in (wanted if isinstance(wanted, tuple) else (wanted,))
-            for path, wanted in self.when
+            run.at(path) in (wanted if isinstance(wanted, tuple) else (wanted,)) for path, wanted in self.when
         )
 
 
@@ -79,7 +78,7 @@ def recipes(recipe: Recipe, axes: Sequence[Axis]) -> Iterator[Recipe]:
 def overridden(run: RunSettings, overrides: Sequence[Override]) -> RunSettings | None:
     """The run as the overrides leave it, one applied after the other; None where one leaves it out."""
     for override in overrides:
-        if not override.fits(run.flat()):
+        if not override.fits(run):
             continue
         if override.skip:
             return None
@@ -170,7 +169,7 @@ def unused_faults(
     """
     left: list[RunSettings] = list(combinations)
     for index, override in enumerate(overrides):
-        fitting = [run for run in left if override.fits(run.flat())]
+        fitting = [run for run in left if override.fits(run)]
         if not fitting and not any(is_unread(path, unread) for path, _ in override.when):
             names = [value for path, value in override.when if path == "method.name"]
             meant = closest(str(names[0]), METHODS) if names and names[0] not in METHODS else ""

@@ -97,7 +97,7 @@ def _always_faults(one: Always, where: str, runs: Sequence[RunSettings]) -> Iter
         return
     faults = list(override_faults(Override(one.when, skip=True), where))
     yield from faults
-    if not faults and not any(Override(one.when).fits(run.flat()) for run in runs):
+    if not faults and not any(Override(one.when).fits(run) for run in runs):
         yield f"{where}.when: fits no run: {shown(dict(one.when))}"
 
 
