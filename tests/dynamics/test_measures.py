@@ -308,7 +308,7 @@ def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(fused_rows, "LEAST", 1)
     fused_rows._compiled.cache_clear()
-    assert fused_rows.fused_slope(row(3.0, 4.0), row(0.0, -2.0), ONE) == ()
+    assert fused_rows.fused_slope(row(3.0, 4.0), row(0.0, -2.0), ONE) is None
     assert slope(row(3.0, 4.0), row(0.0, -2.0), ONE).radial_share.item() == 0.8
     fused_rows._compiled.cache_clear()
 
