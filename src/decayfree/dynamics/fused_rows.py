@@ -14,7 +14,7 @@ from torch import Tensor
 from decayfree.blocks import Blocks
 
 # Below so many numbers in a weight nothing is gained that compiling for a second would be worth.
-LEAST = 1 << 17
+LEAST = 1 << 16
 
 
 def fused_motion(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor | None:
