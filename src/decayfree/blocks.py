@@ -329,20 +329,20 @@ def scale_other_rows_(
 
 
 def held_rows(of_rows: Tensor, blocks: Blocks) -> Tensor:
-    """Of one number for each row of a weight those of the rows that are held, (n_rows,)."""
-    return of_rows[_index(blocks, of_rows.device)] if blocks.is_partial else of_rows
+    """Of one number for each row of a weight, (*, its rows), those of the rows that are held, (*, n_rows)."""
+    return of_rows[..., _index(blocks, of_rows.device)] if blocks.is_partial else of_rows
 
 
 def over_blocks(of_rows: Tensor, blocks: Blocks, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
     """One number for each block from one for each of its rows.
 
     Args:
-        of_rows: (n_rows,).
+        of_rows: (*, n_rows).
         blocks: How the rows are divided.
-        reduce: Makes one number of many, of all or along ``dim``; without it, their sum.
+        reduce: Makes one number of many along ``dim``; without it, their sum.
 
     Returns:
-        (n_blocks,).
+        (*, n_blocks).
 
     Example:
         >>> over_blocks(torch.tensor([1.0, 2.0, 4.0]), Blocks(axis=0, block_sizes=(1, 2)))
@@ -351,8 +351,8 @@ def over_blocks(of_rows: Tensor, blocks: Blocks, reduce: Callable[..., Tensor] =
     if blocks.rows_are_blocks:
         return of_rows
     if blocks.uniform_size:
-        return reduce(of_rows.reshape(-1, blocks.uniform_size), dim=1)
-    return torch.stack([reduce(part) for part in of_rows.split(blocks.block_sizes)])
+        return reduce(of_rows.unflatten(-1, (-1, blocks.uniform_size)), dim=-1)
+    return torch.stack([reduce(part, dim=-1) for part in of_rows.split(blocks.block_sizes, dim=-1)], dim=-1)
 
 
 def factors_of_rows(factors: Tensor, blocks: Blocks) -> Tensor:

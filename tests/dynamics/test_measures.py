@@ -6,6 +6,7 @@ How they are sampled while a model trains is test_recorder.py's question.
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -182,6 +183,34 @@ def test_small_angles_survive_large_steps_along_the_block(
         assert (angle, straight, relative) == pytest.approx(expected, rel=1e-7, abs=1e-14)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("radial", [0.0, -5e-5, 0.1, 30.0, -0.99])
+def test_large_float32_weights_are_compared_in_float64(
+    radial: float, compiled: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows long enough for float32 sums to be off by 1e-7, in a weight large enough for machine code."""
+    if compiled:
+        import_or_skip("numba")
+    shape, blocks = (fused_rows.LEAST >> 13, 1 << 13), Blocks(0, (1,) * (fused_rows.LEAST >> 13))
+    if not compiled:
+        monkeypatch.setattr(fused_rows, "LEAST", sys.maxsize)
+    before, gradient = torch.randn(shape), torch.randn(shape)
+    after = ((1 + radial) * before.double() + 1e-7 * torch.randn(shape)).float()
+    gradient -= (gradient * before).sum(1, keepdim=True) / before.square().sum(1, keepdim=True) * before
+    moved, seen = motion(before, after, blocks), slope(before, gradient, blocks)
+    for index in (0, len(before) - 1):
+        w, v, g = (tensor[index].tolist() for tensor in (before, after, gradient))
+        told = [values[index].item() for values in (moved.angle_rad, moved.chord, moved.relative)]
+        assert told == pytest.approx(exact(w, v), rel=1e-7, abs=1e-14)
+        # Products of float32 numbers have no rounding in float64.
+        ww, vv, gg, wg = (math.fsum(map(operator.mul, *pair)) for pair in ((w, w), (v, v), (g, g), (w, g)))
+        assert moved.norms[index].item() == pytest.approx(math.sqrt(ww), rel=1e-14)
+        assert moved.norms_after[index].item() == pytest.approx(math.sqrt(vv), rel=1e-14)
+        share = abs(wg) / math.sqrt(ww * gg)
+        assert share < 1e-7
+        assert seen.radial_share[index].item() == pytest.approx(share, abs=1e-15)
+
+
 @pytest.mark.parametrize("beyond", [1e-7, 1e-4, 0.1])
 def test_angles_near_pi(beyond: float, seed: int) -> None:
     before = torch.randn(1, 50, dtype=torch.float64)
@@ -279,7 +308,7 @@ def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(fused_rows, "LEAST", 1)
     fused_rows._compiled.cache_clear()
-    assert fused_rows.fused_slope(row(3.0, 4.0), row(0.0, -2.0), ONE) == ()
+    assert fused_rows.fused_slope(row(3.0, 4.0), row(0.0, -2.0), ONE) is None
     assert slope(row(3.0, 4.0), row(0.0, -2.0), ONE).radial_share.item() == 0.8
     fused_rows._compiled.cache_clear()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from decayfree.blocks import Blocks
 from decayfree.dynamics import row_sums
 from decayfree.dynamics.measures import motion, slope
-from decayfree.dynamics.readings import as_scalar, summary
+from decayfree.dynamics.readings import as_scalar, motion_readings, summary
 from support.elsewhere import Elsewhere, elsewhere
 
 BLOCKS = Blocks(0, (1,) * 6)
@@ -42,3 +42,15 @@ def test_pieces_are_larger_there(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert sizes == [[(2, 2, 3)] * 3, [(2, 3, 3)] * 2]
     there = motion(weight.as_subclass(Elsewhere), (2 * weight).as_subclass(Elsewhere), BLOCKS)
     assert there.radial.as_subclass(Tensor).tolist() == motion(weight, 2 * weight, BLOCKS).radial.tolist()
+
+
+def test_weights_on_several_devices_are_each_read_on_their_own() -> None:
+    # One weight of one block, one elsewhere, and one of two; all as long as they were.
+    squares = {"a": torch.tensor([4.0]), "b": torch.ones(3, device="meta"), "c": torch.tensor([9.0, 25.0])}
+    sums = {name: torch.stack((one, 0 * one, 0 * one, one)) for name, one in squares.items()}
+    rates = {"a": torch.tensor(0.5), "b": torch.tensor(0.5, device="meta"), "c": torch.tensor(0.75)}
+    found = motion_readings(sums, rates, "adam")
+    assert list(found) == ["a", "b", "c"]
+    assert [found[name]["norm"].tolist() for name in ("a", "c")] == [[2.0], [3.0, 5.0]]
+    assert [found[name]["effective_learning_rate"][0].item() for name in ("a", "c")] == [0.25, 0.25]
+    assert (found["b"]["norm"].shape, found["b"]["norm"].device.type) == ((3,), "meta")

@@ -199,6 +199,17 @@ def test_a_sample_is_six_passes_over_what_is_recorded(
     assert counted.n_bytes == 6 * sum(parameter.nbytes for parameter in held)
 
 
+def test_what_was_summed_is_read_of_all_weights_in_one_call() -> None:
+    model = mixed_net()
+    optimizer, recorder, _ = recorded(model, every=1)
+    train(model, optimizer, digit_losses(1))
+    with Calls() as calls:
+        recorder._before_step(optimizer, (optimizer,), {})
+        recorder._after_step(optimizer, (optimizer,), {})
+    # The angle, and the radial share of the gradient.
+    assert [calls.names.count(name) for name in ("aten::atan2", "aten::abs")] == [1, 1]
+
+
 def test_a_sample_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mixed_net()
     optimizer, _, samples = recorded(model, every=2)

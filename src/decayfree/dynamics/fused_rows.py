@@ -14,16 +14,16 @@ from torch import Tensor
 from decayfree.blocks import Blocks
 
 # Below so many numbers in a weight nothing is gained that compiling for a second would be worth.
-LEAST = 1 << 17
+LEAST = 1 << 16
 
 
-def fused_motion(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
-    """As `row_sums.row_motion`; nothing where that is not for machine code."""
+def fused_motion(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor | None:
+    """As `row_sums.block_motion`, row by row; nothing where that is not for machine code."""
     return _fused(_motion, before, after, blocks, n_sums=4)
 
 
-def fused_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
-    """As `row_sums.row_slope`; nothing where that is not for machine code."""
+def fused_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> Tensor | None:
+    """As `row_sums.block_slope`, row by row; nothing where that is not for machine code."""
     return _fused(_slope, weight, gradient, blocks, n_sums=3)
 
 
@@ -45,8 +45,8 @@ def runs_of(blocks: Blocks) -> list[slice]:
 
 def _fused(
     loop: Callable[..., None], first: Tensor, second: Tensor, blocks: Blocks, *, n_sums: int
-) -> tuple[Tensor, ...]:
-    """What ``loop`` makes of every held row, n_sums of (n_rows,)."""
+) -> Tensor | None:
+    """What ``loop`` makes of every held row, (n_sums, n_rows)."""
     is_meant = (
         type(first) is type(second) is Tensor
         and first.device.type == "cpu"
@@ -57,14 +57,14 @@ def _fused(
     matrices = _in_memory(first, second) if is_meant else []
     compiled = _compiled(loop) if matrices else None
     if compiled is None:
-        return ()
+        return None
     sums = torch.empty(blocks.n_rows, n_sums, dtype=torch.float64)
     arrays, filled, n_done = [matrix.numpy() for matrix in matrices], sums.numpy(), 0
     for run in runs_of(blocks):
         n = run.stop - run.start
         compiled(*(array[run] for array in arrays), filled[n_done : n_done + n])
         n_done += n
-    return sums.t().contiguous().unbind()
+    return sums.t()
 
 
 def _in_memory(first: Tensor, second: Tensor) -> list[Tensor]:
@@ -104,7 +104,7 @@ def _motion(before: Any, after: Any, sums: Any) -> None:
             old, new = 1.0 * before[row, column], 1.0 * after[row, column]
             rest = (new - old) - growth * old
             aside += rest * rest
-        sums[row, 0], sums[row, 1], sums[row, 2], sums[row, 3] = squares, growth, aside, squares_after
+        sums[row, 0], sums[row, 1], sums[row, 2], sums[row, 3] = squares, along, aside, squares_after
 
 
 def _slope(weight: Any, gradient: Any, sums: Any) -> None:

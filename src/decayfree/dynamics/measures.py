@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from decayfree.arguments.kinds import checked
-from decayfree.blocks import Blocks, factors_of_rows
-from decayfree.dynamics.row_sums import pairs_of, pooled, row_motion, row_slope
+from decayfree.blocks import Blocks, Part
+from decayfree.dynamics.row_sums import block_motion, block_slope
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.optimizers import UpdateFamily
 
@@ -67,6 +67,14 @@ class Motion:
     norms_after: Tensor
     radial: Tensor
     tangential: Tensor
+
+    @classmethod
+    def of(cls, sums: Tensor) -> "Motion":
+        """From the sums of `block_motion`, (4, n_blocks), be they of one weight or of several."""
+        squares, along, aside, squares_after = sums
+        # A block that was zero has no direction to go along or aside of.
+        were = squares.masked_fill(squares == 0, math.nan)
+        return cls(squares.sqrt(), squares_after.sqrt(), along / were, (aside / were).sqrt())
 
     @property
     def angle_rad(self) -> Tensor:
@@ -124,16 +132,7 @@ def motion(
         >>> [round(value.item(), 4) for value in (moved.angle_rad, moved.chord, moved.relative)]
         [0.4636, 0.4595, 1.4142]
     """
-    parts = pairs_of(before, after, blocks, bias_before, bias_after)
-    # Sums over rows of squares alone, as one pools variances: nothing cancels, so that a small part aside
-    # survives a large one along.
-    rows = [row_motion(old, new, layout) for old, new, layout in parts]
-    squares = pooled([square for square, _, _, _ in rows], blocks)
-    squares_after = pooled([square for _, _, _, square in rows], blocks)
-    radial = pooled([square * growth for square, growth, _, _ in rows], blocks) / squares
-    of_rows = factors_of_rows(radial, blocks)
-    aside = pooled([off + (growth - of_rows).square() * square for square, growth, off, _ in rows], blocks)
-    return Motion(squares.sqrt(), squares_after.sqrt(), radial, (aside / squares).sqrt())
+    return Motion.of(block_motion(Part(before, bias_before, blocks), Part(after, bias_after, blocks)))
 
 
 @checked()
@@ -175,6 +174,12 @@ class Slope:
     gradient_norms: Tensor
     dots: Tensor
     n_rows: Tensor
+
+    @classmethod
+    def of(cls, sums: Tensor) -> "Slope":
+        """From the sums of `block_slope`, (4, n_blocks), be they of one weight or of several."""
+        squares, gradient_squares, dots, n_rows = sums
+        return cls(squares.sqrt(), gradient_squares.sqrt(), dots, n_rows)
 
     @property
     def radial_share(self) -> Tensor:
@@ -230,11 +235,7 @@ def slope(
         >>> seen.radial_share.item(), seen.norm_at_unit_radius.item()
         (0.8, 10.0)
     """
-    parts = pairs_of(weight, gradient, blocks, bias, bias_gradient)
-    rows = [row_slope(old, new, layout) for old, new, layout in parts]
-    squares, gradient_squares, dots = (pooled(values, blocks) for values in zip(*rows, strict=True))
-    n_rows = pooled([torch.ones_like(rows[0][0])], blocks)
-    return Slope(squares.sqrt(), gradient_squares.sqrt(), dots, n_rows)
+    return Slope.of(block_slope(Part(weight, bias, blocks), Part(gradient, bias_gradient, blocks)))
 
 
 def distance_to_equilibrium(measured: Tensor, predicted: float | Tensor) -> Tensor:

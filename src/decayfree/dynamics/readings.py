@@ -1,55 +1,72 @@
-"""What do the instruments read of one weight in one step, and how is that told in a few numbers?
+"""What do the instruments read of some weights in one step, and how is that told in a few numbers?
 
-All readings of a weight's blocks, and their statistics, without waiting for the device once. Knows no
-optimizer; recorder.py does.
+All readings of their blocks, and the statistics of those, without waiting for the device once, and for all
+weights together: each operation costs a call. Knows no optimizer; recorder.py does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from decayfree.blocks import Part
-from decayfree.dynamics.measures import Slope, distance_to_equilibrium, effective_learning_rate, motion
+from decayfree.dynamics.measures import Motion, Slope, effective_learning_rate
 from decayfree.dynamics.row_sums import widest
 from decayfree.optimizers import UpdateFamily
 
+Readings = dict[str, dict[str, Tensor]]
+"""By weight and instrument, (n_blocks of the weight,), floating."""
 
-def readings(
-    before: Part,
-    after: Part,
-    gradient: Slope | None,
-    learning_rate: Tensor,
-    family: UpdateFamily | Literal["none"],
-    predicted_angle: float | Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Every instrument's reading of every block.
+
+def motion_readings(
+    sums: Mapping[str, Tensor], learning_rates: Mapping[str, Tensor], family: UpdateFamily | Literal["none"]
+) -> Readings:
+    """What the weights and their learning rate show.
 
     Args:
-        before: The weight before the step, with its bias where they only work together.
-        after: The same after it.
-        gradient: How the gradient lay to the weight before the step; None where there was none.
-        learning_rate: (), of the step.
+        sums: By weight, what `block_motion` makes of it before the step and after it.
+        learning_rates: By weight, (), of the step.
         family: Of the optimizer; with ``"none"`` there is no effective learning rate.
-        predicted_angle: Angular update at equilibrium, in radians; with None there is no distance to it.
-
-    Returns:
-        By instrument, (n_blocks,), floating. What needs a gradient is missing where there was none.
     """
-    moved = motion(before.weight, after.weight, after.blocks, before.bias, after.bias)
-    found = {"norm": moved.norms_after}
-    if family != "none":
-        found["effective_learning_rate"] = effective_learning_rate(moved.norms, learning_rate, family)
-    found |= {"angular_update_rad": moved.angle_rad, "relative_update": moved.relative}
-    if gradient is not None:
-        found["radial_share"] = gradient.radial_share
-        found["gradient_norm_at_unit_radius"] = gradient.norm_at_unit_radius
-    if predicted_angle is not None:
-        found["distance_to_equilibrium"] = distance_to_equilibrium(
-            found["angular_update_rad"], predicted_angle
-        )
+    found: Readings = {name: {} for name in sums}
+    for names, sizes, together in _on_each_device(sums):
+        moved = Motion.of(together)
+        seen = {"norm": moved.norms_after}
+        if family != "none":
+            rates = [learning_rates[name].expand(size) for name, size in zip(names, sizes, strict=True)]
+            seen["effective_learning_rate"] = effective_learning_rate(moved.norms, torch.cat(rates), family)
+        seen |= {"angular_update_rad": moved.angle_rad, "relative_update": moved.relative}
+        _hand_out(seen, names, sizes, found)
     return found
+
+
+def slope_readings(sums: Mapping[str, Tensor], scale: float | Tensor | None) -> Readings:
+    """What the gradients show.
+
+    Args:
+        sums: By weight, what `block_slope` makes of it and its gradient.
+        scale: By which gradients are multiplied; None where they are not.
+    """
+    found: Readings = {name: {} for name in sums}
+    for names, sizes, together in _on_each_device(sums):
+        seen = Slope.of(together) if scale is None else Slope.of(together).divided_by(scale)
+        read = {"radial_share": seen.radial_share, "gradient_norm_at_unit_radius": seen.norm_at_unit_radius}
+        _hand_out(read, names, sizes, found)
+    return found
+
+
+def _on_each_device(sums: Mapping[str, Tensor]) -> Iterator[tuple[list[str], list[int], Tensor]]:
+    """The weights on a device, how many blocks each has, and their sums side by side."""
+    for device in dict.fromkeys(one.device for one in sums.values()):
+        here = {name: one for name, one in sums.items() if one.device == device}
+        yield list(here), [one.shape[1] for one in here.values()], torch.cat(list(here.values()), dim=1)
+
+
+def _hand_out(seen: Mapping[str, Tensor], names: list[str], sizes: list[int], found: Readings) -> None:
+    """To each weight its part of what is read of all their blocks."""
+    for instrument, values in seen.items():
+        for name, part in zip(names, values.split(sizes), strict=True):
+            found[name][instrument] = part
 
 
 def summary(values: Sequence[Tensor], quantiles: Sequence[float]) -> Tensor:
@@ -62,7 +79,7 @@ def summary(values: Sequence[Tensor], quantiles: Sequence[float]) -> Tensor:
         alike.setdefault((reading.device, len(reading)), []).append(index)
     rows: dict[int, Tensor] = {}
     for (device, _), indices in alike.items():
-        together = torch.stack([values[index].detach().to(widest(device)) for index in indices])
+        together = torch.stack([values[index] for index in indices]).detach().to(widest(device))
         told = statistics(together, quantiles).to(values[0].device, non_blocking=True)
         rows |= zip(indices, told.unbind(), strict=True)
     return torch.stack([rows[index] for index in range(len(values))])

@@ -21,9 +21,10 @@ from decayfree.arguments.stored import unsupported_weights
 from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
 from decayfree.blocks import Part
 from decayfree.dynamics.families import update_family
-from decayfree.dynamics.measures import Slope, slope
-from decayfree.dynamics.readings import as_scalar, readings, summary
+from decayfree.dynamics.measures import distance_to_equilibrium
+from decayfree.dynamics.readings import as_scalar, motion_readings, slope_readings, summary
 from decayfree.dynamics.readings import labels as labels_of
+from decayfree.dynamics.row_sums import block_motion, block_slope
 from decayfree.dynamics.sinks import JsonLines, Sample
 from decayfree.errors import (
     Fault,
@@ -126,8 +127,8 @@ class Recorder:
         self.run = uuid.uuid4().hex[:8]
         self._steps, self._idle_step = StepCounter(), IdleStep()
         self._number = 0  # of the step that is looked at
-        # Of a step that is looked at: weights as they were before, and how their gradients lay to them.
-        self._kept: dict[str, tuple[Part, Slope | None]] = {}
+        # Of a step that is looked at: weights as they were before, and what their gradients showed.
+        self._kept: dict[str, tuple[Part, dict[str, Tensor]]] = {}
         optimizer.register_step_pre_hook(self._before_step)
         # A WeightRescaling puts its hook before all others, so that this one sees rescaled weights.
         optimizer.register_step_post_hook(self._after_step)
@@ -226,21 +227,15 @@ class Recorder:
                 "are not recorded: the model's parameters were replaced after the optimizer was made",
                 stacklevel=2,
             )
+        parts = {name: part for name, part in parts.items() if name not in gone}
         # Of all weights first, so that what this needs for a moment does not come on top of the copies.
-        slopes = {name: self._slope_of(part) for name, part in parts.items()}
-        for name, part in parts.items():
-            if name not in gone:
-                self._kept[name] = part.each(lambda tensor: tensor.detach().clone()), slopes[name]
-
-    def _slope_of(self, part: Part) -> Slope | None:
-        gradient, bias_gradient = part.weight.grad, None if part.bias is None else part.bias.grad
-        if gradient is None or (part.bias is not None and bias_gradient is None):
-            return None
-        gradient = gradient.to_dense() if gradient.is_sparse else gradient
-        seen = slope(part.weight, gradient, part.blocks, part.bias, bias_gradient)
+        slopes = {
+            name: block_slope(part, grad) for name, part in parts.items() if (grad := _gradient_of(part))
+        }
         # A fused optimizer gets gradients that are still multiplied by the scale of a GradScaler.
-        scale = getattr(self.optimizer, "grad_scale", None)
-        return seen if scale is None else seen.divided_by(scale)
+        shown = slope_readings(slopes, getattr(self.optimizer, "grad_scale", None))
+        for name, part in parts.items():
+            self._kept[name] = part.each(lambda tensor: tensor.detach().clone()), shown.get(name, {})
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_inner_step(optimizer) or self._idle_step.has_come(self._watched()):
@@ -264,22 +259,27 @@ class Recorder:
 
     def _measure(self) -> tuple[dict[str, list[str]], Tensor]:
         """Names of each weight's instruments; in one tensor all learning rates, then all statistics."""
-        found: dict[str, dict[str, Tensor]] = {}
-        rates: list[Tensor] = []
         parts, groups = self._parts(), self._groups()
+        moved: dict[str, Tensor] = {}
+        rates: dict[str, Tensor] = {}
+        shown: dict[str, dict[str, Tensor]] = {}
         for name in list(self._kept):
             # Popped, so that it is freed when the next weight has had its turn.
-            before, gradient = self._kept.pop(name)
+            before, shown[name] = self._kept.pop(name)
             after = parts[name]
-            group = groups[id(after.weight)]
-            rates.append(as_scalar(group["lr"], after.weight.device))
-            predicted_angle = self._predicted_angle(name, group)
-            found[name] = readings(before, after, gradient, rates[-1], self.family, predicted_angle)
-            own = self._own_readings(name, after.weight)
-            found[name] |= {key: value for key, value in own if value is not None}
+            moved[name] = block_motion(before, after)
+            rates[name] = as_scalar(groups[id(after.weight)]["lr"], after.weight.device)
+        found = motion_readings(moved, rates, self.family)
+        for name, seen in found.items():
+            seen |= shown[name]
+            goal = self._predicted_angle(name, groups[id(parts[name].weight)])
+            if goal is not None:
+                seen["distance_to_equilibrium"] = distance_to_equilibrium(seen["angular_update_rad"], goal)
+            own = self._own_readings(name, parts[name].weight)
+            seen |= {key: value for key, value in own if value is not None}
         told = summary([value for seen in found.values() for value in seen.values()], self.quantiles)
         values = torch.cat(
-            [*(rate.to(told.device, non_blocking=True).view(1) for rate in rates), told.flatten()]
+            [*(rate.to(told.device, non_blocking=True).view(1) for rate in rates.values()), told.flatten()]
         )
         return {name: list(seen) for name, seen in found.items()}, values
 
@@ -351,6 +351,14 @@ def _kind_faults(quantiles: object, predicted_angles: object, also: object) -> I
     )
     if not (also is None or is_named):
         yield f"also must map names to functions of a parameter name and its weight, got {also!r:.60}"
+
+
+def _gradient_of(part: Part) -> Part | None:
+    """The gradients of a weight and its bias; None where one of them has none."""
+    weight, bias = part.weight.grad, None if part.bias is None else part.bias.grad
+    if weight is None or (part.bias is not None and bias is None):
+        return None
+    return Part(weight, bias, part.blocks).each(lambda one: one.to_dense() if one.is_sparse else one)
 
 
 def _is_first_rank() -> bool:

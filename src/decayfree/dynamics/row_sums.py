@@ -11,7 +11,9 @@ from torch import Tensor
 
 from decayfree.blocks import (
     Blocks,
+    Part,
     block_dots,
+    factors_of_rows,
     faults_of_shape,
     held_rows,
     is_sharded,
@@ -29,50 +31,33 @@ _PIECE_ON_CPU = 1 << 17
 _PIECE = 1 << 21
 
 
-def pairs_of(
-    first: Tensor, second: Tensor, blocks: Blocks, bias_first: Tensor | None, bias_second: Tensor | None
-) -> Sequence[tuple[Tensor, Tensor, Blocks]]:
-    """The pairs of tensors that the blocks are in: weight with weight, and bias with bias if there is one."""
-    fault = faults_of_shape(first.shape, blocks)
-    if fault is None and first.shape != second.shape:
-        fault = f"the other has shape {tuple(second.shape)}"
-    if fault is None and (bias_first is None) != (bias_second is None):
-        fault = "a bias came with one of the two only"
-    biases = [bias for bias in (bias_first, bias_second) if bias is not None]
-    # One entry for each row of the weight, held or not.
-    n_rows = n_rows_of(first.shape, blocks) if fault is None else 0
-    if fault is None and any(bias.shape != (n_rows,) for bias in biases):
-        shapes = " and ".join(str(tuple(bias.shape)) for bias in biases)
-        fault = f"biases must have shape ({n_rows},), got {shapes}"
-    if fault:
-        raise InvalidInputError(
-            f"a weight of shape {tuple(first.shape)} cannot be compared in these blocks: {fault}"
-        )
-    pairs = [(first.detach(), second.detach(), blocks)]
-    if bias_first is not None and bias_second is not None:
-        pairs.append((bias_first.detach(), bias_second.detach(), Blocks(0, *_each_row(blocks))))
-    return pairs
+def block_motion(before: Part, after: Part) -> Tensor:
+    """Of every block ‖w‖², ⟨w, Δw⟩, the square of what Δw has aside of w, and ‖w + Δw‖²: (4, n_blocks).
+
+    Raises:
+        InvalidInputError: If shapes do not go together.
+    """
+    blocks = before.blocks
+    of_rows = [_row_motion(*pair) for pair in _pairs(before, after)]
+    sums = over_blocks(_with_bias(of_rows), blocks)
+    if len(of_rows) == 1 and blocks.rows_are_blocks:
+        return sums
+    # Rows that do not grow as their block does turn it. Sums of squares alone, as one pools variances:
+    # nothing cancels, so that a small part aside survives a large one along.
+    growth = factors_of_rows(sums[1] / sums[0], blocks)
+    turned = [(_growth(squares, along) - growth).square() * squares for squares, along, _, _ in of_rows]
+    sums[2] += over_blocks(_with_bias(turned), blocks)
+    return sums
 
 
-def row_motion(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
-    """For every held row ‖w‖², ⟨w, Δw⟩/‖w‖² (0 for a row of zeros), ‖Δw − that·w‖² and ‖w + Δw‖²."""
-    if is_sharded(before):
-        return _motion_of_shards(before, after, blocks)
-    return fused_motion(before, after, blocks) or _in_pieces(before, after, blocks, _motion)
+def block_slope(weight: Part, gradient: Part) -> Tensor:
+    """Of every block ‖w‖², ‖g‖², ⟨w, g⟩ and how many rows it has: (4, n_blocks).
 
-
-def row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
-    """For every held row ‖w‖², ‖g‖² and ⟨w, g⟩."""
-    if is_sharded(weight):
-        rows = Blocks(blocks.axis, *_each_row(blocks))
-        w, g = (tensor.to(widest(weight.device)) for tensor in (weight, gradient))
-        return block_dots(w, w, rows), block_dots(g, g, rows), block_dots(w, g, rows)
-    return fused_slope(weight, gradient, blocks) or _in_pieces(weight, gradient, blocks, _slope)
-
-
-def pooled(of_rows: Sequence[Tensor], blocks: Blocks) -> Tensor:
-    """Sum over the weight and its bias, then over the rows of each block."""
-    return over_blocks(of_rows[0] if len(of_rows) == 1 else torch.stack(tuple(of_rows)).sum(dim=0), blocks)
+    Raises:
+        InvalidInputError: If shapes do not go together.
+    """
+    of_rows = _with_bias([_row_slope(*pair) for pair in _pairs(weight, gradient)])
+    return over_blocks(torch.nn.functional.pad(of_rows, (0, 0, 0, 1), value=1.0), weight.blocks)
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -80,13 +65,63 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _in_pieces(
-    first: Tensor, second: Tensor, blocks: Blocks, compare: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, ...]:
+def _pairs(first: Part, second: Part) -> Iterator[tuple[Tensor, Tensor, Blocks]]:
+    """The pairs of tensors that the blocks are in: weight with weight, and bias with bias if there is one."""
+    blocks, shape = first.blocks, first.weight.shape
+    fault = faults_of_shape(shape, blocks)
+    if fault is None and shape != second.weight.shape:
+        fault = f"the other has shape {tuple(second.weight.shape)}"
+    if fault is None and (first.bias is None) != (second.bias is None):
+        fault = "a bias came with one of the two only"
+    biases = [part.bias for part in (first, second) if part.bias is not None]
+    # One entry for each row of the weight, held or not.
+    n_rows = n_rows_of(shape, blocks) if fault is None else 0
+    if fault is None and any(bias.shape != (n_rows,) for bias in biases):
+        shapes = " and ".join(str(tuple(bias.shape)) for bias in biases)
+        fault = f"biases must have shape ({n_rows},), got {shapes}"
+    if fault:
+        raise InvalidInputError(
+            f"a weight of shape {tuple(shape)} cannot be compared in these blocks: {fault}"
+        )
+    yield first.weight.detach(), second.weight.detach(), blocks
+    if biases:
+        old, new = biases
+        yield old.detach(), new.detach(), Blocks(0, *_each_row(blocks))
+
+
+def _row_motion(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor:
+    """As `block_motion`, of every held row: (4, n_rows)."""
+    if is_sharded(before):
+        return _motion_of_shards(before, after, blocks)
+    sums = fused_motion(before, after, blocks)
+    return _in_pieces(before, after, blocks, _motion) if sums is None else sums
+
+
+def _row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> Tensor:
+    """‖w‖², ‖g‖² and ⟨w, g⟩ of every held row: (3, n_rows)."""
+    if is_sharded(weight):
+        rows = Blocks(blocks.axis, *_each_row(blocks))
+        w, g = (tensor.to(widest(weight.device)) for tensor in (weight, gradient))
+        return torch.stack([block_dots(*pair, rows) for pair in ((w, w), (g, g), (w, g))])
+    sums = fused_slope(weight, gradient, blocks)
+    return _in_pieces(weight, gradient, blocks, _slope) if sums is None else sums
+
+
+def _with_bias(of_rows: Sequence[Tensor]) -> Tensor:
+    """The sum over a weight and its bias, if there is one."""
+    return of_rows[0] if len(of_rows) == 1 else torch.stack(tuple(of_rows)).sum(dim=0)
+
+
+def _growth(squares: Tensor, along: Tensor) -> Tensor:
+    """⟨w, Δw⟩/‖w‖², and 0 for a row of zeros: all that it became is aside."""
+    return (along / squares).masked_fill_(squares == 0, 0.0)
+
+
+def _in_pieces(first: Tensor, second: Tensor, blocks: Blocks, compare: Callable[[Tensor], Tensor]) -> Tensor:
     """What ``compare`` makes of pairs of rows, (n_sums, n), for all rows that are held."""
-    sums = torch.cat([compare(pair) for pair in _pieces(first, second, blocks)], dim=1).unbind()
+    sums = torch.cat([compare(pair) for pair in _pieces(first, second, blocks)], dim=1)
     # Groups come with all of their rows.
-    return tuple(held_rows(values, blocks) for values in sums) if blocks.groups > 1 else sums
+    return held_rows(sums, blocks) if blocks.groups > 1 else sums
 
 
 def _pieces(first: Tensor, second: Tensor, blocks: Blocks) -> Iterator[Tensor]:
@@ -111,9 +146,9 @@ def _motion(pair: Tensor) -> Tensor:
     squares, squares_after = torch.linalg.vector_norm(pair, dim=2).square_()
     weight, change = pair
     change -= weight
-    growth = (weight * change).sum(dim=1).div_(squares).masked_fill_(squares == 0, 0.0)
-    change.addcmul_(weight, growth[:, None], value=-1)
-    return torch.stack((squares, growth, torch.linalg.vector_norm(change, dim=1).square_(), squares_after))
+    along = (weight * change).sum(dim=1)
+    change.addcmul_(weight, _growth(squares, along)[:, None], value=-1)
+    return torch.stack((squares, along, torch.linalg.vector_norm(change, dim=1).square_(), squares_after))
 
 
 def _slope(pair: Tensor) -> Tensor:
@@ -128,15 +163,15 @@ def _rows_first(tensor: Tensor, blocks: Blocks) -> Tensor:
     return torch.unflatten(tensor, 0, (blocks.groups, -1)).movedim(2, 1)
 
 
-def _motion_of_shards(before: Tensor, after: Tensor, blocks: Blocks) -> tuple[Tensor, ...]:
+def _motion_of_shards(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor:
     """The same for tensors that are spread over devices, by what is known of blocks; copies the whole."""
     rows, weight = Blocks(blocks.axis, *_each_row(blocks)), before.to(widest(before.device), copy=True)
     after = after.to(weight.dtype)
     change, squares = after - weight, block_dots(weight, weight, rows)
-    growth = torch.where(squares == 0, 0.0, block_dots(weight, change, rows) / squares)
-    scale_blocks_(weight, growth, rows)
+    along = block_dots(weight, change, rows)
+    scale_blocks_(weight, _growth(squares, along), rows)
     change = change - weight
-    return squares, growth, block_dots(change, change, rows), block_dots(after, after, rows)
+    return torch.stack((squares, along, block_dots(change, change, rows), block_dots(after, after, rows)))
 
 
 def _each_row(blocks: Blocks) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
