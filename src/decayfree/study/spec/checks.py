@@ -7,7 +7,7 @@ that rests on the rest: whether an override fits a run is not said where a metho
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from decayfree.methods.method import Method
@@ -120,6 +120,21 @@ def whole_faults(parts: Parts) -> list[str]:
     return [*_method_faults(parts), *seed_faults("seeds", parts.seeds), *_run_faults(parts)]
 
 
+def grid_of(
+    seeds: tuple[int, ...],
+    recipe: Recipe,
+    axes: tuple[Axis, ...],
+    methods: tuple[Method, ...],
+    overrides: tuple[Override, ...],
+) -> tuple[RunSettings, ...]:
+    """Every seed with every recipe and every method, as the overrides leave it; each once."""
+    apart = _told_apart(seeds, overrides)
+    planned = combinations(apart, recipe, axes, methods)
+    left = [run for one in planned if (run := overridden(one, overrides)) is not None]
+    every = left if apart == seeds else (replace(run, seed=seed) for seed in seeds for run in left)
+    return tuple(dict.fromkeys(every))
+
+
 def combinations(
     seeds: tuple[int, ...], recipe: Recipe, axes: tuple[Axis, ...], methods: tuple[Method, ...]
 ) -> Iterator[RunSettings]:
@@ -128,6 +143,12 @@ def combinations(
         for one in recipes(recipe, axes):
             for method in methods:
                 yield RunSettings(method, seed, one)
+
+
+def _told_apart(seeds: tuple[int, ...], overrides: tuple[Override, ...]) -> tuple[int, ...]:
+    """The seeds, or the first one where no override asks for a seed: then it stands for all."""
+    asks = any(path == "seed" for override in overrides for path, _ in override.when)
+    return seeds if asks else seeds[:1]
 
 
 def _faults_of_values(values: Mapping[str, Any]) -> list[str]:
@@ -179,18 +200,23 @@ def _run_faults(parts: Parts) -> list[str]:
     if too_many:
         varied = {path for axis in parts.axes for path in axis.paths} | parts.unread
         return [too_many, *(f"recipe.{fault}" for fault in parts.recipe.faults(varied))]
-    all_runs = tuple(combinations(seeds, parts.recipe, parts.axes, methods))
+    apart = _told_apart(seeds, parts.overrides)
+    all_runs = tuple(combinations(apart, parts.recipe, parts.axes, methods))
     left = [run for one in all_runs if (run := overridden(one, parts.overrides)) is not None]
     runs = tuple(dict.fromkeys(left))
+    n_each = len(set(seeds)) // len(set(apart))
     unused = list(unused_faults(all_runs, parts.overrides, parts.unread)) if parts.is_whole else []
     if not runs and parts.is_whole and not parts.unread:
         return [*unused, "overrides: they leave no run"]
     varied = {path for axis in parts.axes for path in axis.paths}
     unread = {path for path in parts.unread if not is_unread(path, varied)}
-    counted = Counter(fault for run in runs for fault in _faults_of(run, parts, unread))
+    said = {recipe: recipe.faults(unread) for recipe in dict.fromkeys(run.recipe for run in runs)}
+    counted = Counter(fault for run in runs for fault in _faults_of(run, said[run.recipe], parts, unread))
     # How many runs have it is known only where it is known which runs there are.
     faults = unused + [
-        fault if n == len(runs) or not parts.is_whole else f"{fault} (in {n} of {len(runs)} runs)"
+        fault
+        if n == len(runs) or not parts.is_whole
+        else f"{fault} (in {n * n_each} of {len(runs) * n_each} runs)"
         for fault, n in counted.items()
     ]
     if unused or not parts.is_whole:  # there may be overrides that none of these runs has met
@@ -203,9 +229,9 @@ def _run_faults(parts: Parts) -> list[str]:
     return faults + (list(dict.fromkeys(_missing_runs(runs))) if parts.is_whole else [])
 
 
-def _faults_of(run: RunSettings, parts: Parts, unread: set[str]) -> Iterator[str]:
+def _faults_of(run: RunSettings, of_recipe: list[str], parts: Parts, unread: set[str]) -> Iterator[str]:
     """What is wrong with one run, but for the faults of methods that are told already."""
-    yield from (f"recipe.{fault}" for fault in run.recipe.faults(unread))
+    yield from (f"recipe.{fault}" for fault in of_recipe)
     # Which optimizer a method meets, and with which settings, hangs on all that changes either.
     if parts.paths_are_read and not is_unread("optimizer.name", unread):
         yield from (f"recipe.{fault}" for fault in optimizer_faults(run.recipe.optimizer, run.method))

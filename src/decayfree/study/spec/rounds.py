@@ -6,7 +6,7 @@ of it. Reads no results: runner/growing.py does.
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from decayfree.study.run_settings import RunSettings
@@ -52,15 +52,18 @@ class Added:
 
 def added_runs(runs: Collection[RunSettings], added: Sequence[Added]) -> Iterator[RunSettings]:
     """The runs that the entries stand for, one after the other; an entry may build upon those before it."""
-    known = {run.key: run for run in runs}
+    known = {run.key: run for run in runs} if added else {}
     for entry in added:
-        base = known[entry.run]
-        for path, value in entry.set:
-            base = with_setting(base, path, value)
-        for seed in entry.seeds:
-            run = dataclasses.replace(base, seed=seed)
+        for run in more_of(known[entry.run], entry):
             known[run.key] = run
             yield run
+
+
+def more_of(base: RunSettings, entry: Added) -> Iterator[RunSettings]:
+    """The runs of one entry, whose base is this run."""
+    for path, value in entry.set:
+        base = with_setting(base, path, value)
+    return (dataclasses.replace(base, seed=seed) for seed in entry.seeds)
 
 
 def rounds_faults(
@@ -82,12 +85,12 @@ def rounds_faults(
         yield from _always_faults(one, f"confirm_also[{index}]", runs)
     for index, rule in enumerate(extend):
         yield from _extension_faults(rule, f"extend[{index}]", runs)
-    known = list(runs)
+    known = {run.key: run for run in runs} if added else {}
     for index, entry in enumerate(added):
         faults = list(_added_faults(entry, f"added[{index}]", known))
         yield from faults
         if not faults:
-            known += added_runs(known, [entry])
+            known |= {run.key: run for run in more_of(known[entry.run], entry)}
     if len(known) > MAX_RUNS:
         yield f"added: they make {len(known):,} runs in all, expected at most {MAX_RUNS:,}"
 
@@ -113,8 +116,8 @@ def _extension_faults(rule: Extension, where: str, runs: Sequence[RunSettings]) 
         yield Fault(f"{where}.at_most", f"a whole number from 1 to {_MOST_VALUES}", rule.at_most)
 
 
-def _added_faults(entry: Added, where: str, runs: Sequence[RunSettings]) -> Iterator[Fault | str]:
-    base = next((run for run in runs if run.key == entry.run), None)
+def _added_faults(entry: Added, where: str, runs: Mapping[str, RunSettings]) -> Iterator[Fault | str]:
+    base = runs.get(entry.run) if isinstance(entry.run, str) else None
     if base is None and entry.run is not UNREAD:
         yield Fault(f"{where}.run", "the key of a run of this study", entry.run)
     seeds: object = entry.seeds

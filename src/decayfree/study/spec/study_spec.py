@@ -19,9 +19,9 @@ from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
 from decayfree.study.disk import as_path, read_text
 from decayfree.study.run_settings import Recipe, RunSettings, plain, unread_in
-from decayfree.study.spec.axes import UNREAD, Axis, Override, overridden
+from decayfree.study.spec.axes import UNREAD, Axis, Override
 from decayfree.study.spec.bounds import MAX_CHARACTERS, MAX_FAULTS, shown, table_of
-from decayfree.study.spec.checks import MAX_METHODS, MAX_RUNS, combinations, parts_of, whole_faults
+from decayfree.study.spec.checks import MAX_METHODS, MAX_RUNS, grid_of, parts_of, whole_faults
 from decayfree.study.spec.rounds import Added, Always, Extension, added_runs, rounds_faults
 from decayfree.study.spec.told import Fault, Told, no_such_key
 from decayfree.study.spec.toml import frozen, read_values, tables_to_toml, to_toml
@@ -158,9 +158,7 @@ class StudySpec:
 
     @cached_property
     def _grid(self) -> tuple[RunSettings, ...]:
-        planned = combinations(self.seeds, self.recipe, self.axes, self.methods)
-        runs = (overridden(run, self.overrides) for run in planned)
-        return tuple(dict.fromkeys(run for run in runs if run is not None))
+        return grid_of(self.seeds, self.recipe, self.axes, self.methods, self.overrides)
 
     @cached_property
     def _runs(self) -> tuple[RunSettings, ...]:
