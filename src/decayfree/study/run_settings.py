@@ -365,12 +365,12 @@ class RunSettings:
         """The settings as JSON: ``method`` with its name and settings, ``seed``, and all of the recipe."""
         return self._tables(is_key=True)
 
-    def at(self, path: str) -> Any:
+    def at(self, name: str) -> Any:
         """One of the settings of `flat` by its dotted name; None where there is none of it."""
-        head, *rest = path.split(".")
+        head, *rest = name.split(".")
         value: Any = getattr(self, head) if head in ("seed", "method") else getattr(self.recipe, head, None)
-        for name in rest:
-            value = getattr(value, name, None)
+        for part in rest:
+            value = getattr(value, part, None)
         return value
 
     def flat(self) -> dict[str, Any]:
