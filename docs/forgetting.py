@@ -145,8 +145,9 @@ def words(points: list[Point]) -> str:
     sentence = (
         f"Of settings that forget between {BETWEEN[0]:g} and {BETWEEN[1]:g} over a run, the worst of "
         f"{n['turning']} of turning is {worst['turning']:.1f} points below the best of its group, that of "
-        f"{n['weight decay']} of decay {worst['weight decay']:.1f}. All methods are on no one curve: under decay "
-        "norms have to find their balance first, and the learning rate is that of the rest of the network as well."
+        f"{n['weight decay']} of decay {worst['weight decay']:.1f}. All methods are on no one curve: under "
+        "decay norms have to find their balance first, and the learning rate is that of the rest of the "
+        "network as well."
     )
     return "\n".join(textwrap.wrap(sentence, WIDTH))
 
