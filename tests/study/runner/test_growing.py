@@ -205,6 +205,19 @@ def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Pa
             "[[extend]]\npath = 'learning_rate'\nat_most = 0",
             "extend[0].at_most: expected a whole number from 1",
         ),
+        # What makes arms is chosen in none: such a rule would do nothing.
+        (
+            "[[extend]]\npath = 'method.radius'",
+            "that is chosen and some run has, one of learning_rate, rest_learning_rate, method.weight_decay",
+        ),
+        ("[[extend]]\npath = 'label_smoothing'", "got 'label_smoothing'"),
+        ("[[extend]]\npath = 'method.weight_decay'", "got 'method.weight_decay'"),
+        ("[[extend]]\npath = 'learning_rate'", "extend: settings are chosen by validation accuracy, expected"),
+        ("confirm_seeds = [5]", "confirm_seeds: settings are chosen by validation accuracy, expected"),
+        (
+            "confirm_seeds = [5]\n[[confirm_also]]\nwhen = {seed = 1}",
+            "confirm_also[0].when: seed: expected settings other than the seed",
+        ),
         ("[[extend]]\nfactor = 2", "extend[0].path: missing"),
         ("[[added]]\nrun = 'abc'\nseeds = [3]", "added[0].run: expected the key of a run of this study"),
     ],
@@ -218,6 +231,11 @@ def test_wrong_rules_in_a_file_are_told(text: str, fault: str) -> None:
 
 
 KEY = spec_with().runs()[0].key
+
+
+def test_added_settings_that_no_run_can_have_are_told() -> None:
+    with pytest.raises(SpecError, match=r"added\[0\]\.set: learning_rate: .* above 0, got -1"):
+        spec_with(added=(Added(KEY, (3,), (("learning_rate", -1.0),)),))
 
 
 @pytest.mark.parametrize("wrong", [None, [], "a", float("nan"), object(), (("learning_rate",),)])
