@@ -76,10 +76,11 @@ def preset(study: Study) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|"
     for label, pairs in arms.items():
         anew = _pooled(pairs)
-        validation = pooled_difference(_validation_differences(pairs))
+        by_seed = _validation_differences(pairs)
+        validation = pooled_difference(by_seed).primary.difference if by_seed else None
         yield (
             f"| {label} | {_told(anew.primary.difference)} | {_ends(anew.these_groups)} | "
-            f"{_told(validation.primary.difference)} | {100 * anew.spread:.2f} | {anew.n_groups} |"
+            f"{_told(validation) if validation else '–'} | {100 * anew.spread:.2f} | {anew.n_groups} |"
         )
     primary = _pooled(next(pairs for label, pairs in arms.items() if "memory" in label)).primary.difference
     low = primary.low or primary.mean
@@ -225,8 +226,13 @@ def _validation_differences(pairs: Sequence[tuple[Cell, Cell]]) -> list[list[Any
 
 
 def _with_all_seeds(differences: Sequence[Mapping[int, Any]]) -> list[list[Any]]:
-    """Over the seeds that all cells finished, of the cells that finished two: other runs diverged."""
+    """Over the seeds that all cells finished, of the cells that finished two: other runs diverged.
+
+    Nothing where no cell has two, as where a single seed chooses.
+    """
     left = [of for of in differences if len(of) > 1]
+    if not left:
+        return []
     seeds = sorted(set.intersection(*map(set, left)))
     return [[of[seed] for seed in seeds] for of in left]
 

@@ -184,6 +184,7 @@ def test_the_primary_outcome_of_preset_is_on_new_seeds_over_both_data_sets(
 def test_cells_are_pooled_over_the_seeds_that_all_of_them_finished(outcomes: Any) -> None:
     differences = [{1: 0.1, 2: 0.2, 3: 0.3}, {1: 0.4, 3: 0.6}, {2: 0.7}]
     assert outcomes._with_all_seeds(differences) == [[0.1, 0.3], [0.4, 0.6]]
+    assert outcomes._with_all_seeds([{0: 0.1}, {0: 0.2}]) == []  # one seed chooses, in the paper's size
 
 
 def test_every_outcome_is_that_of_a_built_in_study(outcomes: Any) -> None:
