@@ -251,7 +251,10 @@ def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Pa
             "confirm_also[0].when: seed: expected settings other than the seed",
         ),
         ("[[extend]]\nfactor = 2", "extend[0].path: missing"),
-        ("[[added]]\nrun = 'abc'\nseeds = [3]", "added[0].run: expected the key of a run of this study"),
+        (
+            "[[added]]\nrun = 'abc'\nseeds = [3]",
+            "added[0].run: expected the key of a run of this study, or no [[added]], which the runner writes",
+        ),
     ],
 )
 def test_wrong_rules_in_a_file_are_told(text: str, fault: str) -> None:

@@ -149,8 +149,9 @@ def _run_faults(run: RunSettings) -> Iterator[str]:
 
 def _added_faults(entry: Added, where: str, runs: Mapping[str, RunSettings]) -> Iterator[Fault | str]:
     base = runs.get(entry.run) if isinstance(entry.run, str) else None
+    wanted = "the key of a run of this study, or no [[added]], which the runner writes anew"
     if base is None and entry.run is not UNREAD:
-        yield Fault(f"{where}.run", "the key of a run of this study", entry.run)
+        yield Fault(f"{where}.run", wanted, entry.run)
     seeds: object = entry.seeds
     if not isinstance(seeds, tuple) or not all(type(seed) is int for seed in seeds):
         if seeds is not UNREAD:
