@@ -76,15 +76,11 @@ def preset(study: Study) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|"
     for label, pairs in arms.items():
         anew = _pooled(pairs)
-        validation = pooled_difference(
-            [
-                [cell.validation[seed] - tuned.validation[seed] for seed in study.spec.seeds]
-                for cell, tuned in pairs
-            ]
-        )
+        by_seed = _validation_differences(pairs)
+        validation = pooled_difference(by_seed).primary.difference if by_seed else None
         yield (
             f"| {label} | {_told(anew.primary.difference)} | {_ends(anew.these_groups)} | "
-            f"{_told(validation.primary.difference)} | {100 * anew.spread:.2f} | {anew.n_groups} |"
+            f"{_told(validation) if validation else '–'} | {100 * anew.spread:.2f} | {anew.n_groups} |"
         )
     primary = _pooled(next(pairs for label, pairs in arms.items() if "memory" in label)).primary.difference
     low = primary.low or primary.mean
@@ -114,8 +110,11 @@ def _trials(budgets: Sequence[GroupBudget]) -> Iterator[str]:
 
 
 def transfer(study: Study) -> Iterator[str]:
-    """Regret in points at every place of what validation images choose at the smallest, by arm."""
-    runs = dict(planned(study))
+    """Regret in points at every place of what validation images choose at the smallest, by arm.
+
+    A run that diverged counts as one that ends at 0 %, as in what a trial buys.
+    """
+    runs = dict(planned(study, with_diverged=True))
     optimizers = dict.fromkeys(settings.recipe.optimizer.label for settings in runs)
     arms = {"(rate, decay)": "weight_decay", "(rate) with WRS": "wrs", "(D)": "D", "(memory)": "memory"}
     places = list(dict.fromkeys(map(_place, runs)))
@@ -192,9 +191,10 @@ OUTCOMES: Mapping[str, Callable[[Study], Iterator[str]]] = {
 }
 
 
-def planned(study: Study) -> Iterator[tuple[Settings, Run]]:
-    """The runs that are done with their settings."""
-    done = {run.key: run for run in study.runs if run.state == "done"}
+def planned(study: Study, *, with_diverged: bool = False) -> Iterator[tuple[Settings, Run]]:
+    """The runs that are done with their settings; those that diverged too where they are asked for."""
+    states = ("done", "diverged") if with_diverged else ("done",)
+    done = {run.key: run for run in study.runs if run.state in states}
     return ((settings, done[settings.key]) for settings in study.spec.runs() if settings.key in done)
 
 
@@ -204,15 +204,37 @@ def _fits(always: Always, cell: Cell) -> bool:
 
 def _pooled(pairs: Sequence[tuple[Cell, Cell]]) -> PooledDifference:
     """First minus second on new seeds, over the test images of each data set."""
-    tables: dict[str, list[list[Any]]] = defaultdict(list)
+    tables: dict[str, list[dict[int, Any]]] = defaultdict(list)
     for first, second in pairs:
         assert first.confirmation is not None
         assert second.confirmation is not None
         right = first.confirmation.right, second.confirmation.right
-        seeds = sorted(right[0].keys() & right[1].keys())
-        rows = [right[0][seed].astype(int) - right[1][seed] for seed in seeds]
-        tables[first.settings.recipe.data.name].append(rows)
-    return pooled_difference(*tables.values())
+        found = {
+            seed: right[0][seed].astype(int) - right[1][seed] for seed in right[0].keys() & right[1].keys()
+        }
+        tables[first.settings.recipe.data.name].append(found)
+    return pooled_difference(*map(_with_all_seeds, tables.values()))
+
+
+def _validation_differences(pairs: Sequence[tuple[Cell, Cell]]) -> list[list[Any]]:
+    """First minus second on validation images, by the seeds that chose."""
+    by_seed = []
+    for first, second in pairs:
+        own = first.validation, second.validation
+        by_seed.append({seed: own[0][seed] - own[1][seed] for seed in own[0].keys() & own[1].keys()})
+    return _with_all_seeds(by_seed)
+
+
+def _with_all_seeds(differences: Sequence[Mapping[int, Any]]) -> list[list[Any]]:
+    """Over the seeds that all cells finished, of the cells that finished two: other runs diverged.
+
+    Nothing where no cell has two, as where a single seed chooses.
+    """
+    left = [of for of in differences if len(of) > 1]
+    if not left:
+        return []
+    seeds = sorted(set.intersection(*map(set, left)))
+    return [[of[seed] for seed in seeds] for of in left]
 
 
 def _told(estimate: Estimate) -> str:
@@ -226,7 +248,9 @@ def _ends(estimate: Estimate) -> str:
 def _best(arm: Mapping[Settings, Mapping[int, Run]]) -> Settings:
     """The setting with the best mean validation accuracy."""
     results = {
-        settings: {seed: run.rows[-1].validation_accuracy for seed, run in runs.items()}
+        settings: {
+            seed: run.rows[-1].validation_accuracy for seed, run in runs.items() if run.state == "done"
+        }
         for settings, runs in arm.items()
     }
     chosen = best_of_sweep(results).chosen
@@ -242,10 +266,12 @@ def _regret(runs: Mapping[Settings, Run], smallest: Sequence[float], place: Sequ
             by_place[_place(settings)][replace(settings, seed=0)][settings.seed] = run
     carried, best = _best(by_place[smallest]), _best(by_place[place])
     there = next(one for one in by_place[place] if _recipe(one) == _recipe(carried))
-    tests = [
-        fmean(run.rows[-1].test_accuracy for run in by_place[place][one].values()) for one in (best, there)
-    ]
+    tests = [fmean(_test_accuracy(run) for run in by_place[place][one].values()) for one in (best, there)]
     return tests[0] - tests[1]
+
+
+def _test_accuracy(run: Run) -> float:
+    return run.rows[-1].test_accuracy if run.state == "done" else 0.0
 
 
 def _recipe(settings: Settings) -> tuple[object, ...]:

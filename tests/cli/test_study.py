@@ -24,6 +24,7 @@ from decayfree.study.spec.axes import Axis
 from support.command_line import SNAPSHOTS, call, unboxed
 from support.stopping import stopped
 from support.study_stand_in import FINAL, SPEC, Runner, written
+from support.synthetic_study import Writer, axes_spec
 
 
 @pytest.fixture(autouse=True)
@@ -333,6 +334,13 @@ def test_list_shows_where_every_run_stands(tmp_path: Path) -> None:
     assert "nobody is running it." in text
     record = json.loads(call("study", "list", str(tmp_path), "--json")[1])
     assert [run["state"] for run in record["runs"]] == states
+
+
+def test_list_says_that_rules_may_add_more(tmp_path: Path) -> None:
+    spec = axes_spec(n_seeds=2, confirm_seeds=(7,))
+    Writer(tmp_path, spec=spec, final_of=lambda run: 0.8, n_intervals=2).write()
+    text = call("study", "list", str(tmp_path))[1]
+    assert "30 runs: 30 done; its rules may add more; nobody is running it." in text
 
 
 def test_show_prints_a_built_in_study_that_runs_as_a_file(tmp_path: Path) -> None:

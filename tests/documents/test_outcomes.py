@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decayfree.methods import TurningMethod, WeightDecay
+from decayfree.methods import WRS, TurningMethod, WeightDecay
 from decayfree.study import RunSettings, Study, StudySpec, read_study
 from decayfree.study.builtin import builtin_spec
 from decayfree.study.files.bits import text_of_bits
@@ -75,6 +75,22 @@ def test_regret_is_what_the_recipe_of_the_smallest_place_loses(outcomes: Any, tm
     assert rows["(D)"] == [*["0.00"] * 5, "2.00", "0.00", "0.00", "0.25"]
     for arm in ("(memory)", "(rate, decay)", "(rate) with WRS"):
         assert rows[arm] == ["0.00"] * 9
+
+
+def test_a_recipe_that_diverges_where_it_is_carried_to_loses_all_of_it(outcomes: Any, tmp_path: Path) -> None:
+    def state(run: RunSettings) -> tuple[str, str | None]:
+        is_carried = isinstance(run.method, WRS) and run.recipe.learning_rate == 0.2
+        hot = is_carried and run.recipe.batch_size == 256 and run.seed == 0
+        return ("diverged", "it was hot") if hot else ("done", None)
+
+    def final(run: RunSettings) -> float:
+        return 0.8 if run.recipe.learning_rate == 0.2 else 0.75
+
+    study = written("transfer", tmp_path, final, state_of=state)
+    row = table(list(outcomes.transfer(study)))["(rate) with WRS, SGD, momentum 0.9"]
+    # Best there is 75 %; that of the smallest has 80 % with two seeds of three.
+    assert row[3] == "21.67"
+    assert row[:3] == ["0.00"] * 3
 
 
 def test_plasticity_is_what_the_last_tasks_lose_and_falls_are_found(outcomes: Any, tmp_path: Path) -> None:
@@ -163,6 +179,12 @@ def test_the_primary_outcome_of_preset_is_on_new_seeds_over_both_data_sets(
     assert -2.3 < float(default[0].split()[0].replace("−", "-")) < -1.7
     assert any("not inferior" in line for line in lines)
     assert lines[-1].endswith("turning is worth more than 12 trials.")
+
+
+def test_cells_are_pooled_over_the_seeds_that_all_of_them_finished(outcomes: Any) -> None:
+    differences = [{1: 0.1, 2: 0.2, 3: 0.3}, {1: 0.4, 3: 0.6}, {2: 0.7}]
+    assert outcomes._with_all_seeds(differences) == [[0.1, 0.3], [0.4, 0.6]]
+    assert outcomes._with_all_seeds([{0: 0.1}, {0: 0.2}]) == []  # one seed chooses, in the paper's size
 
 
 def test_every_outcome_is_that_of_a_built_in_study(outcomes: Any) -> None:

@@ -88,7 +88,7 @@ def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> Non
             if reason:
                 name = f"{names[run.settings.key]}, seed {run.settings.seed}"
                 console.print(f"\n{escape(name)}, {said}: {escape(reason)}", highlight=False)
-    console.print(f"\n{_summary(status)}", highlight=False)
+    console.print(f"\n{_summary(spec, status)}", highlight=False)
 
 
 def _names(spec: "StudySpec") -> dict[str, str]:
@@ -102,14 +102,15 @@ def _names(spec: "StudySpec") -> dict[str, str]:
     return names
 
 
-def _summary(status: "StudyStatus") -> str:
+def _summary(spec: "StudySpec", status: "StudyStatus") -> str:
     counts: Counter[str] = Counter(run.state for run in status.runs)
     told = ", ".join(f"{n} {state}" for state in _STATES if (n := counts[state]))
     left = "" if status.seconds_left in (None, 0.0) else f"; about {clock(status.seconds_left or 0.0)} left"
     at_work = "nobody is running it"
     if status.holder is not None:
         at_work = f"process {status.holder.pid} on {escape(status.holder.host)} is running it"
-    return f"{len(status.runs)} runs: {told}{left}; {at_work}."
+    more = "; its rules may add more" if spec.may_grow(counts["done"] + counts["diverged"]) else ""
+    return f"{len(status.runs)} runs: {told}{left}{more}; {at_work}."
 
 
 def _record(status: "StudyStatus") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from decayfree.methods.method import Method
 from decayfree.report.numbers.compared import compare, compare_chosen
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.numbers.pooled import Contrast, contrast_of, contrasts, shrunk_differences
+from decayfree.report.pages.contents import contents
 from decayfree.report.tables.comparison import comparison_table
 from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.tables.table import TableCell
@@ -237,6 +238,24 @@ def test_what_is_confirmed_is_over_new_seeds_and_stands_in_columns_of_its_own(tm
     place = [column.title for column in rows.columns].index("… confirmed")
     decays = [row for row in rows.rows if row.cells[0].text == "weight decay"]
     assert {row.cells[place].text for row in decays} == {"−2.0"}
+
+
+def test_the_page_says_which_runs_confirm_and_that_rules_may_add_more(tmp_path: Path) -> None:
+    spec = axes_spec(n_seeds=2, confirm_seeds=(10, 11, 12))
+    added = tuple(Added(run.key, (10, 11, 12)) for run in spec.runs() if run.seed == 0)
+    pages = {}
+    for name, one in (("before", spec), ("after", replace(spec, added=added))):
+        Writer(tmp_path / name, spec=one, final_of=lambda run: 0.8 + 0.001 * run.seed, n_intervals=2).write()
+        pages[name] = contents(read_study(tmp_path / name))
+    before, after = (pages[name]["summary"] for name in ("before", "after"))
+    assert before[0].endswith("30 of 30 runs are done. The study's rules may add more.")
+    assert "75 of 75 runs are done. 45 of these have 3\xa0new seeds, by which" in after[0]
+    assert "; with new seeds " not in before[1]
+    assert "; with new seeds 0.00 (0.00 to 0.00)." in after[1]
+    notes = {name: "".join(page["statistics_notes"]) for name, page in pages.items()}
+    assert "Confirmed is the difference" not in notes["before"]
+    assert "Confirmed is the difference" in notes["after"]
+    assert "seeds and 3 to confirm · 75" in pages["after"]["kicker"]
 
 
 def test_groups_of_two_data_sets_are_pooled_over_the_images_of_each(tmp_path: Path) -> None:

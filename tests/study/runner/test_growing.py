@@ -175,6 +175,35 @@ def test_a_real_study_runs_its_rounds_and_is_over_at_the_second_call(tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*")} == before
 
 
+def test_more_may_come_until_what_was_chosen_is_confirmed(tmp_path: Path) -> None:
+    *rounds, last = run_all(spec_with(), tmp_path, best_at(0.8))
+    assert [spec.may_grow(len(spec.runs())) for spec in rounds] == [True, True, True, False]
+    assert not last.may_grow(0)
+    only_grid = spec_with(confirm_seeds=())
+    assert only_grid.may_grow(len(only_grid.runs()) - 1)
+    assert not only_grid.may_grow(len(only_grid.runs()))
+    assert not spec_with(confirm_seeds=(), extend=()).may_grow(0)
+
+
+def test_a_stop_between_two_rounds_leaves_what_comes_next_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_with()
+    for run in spec.runs():
+        Writer(tmp_path, spec=spec, final_of=best_at(0.8), n_intervals=2)._write_run(run)
+    first = spec_with(extend=(), confirm_seeds=())
+    shown = iter((first, grown(spec, tmp_path)))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("decayfree.study.runner.run_study.grown", lambda *_: next(shown))
+    monkeypatch.setattr("decayfree.study.runner.run_study._run_all", stopped)
+    outcome = run_study(spec, tmp_path, n_jobs=1)
+    assert outcome.interrupted
+    assert outcome.n_total == len(StudySpec.load(tmp_path / "study.toml").runs()) > len(spec.runs())
+
+
 def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Path) -> None:
     last = run_all(spec_with(extend=()), tmp_path, best_at(0.2))[-1]
     (tmp_path / "study.toml").write_text(last.to_toml())
@@ -205,8 +234,27 @@ def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Pa
             "[[extend]]\npath = 'learning_rate'\nat_most = 0",
             "extend[0].at_most: expected a whole number from 1",
         ),
+        # What makes arms is chosen in none: such a rule would do nothing.
+        (
+            "[[extend]]\npath = 'method.radius'",
+            "that is chosen and some run has, one of learning_rate, rest_learning_rate, method.weight_decay",
+        ),
+        ("[[extend]]\npath = 'label_smoothing'", "got 'label_smoothing'"),
+        ("[[extend]]\npath = 'method.weight_decay'", "got 'method.weight_decay'"),
+        (
+            "[[extend]]\npath = 'learning_rate'",
+            "extend: settings are chosen by validation accuracy, expected",
+        ),
+        ("confirm_seeds = [5]", "confirm_seeds: settings are chosen by validation accuracy, expected"),
+        (
+            "confirm_seeds = [5]\n[[confirm_also]]\nwhen = {seed = 1}",
+            "confirm_also[0].when: seed: expected settings other than the seed",
+        ),
         ("[[extend]]\nfactor = 2", "extend[0].path: missing"),
-        ("[[added]]\nrun = 'abc'\nseeds = [3]", "added[0].run: expected the key of a run of this study"),
+        (
+            "[[added]]\nrun = 'abc'\nseeds = [3]",
+            "added[0].run: expected the key of a run of this study, or no [[added]], which the runner writes",
+        ),
     ],
 )
 def test_wrong_rules_in_a_file_are_told(text: str, fault: str) -> None:
@@ -218,6 +266,11 @@ def test_wrong_rules_in_a_file_are_told(text: str, fault: str) -> None:
 
 
 KEY = spec_with().runs()[0].key
+
+
+def test_added_settings_that_no_run_can_have_are_told() -> None:
+    with pytest.raises(SpecError, match=r"added\[0\]\.set: learning_rate: .* above 0, got -1"):
+        spec_with(added=(Added(KEY, (3,), (("learning_rate", -1.0),)),))
 
 
 @pytest.mark.parametrize("wrong", [None, [], "a", float("nan"), object(), (("learning_rate",),)])

@@ -61,7 +61,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         **_everything(numbers, main, reference),
         **_charts(numbers, looks, budgets, reference),
         "budget": budget_table(budgets, numbers.axes) if budgets else None,
-        "budget_notes": budget_notes(budgets),
+        "budget_notes": budget_notes(budgets, is_extended=any(one.set for one in study.spec.added)),
         **_costs(numbers),
         "faults": ending.faults(study, _places(numbers)),
         "no_faults": ending.no_faults(study),
@@ -78,13 +78,14 @@ def _legend_entry(label: str, look: Look) -> dict[str, Any]:
 
 def _kicker(numbers: StudyGroups, n_methods: int) -> str:
     study = numbers.study
+    n_new = len(study.spec.confirm_seeds)
     data = list(dict.fromkeys(settings.recipe.data.name for settings in study.spec.runs()))
     parts = [
         "decayfree study",
         ", ".join(data),
         count(n_methods, "method"),
         *([count(len(numbers.groups), "group")] if numbers.axes else []),
-        count(len(study.spec.seeds), "seed"),
+        count(len(study.spec.seeds), "seed") + (f" and {n_new} to confirm" if n_new else ""),
         count(study.n_planned, "run"),
     ]
     return " · ".join(parts)

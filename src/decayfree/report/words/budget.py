@@ -28,7 +28,7 @@ def budget_text(found: GroupBudget) -> str:
     )
 
 
-def budget_notes(groups: Sequence[GroupBudget]) -> list[str]:
+def budget_notes(groups: Sequence[GroupBudget], *, is_extended: bool = False) -> list[str]:
     """What a trial and a tuner are, and what the figures of the table stand for."""
     left_out = sum(bought.n_left_out for found in groups for bought in found.methods)
     defaults = {found.default.published: None for found in groups if found.default}
@@ -42,7 +42,8 @@ def budget_notes(groups: Sequence[GroupBudget]) -> list[str]:
         "Bands are over tuners and are no intervals of a mean: what few seeds leave open of a difference "
         "between methods stands in the first table.",
         "Somebody chose the grids: a wider one makes the first trials worse, one around the optimum makes "
-        "them better. A method with a single setting has a single point.",
+        "them better. A method with a single setting has a single point."
+        + (" What rules added beyond the edge of a grid belongs to it here." if is_extended else ""),
         f"Far down are trials more than {points(FAR_DOWN, 0)} below what the best method of the group "
         "reaches with all its trials.",
         *(

@@ -26,9 +26,10 @@ def pooled_text(found: Sequence[Contrast]) -> str:
     on_validation = (
         f"; on the validation images {_told(first.validation.primary.difference)}" if first.validation else ""
     )
+    anew = f"; with new seeds {_told(first.confirmed.primary.difference)}" if first.confirmed else ""
     return (
         f"Over {count(first.test.n_groups, 'group')} {verdict}: "
-        f"{_told(primary.difference, 'points', p)}{on_validation}."
+        f"{_told(primary.difference, 'points', p)}{on_validation}{anew}."
     )
 
 

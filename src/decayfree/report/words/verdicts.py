@@ -21,6 +21,7 @@ from decayfree.report.words.wording import (
     points,
     sentences,
 )
+from decayfree.study.files.results import ENDED, Study
 from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
 from decayfree.study.statistics.power import POWER
 from decayfree.study.statistics.significance import MAX_SIGN_FLIPS, sign_flip_p
@@ -143,6 +144,12 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
             "runs. It is not quite free: these images chose the settings, and favor a method with more to "
             "choose from."
         )
+    if any(entry.confirmation for entry in main.entries):
+        notes.append(
+            "Confirmed is the difference at the same settings with seeds, and where images are drawn by seed "
+            "with images to train on, that no choice has seen; test images are the same. It lacks the luck "
+            "of the choice. p, power, charts and trials are of the seeds that chose."
+        )
     if numbers.are_methods_all:
         notes.append(
             "All methods got the same learning rate, tuned for none of them; equal learning rates are not "
@@ -173,6 +180,7 @@ def _what_was_trained(numbers: StudyGroups) -> str:
     states = [run.state for run in study.runs]
     lost = [f"{states.count(state)} {state}" for state in ("diverged", "failed") if state in states]
     done = f"{states.count('done')} of {study.n_planned} runs are done{', ' + listing(lost) if lost else ''}."
+    done = sentences(done, _of_rules(study))
     n_seeds = count(len(study.spec.seeds), "seed")
     if numbers.are_methods_all:
         recipe = study.spec.recipe
@@ -187,6 +195,15 @@ def _what_was_trained(numbers: StudyGroups) -> str:
     axes = f" over {listing([_axis(numbers, axis) for axis in numbers.axes])}" if numbers.axes else ""
     methods = f"{count(len(numbers.methods), 'method')} ({listing(numbers.methods)})"
     return f"{methods}{axes}, with {n_seeds} each: {done}"
+
+
+def _of_rules(study: Study) -> str:
+    """How many runs have seeds that chose nothing, or that runs may come to these."""
+    if study.spec.may_grow(sum(run.state in ENDED for run in study.runs)):
+        return "The study's rules may add more."
+    n = sum(run.state == "done" and run.seed in study.spec.confirm_seeds for run in study.runs)
+    new = count(len(study.spec.confirm_seeds), "new seed")
+    return f"{n} of these have {new}, by which nothing was chosen." if n else ""
 
 
 def _axis(numbers: StudyGroups, axis: str) -> str:

@@ -124,6 +124,7 @@ def run_study(
                     interrupted = True
                 set_aside += queue.set_aside
                 before, spec = spec, grown(spec, out)
+            _write_spec(spec, out)  # where Ctrl-C came between two rounds, what comes next stands there
     return _outcome(spec, out, interrupted=interrupted, set_aside=set_aside)
 
 

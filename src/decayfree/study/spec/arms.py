@@ -9,12 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from decayfree.study.run_settings import RunSettings, flattened
+from decayfree.study.spec.axes import SWEPT, TUNED
 from decayfree.study.spec.study_spec import StudySpec
-
-SWEPT = ("learning_rate", "rest_learning_rate")
-"""Settings of the recipe that are chosen for each method, and make no groups."""
-_TUNED = ("weight_decay", "memory_epochs", "forgetting")
-"""How the names of methods' settings end that are chosen likewise."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def axes_of(spec: StudySpec) -> list[GroupAxis]:
 def treatment_of(settings: RunSettings) -> tuple[Any, ...]:
     """What a method is when its coefficient, or for how long it remembers, is left open."""
     table = settings.to_dict()["method"]
-    return tuple(item for item in flattened(table).items() if not item[0].endswith(_TUNED))
+    return tuple(item for item in flattened(table).items() if not item[0].endswith(TUNED))
 
 
 def arms_of(spec: StudySpec) -> dict[Hashable, tuple[RunSettings, ...]]:

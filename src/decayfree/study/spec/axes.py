@@ -21,6 +21,10 @@ from decayfree.study.spec.toml import Table, to_toml
 _METHOD = "method."
 WHOLE = "recipe"
 """The path of an axis whose values are tables of dotted names."""
+SWEPT = ("learning_rate", "rest_learning_rate")
+"""Settings of the recipe that are chosen for each method, and make no groups."""
+TUNED = ("weight_decay", "memory_epochs", "forgetting")
+"""How the names of methods' settings end that are chosen likewise."""
 UNREAD: Any = object()
 """In place of what a table of a file lacks."""
 

@@ -9,13 +9,24 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from decayfree.study.optimizers import optimizer_faults
 from decayfree.study.run_settings import RunSettings
-from decayfree.study.spec.axes import UNREAD, Override, is_table, override_faults, with_setting
+from decayfree.study.spec.axes import (
+    SWEPT,
+    TUNED,
+    UNREAD,
+    Override,
+    is_table,
+    override_faults,
+    with_setting,
+)
 from decayfree.study.spec.bounds import shown
 from decayfree.study.spec.checks import MAX_RUNS, seed_faults
 from decayfree.study.spec.told import Fault
 from decayfree.study.spec.toml import Table
 
+_CHOSEN = (*SWEPT, *(f"method.{name}" for name in TUNED))
+"""What an arm may have several values of; a rule for anything else would do nothing."""
 _MOST_VALUES = 20
 
 
@@ -24,7 +35,9 @@ class Extension:
     """A rule: as long as the chosen value of an arm is the outermost, one more goes beyond it."""
 
     path: str
-    """Dotted name of a number: ``learning_rate``, ``rest_learning_rate``, ``method.weight_decay``."""
+    """``learning_rate``, ``rest_learning_rate``, ``method.weight_decay``, ``method.memory_epochs`` or
+    ``method.forgetting``: what is chosen in an arm.
+    """
     factor: float = 2.0
     """Between neighbors."""
     at_most: int = 3
@@ -79,6 +92,12 @@ def rounds_faults(
     both = sorted(set(seeds) & set(confirm_seeds))
     if both:
         yield f"confirm_seeds: {shown(both)} are among the seeds that settings are chosen by; expected others"
+    rules = " and ".join(name for name, one in (("extend", extend), ("confirm_seeds", confirm_seeds)) if one)
+    if rules and any(run.recipe.data.n_validation < 1 for run in runs):
+        yield (
+            f"{rules}: settings are chosen by validation accuracy, expected recipe.data.n_validation of at "
+            "least 1 in all runs"
+        )
     if confirm_also and not confirm_seeds:
         yield "confirm_also: needs confirm_seeds"
     for index, one in enumerate(confirm_also):
@@ -88,9 +107,11 @@ def rounds_faults(
     known = {run.key: run for run in runs} if added else {}
     for index, entry in enumerate(added):
         faults = list(_added_faults(entry, f"added[{index}]", known))
-        yield from faults
         if not faults:
-            known |= {run.key: run for run in more_of(known[entry.run], entry)}
+            more = tuple(more_of(known[entry.run], entry))
+            faults = [f"added[{index}].set: {fault}" for fault in _run_faults(more[0])]
+            known |= {run.key: run for run in more}
+        yield from faults
     if len(known) > MAX_RUNS:
         yield f"added: they make {len(known):,} runs in all, expected at most {MAX_RUNS:,}"
 
@@ -100,15 +121,19 @@ def _always_faults(one: Always, where: str, runs: Sequence[RunSettings]) -> Iter
         return
     faults = list(override_faults(Override(one.when, skip=True), where))
     yield from faults
+    if not faults and any(path == "seed" for path, _ in one.when):
+        yield f"{where}.when: seed: expected settings other than the seed, which confirm_seeds says"
+        return
     if not faults and not any(Override(one.when).fits(run) for run in runs):
         yield f"{where}.when: fits no run: {shown(dict(one.when))}"
 
 
 def _extension_faults(rule: Extension, where: str, runs: Sequence[RunSettings]) -> Iterator[Fault | str]:
     path: object = rule.path
-    is_number = isinstance(path, str) and any(isinstance(run.flat().get(path), float) for run in runs)
-    if path is not UNREAD and not is_number:
-        yield Fault(f"{where}.path", "the dotted name of a number that some run has", rule.path)
+    is_there = path in _CHOSEN and any(run.at(path) is not None for run in runs)
+    if path is not UNREAD and not is_there:
+        wanted = f"the dotted name of a number that is chosen and some run has, one of {', '.join(_CHOSEN)}"
+        yield Fault(f"{where}.path", wanted, rule.path)
     factor: object = rule.factor  # a file may say anything
     if isinstance(factor, bool) or not (isinstance(factor, int | float) and 1 < factor < math.inf):
         yield Fault(f"{where}.factor", "a finite number above 1", factor)
@@ -116,10 +141,17 @@ def _extension_faults(rule: Extension, where: str, runs: Sequence[RunSettings]) 
         yield Fault(f"{where}.at_most", f"a whole number from 1 to {_MOST_VALUES}", rule.at_most)
 
 
+def _run_faults(run: RunSettings) -> Iterator[str]:
+    yield from run.recipe.faults()
+    yield from run.method.faults()
+    yield from optimizer_faults(run.recipe.optimizer, run.method)
+
+
 def _added_faults(entry: Added, where: str, runs: Mapping[str, RunSettings]) -> Iterator[Fault | str]:
     base = runs.get(entry.run) if isinstance(entry.run, str) else None
+    wanted = "the key of a run of this study, or no [[added]], which the runner writes anew"
     if base is None and entry.run is not UNREAD:
-        yield Fault(f"{where}.run", "the key of a run of this study", entry.run)
+        yield Fault(f"{where}.run", wanted, entry.run)
     seeds: object = entry.seeds
     if not isinstance(seeds, tuple) or not all(type(seed) is int for seed in seeds):
         if seeds is not UNREAD:

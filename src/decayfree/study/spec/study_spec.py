@@ -94,6 +94,12 @@ class StudySpec:
         """The runs that the file asks for, without those that its rules have added."""
         return self._grid
 
+    def may_grow(self, n_ended: int) -> bool:
+        """Whether rules may add runs to these, of which so many have ended."""
+        if self.confirm_seeds:
+            return not any(run.seed in self.confirm_seeds for run in self._runs)
+        return bool(self.extend) and n_ended < len(self._runs)
+
     def varying(self) -> tuple[str, ...]:
         """Dotted names of the settings in which runs differ, like ``method.radius``; seeds do not count.
 
