@@ -83,7 +83,7 @@ def preset(study: Study) -> Iterator[str]:
             f"{_told(validation) if validation else '–'} | {100 * anew.spread:.2f} | {anew.n_groups} |"
         )
     primary = _pooled(next(pairs for label, pairs in arms.items() if "memory" in label)).primary.difference
-    low = primary.low or primary.mean
+    low = primary.mean if primary.low is None else primary.low
     verdict = "not inferior" if low > -MARGIN else "not shown to be non-inferior"
     yield (
         f"\n**Primary outcome:** turning as it comes minus tuned decay is {_told(primary)} points; the lower "
