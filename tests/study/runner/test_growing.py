@@ -97,6 +97,27 @@ def test_settings_of_methods_grow_too(tmp_path: Path) -> None:
     assert decays == [1e-3, 3e-3, 3e-3 * 3.0]
 
 
+def test_the_edges_are_those_of_the_chosen_row_and_column(tmp_path: Path) -> None:
+    methods = (WeightDecay(1e-3), WeightDecay(4e-3), WeightDecay(1.6e-2), WRS())
+    rules = Extension("learning_rate", at_most=1), Extension("method.weight_decay", factor=4.0, at_most=1)
+
+    def final(run: RunSettings) -> float:
+        # The best decay is the smaller the larger the rate: 4e-3 where the grid ends, and less beyond.
+        rate, decay = run.recipe.learning_rate, getattr(run.method, "weight_decay", 4e-3)
+        best = 4e-3 if rate <= 0.4 else 5e-4
+        return 0.9 - 0.01 * abs(math.log2(rate / 1.6)) - 0.001 * abs(math.log2(decay / best))
+
+    spec = spec_with(methods=methods, overrides=(), extend=rules, confirm_seeds=())
+    last = run_all(spec, tmp_path, final)[-1]
+    decays = [
+        run.method.weight_decay
+        for run in last.runs()
+        if isinstance(run.method, WeightDecay) and (run.recipe.learning_rate, run.seed) == (0.8, 0)
+    ]
+    # 4e-3 is alone there at first, the best between 1e-3 and 2.5e-4.
+    assert decays == [4e-3, 1.6e-2, 1e-3, 2.5e-4]
+
+
 def test_a_published_default_is_confirmed_beside_what_was_chosen(tmp_path: Path) -> None:
     default = Always((("method.name", "weight_decay"), ("learning_rate", 0.1)))
     last = run_all(spec_with(confirm_also=(default,)), tmp_path, best_at(0.2))[-1]

@@ -20,7 +20,7 @@ from decayfree.study.files.results import (
 )
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.spec.arms import arms_of
-from decayfree.study.spec.axes import Override
+from decayfree.study.spec.axes import Override, with_setting
 from decayfree.study.spec.rounds import Added, Extension
 from decayfree.study.spec.study_spec import StudySpec
 from decayfree.study.spec.toml import Table
@@ -87,12 +87,17 @@ def _with_replayed(run: RunSettings, seeds: tuple[int, ...], changed: Table = ()
 def _beyond(
     chosen: RunSettings, settings: Sequence[RunSettings], planned: set[RunSettings], rule: Extension
 ) -> float | None:
-    """The value that comes after the chosen one; None where that is not at an edge, or enough were added."""
-    values = sorted({run.flat()[rule.path] for run in settings if rule.path in run.flat()})
-    of_file = [run.flat()[rule.path] for run in settings if rule.path in run.flat() and run in planned]
+    """The value that comes after the chosen one; None where that is not at an edge, or enough were added.
+
+    The edge is that of the settings that are like the chosen one in all else: what was added to an arm is no
+    whole grid.
+    """
+    having = [run for run in settings if run.at(rule.path) is not None]
+    of_file = [run.at(rule.path) for run in having if run in planned]
     if len(set(of_file)) < 2:  # a default, that nobody tunes
         return None
-    own: float = chosen.flat()[rule.path]
+    own: float = chosen.at(rule.path)
+    values = sorted({run.at(rule.path) for run in having if with_setting(run, rule.path, own) == chosen})
     if own == values[-1] and sum(value > max(of_file) for value in values) < rule.at_most:
         return own * rule.factor
     if own == values[0] > 0 and sum(value < min(of_file) for value in values) < rule.at_most:

@@ -32,7 +32,7 @@ _MOST_VALUES = 20
 
 @dataclass(frozen=True)
 class Extension:
-    """A rule: as long as the chosen value of an arm is the outermost, one more goes beyond it."""
+    """A rule: as long as the chosen value is the outermost of settings like it, one more goes beyond it."""
 
     path: str
     """``learning_rate``, ``rest_learning_rate``, ``method.weight_decay``, ``method.memory_epochs`` or
