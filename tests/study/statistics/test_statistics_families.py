@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import gammainc
 
 from decayfree.study.statistics import (
     MAX_SIGN_FLIPS,
@@ -19,6 +21,7 @@ from decayfree.study.statistics import (
     mean_interval,
     paired_difference,
     sign_flip_p,
+    t_quantile,
 )
 
 
@@ -181,6 +184,26 @@ def test_a_true_difference_as_large_as_the_half_width_is_seen_in_about_half_of_t
     power = 1 - stats.nct.cdf(half_width, 4, half_width)
     assert power == pytest.approx(0.5, abs=0.1)
     assert detectable_difference(Estimate(0.0, half_width, 5), power=power) == pytest.approx(half_width)
+
+
+@pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 4.0, 30.0, 5000.0])
+@pytest.mark.parametrize("alpha", [0.05, 1e-2, 1e-4, 0.05 / 10_000])
+def test_the_power_at_the_level_of_large_families_is_that_of_an_integral(
+    freedom: float, alpha: float
+) -> None:
+    # Of all that the mean may be by chance: whether the estimated error is small enough for it to be seen.
+    by_chance = np.linspace(-9, 9, 20_001)
+    critical = t_quantile(freedom, 1 - alpha)
+
+    def seen(shift: float) -> float:
+        most = np.maximum(by_chance + shift, 0) / critical
+        chances = gammainc(freedom / 2, freedom * most**2 / 2)
+        return float(np.trapezoid(stats.norm.pdf(by_chance) * chances, by_chance))
+
+    expected = brentq(lambda shift: seen(shift) - 0.8, 0.0, 4 * critical + 20)
+    of_error_1 = Estimate(0.0, t_quantile(freedom), 5, degrees_of_freedom=freedom)
+    tolerance = 2e-3 if expected > 29 else 1e-9
+    assert detectable_difference(of_error_1, alpha=alpha) == pytest.approx(expected, rel=tolerance)
 
 
 def test_one_seed_has_no_power() -> None:
