@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
 
 from decayfree.methods import TurningMethod
 from decayfree.report.numbers.budget import GroupBudget, budgets_of
-from decayfree.report.numbers.groups import study_groups
-from decayfree.report.numbers.series import Cell
+from decayfree.report.numbers.compared import compare_chosen
+from decayfree.report.numbers.groups import Group, Sweep, study_groups
+from decayfree.report.numbers.pooled import contrast_of
 from decayfree.report.words.wording import signed_interval, signed_points
-from decayfree.study import Always, Override, Run, RunSettings, Study
+from decayfree.study import Override, Run, RunSettings, Study
 from decayfree.study.statistics.estimates import Estimate, mean_interval
-from decayfree.study.statistics.pooled import PooledDifference, pooled_difference
 from decayfree.study.statistics.sweeps import best_of_sweep
 
 Settings = RunSettings
@@ -27,11 +26,7 @@ MARGIN = 0.003
 
 def memory(study: Study) -> Iterator[str]:
     """Mean validation accuracy by memory and combination, and what the rule chooses."""
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for settings, run in planned(study):
-        assert isinstance(settings.method, TurningMethod)
-        place = f"{settings.recipe.model.name}, {settings.recipe.optimizer.label}"
-        found[place][settings.method.memory_epochs].append(run.rows[-1].validation_accuracy)
+    found = by_memory_in(study)
     memories = sorted({memory for by_memory in found.values() for memory in by_memory})
     yield "Validation accuracy in %, mean over two seeds:\n"
     yield f"| network, optimizer | {' | '.join(f'{memory:g} epochs' for memory in memories)} |"
@@ -51,6 +46,20 @@ def memory(study: Study) -> Iterator[str]:
     )
 
 
+def by_memory_in(study: Study) -> dict[str, dict[float, list[float]]]:
+    """Combination of network and optimizer -> memory in epochs -> validation accuracies, one a seed."""
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for settings, run in planned(study):
+        assert isinstance(settings.method, TurningMethod)
+        found[combination(settings)][settings.method.memory_epochs].append(run.rows[-1].validation_accuracy)
+    return found
+
+
+def combination(settings: Settings) -> str:
+    """Network and optimizer, in words."""
+    return f"{settings.recipe.model.name}, {settings.recipe.optimizer.label}"
+
+
 def chosen_memory(means: Mapping[float, float]) -> float:
     """The memory with the best mean; the longest of those that are less than 0.1 points below it."""
     return max(memory for memory, mean in means.items() if max(means.values()) - mean < 0.001)
@@ -59,30 +68,28 @@ def chosen_memory(means: Mapping[float, float]) -> float:
 def preset(study: Study) -> Iterator[str]:
     """Every arm minus tuned decay on seeds that nothing was chosen by, pooled; what trials of decay buy."""
     groups = study_groups(study)
-    arms: dict[str, list[tuple[Cell, Cell]]] = defaultdict(list)
-    for group in groups.groups:
-        by_label = {sweep.label: sweep for sweep in group.sweeps}
-        decay = next(sweep for sweep in group.sweeps if sweep.name == "weight_decay")
-        tuned = decay.chosen
-        assert tuned is not None
-        for label, sweep in by_label.items():
-            if sweep is not decay and sweep.chosen:
-                arms[label].append((sweep.chosen, tuned))
-        arms["weight decay, published default"] += [
-            (cell, tuned) for cell in decay.cells if any(_fits(one, cell) for one in study.spec.confirm_also)
-        ]
+    default = "weight decay, published default"
+    beside = replace(groups, groups=tuple(_with_default(one, study, default) for one in groups.groups))
     yield "Minus tuned weight decay, points, 95 % interval over cells, seeds and images:\n"
     yield "| arm | new seeds (test images) | these cells alone | validation images | spread | cells |"
     yield "|---|--:|--:|--:|--:|--:|"
-    for label, pairs in arms.items():
-        anew = _pooled(pairs)
-        by_seed = _validation_differences(pairs)
-        validation = pooled_difference(by_seed).primary.difference if by_seed else None
+    primary = None
+    for label in beside.methods:
+        entries = compare_chosen(beside, label).of("weight decay")
+        anew = contrast_of([one for entry in entries if (one := entry.confirmation)])
+        if anew is None:
+            continue
+        chose = contrast_of(entries)  # none where a single seed chooses
+        validation = chose.validation if chose else None
+        found = anew.test
+        if "memory" in label:
+            primary = found.primary.difference
         yield (
-            f"| {label} | {_told(anew.primary.difference)} | {_ends(anew.these_groups)} | "
-            f"{_told(validation) if validation else '–'} | {100 * anew.spread:.2f} | {anew.n_groups} |"
+            f"| {label} | {_told(found.primary.difference)} | {_ends(found.these_groups)} | "
+            f"{_told(validation.primary.difference) if validation else '–'} | {100 * found.spread:.2f} | "
+            f"{found.n_groups} |"
         )
-    primary = _pooled(next(pairs for label, pairs in arms.items() if "memory" in label)).primary.difference
+    assert primary is not None
     low = primary.mean if primary.low is None else primary.low
     verdict = "not inferior" if low > -MARGIN else "not shown to be non-inferior"
     yield (
@@ -198,43 +205,12 @@ def planned(study: Study, *, with_diverged: bool = False) -> Iterator[tuple[Sett
     return ((settings, done[settings.key]) for settings in study.spec.runs() if settings.key in done)
 
 
-def _fits(always: Always, cell: Cell) -> bool:
-    return Override(always.when).fits(cell.settings)
-
-
-def _pooled(pairs: Sequence[tuple[Cell, Cell]]) -> PooledDifference:
-    """First minus second on new seeds, over the test images of each data set."""
-    tables: dict[str, list[dict[int, Any]]] = defaultdict(list)
-    for first, second in pairs:
-        assert first.confirmation is not None
-        assert second.confirmation is not None
-        right = first.confirmation.right, second.confirmation.right
-        found = {
-            seed: right[0][seed].astype(int) - right[1][seed] for seed in right[0].keys() & right[1].keys()
-        }
-        tables[first.settings.recipe.data.name].append(found)
-    return pooled_difference(*map(_with_all_seeds, tables.values()))
-
-
-def _validation_differences(pairs: Sequence[tuple[Cell, Cell]]) -> list[list[Any]]:
-    """First minus second on validation images, by the seeds that chose."""
-    by_seed = []
-    for first, second in pairs:
-        own = first.validation, second.validation
-        by_seed.append({seed: own[0][seed] - own[1][seed] for seed in own[0].keys() & own[1].keys()})
-    return _with_all_seeds(by_seed)
-
-
-def _with_all_seeds(differences: Sequence[Mapping[int, Any]]) -> list[list[Any]]:
-    """Over the seeds that all cells finished, of the cells that finished two: other runs diverged.
-
-    Nothing where no cell has two, as where a single seed chooses.
-    """
-    left = [of for of in differences if len(of) > 1]
-    if not left:
-        return []
-    seeds = sorted(set.intersection(*map(set, left)))
-    return [[of[seed] for seed in seeds] for of in left]
+def _with_default(group: Group, study: Study, label: str) -> Group:
+    """The group with the published default of decay as an arm of its own."""
+    decay = next(sweep for sweep in group.sweeps if sweep.name == "weight_decay")
+    conditions = [Override(always.when) for always in study.spec.confirm_also]
+    published = tuple(cell for cell in decay.cells if any(one.fits(cell.settings) for one in conditions))
+    return replace(group, sweeps=(*group.sweeps, Sweep(label, published)))
 
 
 def _told(estimate: Estimate) -> str:

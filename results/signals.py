@@ -17,7 +17,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, linear_regression
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from outcomes import planned
+from outcomes import by_memory_in, combination
 
 from decayfree.methods import TurningMethod
 from decayfree.study import RunSettings, read_study
@@ -35,7 +35,7 @@ from decayfree.study.data.draws import batch_indices
 from decayfree.study.training.building import Parts, build, set_rates
 
 HERE = Path(__file__).resolve().parent
-N_STEPS, EVERY = 100, 10
+N_STEPS, EVERY, DEFAULT = 100, 10, 5.0
 OTHER_BATCHES = 10_000
 """Batches of the steps from here on are none that these hundred see."""
 
@@ -51,15 +51,12 @@ class Signals:
 
 def main() -> None:
     """Print the table and the correlations."""
-    runs = dict(planned(read_study(HERE / "memory")))
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    chosen: dict[str, RunSettings] = {}
-    for settings, run in runs.items():
-        assert isinstance(settings.method, TurningMethod)
-        place = f"{settings.recipe.model.name}, {settings.recipe.optimizer.label}"
-        found[place][settings.method.memory_epochs].append(run.rows[-1].validation_accuracy)
-        if settings.method.memory_epochs == 5:
-            chosen.setdefault(place, settings)
+    study = read_study(HERE / "memory")
+    found = by_memory_in(study)
+    first = {combination(run): run for run in reversed(study.spec.runs())}
+    chosen = {
+        place: replace(run, method=TurningMethod(memory_epochs=DEFAULT)) for place, run in first.items()
+    }
     print("| network, optimizer | best memory | slope, points | agreement | persistence | noise, batches |")
     print("|---|--:|--:|--:|--:|--:|")
     rows = []

@@ -1,6 +1,5 @@
 """docs/forgetting.py: what settings forget, by hand, and that the page says what the kept rows say."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from decayfree.methods import WRS, Hyperball, TurningMethod, WeightDecay
 from decayfree.methods.method import Method
 from decayfree.study import DataSpec, OptimizerSpec, Recipe, RunSettings
+from support.scripts import script as load
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -16,12 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.fixture(scope="module")
 def script() -> Any:
     pytest.importorskip("matplotlib", reason="pip install 'decayfree[docs]'")
-    spec = importlib.util.spec_from_file_location("forgetting", DOCS / "forgetting.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("docs/forgetting.py")
 
 
 @pytest.mark.parametrize(

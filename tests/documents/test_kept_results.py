@@ -1,7 +1,6 @@
 """The studies that are kept in results/: they can be read, and every table says what their files say."""
 
 import dataclasses
-import importlib.util
 import re
 from pathlib import Path
 
@@ -11,23 +10,18 @@ from decayfree.report import study_groups
 from decayfree.report.numbers.budget import budgets_of
 from decayfree.study import StudySpec, builtin, read_study
 from decayfree.study.builtin import BUILTIN, builtin_spec
+from support.scripts import script
 from support.synthetic_study import Writer, bumpy
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SPECS = Path(builtin.__file__).parent
+UNDER_WAY = sorted((RESULTS / "under-way").glob("*"))
 KEPT = [name for name in BUILTIN if (RESULTS / name / "runs.tar.xz").is_file()]
 
 
 @pytest.fixture(scope="module")
 def keeping():
-    return script("keep")
-
-
-def script(name):
-    specification = importlib.util.spec_from_file_location(name, RESULTS / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return script("results/keep.py")
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -42,6 +36,14 @@ def test_a_kept_study_is_whole(name):
 def test_a_kept_study_is_the_built_in_one(name):
     kept = StudySpec.load(RESULTS / name / "study.toml")
     assert {run.key for run in kept.grid()} == {run.key for run in builtin_spec(name).grid()}
+
+
+@pytest.mark.parametrize("folder", UNDER_WAY, ids=lambda path: path.name)
+def test_a_study_under_way_can_be_gone_on_with(folder):
+    begun, built_in = read_study(folder), builtin_spec(folder.name)
+    assert {run.key for run in begun.spec.grid()} == {run.key for run in built_in.grid()}
+    assert {run.state for run in begun.runs} <= {"done", "diverged"}
+    assert not (folder / "report.html").exists()
 
 
 def test_every_table_says_what_the_files_say(keeping):
@@ -65,7 +67,7 @@ def test_readme_says_what_trials_of_the_kept_study_buy():
 
 
 def test_every_sentence_that_states_a_figure_stands_on_its_page():
-    claiming = script("claims")
+    claiming = script("results/claims.py")
     claims = list(claiming.claims())
     assert len(claims) > 20
     for path, sentence in claims:
@@ -74,7 +76,7 @@ def test_every_sentence_that_states_a_figure_stands_on_its_page():
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_was_added_after_a_look_is_marked_where_the_file_of_the_study_says_so(name):
-    added = script("added")
+    added = script("results/added.py")
     runs = builtin_spec(name).runs()
     says_so = re.search(r"added .*after", (SPECS / f"{name}-small.toml").read_text()) is not None
     assert says_so == bool(added.note(name)) == any(added.is_marked(name, run) for run in runs)
@@ -92,10 +94,14 @@ def test_what_was_added_after_a_look_is_marked_where_the_file_of_the_study_says_
 
 def test_as_planned_the_studies_are_what_they_were_before_the_look(keeping):
     # Sensitivity began with three rates and three seeds: 8 methods, 72 runs.
-    groups = script("added").planned("sensitivity", study_groups(read_study(RESULTS / "sensitivity")))
+    groups = script("results/added.py").planned(
+        "sensitivity", study_groups(read_study(RESULTS / "sensitivity"))
+    )
     assert sum(len(cell.runs) for cell in groups.cells) == 72
     assert {cell.n_planned for cell in groups.cells} == {3}
-    networks = script("added").planned("architectures", study_groups(read_study(RESULTS / "architectures")))
+    networks = script("results/added.py").planned(
+        "architectures", study_groups(read_study(RESULTS / "architectures"))
+    )
     assert len(networks.groups) == 7
 
 

@@ -1,7 +1,6 @@
 """The outcomes that studies decide beforehand, on rows whose outcome is known."""
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +10,18 @@ import numpy as np
 import pytest
 
 from decayfree.methods import WRS, TurningMethod, WeightDecay
+from decayfree.report import study_groups
 from decayfree.study import RunSettings, Study, StudySpec, read_study
 from decayfree.study.builtin import builtin_spec
 from decayfree.study.files.bits import text_of_bits
 from decayfree.study.runner.growing import grown
+from support.scripts import script
 from support.synthetic_study import Writer
-
-RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 @pytest.fixture
-def outcomes(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(RESULTS))
-    monkeypatch.delitem(sys.modules, "outcomes", raising=False)
-    import outcomes
-
-    return outcomes
+def outcomes() -> Any:
+    return script("results/outcomes.py")
 
 
 def written(
@@ -130,15 +125,21 @@ def test_the_fall_off_the_span_is_that_of_the_setting_that_validation_chose(
         assert row[2:] == ["70.00 (70.00 to 70.00)", "20.00", "85.00 (85.00 to 85.00)", "5.00"]
 
 
-def test_the_primary_outcome_of_preset_is_on_new_seeds_over_both_data_sets(
-    outcomes: Any, tmp_path: Path
-) -> None:
+N_IMAGES = {"fashion-mnist": 400, "opencv-digits": 200}
+
+
+def preset_run(
+    out: Path,
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    diverged: Callable[[RunSettings], bool] = lambda run: False,
+) -> Study:
+    """`preset` with two networks: turning half a point above tuned decay, its default two points below."""
     grid = builtin_spec("preset")
     fewer = tuple(
         replace(axis, values=axis.values[:2]) if axis.path == "model" else axis for axis in grid.axes
     )
-    spec = replace(grid, axes=fewer, extend=())
-    n_images = {"fashion-mnist": 400, "opencv-digits": 200}
+    spec = replace(grid, axes=fewer, extend=(), seeds=seeds)
 
     def accuracy(run: RunSettings) -> float:
         if isinstance(run.method, TurningMethod):
@@ -150,41 +151,78 @@ def test_the_primary_outcome_of_preset_is_on_new_seeds_over_both_data_sets(
         )
 
     def keep(run: RunSettings, row: dict[str, Any]) -> None:
-        n = n_images[run.recipe.data.name]
+        n = N_IMAGES[run.recipe.data.name]
         # The same images are hard for all, and a few more or less are right by chance.
         chance = np.random.default_rng([run.seed, len(run.label)]).integers(-1, 2)
         row["test_right"] = text_of_bits(np.arange(n) < round(accuracy(run) * n) + chance)
         row["validation_accuracy"] = accuracy(run) + 0.0001 * run.seed
 
     def write(spec: StudySpec) -> None:
-        writer = Writer(tmp_path, spec=spec, final_of=accuracy, n_intervals=1, weights=("0.weight",))
+        writer = Writer(out, spec=spec, final_of=accuracy, n_intervals=1, weights=("0.weight",))
         writer.change_row = keep
+        writer.state_of = lambda run: ("diverged", "it was hot") if diverged(run) else ("done", None)
         for run in spec.runs():
-            if not (tmp_path / "runs" / run.key).exists():
+            if not (out / "runs" / run.key).exists():
                 writer._write_run(run)
 
     write(spec)
-    write(last := grown(spec, tmp_path))
-    assert grown(spec, tmp_path) == last
-    (tmp_path / "study.toml").write_text(last.to_toml())
-    lines = list(outcomes.preset(read_study(tmp_path)))
+    write(last := grown(spec, out))
+    assert grown(spec, out) == last
+    (out / "study.toml").write_text(last.to_toml())
+    return read_study(out)
+
+
+def points(cell: str) -> float:
+    return float(cell.split()[0].replace("−", "-"))
+
+
+def test_the_primary_outcome_of_preset_is_on_new_seeds_over_both_data_sets(
+    outcomes: Any, tmp_path: Path
+) -> None:
+    lines = list(outcomes.preset(preset_run(tmp_path)))
     rows = table(lines)
     turning = next(row for label, row in rows.items() if "memory" in label)
     forgetting = next(row for label, row in rows.items() if "forgetting" in label or "cosine" in label)
     assert turning[-1] == forgetting[-1] == "12"
-    assert 0.2 < float(turning[0].split()[0].replace("−", "-")) < 0.8  # 0.5, and the chance of a seed
-    assert -1.8 < float(forgetting[0].split()[0].replace("−", "-")) < -1.2
+    assert 0.2 < points(turning[0]) < 0.8  # 0.5, and the chance of a seed
+    assert -1.8 < points(forgetting[0]) < -1.2
     assert turning[2].startswith("+0.50")
     default = rows["weight decay, published default"]
-    assert -2.3 < float(default[0].split()[0].replace("−", "-")) < -1.7
+    assert -2.3 < points(default[0]) < -1.7
     assert any("not inferior" in line for line in lines)
     assert lines[-1].endswith("turning is worth more than 12 trials.")
 
 
-def test_cells_are_pooled_over_the_seeds_that_all_of_them_finished(outcomes: Any) -> None:
-    differences = [{1: 0.1, 2: 0.2, 3: 0.3}, {1: 0.4, 3: 0.6}, {2: 0.7}]
-    assert outcomes._with_all_seeds(differences) == [[0.1, 0.3], [0.4, 0.6]]
-    assert outcomes._with_all_seeds([{0: 0.1}, {0: 0.2}]) == []  # one seed chooses, in the paper's size
+def test_cells_are_pooled_over_the_seeds_that_all_of_them_finished(outcomes: Any, tmp_path: Path) -> None:
+    def diverged(run: RunSettings) -> bool:
+        if not (isinstance(run.method, TurningMethod) and run.method.schedule == "follow"):
+            return False
+        place = run.recipe.data.name, run.recipe.model.name, run.recipe.optimizer.name
+        lost = {
+            ("opencv-digits", "vgg11-bn", "sgd"): {101},
+            ("fashion-mnist", "resnet18", "lion"): {100, 101, 102, 103},
+        }
+        return run.seed in lost.get(place, ())
+
+    study = preset_run(tmp_path, diverged=diverged)
+    turning = next(row for label, row in table(list(outcomes.preset(study))).items() if "memory" in label)
+    assert turning[-1] == "11"  # one has a single seed left
+    by_cell = []
+    for group in study_groups(study).groups:
+        arm = next(sweep for sweep in group.sweeps if "memory" in sweep.label).chosen.confirmation
+        decay = next(sweep for sweep in group.sweeps if sweep.name == "weight_decay").chosen.confirmation
+        if arm.n > 1:
+            by_cell.append(
+                [arm.right[seed].mean() - decay.right[seed].mean() for seed in (100, 102, 103, 104)]
+            )
+    assert points(turning[0]) == pytest.approx(100 * np.mean(by_cell), abs=0.0051)
+
+
+def test_where_a_single_seed_chooses_validation_says_nothing(outcomes: Any, tmp_path: Path) -> None:
+    rows = table(list(outcomes.preset(preset_run(tmp_path, seeds=(0,)))))
+    turning = next(row for label, row in rows.items() if "memory" in label)
+    assert (turning[2], turning[-1]) == ("–", "12")
+    assert 0.2 < points(turning[0]) < 0.8
 
 
 def test_every_outcome_is_that_of_a_built_in_study(outcomes: Any) -> None:

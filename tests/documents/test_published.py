@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from decayfree.optimizers import row_called
+from support.scripts import script
 
 DOCS = Path(__file__).parents[2] / "docs"
 DATA = tomllib.loads((DOCS / "published.toml").read_text(encoding="utf-8"))
@@ -19,12 +19,7 @@ DATA = tomllib.loads((DOCS / "published.toml").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def published() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("published", DOCS / "published.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/published.py")
 
 
 def test_the_page_is_worked_out_of_the_recipes(published: ModuleType) -> None:

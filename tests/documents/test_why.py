@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from decayfree.theory import Check
+from support.scripts import script
 from support.synthetic_study import Writer
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,11 +24,7 @@ CHECKS = [
 def why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, writing into a folder of the test."""
     pytest.importorskip("matplotlib", reason="pip install 'decayfree[docs]'")
-    spec = importlib.util.spec_from_file_location("why", DOCS / "why.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("docs/why.py")
     monkeypatch.setattr(module, "HERE", tmp_path)
     monkeypatch.setattr(module, "PICTURES", tmp_path / "pictures")
     monkeypatch.setattr(module.theory, "verify", lambda *_: iter(CHECKS))

@@ -20,7 +20,7 @@ from decayfree.optimizers import decay_settings
 from decayfree.rescaling.faults import GONE
 from decayfree.rescaling.held import Held
 
-# Asked of everything before every step: a loop in Python would be a fifth of a small model's rescale.
+# Asked of everything before every step, without a loop in Python.
 _is_training, _needs_gradient = attrgetter("training"), attrgetter("requires_grad")
 
 _NEW = "find the weights again, and make the optimizer and its WeightRescaling after it"

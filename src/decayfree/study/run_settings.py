@@ -344,7 +344,7 @@ class RunSettings:
     seed: int
     recipe: Recipe
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the settings: the name of the run's directory."""
         text = json.dumps(self.to_dict(), sort_keys=True)

@@ -10,6 +10,7 @@ nothing to choose.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
@@ -76,7 +77,7 @@ class Entry:
         found = {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
         return {seed: one for seed, one in found.items() if math.isfinite(one)}
 
-    @property
+    @cached_property
     def confirmation(self) -> "Entry | None":
         """The same with the seeds that nothing was chosen by; None where either has not run with them."""
         cell, base = self.cell.confirmation, self.reference and self.reference.confirmation

@@ -84,7 +84,7 @@ class Cell:
         """Test accuracy after the last step, by seed; a share from 0 to 1."""
         return {seed: run.rows[-1].test_accuracy for seed, run in self.runs.items()}
 
-    @property
+    @cached_property
     def right(self) -> dict[int, Bits]:
         """Which test images are right after the last step, by seed, of runs that kept it."""
         last = {seed: run.rows[-1].test_right for seed, run in self.runs.items()}

@@ -23,8 +23,7 @@ class GroupAxis:
 
     def value(self, settings: RunSettings) -> tuple[Any, ...]:
         """Where a run stands on it."""
-        flat = settings.flat()
-        return tuple(flat[name] for name in self.names)
+        return tuple(map(settings.at, self.names))
 
 
 def axes_of(spec: StudySpec) -> list[GroupAxis]:

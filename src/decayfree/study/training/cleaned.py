@@ -9,8 +9,7 @@ from torch import nn
 from decayfree.span.cleaning import remove_off_span_
 from decayfree.span.input_span import InputSpan
 from decayfree.study.data.images import Dataset
-
-_IMAGES_AT_ONCE = 500
+from decayfree.study.training.first_layer import IMAGES_AT_ONCE
 
 
 @torch.no_grad()
@@ -19,7 +18,7 @@ def clean_(model: nn.Module, dataset: Dataset) -> None:
     was_training = model.training
     model.eval()
     with InputSpan(model, centered=False) as span:
-        for pixels in torch.split(dataset.train.pixels, _IMAGES_AT_ONCE):
+        for pixels in torch.split(dataset.train.pixels, IMAGES_AT_ONCE):
             model(dataset.to_input(pixels))
     remove_off_span_(model, span)
     model.train(was_training)

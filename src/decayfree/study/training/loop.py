@@ -16,7 +16,7 @@ from torch import Tensor
 
 from decayfree.arguments.kinds import checked
 from decayfree.errors import MismatchError, NonFiniteWeightError
-from decayfree.study.data.draws import batch_indices, names_in_task
+from decayfree.study.data.draws import batch_indices
 from decayfree.study.files import checkpoint, norm_log
 from decayfree.study.files.results import ENDED, RunState, read_spectra, run_directory
 from decayfree.study.run_settings import RunSettings
@@ -123,7 +123,7 @@ class _Run:
         set_rates(parts.optimizer, recipe.learning_rate_at(step))
         if self.norm_log:
             self.norm_log.record()
-        dataset = parts.dataset
+        dataset, names = parts.dataset, parts.sampler.names_at(step)
         chosen = batch_indices(
             n_images=len(dataset.train), batch_size=recipe.batch_size, seed=seed, step=step
         )
@@ -131,7 +131,7 @@ class _Run:
         with self._autocast():
             outputs = self.forward(inputs)
             loss = TASKS[recipe.task].loss(
-                outputs, self._targets(chosen), label_smoothing=recipe.label_smoothing
+                outputs, names[parts.labels[chosen]], label_smoothing=recipe.label_smoothing
             )
         parts.optimizer.zero_grad()
         loss.backward()
@@ -145,14 +145,6 @@ class _Run:
         if not look and self.device.type != "cpu" and self.n_done % _LOOK_EVERY:
             return True
         return math.isfinite(loss.item())
-
-    def _targets(self, chosen: Tensor) -> Tensor:
-        labels, recipe = self.parts.labels[chosen], self.recipe
-        if recipe.data.n_tasks == 1:
-            return labels
-        task, n_classes = recipe.task_at(self.n_done), self.parts.dataset.n_classes
-        names = names_in_task(task, n_classes=n_classes, seed=self.settings.seed, device=labels.device)
-        return names[labels]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "float32":

@@ -24,7 +24,7 @@ from decayfree.study.data.images import Dataset, Images
 from decayfree.study.files.bits import text_of_bits
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
-from decayfree.study.training.first_layer import FirstLayer
+from decayfree.study.training.first_layer import IMAGES_AT_ONCE, FirstLayer
 from decayfree.study.training.spectra import spectra_of
 from decayfree.study.training.tasks import TASKS, Score
 
@@ -32,7 +32,6 @@ N_SCORED_TRAINING_IMAGES = 2000
 """At most so many training images are scored in a sample, the first ones."""
 N_SPECTRUM_IMAGES = 256
 """So many training images at most, the first ones, make the spectra of a sample."""
-_IMAGES_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ class Sampler:
     first_layer: FirstLayer | None
 
     def row(self, *, step: int, learning_rate: float, before: Mapping[str, Tensor] | None = None) -> Row:
-        """The metrics after ``step`` steps, at the learning rate of the next one.
+        """The metrics after ``step`` steps, in the task of the last one, at the next one's learning rate.
 
         The weights ``before`` the last step are as `weights` gave them; None where they are not known.
         """
-        dataset, names = self.dataset, self._names(step)
+        dataset, names = self.dataset, self.names_at(max(step - 1, 0))
         n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
         train = self._score(Images(dataset.train.pixels[:n_scored], self.train_labels[:n_scored]), names)
         validation, test = self._score(dataset.validation, names), self._score(dataset.test, names)
@@ -80,6 +79,11 @@ class Sampler:
             test_right=text_of_bits(test.right.numpy()) if step == self.recipe.n_steps else "",
         )
 
+    def names_at(self, step: int) -> Tensor:
+        """(n_classes,), int64: what the classes are called in step number ``step``, counted from 0."""
+        task, n_classes = self.recipe.task_at(step), self.dataset.n_classes
+        return names_in_task(task, n_classes=n_classes, seed=self.seed, device=self.train_labels.device)
+
     def weights(self) -> dict[str, Tensor]:
         """Copies of the scale-invariant weights, and of biases that go with one, by parameter name."""
         names = [name for weight in self.found for name in weight.names]
@@ -91,12 +95,6 @@ class Sampler:
         spectra = spectra_of(self.model, self.found, inputs)
         return {plain_name(name): spectrum for name, spectrum in spectra.items()}
 
-    def _names(self, step: int) -> Tensor:
-        """What classes were called in the step before, or will be in the first one."""
-        task, n_classes = self.recipe.task_at(max(step - 1, 0)), self.dataset.n_classes
-        device = self.dataset.test.labels.device
-        return names_in_task(task, n_classes=n_classes, seed=self.seed, device=device)
-
     def _score(self, images: Images, names: Tensor) -> Score:
         if not len(images):
             return Score(math.nan, math.nan)
@@ -105,8 +103,8 @@ class Sampler:
 
     def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
         for part, labels in zip(
-            torch.split(images.pixels, _IMAGES_AT_ONCE),
-            torch.split(images.labels, _IMAGES_AT_ONCE),
+            torch.split(images.pixels, IMAGES_AT_ONCE),
+            torch.split(images.labels, IMAGES_AT_ONCE),
             strict=True,
         ):
             yield self.dataset.to_input(part, channels_last=self.recipe.channels_last), labels
