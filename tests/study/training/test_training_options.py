@@ -131,6 +131,10 @@ def test_the_classes_change_their_names_with_the_task(tmp_path):
         row.test_loss for row in theirs if row.step <= half
     ]
     assert ours[-1].test_loss != theirs[-1].test_loss
+    trained = [weights_of(tmp_path, run) for run in (plain, sequence)]
+    assert not any(
+        trained[0][name].equal(trained[1][name]) for name in ("features.0.weight", "classifier.weight")
+    )
     # What the second task calls right is what the network says after it, under the new names.
     parts = build(sequence, tmp_path, data_dir=None)
     parts.model.load_state_dict(weights_of(tmp_path, sequence))
