@@ -228,7 +228,7 @@ def passes(training: Training, n_rounds: int) -> Iterator[Line]:
         fused_rows.LEAST = least
         model = ResNet50().to(training.device)
         optimizer = Still(convolutions(model))
-        optimizer.param_groups[0]["lr"] = 0.0
+        optimizer.param_groups[0]["lr"] = 1.0  # at 0 nothing would be sampled
         found = find(model, training.device)
         Recorder(optimizer, found, every=1, sink=training.folder / "passes.jsonl", family="sgd")
         weights = convolutions(model)
