@@ -33,7 +33,7 @@ def tinted_digits(n_images: int = 500) -> tuple[Tensor, Tensor]:
 
     dataset = load(DataSpec(n_train=n_images))
     images = dataset.to_input(dataset.train.pixels).double()
-    return images * torch.tensor(_TINT, dtype=torch.float64).view(1, 3, 1, 1), dataset.train.labels
+    return images * torch.tensor(_TINT, dtype=torch.float64).view(1, 3, 1, 1), dataset.train.classes
 
 
 def table(checks: Sequence[Check], width: int) -> Table:

@@ -20,10 +20,23 @@ from decayfree.errors import closest
 from decayfree.methods.method import ADDED, Method
 from decayfree.optimizers import InStudies, in_studies
 
-DataName = Literal["digits", "opencv-digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"]
+TaskName = Literal["classification", "segmentation", "detection", "counting"]
+DATA_OF_TASK: Mapping[str, tuple[str, ...]] = {
+    "classification": (
+        *("digits", "opencv-digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "image-folder"),
+    ),
+    "segmentation": ("scenes", "voc", "cityscapes", "camvid", "coco-stuff"),
+    "detection": ("scenes", "coco", "voc", "yolo", "nuclei", "coins", "faces"),
+    "counting": ("scenes", "shanghaitech", "ucf-qnrf", "points", "nuclei", "coins"),
+}
+"""What a task can be trained on; the first is embedded."""
+HAVE_A_SIZE = frozenset(DATA_OF_TASK["classification"]) - {"image-folder"}
+"""Data whose images are of one size; others are brought to that of the spec."""
 if TYPE_CHECKING:
+    DataName = str
     OptimizerName = str
 else:
+    DataName = Literal[tuple(dict.fromkeys(name for names in DATA_OF_TASK.values() for name in names))]
     OptimizerName = Literal[tuple(in_studies())]
 
 MODEL_NAMES: tuple[str, ...] = (
@@ -33,8 +46,16 @@ MODEL_NAMES: tuple[str, ...] = (
     *("densenet-bc-40-12", "densenet-bc-100-12", "mobilenetv2", "mlp-bn"),
 )
 """Our own networks; their builders, in this order, are in ``decayfree.study.models``, which trains."""
-LIBRARY_NAMES = ("timm", "torchvision")
-"""Packages whose models are named ``timm:NAME``."""
+LIBRARY_NAMES = ("timm", "torchvision", "smp")
+"""Packages whose models are named ``timm:NAME``; smp is segmentation-models-pytorch."""
+MODELS_OF_TASK: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "classification": (MODEL_NAMES, ("timm", "torchvision")),
+    "segmentation": (("unet-bn",), ("torchvision", "smp")),
+    "detection": (("fcos-bn",), ("torchvision",)),
+    "counting": (("csrnet-bn",), ()),
+}
+"""By task: our own networks, and the libraries that have others."""
+OWN_MODELS = tuple(name for own, _ in MODELS_OF_TASK.values() for name in own)
 
 
 class _Told:
@@ -132,7 +153,7 @@ class DataSpec(_Checked):
     """So many more images of the training part are scored and not trained on: settings are chosen by them."""
     n_test: int = 897
     image_size: int = 0
-    """Height and width to which images of a folder are brought; 0, as other data needs, leaves them."""
+    """Height and width to which images are brought that have no size of their own; 0 where they have."""
     label_noise: float = 0.0
     """Share of the training labels that are drawn anew, uniformly from all classes; seeded by the run."""
     flip: bool = False
@@ -168,13 +189,14 @@ class DataSpec(_Checked):
             f"expected at least the {self.n_train + self.n_validation} images that are taken out of it, or 0",
         )
         told.each("label_noise", "a share from 0 to 1", lambda share: 0 <= share <= 1)
+        has_a_size = self.name in HAVE_A_SIZE
         told.unless(
-            self.name != "image-folder" or self.image_size != 0,
+            has_a_size or self.image_size != 0,
             "image_size name",
-            "expected the pixels of a side, since images of a folder differ in size; got 0",
+            f"expected the pixels of a side, since images of {self.name} differ in size; got 0",
         )
         told.unless(
-            self.name == "image-folder" or self.image_size <= 0,
+            not has_a_size or self.image_size <= 0,
             "image_size name",
             f"{self.name} has a size of its own, expected 0, got {self.image_size}",
         )
@@ -185,17 +207,20 @@ class ModelSpec(_Checked):
     """Which network and how large."""
 
     name: str = "vgg4-bn"
-    """One of the networks of ``decayfree.study.models``, or ``timm:NAME`` or ``torchvision:NAME``."""
+    """One of the networks of ``decayfree.study.models``, or ``timm:NAME`` and the like."""
     width_factor: float = 1.0
-    """Channels of each layer over the published network's; 1 for timm and torchvision, which set theirs."""
+    """Channels of each layer over the published network's; 1 for those of libraries, which set theirs."""
+    batch_norm: Literal["live", "frozen"] = field(default="live", metadata=ADDED)
+    """``frozen``: BatchNorms of the backbone stay in eval mode, their gains and biases as they are."""
+    backbone: str = field(default="", metadata=ADDED)
+    """A file with the state of the backbone to begin with, as ``torch.save`` writes it; none where empty."""
 
     def _check(self, told: _Told) -> None:
         library, _, name = self.name.partition(":")
-        if self.name not in MODEL_NAMES and not (library in LIBRARY_NAMES and name):
-            known = [*MODEL_NAMES, *(f"{one}:NAME" for one in LIBRARY_NAMES)]
-            wanted = f"one of {', '.join(known[:-1])} or {known[-1]}"
-            meant = closest(self.name, MODEL_NAMES)
-            told.unless(False, "name", f"expected {wanted}; got {self.name!r}{meant}")
+        if self.name not in OWN_MODELS and not (library in LIBRARY_NAMES and name):
+            known = _one_of((*MODEL_NAMES, *(f"{one}:NAME" for one in LIBRARY_NAMES)))
+            meant = closest(self.name, OWN_MODELS)
+            told.unless(False, "name", f"expected {known}; got {self.name!r}{meant}")
         told.each("width_factor", "a finite number above 0", lambda factor: 0 < factor < math.inf)
         told.each("width_factor", "at most 100", lambda factor: not 100 < factor < math.inf)
         told.unless(
@@ -251,7 +276,7 @@ class OptimizerSpec(_Checked):
 class Recipe(_Checked):
     """All that decides a run beside its method and its seed."""
 
-    task: Literal["classification"] = "classification"
+    task: TaskName = "classification"
     learning_rate: float = 0.1
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     """``step`` is a tenth after half of the steps and a hundredth after three quarters."""
@@ -329,11 +354,49 @@ class Recipe(_Checked):
         told.each("label_smoothing", "at least 0 and below 1", lambda share: 0 <= share < 1)
         for name in ("data", "model", "optimizer"):
             told.part(name)
+        self._check_task(told)
         told.unless(
             not self.batch_size > self.data.n_train >= 1,
             "batch_size data.n_train",
             f"expected at most the {self.data.n_train} training images, got {self.batch_size}",
         )
+
+    def _check_task(self, told: _Told) -> None:
+        """Tell what data, network or settings are not for the task."""
+        data, (own, libraries) = DATA_OF_TASK[self.task], MODELS_OF_TASK[self.task]
+        told.unless(
+            self.data.name in data,
+            "data.name task",
+            f"expected {_one_of(data)} for {self.task}; got {self.data.name!r}"
+            f"{closest(self.data.name, data)}",
+        )
+        library, _, name = self.model.name.partition(":")
+        known = (*own, *(f"{one}:NAME" for one in libraries))
+        told.unless(
+            self.model.name in own or bool(library in libraries and name),
+            "model.name task",
+            f"expected {_one_of(known)} for {self.task}; got {self.model.name!r}"
+            f"{closest(self.model.name, own)}",
+        )
+        if self.task == "classification":
+            return
+        for field_name, default in _OF_CLASSIFICATION.items():
+            part, _, name = field_name.rpartition(".")
+            value = getattr(self.data if part else self, name)
+            told.unless(value == default, f"{field_name} task", f"{self.task} has none, got {value}")
+
+
+_OF_CLASSIFICATION: Mapping[str, Any] = {
+    "label_smoothing": 0.0,
+    **{f"data.{name}": 0 for name in ("label_noise", "crop_padding", "cutout", "blank_border")},
+    "data.blank_channels": 0,
+    "data.n_tasks": 1,
+}
+"""Settings that other tasks do not have, and what they are there."""
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return f"one of {', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
 
 
 @dataclass(frozen=True)

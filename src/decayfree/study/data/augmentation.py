@@ -49,14 +49,18 @@ def flipped(inputs: Tensor, *, seed: int, step: int) -> Tensor:
         The shape of ``inputs``.
     """
     n_images = len(inputs)
-    mirrored = torch.rand(n_images, generator=generator_for("flip", seed, step)) < 0.5
-    which = mirrored.nonzero().squeeze(1)
+    which = are_flipped(n_images, seed=seed, step=step).nonzero().squeeze(1)
     taken = torch.arange(n_images).index_copy_(0, which, torch.arange(n_images, n_images + len(which)))
     images = _channels_inside(inputs)
     # Whole images are copied from behind the others, which is several times as fast as to choose pixel by
     # pixel.
     both = torch.cat([images, images.index_select(0, which.to(inputs.device)).flip(2)])
     return _in_format_of(inputs, both.index_select(0, taken.to(inputs.device)))
+
+
+def are_flipped(n_images: int, *, seed: int, step: int) -> Tensor:
+    """(n_images,), bool: which `flipped` mirrors."""
+    return torch.rand(n_images, generator=generator_for("flip", seed, step)) < 0.5
 
 
 def cropped(inputs: Tensor, *, padding: int, seed: int, step: int) -> Tensor:

@@ -73,7 +73,7 @@ def read(edition: Edition, data_dir: str | None) -> tuple[Images, Images]:
     """
     folder = locate(edition, data_dir)
     parts = [read_batch(folder / name, edition) for name in edition.train]
-    train = Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
+    train = Images(torch.cat([part.pixels for part in parts]), torch.cat([part.classes for part in parts]))
     return train, read_batch(folder / edition.test, edition)
 
 

@@ -10,7 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from decayfree.study.data.augmentation import cropped_and_cut_out, flipped
+from decayfree.study.data.augmentation import are_flipped, cropped_and_cut_out, flipped
+from decayfree.study.data.truth import Truth, mirrored
 from decayfree.study.run_settings import DataSpec
 
 N_CHANNELS = 3
@@ -23,11 +24,17 @@ class Images:
 
     pixels: Tensor
     """(n, height, width) of grey images, (n, 3, height, width) of red, green and blue ones, uint8."""
-    labels: Tensor
-    """(n,), int64, on the device on which the network is."""
+    labels: Truth
+    """What is true of them, as their task has it, on the device on which the network is."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def classes(self) -> Tensor:
+        """(n,), int64: the labels of images to classify."""
+        assert isinstance(self.labels, Tensor)
+        return self.labels
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Dataset:
     """Of the training pixels, from 0 to 255: a number for grey images, three for red, green and blue."""
     std: float | tuple[float, ...]
     """Standard deviation of the training pixels, of each color by itself."""
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, as far as the data says so."""
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +93,14 @@ class Dataset:
             pixels = flipped(pixels, seed=seed, step=step)
         inputs = cropped_and_cut_out(self._standardized(pixels), spec, seed=seed, step=step)
         return _three_channels(inputs, channels_last)
+
+    def truth(self, chosen: Tensor, spec: DataSpec, *, seed: int, step: int) -> Truth:
+        """What is true of `batch`: of the images as they are after what is done to them."""
+        truth = self.train.labels[chosen.to(self.device)]
+        if not spec.flip:
+            return truth
+        which = are_flipped(len(chosen), seed=seed, step=step)
+        return mirrored(truth, which, width=self.train.pixels.shape[-1])
 
     def _standardized(self, pixels: Tensor) -> Tensor:
         """(n, 1 or 3, height, width), uint8 -> float32."""

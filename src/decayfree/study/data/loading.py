@@ -38,6 +38,7 @@ def load(
     device: torch.device | str = "cpu",
     *,
     seed: int = 0,
+    task: str = "classification",
 ) -> Dataset:
     """Load ``n_train`` training images, ``n_validation`` more of the same part, and ``n_test`` test images.
 

@@ -3,6 +3,7 @@
 Takes no step and writes no file. Equal seeds get equal weights, labels and batches, whatever the method.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +19,14 @@ from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.result import Invariance
 from decayfree.methods.method import AttachedMethod, ParamGroups, RunLength
 from decayfree.study.data.draws import generator_for, with_label_noise
-from decayfree.study.data.images import N_CHANNELS, Dataset
+from decayfree.study.data.images import N_CHANNELS, Dataset, Images
 from decayfree.study.data.loading import load
 from decayfree.study.files.norm_log import read_norms
 from decayfree.study.files.results import NORMS_FILE, run_directory
-from decayfree.study.models.networks import build_model
+from decayfree.study.models.sizes import Sizes
 from decayfree.study.optimizers import build_optimizer
 from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings
+from decayfree.study.tasks.table import TASKS
 from decayfree.study.training.first_layer import first_layer
 from decayfree.study.training.sampling import Sampler, family_or_none
 
@@ -39,8 +41,6 @@ class Parts:
     """A run before its first step."""
 
     dataset: Dataset
-    labels: Tensor
-    """(n_train,), int64: the labels that are trained on, noise included."""
     model: nn.Module
     found: Invariance
     optimizer: Optimizer
@@ -57,10 +57,15 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
     """
     recipe, method = settings.recipe, settings.method
     device = device_of(recipe)
-    dataset = load(recipe.data, data_dir, device, seed=settings.seed)
-    labels = with_label_noise(
-        dataset.train.labels, share=recipe.data.label_noise, n_classes=dataset.n_classes, seed=settings.seed
-    )
+    dataset = load(recipe.data, data_dir, device, seed=settings.seed, task=recipe.task)
+    if recipe.data.label_noise:
+        noisy = with_label_noise(
+            dataset.train.classes,
+            share=recipe.data.label_noise,
+            n_classes=dataset.n_classes,
+            seed=settings.seed,
+        )
+        dataset = dataclasses.replace(dataset, train=Images(dataset.train.pixels, noisy))
     model, found = _model_and_found(settings, dataset)
     groups = method.param_groups(model, found, rest_weight_decay=recipe.rest_weight_decay)
     if recipe.rest_learning_rate:
@@ -81,8 +86,8 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             replayed=replayed,
         )
     family = family_or_none(optimizer)
-    sampler = Sampler(model, found, attached, recipe, settings.seed, dataset, labels, family, first)
-    return Parts(dataset, labels, model, found, optimizer, attached, sampler)
+    sampler = Sampler(model, found, attached, recipe, settings.seed, dataset, family, first)
+    return Parts(dataset, model, found, optimizer, attached, sampler)
 
 
 def set_rates(optimizer: Optimizer, learning_rate: float) -> None:
@@ -121,20 +126,23 @@ def _set_rates_apart(groups: ParamGroups, found: Invariance, factor: float) -> N
 def _model_and_found(settings: RunSettings, dataset: Dataset) -> tuple[nn.Module, Invariance]:
     """The network, as the method wants it, and its scale-invariant weights: found once for all seeds."""
     recipe = settings.recipe
-    size = (int(dataset.train.pixels.shape[-2]), int(dataset.train.pixels.shape[-1]))
-    model = build_model(recipe.model, n_classes=dataset.n_classes, image_size=size, seed=settings.seed)
+    height, width = dataset.train.pixels.shape[-2:]
+    sizes = Sizes(
+        n_classes=dataset.n_classes, image_size=(height, width), width_factor=recipe.model.width_factor
+    )
+    model = TASKS[recipe.task].build(recipe.model, sizes, settings.seed)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.to(recipe.device)
-    found = Invariance.from_dict(_found_record(recipe.model, dataset.n_classes, size), model)
+    found = Invariance.from_dict(_found_record(recipe.task, recipe.model, sizes), model)
     return model, settings.method.prepare(model, found)
 
 
 @lru_cache(maxsize=16)
-def _found_record(spec: ModelSpec, n_classes: int, size: tuple[int, int]) -> dict[str, Any]:
-    model = build_model(spec, n_classes=n_classes, image_size=size, seed=0)
-    inputs = torch.randn(_N_PROBE_IMAGES, N_CHANNELS, *size, generator=generator_for("probe"))
-    return find_invariant(model, inputs).to_dict()
+def _found_record(task: str, spec: ModelSpec, sizes: Sizes) -> dict[str, Any]:
+    model = TASKS[task].build(spec, sizes, 0)
+    inputs = torch.randn(_N_PROBE_IMAGES, N_CHANNELS, *sizes.image_size, generator=generator_for("probe"))
+    return find_invariant(model, inputs, forward=TASKS[task].outputs).to_dict()
 
 
 def _replayed_norms(settings: RunSettings, out: Path, found: Invariance) -> Mapping[str, Tensor] | None:

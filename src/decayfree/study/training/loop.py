@@ -20,11 +20,11 @@ from decayfree.study.data.draws import batch_indices
 from decayfree.study.files import checkpoint, norm_log
 from decayfree.study.files.results import ENDED, RunState, read_spectra, run_directory
 from decayfree.study.run_settings import RunSettings
+from decayfree.study.tasks.table import TASKS
 from decayfree.study.training.building import Parts, build, device_of, set_rates
 from decayfree.study.training.cleaned import clean_
 from decayfree.study.training.cost import cost_of
 from decayfree.study.training.sampling import sample_steps
-from decayfree.study.training.tasks import TASKS
 
 _LOOK_EVERY = 50
 """On an accelerator the loss is looked at once in so many steps: a look waits for all that is queued."""
@@ -123,16 +123,14 @@ class _Run:
         set_rates(parts.optimizer, recipe.learning_rate_at(step))
         if self.norm_log:
             self.norm_log.record()
-        dataset, names = parts.dataset, parts.sampler.names_at(step)
+        dataset = parts.dataset
         chosen = batch_indices(
             n_images=len(dataset.train), batch_size=recipe.batch_size, seed=seed, step=step
         )
         inputs = dataset.batch(chosen, recipe.data, seed=seed, step=step, channels_last=recipe.channels_last)
+        truth = parts.sampler.renamed(dataset.truth(chosen, recipe.data, seed=seed, step=step), step)
         with self._autocast():
-            outputs = self.forward(inputs)
-            loss = TASKS[recipe.task].loss(
-                outputs, names[parts.labels[chosen]], label_smoothing=recipe.label_smoothing
-            )
+            loss = TASKS[recipe.task].loss(self.forward, inputs, truth, recipe)
         parts.optimizer.zero_grad()
         loss.backward()
         self.n_done += 1

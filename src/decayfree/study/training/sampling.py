@@ -21,12 +21,14 @@ from decayfree.methods.parametrizing import plain_name
 from decayfree.optimizers import UpdateFamily
 from decayfree.study.data.draws import names_in_task
 from decayfree.study.data.images import Dataset, Images
+from decayfree.study.data.truth import Truth
 from decayfree.study.files.bits import text_of_bits
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
+from decayfree.study.tasks.table import TASKS
+from decayfree.study.tasks.task import Score
 from decayfree.study.training.first_layer import IMAGES_AT_ONCE, FirstLayer
 from decayfree.study.training.spectra import spectra_of
-from decayfree.study.training.tasks import TASKS, Score
 
 N_SCORED_TRAINING_IMAGES = 2000
 """At most so many training images are scored in a sample, the first ones."""
@@ -44,8 +46,6 @@ class Sampler:
     recipe: Recipe
     seed: int
     dataset: Dataset
-    train_labels: Tensor
-    """(n_train,), int64: the labels that are trained on, noise included."""
     family: UpdateFamily | Literal["none"]
     """What an effective learning rate is; with ``none`` there is none."""
     first_layer: FirstLayer | None
@@ -55,10 +55,11 @@ class Sampler:
 
         The weights ``before`` the last step are as `weights` gave them; None where they are not known.
         """
-        dataset, names = self.dataset, self.names_at(max(step - 1, 0))
-        n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
-        train = self._score(Images(dataset.train.pixels[:n_scored], self.train_labels[:n_scored]), names)
-        validation, test = self._score(dataset.validation, names), self._score(dataset.test, names)
+        dataset, is_last = self.dataset, step == self.recipe.n_steps
+        some = slice(min(N_SCORED_TRAINING_IMAGES, len(dataset.train)))
+        train = self._score(Images(dataset.train.pixels[some], dataset.train.labels[some]), step)
+        validation = self._score(dataset.validation, step)
+        test = self._score(dataset.test, step, each=is_last)
         norms, rates = self._norms_and_rates(learning_rate)
         first = self.first_layer
         return Row(
@@ -79,10 +80,12 @@ class Sampler:
             test_right=text_of_bits(test.right.numpy()) if step == self.recipe.n_steps else "",
         )
 
-    def names_at(self, step: int) -> Tensor:
-        """(n_classes,), int64: what the classes are called in step number ``step``, counted from 0."""
+    def renamed(self, truth: Truth, step: int) -> Truth:
+        """With the names that classes have in step ``step``, counted from 0, of a sequence of tasks."""
+        if not isinstance(truth, Tensor) or self.recipe.data.n_tasks == 1:
+            return truth
         task, n_classes = self.recipe.task_at(step), self.dataset.n_classes
-        return names_in_task(task, n_classes=n_classes, seed=self.seed, device=self.train_labels.device)
+        return names_in_task(task, n_classes=n_classes, seed=self.seed, device=truth.device)[truth]
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the scale-invariant weights, and of biases that go with one, by parameter name."""
@@ -95,19 +98,18 @@ class Sampler:
         spectra = spectra_of(self.model, self.found, inputs)
         return {plain_name(name): spectrum for name, spectrum in spectra.items()}
 
-    def _score(self, images: Images, names: Tensor) -> Score:
+    def _score(self, images: Images, step: int, *, each: bool = False) -> Score:
+        """Of the model after ``step`` steps, in the task of the last one."""
         if not len(images):
             return Score(math.nan, math.nan)
-        images = Images(images.pixels, names[images.labels])
-        return TASKS[self.recipe.task].evaluate(self.model, self._batches(images))
+        images = Images(images.pixels, self.renamed(images.labels, max(step - 1, 0)))
+        return TASKS[self.recipe.task].evaluate(self.model, self._batches(images), each=each)
 
-    def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        for part, labels in zip(
-            torch.split(images.pixels, IMAGES_AT_ONCE),
-            torch.split(images.labels, IMAGES_AT_ONCE),
-            strict=True,
-        ):
-            yield self.dataset.to_input(part, channels_last=self.recipe.channels_last), labels
+    def _batches(self, images: Images) -> Iterator[tuple[Tensor, Truth]]:
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            some = slice(start, start + IMAGES_AT_ONCE)
+            pixels = self.dataset.to_input(images.pixels[some], channels_last=self.recipe.channels_last)
+            yield pixels, images.labels[some]
 
     @torch.no_grad()
     def _angular_updates(self, before: Mapping[str, Tensor] | None) -> dict[str, float]:

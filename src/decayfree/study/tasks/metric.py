@@ -1,0 +1,38 @@
+"""By what number is a network of each task compared?
+
+Loads nothing that trains: pages read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A task's score: a share, larger is better, that settings are chosen and methods compared by.
+
+    Attributes:
+        name: As in a sentence: "accuracy".
+        meaning: What it is, one sentence.
+    """
+
+    name: str
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "classification": Metric("accuracy", "The share of images whose class is right."),
+    "segmentation": Metric(
+        "mIoU",
+        "Intersection over union of predicted and true pixels of a class in all images; mean over classes.",
+    ),
+    "detection": Metric(
+        "mAP",
+        "COCO's average precision: the mean over classes and over IoU thresholds from 0.50 to 0.95.",
+    ),
+    "counting": Metric(
+        "counting accuracy",
+        "1 minus the mean absolute error over the mean true count: 0 if none is ever seen, 1 without error.",
+    ),
+}
+"""By task."""
