@@ -51,7 +51,7 @@ def by_memory_in(study: Study) -> dict[str, dict[float, list[float]]]:
     found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for settings, run in planned(study):
         assert isinstance(settings.method, TurningMethod)
-        found[combination(settings)][settings.method.memory_epochs].append(run.rows[-1].validation_accuracy)
+        found[combination(settings)][settings.method.memory_epochs].append(run.rows[-1].validation_score)
     return found
 
 
@@ -160,7 +160,7 @@ def endless(study: Study) -> Iterator[str]:
     yield "|---|---|" + "--:|" * (len(others) + 1)
     for place in cells[others[0]]:
         finals = [
-            _percent(fmean(run.rows[-1].test_accuracy for run in cells[kind][place])) for kind in others
+            _percent(fmean(run.rows[-1].test_score for run in cells[kind][place])) for kind in others
         ]
         fall = fmean(_largest_fall(run) for run in cells["constant"][place])
         yield f"| {place[0]} | {place[1]} | {' | '.join(finals)} | {100 * fall:.1f} |"
@@ -182,8 +182,8 @@ def off_span(study: Study) -> Iterator[str]:
         for cleaned in (False, True):
             own = arms[network, cleaned, label]
             runs = own[_best(own)].values()
-            test = mean_interval([run.rows[-1].test_accuracy for run in runs])
-            fall = fmean(run.rows[-1].validation_accuracy - run.rows[-1].test_accuracy for run in runs)
+            test = mean_interval([run.rows[-1].test_score for run in runs])
+            fall = fmean(run.rows[-1].validation_score - run.rows[-1].test_score for run in runs)
             low, high = test.interval or (test.mean, test.mean)
             cells += [f"{_percent(test.mean)} ({100 * low:.2f} to {100 * high:.2f})", f"{100 * fall:.2f}"]
         yield f"| {network} | {label} | {' | '.join(cells)} |"
@@ -225,7 +225,7 @@ def _best(arm: Mapping[Settings, Mapping[int, Run]]) -> Settings:
     """The setting with the best mean validation accuracy."""
     results = {
         settings: {
-            seed: run.rows[-1].validation_accuracy for seed, run in runs.items() if run.state == "done"
+            seed: run.rows[-1].validation_score for seed, run in runs.items() if run.state == "done"
         }
         for settings, runs in arm.items()
     }
@@ -242,12 +242,12 @@ def _regret(runs: Mapping[Settings, Run], smallest: Sequence[float], place: Sequ
             by_place[_place(settings)][replace(settings, seed=0)][settings.seed] = run
     carried, best = _best(by_place[smallest]), _best(by_place[place])
     there = next(one for one in by_place[place] if _recipe(one) == _recipe(carried))
-    tests = [fmean(_test_accuracy(run) for run in by_place[place][one].values()) for one in (best, there)]
+    tests = [fmean(_test_score(run) for run in by_place[place][one].values()) for one in (best, there)]
     return tests[0] - tests[1]
 
 
-def _test_accuracy(run: Run) -> float:
-    return run.rows[-1].test_accuracy if run.state == "done" else 0.0
+def _test_score(run: Run) -> float:
+    return run.rows[-1].test_score if run.state == "done" else 0.0
 
 
 def _recipe(settings: Settings) -> tuple[object, ...]:
@@ -281,11 +281,11 @@ def _kind(settings: Settings) -> str:
 
 
 def _mean_of_ends(run: Run, part: slice) -> float:
-    return fmean(row.test_accuracy for row in run.rows[part])
+    return fmean(row.test_score for row in run.rows[part])
 
 
 def _largest_fall(run: Run) -> float:
-    late = [row.train_accuracy for row in run.rows if 4 * row.step >= run.n_steps]
+    late = [row.train_score for row in run.rows if 4 * row.step >= run.n_steps]
     return max(before - after for before, after in pairwise(late))
 
 

@@ -13,7 +13,7 @@ from decayfree.methods import WRS, TurningMethod, WeightDecay
 from decayfree.report import study_groups
 from decayfree.study import RunSettings, Study, StudySpec, read_study
 from decayfree.study.builtin import builtin_spec
-from decayfree.study.files.bits import text_of_bits
+from decayfree.study.files.of_images import text_of_images
 from decayfree.study.runner.growing import grown
 from support.scripts import script
 from support.synthetic_study import Writer
@@ -92,8 +92,8 @@ def test_plasticity_is_what_the_last_tasks_lose_and_falls_are_found(outcomes: An
     def change(run: RunSettings, row: dict[str, Any]) -> None:
         decays = isinstance(run.method, WeightDecay)
         share = row["step"] / run.recipe.n_steps
-        row["test_accuracy"] = 0.8 if decays else 0.8 - 0.1 * share
-        row["train_accuracy"] = 0.6 if decays and 0.5 < share < 0.52 else 0.9
+        row["test_score"] = 0.8 if decays else 0.8 - 0.1 * share
+        row["train_score"] = 0.6 if decays and 0.5 < share < 0.52 else 0.9
 
     study = written("endless", tmp_path, lambda run: 0.8, n_intervals=100, change_row=change)
     lines = list(outcomes.endless(study))
@@ -111,10 +111,10 @@ def test_the_fall_off_the_span_is_that_of_the_setting_that_validation_chose(
     outcomes: Any, tmp_path: Path
 ) -> None:
     def change(run: RunSettings, row: dict[str, Any]) -> None:
-        row["validation_accuracy"] = 0.9 if run.recipe.learning_rate == 0.1 else 0.5
-        row["test_accuracy"] = 0.85 if run.recipe.clean_off_span else 0.7
+        row["validation_score"] = 0.9 if run.recipe.learning_rate == 0.1 else 0.5
+        row["test_score"] = 0.85 if run.recipe.clean_off_span else 0.7
         if run.recipe.learning_rate != 0.1:
-            row["test_accuracy"] = 1.0
+            row["test_score"] = 1.0
 
     lines = list(outcomes.off_span(written("off-span", tmp_path, lambda run: 0.8, change_row=change)))
     rows = [
@@ -154,8 +154,8 @@ def preset_run(
         n = N_IMAGES[run.recipe.data.name]
         # The same images are hard for all, and a few more or less are right by chance.
         chance = np.random.default_rng([run.seed, len(run.label)]).integers(-1, 2)
-        row["test_right"] = text_of_bits(np.arange(n) < round(accuracy(run) * n) + chance)
-        row["validation_accuracy"] = accuracy(run) + 0.0001 * run.seed
+        row["test_images"] = text_of_images(np.arange(n) < round(accuracy(run) * n) + chance)
+        row["validation_score"] = accuracy(run) + 0.0001 * run.seed
 
     def write(spec: StudySpec) -> None:
         writer = Writer(out, spec=spec, final_of=accuracy, n_intervals=1, weights=("0.weight",))
@@ -213,7 +213,7 @@ def test_cells_are_pooled_over_the_seeds_that_all_of_them_finished(outcomes: Any
         decay = next(sweep for sweep in group.sweeps if sweep.name == "weight_decay").chosen.confirmation
         if arm.n > 1:
             by_cell.append(
-                [arm.right[seed].mean() - decay.right[seed].mean() for seed in (100, 102, 103, 104)]
+                [arm.of_images[seed].mean() - decay.of_images[seed].mean() for seed in (100, 102, 103, 104)]
             )
     assert points(turning[0]) == pytest.approx(100 * np.mean(by_cell), abs=0.0051)
 

@@ -148,8 +148,8 @@ class Writer:
             "step": step,
             "epoch": step / settings.recipe.n_steps_per_epoch,
             "train_loss": 0.1,
-            "train_accuracy": _rise(0.985 + 0.001 * settings.seed, share, 9),
-            "test_accuracy": _rise(final, share, 14) - _dip(settings.method, share),
+            "train_score": _rise(0.985 + 0.001 * settings.seed, share, 9),
+            "test_score": _rise(final, share, 14) - _dip(settings.method, share),
             "learning_rate": learning_rate,
             "norms": norms,
             "effective_learning_rates": {name: learning_rate / norm**2 for name, norm in counted.items()},
@@ -161,8 +161,8 @@ class Writer:
             "off_span_law": _off_span(settings.method, share, settings.seed),
         }
         if settings.recipe.data.n_validation:
-            row["validation_accuracy"] = _rise(final + VALIDATION_SHIFT, share, 14)
-        unscored = {"test_loss", "validation_loss", "validation_accuracy", "test_right"}
+            row["validation_score"] = _rise(final + VALIDATION_SHIFT, share, 14)
+        unscored = {"test_loss", "validation_loss", "validation_score", "test_images"}
         assert set(row) | unscored == set(Row.__dataclass_fields__)
         self.change_row(settings, row)
         return row

@@ -298,8 +298,7 @@ def _show_tuned(outcome: "TuneOutcome", out: Path, *, same_command: str) -> int:
         )
     best = out if outcome.best_file is None else outcome.best_file
     console.print(
-        "These are validation accuracies, and the best of many: too high. "
-        "To test what was found, on new seeds:",
+        "These are validation scores, and the best of many: too high. To test what was found, on new seeds:",
         highlight=False,
     )
     console.print(

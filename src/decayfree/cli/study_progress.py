@@ -179,7 +179,9 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
 
     entries = compare(groups, reference)
     shown = comparison_table(groups, entries, "", "")
-    table = Table(title="Test accuracy after the last step", title_justify="left", box=None, pad_edge=False)
+    name = groups.metric.name
+    title = f"Test {name} after the last step"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     left_out = ("p", "… shrunk", "… on validation")
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title not in left_out]
     for _, column in kept:
@@ -204,7 +206,7 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
 
 def _heading(title: str, note: str) -> str:
     """A heading within the width of a terminal; whose verdict it is stands in the note."""
-    short = {"Test accuracy": "Accuracy", "Seen": note.replace(" ", "\n")}
+    short = {"Seen": note.replace(" ", "\n")}
     return escape(short.get(title, title.replace(" minus …", "\nminus")))
 
 

@@ -139,14 +139,14 @@ def tuned_table(searches: "tuple[Search, ...]") -> Table:
     """The best trial of each search."""
     table = Table(title="Best of each search, by validation", title_justify="left", box=None, pad_edge=False)
     table.add_column("Method")
-    for name in ("Learning rate", "Weight decay", "Accuracy", "Trial"):
+    for name in ("Learning rate", "Weight decay", "Validation", "Trial"):
         table.add_column(name, justify="right", no_wrap=True)
     for search in searches:
         best = search.best
         decay = "–" if best.weight_decay is None else f"{best.weight_decay:g}"
-        accuracy = _percent(best.validation_accuracy)
+        score = _percent(best.validation_score)
         place = f"{best.number + 1} of {len(search.trials)}"
-        table.add_row(escape(search.label), f"{best.learning_rate:g}", decay, accuracy, place)
+        table.add_row(escape(search.label), f"{best.learning_rate:g}", decay, score, place)
     return table
 
 

@@ -31,8 +31,8 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> StudyNumbers:
 
 def all_charts(numbers: StudyNumbers) -> list[charts.Chart]:
     return [
-        charts.accuracy_chart(numbers, "train"),
-        charts.accuracy_chart(numbers, "test"),
+        charts.score_chart(numbers, "train"),
+        charts.score_chart(numbers, "test"),
         *charts.norm_charts(numbers),
         charts.effective_learning_rate_chart(numbers),
         *charts.effective_learning_rate_charts(numbers),
@@ -104,8 +104,8 @@ def test_the_reference_is_drawn_on_top(numbers: StudyNumbers) -> None:
 
 
 def test_a_line_is_the_mean_and_a_band_is_the_interval(numbers: StudyNumbers) -> None:
-    chart = charts.accuracy_chart(numbers, "test")
-    curve = numbers.methods[0].curve(lambda row: row.test_accuracy)
+    chart = charts.score_chart(numbers, "test")
+    curve = numbers.methods[0].curve(lambda row: row.test_score)
     line, band = lines(chart)["no decay"], bands(chart)["no decay"]
     n = len(curve.steps)
     assert line["x"] == list(curve.steps)
@@ -117,15 +117,15 @@ def test_a_line_is_the_mean_and_a_band_is_the_interval(numbers: StudyNumbers) ->
 
 @pytest.mark.parametrize(("n_seeds", "n_bands"), [(1, 0), (2, 0), (3, len(METHODS))])
 def test_bands_begin_with_three_seeds(tmp_path: Path, n_seeds: int, n_bands: int) -> None:
-    chart = charts.accuracy_chart(
+    chart = charts.score_chart(
         study_numbers(read_study(Writer(tmp_path, spec=study_spec(n_seeds=n_seeds)).write())), "test"
     )
     assert len(bands(chart)) == n_bands
     assert ("no interval" in chart.unit) == (n_bands == 0)
 
 
-def test_the_first_rise_does_not_flatten_an_accuracy_chart(numbers: StudyNumbers) -> None:
-    chart = charts.accuracy_chart(numbers, "test")
+def test_the_first_rise_does_not_flatten_an_score_chart(numbers: StudyNumbers) -> None:
+    chart = charts.score_chart(numbers, "test")
     low, high = chart.figure["layout"]["yaxis"]["range"]
     everything = [y for trace in lines(chart).values() for y in trace["y"]]
     later = [y for t in lines(chart).values() for x, y in zip(t["x"], t["y"], strict=True) if x >= 120]

@@ -21,7 +21,7 @@ from decayfree.report.numbers.compared import (
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.words.verdicts import statistics_notes
 from decayfree.study import Axis, Override, RunSettings, StudySpec, read_study
-from decayfree.study.files.bits import text_of_bits
+from decayfree.study.files.of_images import text_of_images
 from decayfree.study.statistics.two_way import crossed_interval
 from support.synthetic_study import AXES_METHODS as AXES
 from support.synthetic_study import DECAYS, RATES, Writer, axes_spec, bumpy, hot, study_spec, sweep_spec
@@ -95,7 +95,7 @@ def test_a_study_of_few_methods_has_the_detailed_page(tmp_path: Path) -> None:
 def test_validation_data_chooses_and_test_data_does_not(tmp_path: Path) -> None:
     def mislead(settings: Any, row: dict[str, Any]) -> None:
         if settings.recipe.learning_rate == 0.3:
-            row["test_accuracy"] += 0.05
+            row["test_score"] += 0.05
 
     numbers = groups_of(tmp_path, sweep_spec(n_seeds=2), change_row=mislead)
     chosen = [sweep.chosen for sweep in numbers.groups[0].sweeps]
@@ -188,14 +188,14 @@ def test_ranks_count_each_group_once(tmp_path: Path) -> None:
 def test_intervals_are_over_images_where_runs_say_which_are_right(tmp_path: Path) -> None:
     def keep(settings: RunSettings, row: dict[str, Any]) -> None:
         generator = np.random.default_rng([settings.seed, len(settings.label)])
-        row["test_right"] = text_of_bits(generator.random(400) < 0.8)
+        row["test_images"] = text_of_images(generator.random(400) < 0.8)
 
     numbers = groups_of(tmp_path, sweep_spec(n_seeds=3), change_row=keep)
     entries = compare(numbers)
     assert entries.is_over_images
     entry = entries.compared[0]
     assert entry.reference is not None
-    right = entry.reference.right, entry.cell.right
+    right = entry.reference.of_images, entry.cell.of_images
     cells = np.stack([right[0][seed].astype(int) - right[1][seed] for seed in right[0]])
     assert entry.difference == crossed_interval(cells)
     assert "seeds and test images" in " ".join(statistics_notes(numbers, entries))

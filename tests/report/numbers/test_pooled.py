@@ -19,7 +19,7 @@ from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.tables.table import TableCell
 from decayfree.report.words.pooled import pooled_notes, pooled_text
 from decayfree.study import Added, Axis, RunSettings, StudySpec, read_study
-from decayfree.study.files.bits import text_of_bits
+from decayfree.study.files.of_images import text_of_images
 from decayfree.study.statistics import pooled_difference
 from decayfree.study.statistics.two_way import CrossedEstimate
 from support.synthetic_study import OPTIMIZERS, Writer, axes_spec, bumpy, sweep_spec
@@ -73,7 +73,7 @@ def test_seeds_that_all_groups_have_make_the_tables_that_are_pooled(tmp_path: Pa
         return ("diverged", "not finite") if is_lost else ("done", None)
 
     def validate(settings: RunSettings, row: dict[str, Any]) -> None:
-        row["validation_accuracy"] = np.random.default_rng(len(settings.label) + settings.seed).random()
+        row["validation_score"] = np.random.default_rng(len(settings.label) + settings.seed).random()
 
     numbers = groups_of(tmp_path, axes_spec(n_seeds=4), state_of=lost, change_row=validate)
     found = contrasts(numbers)[0]
@@ -91,7 +91,7 @@ def test_seeds_that_all_groups_have_make_the_tables_that_are_pooled(tmp_path: Pa
 def test_intervals_are_over_images_where_all_groups_say_which_are_right(tmp_path: Path) -> None:
     def keep(settings: RunSettings, row: dict[str, Any]) -> None:
         seeds = [settings.seed, len(settings.label), len(settings.recipe.optimizer.label)]
-        row["test_right"] = text_of_bits(np.random.default_rng(seeds).random(400) < 0.8)
+        row["test_images"] = text_of_images(np.random.default_rng(seeds).random(400) < 0.8)
 
     def keep_some(settings: RunSettings, row: dict[str, Any]) -> None:
         if settings.recipe.optimizer.name != "adam":
@@ -100,7 +100,11 @@ def test_intervals_are_over_images_where_all_groups_say_which_are_right(tmp_path
     numbers = groups_of(tmp_path, axes_spec(n_seeds=3), change_row=keep)
     found = contrasts(numbers)[0]
     pairs = [(entry.reference, entry.cell) for entry in found.entries]
-    cells = [[of.right[seed].astype(int) - cell.right[seed] for seed in range(3)] for of, cell in pairs if of]
+    cells = [
+        [of.of_images[seed].astype(int) - cell.of_images[seed] for seed in range(3)]
+        for of, cell in pairs
+        if of
+    ]
     assert found.is_over_images
     assert found.test == pooled_difference(np.array(cells))
     assert isinstance(found.test.these_groups, CrossedEstimate)
@@ -114,7 +118,7 @@ def test_intervals_are_over_images_where_all_groups_say_which_are_right(tmp_path
 
 def test_images_of_different_data_are_not_taken_for_the_same(tmp_path: Path) -> None:
     def keep(settings: RunSettings, row: dict[str, Any]) -> None:
-        row["test_right"] = text_of_bits(np.random.default_rng(settings.seed).random(400) < 0.8)
+        row["test_images"] = text_of_images(np.random.default_rng(settings.seed).random(400) < 0.8)
 
     data = Axis("data.name", ("digits", "fashion-mnist"))
     numbers = groups_of(tmp_path, axes_spec(n_seeds=3, axes=(data,)), change_row=keep)
@@ -126,7 +130,7 @@ def test_nothing_is_pooled_of_one_group_one_seed_or_settings_that_nothing_chose(
     assert contrasts(groups_of(tmp_path / "seed", axes_spec(n_seeds=1))) == ()
     axes = (Axis("learning_rate", (0.03, 0.1)), *of_optimizers(3))
     spec = axes_spec(n_seeds=2, axes=axes)
-    numbers = groups_of(tmp_path / "blind", spec, change_row=lambda _, row: row.pop("validation_accuracy"))
+    numbers = groups_of(tmp_path / "blind", spec, change_row=lambda _, row: row.pop("validation_score"))
     assert contrasts(numbers) == ()
     assert contrast_of(compare(numbers).of("weight decay")) is None
     assert pooled_table(()) is None
@@ -262,7 +266,7 @@ def test_groups_of_two_data_sets_are_pooled_over_the_images_of_each(tmp_path: Pa
     def keep(settings: RunSettings, row: dict[str, Any]) -> None:
         data = settings.recipe.data
         seeds = [settings.seed, len(settings.label), len(settings.recipe.optimizer.label), data.n_test]
-        row["test_right"] = text_of_bits(np.random.default_rng(seeds).random(data.n_test) < 0.8)
+        row["test_images"] = text_of_images(np.random.default_rng(seeds).random(data.n_test) < 0.8)
 
     data = Axis("data.n_test", (100, 60))
     spec = axes_spec(n_seeds=3, axes=(data, *axes_spec().axes))
@@ -272,7 +276,7 @@ def test_groups_of_two_data_sets_are_pooled_over_the_images_of_each(tmp_path: Pa
     tables: dict[int, list[Any]] = {}
     for entry in found.entries:
         assert entry.reference is not None
-        first, second = entry.reference.right, entry.cell.right
+        first, second = entry.reference.of_images, entry.cell.of_images
         table = tables.setdefault(entry.cell.settings.recipe.data.n_test, [])
         table.append([first[seed].astype(int) - second[seed] for seed in range(3)])
     assert found.test == pooled_difference(*map(np.array, tables.values()))

@@ -29,9 +29,9 @@ def test_final_accuracies_are_those_of_the_last_rows(tmp_path: Path) -> None:
 def test_a_curve_is_the_mean_and_t_interval_of_each_step(tmp_path: Path) -> None:
     study = read_study(Writer(tmp_path).write())
     runs = [run for run in study.runs if run.method == "wrs"]
-    curve = study_numbers(study).methods[-1].curve(lambda row: row.test_accuracy)
+    curve = study_numbers(study).methods[-1].curve(lambda row: row.test_score)
     index = 9
-    values = [run.rows[index].test_accuracy for run in runs]
+    values = [run.rows[index].test_score for run in runs]
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert curve.steps == tuple(row.step for row in runs[0].rows)
     assert curve.mean[index] == pytest.approx(np.mean(values))
@@ -93,7 +93,7 @@ def test_one_seed_has_a_curve_without_an_interval(tmp_path: Path) -> None:
     curve = (
         study_numbers(read_study(Writer(tmp_path, spec=study_spec(n_seeds=1)).write()))
         .methods[0]
-        .curve(lambda row: row.test_accuracy)
+        .curve(lambda row: row.test_score)
     )
     assert None not in curve.mean
     assert set(curve.low) == set(curve.high) == {None}

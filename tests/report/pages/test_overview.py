@@ -123,7 +123,7 @@ def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:
 
 def test_the_difference_stands_on_validation_images_as_well(tmp_path: Path) -> None:
     def validate(settings: RunSettings, row: dict[str, Any]) -> None:
-        row["validation_accuracy"] = 0.8 + 0.01 * (settings.method.name == "wrs") + 0.001 * settings.seed
+        row["validation_score"] = 0.8 + 0.01 * (settings.method.name == "wrs") + 0.001 * settings.seed
 
     page = page_of(tmp_path / "kept", axes_spec(), final_of=stepped, change_row=validate)
     assert ">+1.00<br><small>+1.00 to +1.00</small></td>" in rows_of(page, "comparison-table")[0]

@@ -81,8 +81,8 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
     parsed, numbers = Parsed.of(page), study_numbers(read_study(tmp_path))
     text = words(parsed.text)
     for paragraph in (
-        findings.test_accuracy,
-        findings.train_accuracy,
+        findings.test_score,
+        findings.train_score,
         findings.norms,
         findings.effective_learning_rates,
         angles.angular_updates,

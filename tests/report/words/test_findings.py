@@ -43,13 +43,11 @@ def three_digits(ratio: float) -> str:
 
 
 def test_the_step_at_which_each_mean_reaches_the_common_level(study: Study, numbers: StudyNumbers) -> None:
-    means = {
-        SHORT[label]: column(study, label, lambda row: row.test_accuracy).mean(axis=0) for label in SHORT
-    }
+    means = {SHORT[label]: column(study, label, lambda row: row.test_score).mean(axis=0) for label in SHORT}
     level = math.floor(95 * min(mean[-1] for mean in means.values())) / 100
     steps = [row.step for row in study.runs[0].rows]
     first = {name: steps[int(np.argmax(mean >= level))] for name, mean in means.items()}
-    text = plain(findings.test_accuracy(numbers))
+    text = plain(findings.test_score(numbers))
     assert f"The means of all methods end above {100 * level:.0f} %" in text
     assert f"at step {first['weight decay 0.005']:,} by weight decay 0.005." in text
     assert first["WRS"] == min(first.values())
@@ -58,22 +56,22 @@ def test_the_step_at_which_each_mean_reaches_the_common_level(study: Study, numb
 
 
 def test_a_fall_in_mid_training_is_named_with_its_depth_and_step(study: Study, numbers: StudyNumbers) -> None:
-    mean = column(study, "weight decay 0.005", lambda row: row.test_accuracy).mean(axis=0)
+    mean = column(study, "weight decay 0.005", lambda row: row.test_score).mean(axis=0)
     lowest = 3 + int(np.argmin(mean[3:]))
     before = mean[:lowest].max()
     step = study.runs[0].rows[lowest].step
     assert (
         f"On the way means fall: weight decay 0.005 by {100 * (before - mean[lowest]):.1f} points, from "
         f"{100 * before:.1f} % to {100 * mean[lowest]:.1f} % at step {step:,}."
-    ) in plain(findings.test_accuracy(numbers))
+    ) in plain(findings.test_score(numbers))
 
 
 def test_rescaling_that_is_slow_is_said_not_to_be_first(tmp_path: Path) -> None:
     def slow_down(settings: RunSettings, row: dict[str, Any]) -> None:
         if settings.method.name == "wrs" and row["step"] < 900:
-            row["test_accuracy"] = 0.5
+            row["test_score"] = 0.5
 
-    text = findings.test_accuracy(study_numbers(read_study(Writer(tmp_path, change_row=slow_down).write())))
+    text = findings.test_score(study_numbers(read_study(Writer(tmp_path, change_row=slow_down).write())))
     assert "WRS is not the first." in text
 
 
@@ -81,24 +79,24 @@ def test_without_a_fall_the_page_says_so(tmp_path: Path) -> None:
     spec = study_spec(methods=(NoTreatment(), WRS()))
     final = {"no decay": (0.9,) * 5, "WRS, radius 1": (0.9,) * 5}
     numbers = study_numbers(read_study(Writer(tmp_path, spec=spec, final_test=final).write()))
-    assert "No mean falls by more than 5 points on the way." in plain(findings.test_accuracy(numbers))
+    assert "No mean falls by more than 5 points on the way." in plain(findings.test_score(numbers))
 
 
 def test_the_gap_between_training_and_test_keeps_its_sign(tmp_path: Path) -> None:
     def train_worse(settings: RunSettings, row: dict[str, Any]) -> None:
-        row["train_accuracy"] = row["test_accuracy"] - (0.04 if settings.method.name == "wrs" else -0.10)
+        row["train_score"] = row["test_score"] - (0.04 if settings.method.name == "wrs" else -0.10)
 
     text = plain(
-        findings.train_accuracy(study_numbers(read_study(Writer(tmp_path, change_row=train_worse).write())))
+        findings.train_score(study_numbers(read_study(Writer(tmp_path, change_row=train_worse).write())))
     )
     assert "Training minus test accuracy is lowest for WRS (−4.0 points) and highest for" in text
     assert "(+10.0 points)." in text
 
 
 def test_training_accuracies_and_the_random_labels_are_stated(study: Study, numbers: StudyNumbers) -> None:
-    text = plain(findings.train_accuracy(numbers))
+    text = plain(findings.train_score(numbers))
     for label, short in SHORT.items():
-        end = column(study, label, lambda row: row.train_accuracy)[:, -1].mean()
+        end = column(study, label, lambda row: row.train_score)[:, -1].mean()
         assert f"{100 * end:.1f} % ({short})" in text
     assert "As 20 % of the training labels are random" in text
 
@@ -177,8 +175,8 @@ def test_learning_rate_scaling_is_held_against_the_run_it_replays(
 @pytest.mark.parametrize(
     "paragraph",
     [
-        findings.test_accuracy,
-        findings.train_accuracy,
+        findings.test_score,
+        findings.train_score,
         findings.norms,
         findings.effective_learning_rates,
         angles.angular_updates,
@@ -198,8 +196,8 @@ def test_no_number_in_the_text_is_not_a_number(numbers: StudyNumbers) -> None:
     everything = " ".join(
         paragraph(numbers)
         for paragraph in (
-            findings.test_accuracy,
-            findings.train_accuracy,
+            findings.test_score,
+            findings.train_score,
             findings.norms,
             findings.effective_learning_rates,
             angles.angular_updates,

@@ -81,12 +81,12 @@ def test_a_small_share_does_not_round_to_zero(share: float, text: str) -> None:
 
 
 def test_an_accuracy_carries_its_interval_and_n() -> None:
-    text = plain(wording.accuracy(Estimate(0.877, 0.008, 5)))
+    text = plain(wording.share(Estimate(0.877, 0.008, 5)))
     assert text == "87.7 % (95 % interval 86.9 to 88.5 %, n = 5)"
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert plain(wording.accuracy(Estimate(0.877, None, 1))) == "87.7 % (one seed, so no interval)"
+    assert plain(wording.share(Estimate(0.877, None, 1))) == "87.7 % (one seed, so no interval)"
 
 
 def test_intervals_are_written_from_low_to_high() -> None:

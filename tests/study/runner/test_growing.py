@@ -141,7 +141,7 @@ def test_a_run_that_replays_another_brings_that_one_along(tmp_path: Path) -> Non
 
 def test_test_results_decide_nothing(tmp_path: Path) -> None:
     def write_with(run: RunSettings, row: dict[str, float]) -> None:
-        row["test_accuracy"] = 0.5 + run.recipe.learning_rate
+        row["test_score"] = 0.5 + run.recipe.learning_rate
 
     for run in spec_with().runs():
         writer = Writer(

@@ -82,15 +82,15 @@ class Trained:
             step=run.recipe.n_steps,
             epoch=float(run.recipe.n_epochs),
             train_loss=0.1,
-            train_accuracy=0.5,
-            test_accuracy=1 - accuracy,
+            train_score=0.5,
+            test_score=1 - accuracy,
             learning_rate=0.0,
             norms={},
             effective_learning_rates={},
             angular_updates={},
             off_span_share=math.nan,
             off_span_law=math.nan,
-            validation_accuracy=accuracy,
+            validation_score=accuracy,
         )
         directory = run_directory(out, run.key)
         write_record(directory, run, state="done" if math.isfinite(accuracy) else "diverged")
@@ -113,7 +113,7 @@ def test_the_search_finds_the_best_settings_and_never_looks_at_the_test(
     assert search.best.weight_decay is not None
     assert 0.003 < search.best.weight_decay < 0.03
     assert len(search.trials) == 40
-    assert search.trials[0].validation_accuracy < search.best.validation_accuracy <= 0.905 + 1e-9
+    assert search.trials[0].validation_score < search.best.validation_score <= 0.905 + 1e-9
 
 
 def test_the_first_trial_is_the_specs_own_setting_and_its_value_the_mean_over_seeds(
@@ -124,8 +124,8 @@ def test_the_first_trial_is_the_specs_own_setting_and_its_value_the_mean_over_se
     assert [trial.learning_rate for trial in first] == [RECIPE.learning_rate] * 3
     assert [trial.weight_decay for trial in first] == [None, 1e-3, None]
     off = math.log10(2)
-    assert first[0].validation_accuracy == pytest.approx(0.9 - 0.1 * off + 0.005)
-    assert first[1].validation_accuracy == pytest.approx(0.9 - 0.1 * (off + 1) + 0.005)
+    assert first[0].validation_score == pytest.approx(0.9 - 0.1 * off + 0.005)
+    assert first[1].validation_score == pytest.approx(0.9 - 0.1 * (off + 1) + 0.005)
 
 
 def test_a_start_outside_the_ranges_is_not_tried(tmp_path: Path, trained: Trained) -> None:
@@ -185,7 +185,7 @@ def test_a_trial_that_diverges_is_the_worst_and_no_crash(
     stand_in = Trained(lambda run: math.nan if run.recipe.learning_rate > 0.1 else accuracy_by_formula(run))
     monkeypatch.setattr("decayfree.study.search.tuning.run_study", stand_in)
     (search,) = tune(study(WRS()), tmp_path, n_trials=8).searches
-    assert min(trial.validation_accuracy for trial in search.trials) == 0
+    assert min(trial.validation_score for trial in search.trials) == 0
     assert search.best.learning_rate <= 0.1
 
 
@@ -404,7 +404,7 @@ def test_a_real_search_on_digits_trains_and_its_best_spec_runs(tmp_path: Path) -
     from decayfree.study.runner.run_study import run_study
 
     outcome = tune(study(WRS(), seeds=(0,)), tmp_path, n_trials=2, n_jobs=1, n_test_seeds=1)
-    accuracies = [trial.validation_accuracy for trial in outcome.searches[0].trials]
+    accuracies = [trial.validation_score for trial in outcome.searches[0].trials]
     assert all(0 < accuracy < 1 for accuracy in accuracies)
     assert outcome.best_file is not None
     assert run_study(StudySpec.load(outcome.best_file), tmp_path, n_jobs=1).n_done == 1

@@ -128,7 +128,10 @@ def test_what_is_no_table_of_seeds_and_settings_is_refused(
         expected_best(validation, test)
 
 
-@pytest.mark.parametrize("value", [-0.1, 87.0])
-def test_what_is_no_share_is_refused(value: float) -> None:
-    with pytest.raises(InvalidInputError, match="must be accuracies from 0 to 1"):
-        expected_best([[0.5]], [[value]])
+def test_what_is_no_share_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="must be scores of at most 1"):
+        expected_best([[0.5]], [[87.0]])
+
+
+def test_a_score_may_be_worse_than_that_of_no_answer() -> None:
+    assert expected_best([[0.5, 0.6]], [[0.4, -0.3]]).mean == pytest.approx((0.05, -0.3), abs=1e-15)

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
 from decayfree.study.training.tasks import TASKS
+from torch import nn
 
 TASK = TASKS["classification"]
 

@@ -71,11 +71,11 @@ def sampler(seed):
 def test_a_row_holds_what_can_be_checked_by_hand(sampler):
     row = sampler.row(step=6, learning_rate=0.5)
     assert (row.step, row.epoch, row.learning_rate) == (6, 1.5, 0.5)
-    assert row.train_accuracy == 0.25  # of the labels that are trained on, noise included
-    assert row.test_accuracy == 0.75
+    assert row.train_score == 0.25  # of the labels that are trained on, noise included
+    assert row.test_score == 0.75
     loss_if_right = torch.nn.functional.softplus(torch.tensor(-1.0)).item()
     assert row.train_loss == pytest.approx((loss_if_right + 3 * (loss_if_right + 1)) / 4)
-    assert row.validation_accuracy == 0.5
+    assert row.validation_score == 0.5
     assert row.validation_loss == pytest.approx(loss_if_right + 0.5)
     assert row.test_loss == pytest.approx(loss_if_right + 0.25)
     assert row.norms == {"convolution.weight": 7.5}  # 5 and 10
@@ -156,7 +156,7 @@ def test_what_is_not_there_is_not_a_number(sampler):
     nothing = Images(sampler.dataset.train.pixels[:0], sampler.dataset.train.labels[:0])
     dataset = dataclasses.replace(sampler.dataset, validation=nothing)
     row = dataclasses.replace(sampler, dataset=dataset, first_layer=None).row(step=6, learning_rate=0.5)
-    values = (row.validation_accuracy, row.validation_loss, row.off_span_share, row.off_span_law)
+    values = (row.validation_score, row.validation_loss, row.off_span_share, row.off_span_law)
     assert all(map(math.isnan, values))
 
 

@@ -91,7 +91,7 @@ def test_a_run_is_the_plain_loop(tmp_path):
         assert angle == pytest.approx((2 * torch.asin(chords / 2)).mean().item(), rel=1e-6)
     model.eval()
     logits = model(data.to_input(data.test.pixels))
-    assert last.test_accuracy == (logits.argmax(dim=1) == data.test.labels).double().mean().item()
+    assert last.test_score == (logits.argmax(dim=1) == data.test.labels).double().mean().item()
 
 
 def test_samples_are_taken_where_the_spec_says(tmp_path):
@@ -158,7 +158,7 @@ def test_equal_seeds_begin_with_equal_weights_labels_and_order_whatever_the_meth
         train_with_what_it_replays(run, tmp_path, on_step=lambda n_done, seen=seen: seen.append(n_done))
         assert seen == [1]  # None is false: it stopped after its first step
         first_rows.append(rows_of(tmp_path, run)[0])
-    assert len({(row.train_loss, row.test_accuracy) for row in first_rows[:3]}) == 1
+    assert len({(row.train_loss, row.test_score) for row in first_rows[:3]}) == 1
     # Rescaled, same function.
     assert first_rows[3].train_loss == pytest.approx(first_rows[0].train_loss, rel=1e-3)
     other = settings(NoTreatment(), seed=1)

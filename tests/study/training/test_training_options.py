@@ -143,7 +143,7 @@ def test_the_classes_change_their_names_with_the_task(tmp_path):
     with torch.no_grad():
         said = parts.model(parts.dataset.to_input(parts.dataset.test.pixels)).argmax(dim=1)
     right = (said == names[parts.dataset.test.labels]).double().mean()
-    assert ours[-1].test_accuracy == pytest.approx(float(right))
+    assert ours[-1].test_score == pytest.approx(float(right))
 
 
 def test_a_sequence_of_tasks_begins_with_the_names_that_classes_have():
@@ -186,8 +186,8 @@ def test_validation_images_are_scored_and_not_trained_on(tmp_path):
     run = settings(NoTreatment(), data=data)
     train(run, tmp_path)
     last = rows_of(tmp_path, run)[-1]
-    assert 0 <= last.validation_accuracy <= 1
-    assert last.validation_accuracy * 50 == pytest.approx(round(last.validation_accuracy * 50))
+    assert 0 <= last.validation_score <= 1
+    assert last.validation_score * 50 == pytest.approx(round(last.validation_score * 50))
     assert last.validation_loss > 0
     dataset = load(data)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (64, 50, 40)

@@ -38,7 +38,7 @@ def budget_chart(found: GroupBudget, looks: Mapping[str, Look]) -> Chart:
     errors = [error_of(mean) for bought in found.methods for mean in bought.budget.mean]
     layout, _ = error_axis(errors, _trials_axis(max(bought.budget.n for bought in found.methods)))
     unit = f"of the best by validation, band: {percent(TUNERS, 0)} of tuners{of}"
-    return Chart("", "Test accuracy", unit, {"data": data, "layout": layout})
+    return Chart("", f"Test {found.metric.name}", unit, {"data": data, "layout": layout})
 
 
 def _look(bought: Bought, looks: Mapping[str, Look]) -> tuple[str, Look]:

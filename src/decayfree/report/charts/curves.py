@@ -23,15 +23,14 @@ MIN_SEEDS_OF_BAND = 3
 """With two seeds the t interval is 12.7 times as long as their distance: it would cover the chart."""
 
 
-def accuracy_chart(
-    numbers: StudyNumbers, which: Literal["train", "test"], drawn: Looks | None = None
-) -> Chart:
+def score_chart(numbers: StudyNumbers, which: Literal["train", "test"], drawn: Looks | None = None) -> Chart:
     """Training or test accuracy over training; ``drawn``, here and below: looks given from outside."""
 
     def value(row: Row) -> float:
-        return row.train_accuracy if which == "train" else row.test_accuracy
+        return row.train_score if which == "train" else row.test_score
 
-    title = "Training accuracy" if which == "train" else "Test accuracy"
+    name = numbers.methods[0].metric.name
+    title = f"{'Training' if which == 'train' else 'Test'} {name}"
     return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, axes.ACCURACY, drawn)
 
 

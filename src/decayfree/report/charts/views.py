@@ -114,8 +114,8 @@ def _curves(numbers: StudyGroups, sweeps: Sequence[Sweep], looks: Mapping[str, L
             drawn[cell.label] = looks[sweep.label].shaded(index, len(sweep.cells))
             methods[cell.label] = sweep.label
     found = (
-        charts.accuracy_chart(part, "test", drawn),
-        charts.accuracy_chart(part, "train", drawn),
+        charts.score_chart(part, "test", drawn),
+        charts.score_chart(part, "train", drawn),
         charts.mean_norm_chart(part, drawn),
         charts.effective_learning_rate_chart(part, drawn),
         charts.angular_update_chart(part, drawn),

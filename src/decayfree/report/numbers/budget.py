@@ -11,6 +11,7 @@ from decayfree.report.numbers.compared import reference_of
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
 from decayfree.report.numbers.series import Cell
 from decayfree.study.statistics.budget import Budget, expected_best, share_far_down
+from decayfree.study.tasks.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Default:
 
     published: Published
     accuracy: float
-    """Mean test accuracy over seeds."""
+    """Mean test score over seeds."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class GroupBudget:
     """The best by validation of the published recipes that were run."""
     reference: Bought | None
     """What others are compared with."""
+
+    @property
+    def metric(self) -> Metric:
+        """What scores are called."""
+        return self.methods[0].sweep.cells[0].metric
 
     @property
     def best(self) -> Bought:
@@ -125,7 +131,7 @@ def _default(group: Group) -> Default | None:
         if sweep.name == "weight_decay"
         for cell in sweep.cells
         if (one := _published(cell)) and (final := cell.final_test)
-        if (validation := cell.final(lambda row: row.validation_accuracy)) and not cell.n_diverged
+        if (validation := cell.final(lambda row: row.validation_score)) and not cell.n_diverged
     ]
     return max(found, key=lambda pair: pair[0])[1] if found else None
 

@@ -23,6 +23,7 @@ from decayfree.study.statistics.estimates import Comparison, Estimate, mean_inte
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks, mean_ranks
 from decayfree.study.statistics.significance import Family, Judgement, family_of
 from decayfree.study.statistics.two_way import CrossedEstimate, difference_on_images
+from decayfree.study.tasks.metric import Metric
 
 REFERENCES = ("wrs", "weight_decay")
 """What others are compared with unless something else is asked for: the first of these that a group has."""
@@ -110,6 +111,11 @@ class Entries:
         """What differences are taken from, as headings and sentences name it."""
         names = dict.fromkeys(entry.cell.short for entry in self.entries if entry.is_reference)
         return next(iter(names)) if len(names) == 1 else "the reference"
+
+    @property
+    def metric(self) -> Metric:
+        """What scores are called."""
+        return self.entries[0].cell.metric
 
     @property
     def compared(self) -> tuple[Entry, ...]:
@@ -230,14 +236,16 @@ def _counterpart(cell: Cell, base: Sweep | None) -> Cell | None:
 
 def _kept_images(*cells: Cell) -> bool:
     """Whether all runs that are done say which test images are right; older ones do not."""
-    return all(cell.right.keys() == cell.runs.keys() for cell in cells)
+    return all(cell.of_images.keys() == cell.runs.keys() for cell in cells)
 
 
 def _judged(pairs: Sequence[tuple[Group, Sweep, Cell, Cell | None]]) -> Entries:
     comparisons: dict[int, Comparison] = {}
     for index, (_, _, cell, base) in enumerate(pairs):
         if base is not None and base is not cell:
-            comparison = difference_on_images(base.right, cell.right) if _kept_images(base, cell) else None
+            comparison = (
+                difference_on_images(base.of_images, cell.of_images) if _kept_images(base, cell) else None
+            )
             comparison = comparison or paired_difference(base.test, cell.test)
             if comparison is not None:
                 comparisons[index] = comparison

@@ -17,6 +17,7 @@ from decayfree.study.files.results import Run, Study
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.spec.arms import GroupAxis, axes_of, treatment_of
 from decayfree.study.statistics.sweeps import Choice, best_of_sweep
+from decayfree.study.tasks.metric import Metric
 
 MAX_DETAILED_CELLS = 8
 MAX_DETAILED_SWEEP = 3
@@ -97,13 +98,18 @@ class StudyGroups:
         return tuple(cell for group in self.groups for cell in group.cells)
 
     @property
+    def metric(self) -> Metric:
+        """What scores are called; a study has one task."""
+        return self.cells[0].metric
+
+    @property
     def is_swept(self) -> bool:
         """Whether any method has several settings in a group."""
         return any(len(sweep.cells) > 1 for group in self.groups for sweep in group.sweeps)
 
     @property
     def has_validation(self) -> bool:
-        """Whether any finished run has a validation accuracy."""
+        """Whether any finished run has a validation score."""
         return any(value == value for cell in self.cells for value in cell.validation.values())
 
     @property

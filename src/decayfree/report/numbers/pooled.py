@@ -119,10 +119,10 @@ def _pooled_on_images(entries: Sequence[Entry]) -> tuple[PooledDifference, list[
 
 
 def _by_image(entry: Entry) -> dict[int, Any]:
-    """Reference minus cell by seed, (n_images,): −1, 0 or 1."""
+    """Reference minus cell by seed, (n_images,)."""
     assert entry.reference is not None
-    first, second = entry.reference.right, entry.cell.right
-    return {seed: first[seed].astype(int) - second[seed] for seed in first.keys() & second.keys()}
+    first, second = entry.reference.of_images, entry.cell.of_images
+    return {seed: first[seed].astype(float) - second[seed] for seed in first.keys() & second.keys()}
 
 
 def _is_in(numbers: StudyGroups, name: str) -> bool:

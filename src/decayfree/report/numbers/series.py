@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from decayfree.study.files.bits import Bits, bits_of_text
+from decayfree.study.files.of_images import OfImages, images_of_text
 from decayfree.study.files.results import Row, Run, Study
 from decayfree.study.optimizers import equilibrium_at
 from decayfree.study.run_settings import Recipe, RunSettings
 from decayfree.study.statistics.estimates import Estimate, mean_interval
+from decayfree.study.tasks.metric import METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Cell:
         return sum(run.state == "diverged" for run in self.begun.values())
 
     @property
+    def metric(self) -> Metric:
+        """What its score is called."""
+        return METRICS[self.settings.recipe.task]
+
+    @property
     def learning_rate(self) -> float:
         """The first one of its schedule."""
         return self.settings.recipe.learning_rate
@@ -81,24 +87,24 @@ class Cell:
 
     @property
     def test(self) -> dict[int, float]:
-        """Test accuracy after the last step, by seed; a share from 0 to 1."""
-        return {seed: run.rows[-1].test_accuracy for seed, run in self.runs.items()}
+        """Test score after the last step, by seed; a share."""
+        return {seed: run.rows[-1].test_score for seed, run in self.runs.items()}
 
     @cached_property
-    def right(self) -> dict[int, Bits]:
-        """Which test images are right after the last step, by seed, of runs that kept it."""
-        last = {seed: run.rows[-1].test_right for seed, run in self.runs.items()}
-        return {seed: bits_of_text(text) for seed, text in last.items() if text}
+    def of_images(self) -> dict[int, OfImages]:
+        """What each test image adds to the score after the last step, by seed, of runs that kept it."""
+        last = {seed: run.rows[-1].test_images for seed, run in self.runs.items()}
+        return {seed: images_of_text(text) for seed, text in last.items() if text}
 
     @property
     def validation(self) -> dict[int, float]:
-        """Validation accuracy after the last step, by seed; NaN where no images are kept for it."""
-        return {seed: run.rows[-1].validation_accuracy for seed, run in self.runs.items()}
+        """Validation score after the last step, by seed; NaN where no images are kept for it."""
+        return {seed: run.rows[-1].validation_score for seed, run in self.runs.items()}
 
     @cached_property
     def final_test(self) -> Estimate | None:
-        """Mean final test accuracy; None where no run is done."""
-        return self.final(lambda row: row.test_accuracy)
+        """Mean final test score; None where no run is done."""
+        return self.final(lambda row: row.test_score)
 
     @cached_property
     def weights(self) -> tuple[str, ...]:

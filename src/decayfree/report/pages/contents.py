@@ -60,6 +60,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         **_forest(numbers, main, colors),
         **_everything(numbers, main, reference),
         **_charts(numbers, looks, budgets, reference),
+        "metric": numbers.metric.name,
         "budget": budget_table(budgets, numbers.axes) if budgets else None,
         "budget_notes": budget_notes(budgets, is_extended=any(one.set for one in study.spec.added)),
         **_costs(numbers),

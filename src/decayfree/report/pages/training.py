@@ -31,18 +31,19 @@ def sections(numbers: StudyNumbers) -> list[Section]:
     """All of them, in the order of the page; none where no run is done."""
     if not numbers.shown:
         return []
+    name = numbers.shown[0].metric.name
     found = [
         Section(
             "test",
-            "Test accuracy while training",
-            findings.test_accuracy(numbers),
-            [charts.accuracy_chart(numbers, "test")],
+            f"Test {name} while training",
+            findings.test_score(numbers),
+            [charts.score_chart(numbers, "test")],
         ),
         Section(
             "train",
-            "Training accuracy",
-            findings.train_accuracy(numbers),
-            [charts.accuracy_chart(numbers, "train")],
+            f"Training {name}",
+            findings.train_score(numbers),
+            [charts.score_chart(numbers, "train")],
         ),
         _norms(numbers),
         Section(

@@ -13,7 +13,7 @@ from decayfree.study.statistics.budget import FAR_DOWN, TUNERS
 
 
 def budget_table(groups: Sequence[GroupBudget], axes: Sequence[str]) -> Table:
-    """Accuracy after one trial and after all, trials to the published default, share that is far down."""
+    """The score after one trial and after all, trials to the published default, share that is far down."""
     has_default = any(found.default for found in groups)
     band = f"{percent(TUNERS, 0)} of tuners"
     columns = [
@@ -25,7 +25,7 @@ def budget_table(groups: Sequence[GroupBudget], axes: Sequence[str]) -> Table:
         Column("Far down", f"more than {100 * FAR_DOWN:g} points", is_number=True),
     ]
     rows = [_row(found, bought, has_default) for found in groups for bought in found.methods]
-    caption = "Test accuracy that trials lead to, and what share of them ends far down."
+    caption = f"Test {groups[0].metric.name} that trials lead to, and what share of them ends far down."
     return table_of("budget-table", caption, columns, rows)
 
 

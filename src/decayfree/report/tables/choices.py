@@ -1,4 +1,4 @@
-"""Best of a sweep: what validation data chose, its test accuracy, and how much choosing matters.
+"""Best of a sweep: what validation data chose, its test score, and how much choosing matters.
 
 It draws nothing. Where no images were kept for validation it says so and chooses nothing.
 """
@@ -12,23 +12,23 @@ from decayfree.study.statistics.estimates import mean_interval
 from decayfree.study.statistics.sweeps import Spread, spread_of
 
 NO_VALIDATION = (
-    "No images were kept for validation, so nothing is chosen here: to choose by test accuracy would flatter "
+    "No images were kept for validation, so nothing is chosen here: to choose by test images would flatter "
     "whatever has more settings. Every setting stands in the table for itself."
 )
 
 
 def choices_text(numbers: StudyGroups) -> str:
     """How settings were chosen, how many, and for which method the choice matters most."""
-    sweeps = _swept(numbers)
+    sweeps, name = _swept(numbers), numbers.metric.name
     if not numbers.has_validation:
         return NO_VALIDATION
     n_runs = sum(len(sweep.cells) for _, sweep in sweeps)
     left_out = sum(len(sweep.choice.left_out) for _, sweep in sweeps)
     return sentences(
         f"In {count(len(sweeps), 'sweep')} of {n_runs} settings in all, the setting with the highest mean "
-        "validation accuracy over the seeds was chosen; test images had no part in it. The runs that were "
+        f"validation {name} over the seeds was chosen; test images had no part in it. The runs that were "
         "chosen are those that are tested, so that a method with more settings has a little more of the luck "
-        "of its runs in its test accuracy.",
+        f"of its runs in its test {name}.",
         (
             f"{count(left_out, 'setting')} with fewer finished seeds than others of the same sweep could not "
             "be chosen: a mean over the runs that did not diverge is flattering."
@@ -40,14 +40,15 @@ def choices_text(numbers: StudyGroups) -> str:
 
 
 def choices_table(numbers: StudyGroups) -> Table:
-    """A row a sweep: what was chosen, its accuracies, and the worst, median and best test accuracy of all."""
+    """A row a sweep: what was chosen, its scores, and the worst, median and best test score of all."""
+    name = numbers.metric.name
     columns = [
         *Column.of_methods(numbers.axes),
         Column("Chosen", "of so many settings"),
-        Column("Validation accuracy", "mean", is_number=True),
-        Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
+        Column(f"Validation {name}", "mean", is_number=True),
+        Column(f"Test {name}", f"95{SPACE}% interval", is_number=True),
         Column("n", "runs", is_number=True),
-        Column("Worst", "mean test accuracy", is_number=True),
+        Column("Worst", f"mean test {name}", is_number=True),
         Column("Median", is_number=True),
         Column("Best", "had the test chosen", is_number=True),
     ]
@@ -68,7 +69,7 @@ def _row(group: Group, sweep: Sweep) -> TableRow:
         group.place,
         TableCell(chosen.setting if chosen else "–", f"of {count(len(sweep.cells), 'setting')}"),
         TableCell(percent(validation, 2) if chosen else "–", sort=validation),
-        TableCell.of_accuracy(chosen.final_test if chosen else None, 2),
+        TableCell.of_share(chosen.final_test if chosen else None, 2),
         TableCell.of_runs(chosen.n, chosen.begun.values()) if chosen else TableCell.of_runs(0, ()),
         *(_share(getattr(spread, name) if spread else None) for name in ("worst", "median", "best")),
     )
@@ -93,4 +94,5 @@ def _spans(numbers: StudyGroups) -> str:
         return ""
     items = [f"{points(span)} for {label}" for label, span in widest.items()]
     where = "at most " if len(numbers.groups) > 1 else ""
-    return f"From the worst to the best mean test accuracy of a sweep it is {where}{listing(items)}."
+    name = numbers.metric.name
+    return f"From the worst to the best mean test {name} of a sweep it is {where}{listing(items)}."

@@ -34,7 +34,7 @@ def comparison_table(
     columns = [
         *Column.of_methods(numbers.axes),
         *([Column("Setting")] if has_settings else []),
-        Column("Test accuracy", f"95{SPACE}% interval", is_number=True),
+        Column(f"Test {numbers.metric.name}", f"95{SPACE}% interval", is_number=True),
         *([Column("Each seed, mean and interval", ends=ends)] if colors is not None else []),
         Column("n", "runs", is_number=True),
         Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
@@ -112,7 +112,7 @@ def _row(
         cell.label if numbers.are_methods_all else entry.sweep.label,
         entry.group.place,
         *([TableCell(cell.setting or "–")] if has_settings else []),
-        TableCell.of_accuracy(cell.final_test, digits),
+        TableCell.of_share(cell.final_test, digits),
         *([strip] if strip else []),
         TableCell.of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
         TableCell.of_difference(entry.difference, digits),

@@ -71,9 +71,9 @@ def settings_text(numbers: StudyGroups) -> str:
         )
     return (
         f"What a method does, it does to {acted_on} and to nothing else. Gains γ and biases β of the "
-        f"normalizations and the last layer get {rest} under every method. {run}Training accuracy is "
-        f"measured in eval mode against the labels that were trained on{noise}. Equal seeds start from equal "
-        "weights and see equal batches, whatever the method."
+        f"normalizations and the last layer get {rest} under every method. {run}"
+        f"Training {numbers.metric.name} is measured in eval mode against the labels that were trained on"
+        f"{noise}. Equal seeds start from equal weights and see equal batches, whatever the method."
     )
 
 

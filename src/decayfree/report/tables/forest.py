@@ -36,8 +36,8 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
     ]
     rows = [_row(chosen.reference, entry, axis, colors) for entry in shown]
     caption = (
-        f"Test accuracy of {chosen.reference} minus that of each method in the same group, paired by seed; "
-        f"right of the line, which is at no difference, {chosen.reference} is higher."
+        f"Test {numbers.metric.name} of {chosen.reference} minus that of each method in the same group, "
+        f"paired by seed; right of the line, which is at no difference, {chosen.reference} is higher."
     )
     return table_of("forest-table", caption, columns, rows)
 

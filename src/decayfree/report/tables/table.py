@@ -83,7 +83,7 @@ class TableCell:
         return TableCell(str(n), note, float(n), runs=links, facts=facts)
 
     @staticmethod
-    def of_accuracy(final: Estimate | None, decimals: int) -> "TableCell":
+    def of_share(final: Estimate | None, decimals: int) -> "TableCell":
         """A mean accuracy with its interval below; a dash where no run is done."""
         if final is None:
             return NOTHING
@@ -155,4 +155,4 @@ def place(value: float, axis: tuple[float, float]) -> float:
 
 
 def _result(run: Run) -> str:
-    return percent(run.rows[-1].test_accuracy, 2) if run.state == "done" and run.rows else run.state
+    return percent(run.rows[-1].test_score, 2) if run.state == "done" and run.rows else run.state

@@ -30,12 +30,13 @@ def budget_text(found: GroupBudget) -> str:
 
 def budget_notes(groups: Sequence[GroupBudget], *, is_extended: bool = False) -> list[str]:
     """What a trial and a tuner are, and what the figures of the table stand for."""
+    name = groups[0].metric.name
     left_out = sum(bought.n_left_out for found in groups for bought in found.methods)
     defaults = {found.default.published: None for found in groups if found.default}
     return [
         "A trial is one run: a setting out of the study's grid, drawn at random, with one seed. After k of "
-        "them, all different and of one seed, a tuner keeps the one of highest validation accuracy; shown "
-        "is its test accuracy, the mean over all tuners that there can be and the band in which "
+        f"them, all different and of one seed, a tuner keeps the one of highest validation {name}; "
+        f"shown is its test {name}, the mean over all tuners that there can be and the band in which "
         f"{percent(TUNERS, 0)} of them lie. A run that diverged is a trial that ends at 0{SPACE}%.",
         "The first table chooses by the mean over all seeds instead, with as many runs for every setting as "
         "there are seeds, and so the last points differ a little from it.",

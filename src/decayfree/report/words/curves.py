@@ -33,12 +33,12 @@ FALL = 0.05
 """How far the mean test accuracy must fall below what it has reached to be worth a sentence."""
 
 
-def test_accuracy(numbers: StudyNumbers) -> str:
+def test_score(numbers: StudyNumbers) -> str:
     """Who reaches a level that all reach first, and who falls in mid-training."""
     reference = numbers.reference
     if reference is None:
         return NOTHING
-    curves = {method.short: method.curve(lambda row: row.test_accuracy).points for method in numbers.shown}
+    curves = {method.short: method.curve(lambda row: row.test_score).points for method in numbers.shown}
     level = math.floor(95 * min(curve[-1][1] for curve in curves.values())) / 100
     first = {name: next(step for step, mean in curve if mean >= level) for name, curve in curves.items()}
     reached = [
@@ -54,17 +54,18 @@ def test_accuracy(numbers: StudyNumbers) -> str:
     )
 
 
-def train_accuracy(numbers: StudyNumbers) -> str:
+def train_score(numbers: StudyNumbers) -> str:
     """Where training accuracy ends and how far test accuracy stays below it."""
     if numbers.reference is None:
         return NOTHING
-    ends = finals(numbers.shown, lambda row: row.train_accuracy)
-    gaps = finals(numbers.shown, lambda row: row.train_accuracy - row.test_accuracy)
+    name = numbers.reference.metric.name
+    ends = finals(numbers.shown, lambda row: row.train_score)
+    gaps = finals(numbers.shown, lambda row: row.train_score - row.test_score)
     least, most = min(gaps, key=lambda name: gaps[name]), max(gaps, key=lambda name: gaps[name])
     noise = numbers.recipe.data.label_noise
     return sentences(
-        f"Training accuracy ends at {by_method(ends, percent)}.",
-        f"Training minus test accuracy is lowest for {least} ({signed_points(gaps[least])} points) and "
+        f"Training {name} ends at {by_method(ends, percent)}.",
+        f"Training minus test {name} is lowest for {least} ({signed_points(gaps[least])} points) and "
         f"highest for {most} ({signed_points(gaps[most])} points).",
         f"As {percent(noise, 0)} of the training labels are random, to fit them all is to learn wrong ones."
         if noise

@@ -12,7 +12,6 @@ from decayfree.report.numbers.pooled import Contrast
 from decayfree.report.words.pooled import pooled_text
 from decayfree.report.words.wording import (
     SPACE,
-    accuracy,
     count,
     interval_of_sizes,
     listing,
@@ -20,6 +19,7 @@ from decayfree.report.words.wording import (
     percent,
     points,
     sentences,
+    share,
 )
 from decayfree.study.files.results import ENDED, Study
 from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
@@ -64,7 +64,7 @@ def results(main: Entries) -> str:
     """One group: who is higher, who is lower, by how much, and where no difference is seen."""
     means = {entry.name: entry.cell.final_test.mean for entry in main.entries if entry.cell.final_test}
     if not means:
-        return "No run is done, so there is no final accuracy to show."
+        return "No run is done, so there is no final result to show."
     if not any(entry.judgement for entry in main.entries):
         return f"{main.reference} has no finished run in common with another method: there is no comparison."
     digits = decimals(main.entries)
@@ -83,7 +83,7 @@ def caption(numbers: StudyGroups, entries: Entries) -> str:
     if any(len(entry.sweep.cells) > 1 for entry in entries.entries):
         are_chosen = all(entry.is_alone for entry in entries.entries)
         what += ", at the setting that validation data chose" if are_chosen else " and setting"
-    return f"{what}. Accuracy on the test images after the last step, mean over seeds."
+    return f"{what}. Test {numbers.metric.name} after the last step, mean over seeds."
 
 
 def reference_text(main: Entries) -> str:
@@ -100,7 +100,8 @@ def reference_text(main: Entries) -> str:
     if all(len(sweep.cells) == 1 for sweep in sweeps):
         return first
     if all(sweep.chosen for sweep in sweeps):
-        return f"{first} Its setting in each group is the one with the highest mean validation accuracy."
+        score = f"validation {bases[0].metric.name}"
+        return f"{first} Its setting in each group is the one with the highest mean {score}."
     return (
         f"{first} No images were kept for validation to choose its setting by, so that each row is compared "
         "with its first setting of the same learning rate."
@@ -227,7 +228,7 @@ def _in_short(main: Entries) -> str:
     }
     said = [(template, _having(verdict, main.entries)) for verdict, template in templates.items()]
     return sentences(
-        f"{main.reference} ends at a test accuracy of {accuracy(only, decimals(main.entries))}."
+        f"{main.reference} ends at a test {main.metric.name} of {share(only, decimals(main.entries))}."
         if only
         else "",
         *(template.format(listing([entry.name for entry in found])) for template, found in said if found),
@@ -239,7 +240,7 @@ def _over_groups(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contra
     if not main.compared:
         return "There is no comparison yet: it takes two seeds that two methods of a group finished."
     said = [_beside(main, method) for method in numbers.methods]
-    return sentences(pooled_text(contrasts), "Group by group, in test accuracy:", *said)
+    return sentences(pooled_text(contrasts), f"Group by group, in test {numbers.metric.name}:", *said)
 
 
 def _beside(main: Entries, method: str) -> str:

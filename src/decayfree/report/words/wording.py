@@ -65,8 +65,8 @@ def significant(number: float, n_digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
 
 
-def accuracy(estimate: Estimate, decimals: int = 1) -> str:
-    """A mean accuracy with its interval and n: 87.7 % (95 % interval 86.9 to 88.5 %, n = 5)."""
+def share(estimate: Estimate, decimals: int = 1) -> str:
+    """A mean score with its interval and n: 87.7 % (95 % interval 86.9 to 88.5 %, n = 5)."""
     if estimate.interval is None:
         return f"{percent(estimate.mean, decimals)} (one seed, so no interval)"
     interval = percent_range(*estimate.interval, decimals)

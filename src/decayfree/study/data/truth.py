@@ -48,7 +48,7 @@ class Ragged:
 
     def split(self) -> tuple[Tensor, ...]:
         """(n_rows, n_numbers) of each image."""
-        return self.rows.split(self.counts.tolist())
+        return tuple(self.rows.split(self.counts.tolist()))
 
     def to(self, device: torch.device | str) -> "Ragged":
         return Ragged(self.rows.to(device), self.counts)

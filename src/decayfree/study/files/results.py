@@ -16,8 +16,8 @@ from typing import Any, Literal
 from decayfree.dynamics.sinks import without_nan
 from decayfree.study.disk import as_path, read_bytes, read_text
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
-from decayfree.study.files.bits import bits_of_text
 from decayfree.study.files.integrity import ResultError, Seal, json_of, sealed_json, unsealed_json
+from decayfree.study.files.of_images import images_of_text
 from decayfree.study.spec.study_spec import StudySpec
 
 _SET_ASIDE = re.compile(r"set-aside-(\d{1,9})", re.ASCII)
@@ -34,13 +34,16 @@ ENDED: tuple[RunState, ...] = ("done", "diverged")
 
 @dataclass(frozen=True)
 class Row:
-    """One sample of the metrics; a number that was not finite is NaN. Accuracies are shares from 0 to 1."""
+    """One sample of the metrics; a number that was not finite is NaN.
+
+    Scores are shares, larger is better: accuracy in classification, else what tasks/metric.py says.
+    """
 
     step: int
     epoch: float
     train_loss: float
-    train_accuracy: float
-    test_accuracy: float
+    train_score: float
+    test_score: float
     learning_rate: float
     norms: Mapping[str, float]
     """Weight name -> mean over its blocks of the block's norm."""
@@ -57,9 +60,11 @@ class Row:
     test_loss: float = math.nan
     validation_loss: float = math.nan
     """NaN where no images are kept for validation."""
-    validation_accuracy: float = math.nan
-    test_right: str = ""
-    """Which test images are right, one bit each (bits.py); of the last row only."""
+    validation_score: float = math.nan
+    test_images: str = ""
+    """What each test image adds to the score (of_images.py); of the last row only."""
+    test_metrics: Mapping[str, float] = field(default_factory=dict)
+    """The task's further numbers, by name with unit, of the test images."""
 
 
 @dataclass(frozen=True)
@@ -321,34 +326,48 @@ def spectra_to(spectra: Spectra) -> str:
 def row_from(record: Mapping[str, Any]) -> Row:
     """The row that a line of ``metrics.jsonl`` says; null in it stands for a column that older runs lack."""
     expected = {entry.name for entry in fields(Row)}
+    record = {_ONCE.get(name, name): value for name, value in record.items()}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
     wrong = [name for name in _TABLES if not isinstance(record.get(name, {}), dict)]
     if wrong:
         raise TypeError(f"{', '.join(wrong)}: expected tables")
-    later = {**dict.fromkeys(_LATER), "angular_updates": dict.fromkeys(record["norms"])}
+    later = {
+        **dict.fromkeys(_LATER),
+        "angular_updates": dict.fromkeys(record["norms"]),
+        "test_metrics": {},
+    }
     record = {**later, **record}
-    values = {name: _number(record[name]) for name in expected - {"step", "test_right", *_TABLES}}
+    values = {name: _number(record[name]) for name in expected - {"step", "test_images", *_TABLES}}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     if type(record["step"]) is not int:
         raise TypeError(f"step: expected a whole number, got {record['step']!r}")
-    right = record["test_right"] or ""
-    bits_of_text(right)
-    return Row(step=record["step"], test_right=right, **values, **tables)  # type: ignore[arg-type]
+    images = record["test_images"] or ""
+    images_of_text(images)
+    return Row(step=record["step"], test_images=images, **values, **tables)  # type: ignore[arg-type]
 
 
 def row_to(row: Row) -> str:
     """The line of ``metrics.jsonl`` that says ``row``, with null for what is not finite."""
     record = {entry.name: getattr(row, entry.name) for entry in fields(row)}
-    if not row.test_right:
-        del record["test_right"]
+    for name in ("test_images", "test_metrics"):
+        if not record[name]:
+            del record[name]
     return json.dumps(without_nan(record), allow_nan=False) + "\n"
 
 
-_TABLES = ("norms", "effective_learning_rates", "angular_updates")
+_TABLES = ("norms", "effective_learning_rates", "angular_updates", "test_metrics")
 _LATER = frozenset(
-    ["angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_accuracy", "test_right"]
+    [
+        *("angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_score"),
+        *("test_images", "test_metrics"),
+    ]
 )
+_ONCE = {
+    **{f"{part}_accuracy": f"{part}_score" for part in ("train", "validation", "test")},
+    "test_right": "test_images",
+}
+"""What columns were called in files of runs from before there were other tasks than classification."""
 
 
 def _read_run(directory: Path) -> Run:

@@ -62,7 +62,7 @@ def _take_in(spec: StudySpec, out: Path, validation: dict[str, float]) -> bool:
                 rows = read_rows(directory / ROWS_FILE, may_be_cut=False)
             except ResultError:
                 return False
-            validation[run.key] = rows[-1].validation_accuracy if record["state"] == "done" else math.nan
+            validation[run.key] = rows[-1].validation_score if record["state"] == "done" else math.nan
     return True
 
 

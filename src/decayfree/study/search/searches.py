@@ -28,7 +28,7 @@ class Trial:
     learning_rate: float
     weight_decay: float | None
     """None for a method that has none."""
-    validation_accuracy: float
+    validation_score: float
     """Mean over the seeds, from 0 to 1, after the last step; 0 for a seed that diverged."""
     runs: tuple[str, ...]
     """Keys of its runs: their folders below ``tuning/runs``."""
@@ -46,21 +46,21 @@ class Search:
     @property
     def best(self) -> Trial:
         """The trial of the highest validation accuracy, the first of several."""
-        return max(self.trials, key=lambda trial: trial.validation_accuracy)
+        return max(self.trials, key=lambda trial: trial.validation_score)
 
     @property
     def budget(self) -> Budget:
         """Validation accuracy of the best of k of these trials, drawn at random, and not in their order."""
-        return expected_best(self._accuracies, self._accuracies)
+        return expected_best(self._scores, self._scores)
 
     @property
     def far_down(self) -> float:
         """Share of its trials that end more than 2 points below the best one."""
-        return share_far_down(self._accuracies, self.best.validation_accuracy)
+        return share_far_down(self._scores, self.best.validation_score)
 
     @property
-    def _accuracies(self) -> list[list[float]]:
-        return [[trial.validation_accuracy for trial in self.trials]]
+    def _scores(self) -> list[list[float]]:
+        return [[trial.validation_score for trial in self.trials]]
 
 
 def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[RunSettings], tuple[str, ...]]:
@@ -89,7 +89,7 @@ def searched_for(spec: StudySpec, methods: Sequence[str] | None) -> tuple[list[R
     lacking = [start for start in starts.values() if start.recipe.data.n_validation < 1]
     if lacking:
         raise InvalidInputError(
-            "recipe.data.n_validation: expected at least 1, since settings are chosen by validation accuracy "
+            "recipe.data.n_validation: expected at least 1, since settings are chosen by validation score "
             "and never by the test; got 0"
         )
     return list(starts.values()), tuple(left_out)

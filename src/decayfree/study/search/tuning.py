@@ -129,7 +129,7 @@ def tune(
             if outcome.interrupted or outcome.n_failed:
                 return TuneOutcome(tuple(searches), left_out, None, stopped_by=outcome)
             trial = _trial(number, proposed, spec.seeds, out / TRIALS_FOLDER)
-            proposer.tell(trial.validation_accuracy)
+            proposer.tell(trial.validation_score)
             searches[index] = dataclasses.replace(searches[index], trials=(*searches[index].trials, trial))
             with full_disk_explained(out, GO_ON):
                 replace_text(out / TRIALS_FILE, _records(searches))
@@ -211,21 +211,21 @@ def _trial_spec(spec: StudySpec, proposed: RunSettings) -> StudySpec:
 
 def _trial(number: int, proposed: RunSettings, seeds: Sequence[int], out: Path) -> Trial:
     keys = tuple(dataclasses.replace(proposed, seed=seed).key for seed in seeds)
-    accuracies = [_validation_accuracy(run_directory(out, key)) for key in keys]
+    accuracies = [_validation_score(run_directory(out, key)) for key in keys]
     return Trial(
         number=number,
         learning_rate=proposed.recipe.learning_rate,
         weight_decay=decay_of(proposed.method),
-        validation_accuracy=sum(accuracies) / len(accuracies),
+        validation_score=sum(accuracies) / len(accuracies),
         runs=keys,
     )
 
 
-def _validation_accuracy(directory: Path) -> float:
+def _validation_score(directory: Path) -> float:
     """After the last step; 0 for a run that diverged, since no run is worse."""
     if read_state(directory) != "done":
         return 0.0
-    accuracy = read_rows(directory / ROWS_FILE, may_be_cut=False)[-1].validation_accuracy
+    accuracy = read_rows(directory / ROWS_FILE, may_be_cut=False)[-1].validation_score
     return accuracy if math.isfinite(accuracy) else 0.0
 
 

@@ -95,7 +95,7 @@ def rounds_faults(
     rules = " and ".join(name for name, one in (("extend", extend), ("confirm_seeds", confirm_seeds)) if one)
     if rules and any(run.recipe.data.n_validation < 1 for run in runs):
         yield (
-            f"{rules}: settings are chosen by validation accuracy, expected recipe.data.n_validation of at "
+            f"{rules}: settings are chosen by validation score, expected recipe.data.n_validation of at "
             "least 1 in all runs"
         )
     if confirm_also and not confirm_seeds:

@@ -1,4 +1,4 @@
-"""What does a trial buy? The accuracy of the best by validation among k settings that were tried.
+"""What does a trial buy? The score of the best by validation among k settings that were tried.
 
 Chooses nothing itself and knows no methods. A setting whose run diverged is a trial as well, the worst one.
 """
@@ -22,7 +22,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Budget:
-    """Test accuracy of what k trials lead to, for k = 1 … n; shares from 0 to 1."""
+    """Test score of what k trials lead to, for k = 1 … n; shares."""
 
     mean: tuple[float, ...]
     """Over all tuners."""
@@ -36,9 +36,9 @@ class Budget:
         """How many settings there are to try."""
         return len(self.mean)
 
-    def trials_to_reach(self, accuracy: float) -> int | None:
-        """The fewest trials whose mean is at least ``accuracy``; None where not even all n are enough."""
-        enough = (k for k, mean in enumerate(self.mean, start=1) if mean >= accuracy - _ROUNDING)
+    def trials_to_reach(self, score: float) -> int | None:
+        """The fewest trials whose mean is at least ``score``; None where not even all n are enough."""
+        enough = (k for k, mean in enumerate(self.mean, start=1) if mean >= score - _ROUNDING)
         return next(enough, None)
 
 
@@ -54,12 +54,12 @@ def expected_best(
     seeds, give the means as the only row.
 
     Args:
-        validation: One row a seed with one number a setting, accuracies from 0 to 1.
+        validation: One row a seed with one number a setting, scores of at most 1.
         test: The same runs on the test images. A run that is not finite on either counts as 0 on both.
         tuners: Share of them between ``low`` and ``high``, with as many above as below.
 
     Raises:
-        InvalidInputError: If shapes differ or are no tables, or an accuracy is below 0 or above 1.
+        InvalidInputError: If shapes differ or are no tables, or a score is above 1.
 
     References:
         Dodge, Gururangan, Card, Schwartz, Smith, "Show Your Work: Improved Reporting of Experimental
@@ -70,7 +70,7 @@ def expected_best(
         >>> expected_best([[0.5, 0.7, 0.9]], [[0.4, 0.8, 0.7]]).mean  # 1.9/3, 2.2/3
         (0.6333333333333333, 0.7333333333333333, 0.7)
     """
-    chosen_by, kept = _accuracies(validation, test)
+    chosen_by, kept = _scores(validation, test)
     order = np.argsort(kept, axis=None)
     bands, means = [], []
     for weights in _chances(chosen_by):
@@ -87,7 +87,7 @@ def share_far_down(test: Sequence[Sequence[float]], best: float, *, margin: floa
     """Share of all trials that end more than ``margin`` below ``best``, those that diverged among them.
 
     Args:
-        test: Accuracies from 0 to 1, as `expected_best` takes them; what is not finite is far down.
+        test: Scores, as `expected_best` takes them; what is not finite is far down.
         best: What they are held against.
         margin: In the same unit.
 
@@ -100,7 +100,7 @@ def share_far_down(test: Sequence[Sequence[float]], best: float, *, margin: floa
     return float(np.mean(~(best - kept <= margin + _ROUNDING)))
 
 
-def _accuracies(
+def _scores(
     validation: Sequence[Sequence[float]], test: Sequence[Sequence[float]]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     lengths = [[len(row) for row in table] for table in (validation, test)]
@@ -112,8 +112,8 @@ def _accuracies(
     tables = [np.asarray(table, dtype=np.float64) for table in (validation, test)]
     is_known = np.isfinite(tables[0]) & np.isfinite(tables[1])
     first, second = (np.where(is_known, table, 0.0) for table in tables)
-    if min(first.min(), second.min()) < 0 or max(first.max(), second.max()) > 1:
-        raise InvalidInputError("validation and test must be accuracies from 0 to 1")
+    if max(first.max(), second.max()) > 1:
+        raise InvalidInputError("validation and test must be scores of at most 1")
     return first, second
 
 

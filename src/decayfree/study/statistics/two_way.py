@@ -85,13 +85,18 @@ def crossed_interval(cells: npt.NDArray[Any], *, confidence: float = CONFIDENCE)
 
 
 def difference_on_images(
-    first: Mapping[int, npt.NDArray[np.bool_]], second: Mapping[int, npt.NDArray[np.bool_]]
+    first: Mapping[int, npt.NDArray[Any]], second: Mapping[int, npt.NDArray[Any]]
 ) -> Comparison | None:
-    """The paired difference of two methods in accuracy, with seeds and test images as samples.
+    """The paired difference of two methods in their score, with seeds and test images as samples.
 
     Args:
-        first: By seed, (n_images,): which test images are right.
+        first: By seed, (n_images,): what each test image adds, as bool where it is right or wrong. Of a score
+            that is no mean over images, such as mIoU, jackknife pseudo-values, n·s − (n − 1)·s₋ᵢ.
         second: Likewise, of the same images.
+
+    References:
+        Tukey, "Bias and confidence in not-quite large samples", Annals of Mathematical Statistics 29, 1958:
+        pseudo-values.
 
     Returns:
         The difference, first minus second; None where there are not two common seeds, or not the same images.
@@ -106,4 +111,6 @@ def difference_on_images(
     sizes = {len(of[seed]) for of in (first, second) for seed in seeds}
     if len(seeds) < 2 or len(sizes) != 1 or min(sizes) < 2:
         return None
-    return Comparison(crossed_interval(np.stack([first[seed].astype(int) - second[seed] for seed in seeds])))
+    return Comparison(
+        crossed_interval(np.stack([first[seed].astype(float) - second[seed] for seed in seeds]))
+    )

@@ -22,7 +22,7 @@ from decayfree.optimizers import UpdateFamily
 from decayfree.study.data.draws import names_in_task
 from decayfree.study.data.images import Dataset, Images
 from decayfree.study.data.truth import Truth
-from decayfree.study.files.bits import text_of_bits
+from decayfree.study.files.of_images import text_of_images
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
 from decayfree.study.tasks.table import TASKS
@@ -66,18 +66,19 @@ class Sampler:
             step=step,
             epoch=step / self.recipe.n_steps_per_epoch,
             train_loss=train.loss,
-            train_accuracy=train.accuracy,
+            train_score=train.score,
             validation_loss=validation.loss,
-            validation_accuracy=validation.accuracy,
+            validation_score=validation.score,
             test_loss=test.loss,
-            test_accuracy=test.accuracy,
+            test_score=test.score,
             learning_rate=learning_rate,
             norms=norms,
             effective_learning_rates=rates,
             angular_updates=self._angular_updates(before),
             off_span_share=math.nan if first is None else first.share(),
             off_span_law=math.nan if first is None else first.predicted_share(),
-            test_right=text_of_bits(test.right.numpy()) if step == self.recipe.n_steps else "",
+            test_images=text_of_images(_centered(test).numpy()) if is_last else "",
+            test_metrics=test.metrics,
         )
 
     def renamed(self, truth: Truth, step: int) -> Truth:
@@ -136,6 +137,12 @@ class Sampler:
                 rate = self.method.learning_rates(weight, learning_rate)
                 rates[name] = float(effective_learning_rate(block, rate, self.family).mean())
         return norms, rates
+
+
+def _centered(score: Score) -> Tensor:
+    """What each image adds, with the score as its mean to the last digit: pseudo-values are off by O(1/n)."""
+    values = score.of_images
+    return values if values.dtype == torch.bool else values + (score.score - values.mean())
 
 
 def family_or_none(optimizer: Optimizer) -> UpdateFamily | Literal["none"]:
