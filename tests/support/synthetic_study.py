@@ -162,7 +162,8 @@ class Writer:
         }
         if settings.recipe.data.n_validation:
             row["validation_score"] = _rise(final + VALIDATION_SHIFT, share, 14)
-        unscored = {"test_loss", "validation_loss", "validation_score", "test_images"}
+        unscored = {"test_loss", "validation_loss", "validation_score", "test_images", "test_metrics"}
+        unscored.add("test_examples")
         assert set(row) | unscored == set(Row.__dataclass_fields__)
         self.change_row(settings, row)
         return row

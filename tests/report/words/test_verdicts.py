@@ -146,7 +146,7 @@ def test_a_study_without_a_finished_run_says_so(tmp_path: Path) -> None:
     final = {"no decay": RESCALED, "WRS, radius 1": RESCALED}
     found = compared(Writer(tmp_path, spec=spec, states=states, final_test=final))
     assert "Nothing can be said before a run is done." in said_in_short(found)
-    assert results(found[1]) == "No run is done, so there is no final accuracy to show."
+    assert results(found[1]) == "No run is done, so there is no final result to show."
     assert [row_of(found, index)["Seen"].text for index in range(2)] == ["no finished run"] * 2
 
 

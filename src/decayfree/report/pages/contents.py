@@ -15,10 +15,12 @@ from decayfree.report.numbers.budget import GroupBudget, budgets_of
 from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.numbers.pooled import contrasts
+from decayfree.report.pages.pictures import pictures, pictures_note
 from decayfree.report.pages.training import Section, sections
 from decayfree.report.tables import choices, costs, ending, forest
 from decayfree.report.tables.budget import budget_table
 from decayfree.report.tables.comparison import comparison_table
+from decayfree.report.tables.metrics import metrics_table
 from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.words import verdicts
 from decayfree.report.words.budget import budget_notes
@@ -61,8 +63,14 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         **_everything(numbers, main, reference),
         **_charts(numbers, looks, budgets, reference),
         "metric": numbers.metric.name,
+        "metric_meaning": numbers.metric.meaning,
+        "metrics": metrics_table(numbers),
+        "pictures": pictures(numbers),
+        "pictures_note": pictures_note(numbers),
         "budget": budget_table(budgets, numbers.axes) if budgets else None,
-        "budget_notes": budget_notes(budgets, is_extended=any(one.set for one in study.spec.added)),
+        "budget_notes": budget_notes(budgets, is_extended=any(one.set for one in study.spec.added))
+        if budgets
+        else [],
         **_costs(numbers),
         "faults": ending.faults(study, _places(numbers)),
         "no_faults": ending.no_faults(study),

@@ -65,6 +65,10 @@ class Row:
     """What each test image adds to the score (of_images.py); of the last row only."""
     test_metrics: Mapping[str, float] = field(default_factory=dict)
     """The task's further numbers, by name with unit, of the test images."""
+    test_examples: Mapping[str, Any] = field(default_factory=dict)
+    """Some test images, what is true of them and what the network says (training/examples.py); of the last
+    row only, and not of classification.
+    """
 
 
 @dataclass(frozen=True)
@@ -329,28 +333,31 @@ def row_from(record: Mapping[str, Any]) -> Row:
     record = {_ONCE.get(name, name): value for name, value in record.items()}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
-    wrong = [name for name in _TABLES if not isinstance(record.get(name, {}), dict)]
+    wrong = [name for name in (*_TABLES, "test_examples") if not isinstance(record.get(name, {}), dict)]
     if wrong:
         raise TypeError(f"{', '.join(wrong)}: expected tables")
     later = {
         **dict.fromkeys(_LATER),
         "angular_updates": dict.fromkeys(record["norms"]),
         "test_metrics": {},
+        "test_examples": {},
     }
     record = {**later, **record}
-    values = {name: _number(record[name]) for name in expected - {"step", "test_images", *_TABLES}}
+    others = {"step", "test_images", "test_examples", *_TABLES}
+    values = {name: _number(record[name]) for name in expected - others}
     tables = {name: {key: _number(value) for key, value in record[name].items()} for name in _TABLES}
     if type(record["step"]) is not int:
         raise TypeError(f"step: expected a whole number, got {record['step']!r}")
     images = record["test_images"] or ""
     images_of_text(images)
-    return Row(step=record["step"], test_images=images, **values, **tables)  # type: ignore[arg-type]
+    named = {"test_images": images, "test_examples": record["test_examples"]}
+    return Row(step=record["step"], **named, **values, **tables)  # type: ignore[arg-type]
 
 
 def row_to(row: Row) -> str:
     """The line of ``metrics.jsonl`` that says ``row``, with null for what is not finite."""
     record = {entry.name: getattr(row, entry.name) for entry in fields(row)}
-    for name in ("test_images", "test_metrics"):
+    for name in ("test_images", "test_metrics", "test_examples"):
         if not record[name]:
             del record[name]
     return json.dumps(without_nan(record), allow_nan=False) + "\n"
@@ -360,7 +367,7 @@ _TABLES = ("norms", "effective_learning_rates", "angular_updates", "test_metrics
 _LATER = frozenset(
     [
         *("angular_updates", "off_span_law", "test_loss", "validation_loss", "validation_score"),
-        *("test_images", "test_metrics"),
+        *("test_images", "test_metrics", "test_examples"),
     ]
 )
 _ONCE = {

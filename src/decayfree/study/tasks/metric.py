@@ -36,3 +36,16 @@ METRICS: Mapping[str, Metric] = {
     ),
 }
 """By task."""
+
+
+def is_share(name: str) -> bool:
+    """Whether a number of a task is a share; those that are not say their unit: "MAE, items".
+
+    Example:
+        >>> is_share("mAP50"), is_share("MAE, items")
+        (True, False)
+    """
+    return not name.endswith(_UNITS)
+
+
+_UNITS = (", items",)

@@ -4,6 +4,7 @@ Reads the model and changes nothing. Decides neither when to sample nor where ro
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +28,7 @@ from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
 from decayfree.study.tasks.table import TASKS
 from decayfree.study.tasks.task import Score
+from decayfree.study.training.examples import examples_of
 from decayfree.study.training.first_layer import IMAGES_AT_ONCE, FirstLayer
 from decayfree.study.training.spectra import spectra_of
 
@@ -78,7 +80,8 @@ class Sampler:
             off_span_share=math.nan if first is None else first.share(),
             off_span_law=math.nan if first is None else first.predicted_share(),
             test_images=text_of_images(_centered(test).numpy()) if is_last else "",
-            test_metrics=test.metrics,
+            test_metrics={self._said(name): value for name, value in test.metrics.items()},
+            test_examples=examples_of(dataset.test, test.predictions) if is_last else {},
         )
 
     def renamed(self, truth: Truth, step: int) -> Truth:
@@ -87,6 +90,11 @@ class Sampler:
             return truth
         task, n_classes = self.recipe.task_at(step), self.dataset.n_classes
         return names_in_task(task, n_classes=n_classes, seed=self.seed, device=truth.device)[truth]
+
+    def _said(self, metric: str) -> str:
+        """With the class by its name where the data has one: "IoU, class 3" -> "IoU, dress"."""
+        names = self.dataset.class_names
+        return re.sub(r"class (\d+)$", lambda found: names[int(found[1])] if names else found[0], metric)
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the scale-invariant weights, and of biases that go with one, by parameter name."""
