@@ -218,7 +218,7 @@ class ModelSpec(_Checked):
     def _check(self, told: _Told) -> None:
         library, _, name = self.name.partition(":")
         if self.name not in OWN_MODELS and not (library in LIBRARY_NAMES and name):
-            known = _one_of((*MODEL_NAMES, *(f"{one}:NAME" for one in LIBRARY_NAMES)))
+            known = _one_of((*OWN_MODELS, *(f"{one}:NAME" for one in LIBRARY_NAMES)))
             meant = closest(self.name, OWN_MODELS)
             told.unless(False, "name", f"expected {known}; got {self.name!r}{meant}")
         told.each("width_factor", "a finite number above 0", lambda factor: 0 < factor < math.inf)
@@ -373,7 +373,7 @@ class Recipe(_Checked):
         library, _, name = self.model.name.partition(":")
         known = (*own, *(f"{one}:NAME" for one in libraries))
         told.unless(
-            self.model.name in own or bool(library in libraries and name),
+            self.model.name in own or bool(library in libraries and name) or bool(self.model.faults()),
             "model.name task",
             f"expected {_one_of(known)} for {self.task}; got {self.model.name!r}"
             f"{closest(self.model.name, own)}",
@@ -383,7 +383,8 @@ class Recipe(_Checked):
         for field_name, default in _OF_CLASSIFICATION.items():
             part, _, name = field_name.rpartition(".")
             value = getattr(self.data if part else self, name)
-            told.unless(value == default, f"{field_name} task", f"{self.task} has none, got {value}")
+            wanted = default or "none"
+            told.unless(value == default, f"{field_name} task", f"{self.task} has {wanted}, got {value}")
 
 
 _OF_CLASSIFICATION: Mapping[str, Any] = {

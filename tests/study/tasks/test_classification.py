@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from decayfree.study.training.tasks import TASKS
 from torch import nn
+
+from decayfree.study.run_settings import Recipe
+from decayfree.study.tasks.table import TASKS
 
 TASK = TASKS["classification"]
 
@@ -19,7 +21,7 @@ class Fixed(nn.Module):
 
 
 def test_the_loss_of_two_equal_logits_is_the_logarithm_of_two():
-    loss = TASK.loss(torch.zeros(3, 2), torch.tensor([0, 1, 0]))
+    loss = TASK.loss(Fixed(), torch.zeros(3, 2), torch.tensor([0, 1, 0]), Recipe())
     assert loss.item() == pytest.approx(math.log(2))
 
 
@@ -28,7 +30,7 @@ def test_batches_of_different_size_count_by_their_examples():
     right = torch.tensor([[9.0, 0.0]])
     batches = [(right, torch.tensor([0])), (torch.zeros(3, 2), torch.tensor([1, 1, 0]))]
     score = TASK.evaluate(model, batches)
-    assert score.accuracy == 0.5  # argmax of equal logits is the first class: right for two of four
+    assert score.score == 0.5  # argmax of equal logits is the first class: right for two of four
     assert score.loss == pytest.approx((3 * math.log(2) + math.log1p(math.exp(-9))) / 4)
 
 

@@ -39,7 +39,7 @@ def sampler(seed):
         model.convolution.weight.copy_(torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 10.0]]).view(2, 3, 1, 1))
     pixels = torch.arange(16, dtype=torch.uint8).view(4, 2, 2)
     dataset = Dataset(
-        train=Images(pixels, torch.tensor([0, 0, 0, 0])),
+        train=Images(pixels, torch.tensor([1, 0, 0, 0])),
         validation=Images(pixels[:2], torch.tensor([1, 0])),
         test=Images(pixels, torch.tensor([1, 1, 1, 0])),
         n_classes=2,
@@ -57,7 +57,6 @@ def sampler(seed):
         recipe=recipe(),
         seed=0,
         dataset=dataset,
-        train_labels=torch.tensor([1, 0, 0, 0]),
         family="sgd",
         first_layer=FirstLayer(
             model,

@@ -167,7 +167,7 @@ def test_label_smoothing_is_that_of_cross_entropy(tmp_path):
     train(run, tmp_path, on_step=lambda n_done: False)
     chosen = first_batch(run)
     inputs = parts.dataset.batch(chosen, run.recipe.data, seed=0, step=0)
-    F.cross_entropy(parts.model(inputs), parts.labels[chosen], label_smoothing=0.3).backward()
+    F.cross_entropy(parts.model(inputs), parts.dataset.train.labels[chosen], label_smoothing=0.3).backward()
     for group in parts.optimizer.param_groups:
         group["lr"] = run.recipe.learning_rate_at(0)
     parts.optimizer.step()

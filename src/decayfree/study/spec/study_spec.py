@@ -83,6 +83,11 @@ class StudySpec:
         if not faults:
             rules = self.confirm_seeds, self.confirm_also, self.extend, self.added
             faults = list(rounds_faults(self._grid, self.seeds, *rules))
+            tasks = dict.fromkeys(run.recipe.task for run in self._grid)
+            if len(tasks) > 1:
+                faults.append(
+                    f"task: expected one for all runs, whose scores are compared; got {', '.join(tasks)}"
+                )
         if faults:
             raise _spec_error(faults)
 
