@@ -14,7 +14,7 @@ from support.browser import Browser, find_browser
 from support.synthetic_study import METHODS, WEIGHTS, Writer
 
 N_LINES = {
-    **dict.fromkeys(("test-accuracy", "train-accuracy"), len(METHODS)),
+    **dict.fromkeys(("test-score", "train-score"), len(METHODS)),
     **{f"norm-{index}": len(METHODS) for index in range(len(WEIGHTS))},
     "effective-learning-rate": len(METHODS),
     **{f"effective-learning-rate-{index}": len(METHODS) for index in range(len(WEIGHTS))},

@@ -138,8 +138,8 @@ def test_what_was_not_recorded_is_told_and_neither_drawn_nor_explained(tmp_path:
     parsed = Parsed.of(write_report(writer.write()))
     figures = json.loads(next(script for script in parsed.scripts if script.startswith('{"')))["figures"]
     assert set(figures) == {
-        "test-accuracy",
-        "train-accuracy",
+        "test-score",
+        "train-score",
         *(f"norm-{index}" for index in range(len(WEIGHTS))),
     }
     text = words(parsed.text)

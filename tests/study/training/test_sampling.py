@@ -121,7 +121,6 @@ def test_an_angle_counts_a_bias_that_works_together_with_its_weight(seed):
         recipe=spec,
         seed=0,
         dataset=load(spec.data),
-        train_labels=load(spec.data).train.labels,
         family="none",
         first_layer=None,
     )

@@ -31,7 +31,7 @@ def score_chart(numbers: StudyNumbers, which: Literal["train", "test"], drawn: L
 
     name = numbers.methods[0].metric.name
     title = f"{'Training' if which == 'train' else 'Test'} {name}"
-    return _chart(numbers, f"{which}-accuracy", title, _unit(numbers), value, axes.ACCURACY, drawn)
+    return _chart(numbers, f"{which}-score", title, _unit(numbers), value, axes.ACCURACY, drawn)
 
 
 def norm_charts(numbers: StudyNumbers) -> list[Chart]:
