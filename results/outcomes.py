@@ -7,17 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, median
 
 from decayfree.methods import TurningMethod
 from decayfree.report.numbers.budget import GroupBudget, budgets_of
 from decayfree.report.numbers.compared import compare_chosen
-from decayfree.report.numbers.groups import Group, Sweep, study_groups
-from decayfree.report.numbers.pooled import contrast_of
+from decayfree.report.numbers.groups import Group, StudyGroups, Sweep, study_groups
+from decayfree.report.numbers.pooled import Contrast, contrast_of
+from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import signed_interval, signed_points
 from decayfree.study import Override, Run, RunSettings, Study
 from decayfree.study.statistics.estimates import Estimate, mean_interval
-from decayfree.study.statistics.sweeps import best_of_sweep
+from decayfree.study.statistics.sweeps import best_of_sweep, spread_of
+from decayfree.study.statistics.two_way import difference_on_images
 
 Settings = RunSettings
 MARGIN = 0.003
@@ -70,26 +72,10 @@ def preset(study: Study) -> Iterator[str]:
     groups = study_groups(study)
     default = "weight decay, published default"
     beside = replace(groups, groups=tuple(_with_default(one, study, default) for one in groups.groups))
-    yield "Minus tuned weight decay, points, 95 % interval over cells, seeds and images:\n"
-    yield "| arm | new seeds (test images) | these cells alone | validation images | spread | cells |"
-    yield "|---|--:|--:|--:|--:|--:|"
-    primary = None
-    for label in beside.methods:
-        entries = compare_chosen(beside, label).of("weight decay")
-        anew = contrast_of([one for entry in entries if (one := entry.confirmation)])
-        if anew is None:
-            continue
-        chose = contrast_of(entries)  # none where a single seed chooses
-        validation = chose.validation if chose else None
-        found = anew.test
-        if "memory" in label:
-            primary = found.primary.difference
-        yield (
-            f"| {label} | {_told(found.primary.difference)} | {_ends(found.these_groups)} | "
-            f"{_told(validation.primary.difference) if validation else '–'} | {100 * found.spread:.2f} | "
-            f"{found.n_groups} |"
-        )
-    assert primary is not None
+    yield from beside_decay(beside)
+    primary = next(
+        anew.test.primary.difference for label, anew, _ in minus_decay(beside) if "memory" in label
+    )
     low = primary.mean if primary.low is None else primary.low
     verdict = "not inferior" if low > -MARGIN else "not shown to be non-inferior"
     yield (
@@ -97,6 +83,103 @@ def preset(study: Study) -> Iterator[str]:
         f"end is {'above' if low > -MARGIN else 'below'} −{100 * MARGIN:g}: {verdict}."
     )
     yield from _trials(budgets_of(groups))
+
+
+def beside_decay(groups: StudyGroups) -> Iterator[str]:
+    """A row for each arm: what is chosen minus tuned decay, on new seeds and as it was chosen, pooled."""
+    yield "Minus tuned weight decay, points, 95 % interval over cells, seeds and images:\n"
+    yield "| arm | new seeds (test images) | these cells alone | validation images | spread | cells |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for label, anew, chose in minus_decay(groups):
+        validation, found = chose.validation if chose else None, anew.test
+        yield (
+            f"| {label} | {_told(found.primary.difference)} | {_ends(found.these_groups)} | "
+            f"{_told(validation.primary.difference) if validation else '–'} | {100 * found.spread:.2f} | "
+            f"{found.n_groups} |"
+        )
+
+
+def minus_decay(groups: StudyGroups) -> Iterator[tuple[str, Contrast, Contrast | None]]:
+    """Arm, its difference to tuned decay on new seeds, and with those that chose, where several did."""
+    for label in groups.methods:
+        entries = compare_chosen(groups, label).of("weight decay")
+        anew = contrast_of([one for entry in entries if (one := entry.confirmation)])
+        if anew is not None:
+            yield label, anew, contrast_of(entries)
+
+
+def rates(study: Study) -> Iterator[str]:
+    """Every arm minus tuned decay; how far the median and the worst of its settings are below its best."""
+    groups = study_groups(study)
+    yield from beside_decay(groups)
+    yield "\nBelow the best setting of the arm, points of test accuracy, mean over cells (diverged: 0 %):\n"
+    yield "| arm | settings, cells | median | worst |"
+    yield "|---|--:|--:|--:|"
+    for label in groups.methods:
+        sweeps = [sweep for group in groups.groups for sweep in group.sweeps if sweep.label == label]
+        spreads = [
+            one for sweep in sweeps if (one := spread_of([_with_diverged(cell) for cell in sweep.cells]))
+        ]
+        below = [fmean(one.best - getattr(one, name) for one in spreads) for name in ("median", "worst")]
+        n = sum(len(sweep.cells) for sweep in sweeps)
+        yield f"| {label} | {n}, {len(sweeps)} | {100 * below[0]:.2f} | {100 * below[1]:.2f} |"
+
+
+def angles(study: Study) -> Iterator[str]:
+    """Every arm minus tuned decay, pooled; the memory that validation images choose for each optimizer."""
+    groups = study_groups(study)
+    yield from beside_decay(groups)
+    chosen: dict[str, dict[str, float]] = defaultdict(dict)
+    for group in groups.groups:
+        for sweep in group.sweeps:
+            if sweep.chosen and isinstance(method := sweep.chosen.settings.method, TurningMethod):
+                recipe = sweep.chosen.settings.recipe
+                chosen[recipe.optimizer.label][recipe.data.name] = method.memory_epochs
+    data = list(dict.fromkeys(name for by_data in chosen.values() for name in by_data))
+    yield "\nThe memory that validation images choose, epochs:\n"
+    yield f"| optimizer | {' | '.join(data)} |"
+    yield "|---|" + "--:|" * len(data)
+    for optimizer, by_data in chosen.items():
+        told = [f"{by_data[name]:g}" if name in by_data else "–" for name in data]
+        yield f"| {optimizer} | {' | '.join(told)} |"
+    for name in data:
+        memories = sorted(by_data[name] for by_data in chosen.values() if name in by_data)
+        middle = median(memories)
+        near = sum(middle / 2 <= one <= 2 * middle for one in memories)
+        yield (
+            f"\n{name}: from {memories[0]:g} to {memories[-1]:g} epochs, median {middle:g}; {near} of "
+            f"{len(memories)} within a factor of 2 of it."
+        )
+
+
+def figure1_tuned(study: Study) -> Iterator[str]:
+    """Every arm minus weight decay on new seeds, after the last step and in the middle of training."""
+    (group,) = study_groups(study).groups
+    arms = {sweep.label: sweep.chosen.confirmation for sweep in group.sweeps if sweep.chosen}
+    decay = arms.pop("weight decay")
+    assert decay is not None
+    yield "Minus tuned weight decay on new seeds, points, 95 % interval:\n"
+    yield "| arm | after the last step (seeds and images) | in the middle (seeds) | seeds |"
+    yield "|---|--:|--:|--:|"
+    for label, cell in arms.items():
+        if cell is None or (last := difference_on_images(cell.of_images, decay.of_images)) is None:
+            continue
+        seeds = sorted(cell.runs.keys() & decay.runs.keys())
+        middle = [_in_the_middle(cell.runs[seed]) - _in_the_middle(decay.runs[seed]) for seed in seeds]
+        yield f"| {label} | {_told(last.difference)} | {_told(mean_interval(middle))} | {len(seeds)} |"
+
+
+def of_other_tasks(study: Study) -> Iterator[str]:
+    """Every arm minus tuned decay on new seeds, pooled over networks."""
+    yield from beside_decay(study_groups(study))
+
+
+def _in_the_middle(run: Run) -> float:
+    return run.rows[len(run.rows) // 2].test_score
+
+
+def _with_diverged(cell: Cell) -> float:
+    return fmean(_test_score(run) for run in cell.begun.values())
 
 
 def _trials(budgets: Sequence[GroupBudget]) -> Iterator[str]:
@@ -159,9 +242,7 @@ def endless(study: Study) -> Iterator[str]:
     yield f"| optimizer | method | {' | '.join(others)} | largest fall |"
     yield "|---|---|" + "--:|" * (len(others) + 1)
     for place in cells[others[0]]:
-        finals = [
-            _percent(fmean(run.rows[-1].test_score for run in cells[kind][place])) for kind in others
-        ]
+        finals = [_percent(fmean(run.rows[-1].test_score for run in cells[kind][place])) for kind in others]
         fall = fmean(_largest_fall(run) for run in cells["constant"][place])
         yield f"| {place[0]} | {place[1]} | {' | '.join(finals)} | {100 * fall:.1f} |"
 
@@ -195,6 +276,9 @@ OUTCOMES: Mapping[str, Callable[[Study], Iterator[str]]] = {
     "transfer": transfer,
     "endless": endless,
     "off-span": off_span,
+    "rates": rates,
+    "angles": angles,
+    "figure1-tuned": figure1_tuned,
 }
 
 
@@ -224,9 +308,7 @@ def _ends(estimate: Estimate) -> str:
 def _best(arm: Mapping[Settings, Mapping[int, Run]]) -> Settings:
     """The setting with the best mean validation accuracy."""
     results = {
-        settings: {
-            seed: run.rows[-1].validation_score for seed, run in runs.items() if run.state == "done"
-        }
+        settings: {seed: run.rows[-1].validation_score for seed, run in runs.items() if run.state == "done"}
         for settings, runs in arm.items()
     }
     chosen = best_of_sweep(results).chosen

@@ -225,6 +225,73 @@ def test_where_a_single_seed_chooses_validation_says_nothing(outcomes: Any, tmp_
     assert 0.2 < points(turning[0]) < 0.8
 
 
+def grown_run(
+    name: str, out: Path, accuracy: Callable[[RunSettings], float], *, n_images: int = 400
+) -> Study:
+    """A built-in study to its end, without rules that extend grids; images are right up to the accuracy."""
+    spec = replace(builtin_spec(name), extend=(), seeds=(0, 1))
+
+    def keep(run: RunSettings, row: dict[str, Any]) -> None:
+        chance = np.random.default_rng([run.seed, len(run.label)]).integers(-1, 2)
+        row["test_images"] = text_of_images(np.arange(n_images) < round(accuracy(run) * n_images) + chance)
+        row["test_score"] = accuracy(run) - (0.1 if row["step"] < run.recipe.n_steps else 0.0)
+        if run.method.name == "none" and 0 < row["step"] < run.recipe.n_steps:
+            row["test_score"] = 0.2
+        row["validation_score"] = accuracy(run)
+
+    for one in (spec, None):
+        writer = Writer(out, spec=one or grown(spec, out), n_intervals=2, weights=("0.weight",))
+        writer.final_of, writer.change_row = accuracy, keep
+        for run in writer.spec.runs():
+            if not (out / "runs" / run.key).exists():
+                writer._write_run(run)
+    (out / "study.toml").write_text(writer.spec.to_toml())
+    return read_study(out)
+
+
+def test_rates_are_compared_as_chosen_and_by_what_their_grids_lose(outcomes: Any, tmp_path: Path) -> None:
+    def accuracy(run: RunSettings) -> float:
+        if isinstance(run.method, TurningMethod):
+            return 0.9 - 0.01 * abs(math.log2(run.method.memory_epochs / 5))
+        return 0.89 if run.method.name == "wrs" else 0.88 if run.method.name == "none" else 0.885
+
+    lines = list(outcomes.rates(grown_run("rates", tmp_path, accuracy)))
+    cut = next(index for index, line in enumerate(lines) if line.startswith("\nBelow the best"))
+    compared, lost = table(lines[:cut]), table(lines[cut:])
+    assert 0.2 < points(compared["WRS, radius 1"][0]) < 0.8
+    turning = next(row for label, row in lost.items() if "turning" in label)
+    # Memories of 1.25, 2.5, 5, 10 and 20: 2, 1, 0, 1 and 2 points below the best.
+    assert turning == ["30, 6", "1.00", "2.00"]
+    assert lost["no decay"][1:] == ["0.00", "0.00"]
+
+
+def test_the_memory_that_is_chosen_is_told_by_optimizer(outcomes: Any, tmp_path: Path) -> None:
+    def accuracy(run: RunSettings) -> float:
+        best = 20 if run.recipe.optimizer.name == "lion" else 5
+        if isinstance(run.method, TurningMethod):
+            return 0.9 - 0.01 * abs(math.log2(run.method.memory_epochs / best))
+        return 0.88
+
+    lines = list(outcomes.angles(grown_run("angles", tmp_path, accuracy)))
+    cut = next(index for index, line in enumerate(lines) if line.startswith("\nThe memory"))
+    chosen = table(lines[cut:])
+    assert chosen["Lion"] == ["20", "20"]
+    assert chosen["SGD, momentum 0.9"] == ["5", "5"]
+    assert lines[-1].endswith("from 5 to 20 epochs, median 5; 11 of 12 within a factor of 2 of it.")
+
+
+def test_figure_1_is_compared_at_its_end_and_in_its_middle(outcomes: Any, tmp_path: Path) -> None:
+    def accuracy(run: RunSettings) -> float:
+        return {"none": 0.8, "wrs": 0.86}.get(run.method.name, 0.85)
+
+    rows = table(list(outcomes.figure1_tuned(grown_run("figure1-tuned", tmp_path, accuracy))))
+    assert 0.6 < points(rows["WRS, radius 1"][0]) < 1.4
+    assert points(rows["WRS, radius 1"][1]) == 1.0
+    assert -5.4 < points(rows["no decay"][0]) < -4.6
+    assert points(rows["no decay"][1]) == -55.0
+    assert rows["no decay"][2] == "5"
+
+
 def test_every_outcome_is_that_of_a_built_in_study(outcomes: Any) -> None:
     for name in outcomes.OUTCOMES:
         assert isinstance(builtin_spec(name), StudySpec)
