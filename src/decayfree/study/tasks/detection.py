@@ -140,7 +140,7 @@ def _losses_of_eval_mode(model: nn.Module) -> Iterator[None]:
     """Detectors give losses in train mode alone: they are in it, but what has no parts, as norms, is not."""
     with _modes_kept(model):
         for module in model.modules():
-            module.training = any(True for _ in module.children())
+            module.training = module is model or any(True for _ in module.children())
         yield
 
 
