@@ -41,7 +41,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 STUDY_FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"run_settings", "disk"}),
     frozenset({"optimizers", "models", "data", "statistics"}),
-    frozenset({"spec"}),
+    frozenset({"spec", "tasks"}),
     frozenset({"builtin", "files", "demo"}),
     frozenset({"training"}),
     frozenset({"runner"}),
@@ -73,7 +73,7 @@ EXTRAS = {
     "rescaling.fused_holder": {"numba"},
     "dynamics.fused_rows": {"numba"},
     "methods": {"adamp"},
-    "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray"},
+    "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},
     "report": {"jinja2", "markupsafe", "plotly"},
     "report.charts.paper": {"matplotlib"},
     "cli": {"typer", "rich"},

@@ -1,24 +1,30 @@
 """The networks of the studies, by name; one file for each family.
 
 Does not decide how their weights are treated, nor on which device or in which memory format they lie. A
-further network is one file, one entry in ``MODELS`` and its name in ``run_settings``.
+further network is one file, one entry in a table here and its name in ``run_settings``.
 """
 
 import copy
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decayfree.errors import InvalidInputError, raise_all
+from decayfree.errors import DecayFreeError, InvalidInputError, raise_all
 from decayfree.forward import Surroundings
+from decayfree.study.models.backbone import begin_
+from decayfree.study.models.csrnet import CSRNet
 from decayfree.study.models.densenet import DenseNetBC
+from decayfree.study.models.fcos import FCOS
 from decayfree.study.models.libraries import library_factory
 from decayfree.study.models.mlp import MlpBN
 from decayfree.study.models.mobilenet import MobileNetV2
 from decayfree.study.models.preactivation import PreActivationResNet
 from decayfree.study.models.resnet import ResNet
 from decayfree.study.models.sizes import Builder, Sizes
+from decayfree.study.models.unet import UNet
 from decayfree.study.models.vgg import VggBN
 from decayfree.study.run_settings import ModelSpec
 
@@ -44,13 +50,17 @@ MODELS: dict[str, Builder] = {
     "mobilenetv2": MobileNetV2,
     "mlp-bn": MlpBN,
 }
-"""Our own networks; all begin with torch's default weights: norms of kernels and rows are near 1/√3."""
+"""Our own classifiers; all begin with torch's default weights: norms of kernels and rows are near 1/√3."""
+SEGMENTERS: dict[str, Builder] = {"unet-bn": UNet}
+DETECTORS: dict[str, Builder] = {"fcos-bn": FCOS}
+COUNTERS: dict[str, Builder] = {"csrnet-bn": CSRNet}
+"""Those of the other tasks."""
 
 
 def build_model(
     spec: ModelSpec, *, n_classes: int, image_size: tuple[int, int], n_channels: int = 3, seed: int
 ) -> nn.Module:
-    """The network in train mode with its initial weights; the same for the same seed, whatever the method.
+    """A classifier in train mode with its initial weights; the same for the same seed, whatever the method.
 
     Leaves the global random state as it was.
 
@@ -69,36 +79,97 @@ def build_model(
     sizes = Sizes(
         n_classes=n_classes, image_size=image_size, n_channels=n_channels, width_factor=spec.width_factor
     )
+    if spec.name not in MODELS:
+
+        def try_out(model: nn.Module, images: Tensor) -> None:
+            check_logits(spec.name, "classifier", (2, n_classes), model(images))
+
+        return library_model(spec.name, sizes, seed, n_classes=n_classes, trial=try_out).train()
     with Surroundings(seed):
-        model = MODELS[spec.name](sizes) if spec.name in MODELS else _library_model(spec.name, sizes, seed)
-    return model.train()
+        return MODELS[spec.name](sizes).train()
 
 
-def _library_model(full_name: str, sizes: Sizes, seed: int) -> nn.Module:
+def build_with_backbone(
+    spec: ModelSpec,
+    sizes: Sizes,
+    seed: int,
+    *,
+    own: Mapping[str, Builder],
+    of_library: Callable[[], nn.Module] | None = None,
+) -> nn.Module:
+    """A network of another task in train mode; its backbone is loaded and frozen where the spec says so.
+
+    Args:
+        spec: Which network, how wide, and how its backbone begins.
+        sizes: What it is built for.
+        seed: Seeds the weights.
+        own: Our own networks of the task, by name.
+        of_library: Makes a library's network; None where the task has none.
+
+    Raises:
+        InvalidInputError: If there is no such network, or the backbone cannot begin so.
+    """
+    raise_all([(InvalidInputError, fault) for fault in spec.faults()])
+    if spec.name in own:
+        with Surroundings(seed):
+            model = own[spec.name](sizes)
+    elif ":" in spec.name and of_library is not None:
+        model = of_library()
+    else:
+        raise InvalidInputError(f"model.name: {spec.name} is no network of this task, as {', '.join(own)} is")
+    return begin_(model, spec).train()
+
+
+def library_model(
+    full_name: str,
+    sizes: Sizes,
+    seed: int,
+    *,
+    n_classes: int,
+    trial: Callable[[nn.Module, Tensor], object],
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A model of a library by its name in studies, tried on two images.
+
+    Args:
+        full_name: ``timm:NAME`` and the like.
+        sizes: Of the images.
+        seed: Seeds the weights.
+        n_classes: As many as the library is to be told.
+        trial: Called with a copy of the model in train mode and two images, without gradients; raises where
+            the model is none that the task can train.
+        options: Further arguments of the library's builder, where it has them.
+
+    Raises:
+        InvalidInputError: If there is no such model, or the trial raises: with what it said.
+        MissingExtraError: If the library is not installed.
+    """
     library, _, name = full_name.partition(":")
     if sizes.n_channels != 3:
         raise InvalidInputError(f"{full_name} takes images of 3 channels, got {sizes.n_channels}")
-    factory = library_factory(library, name, n_classes=sizes.n_classes, image_size=sizes.image_size)
+    with Surroundings(seed):
+        factory = library_factory(
+            library, name, n_classes=n_classes, image_size=sizes.image_size, options=options
+        )
+    images = torch.zeros(2, sizes.n_channels, *sizes.image_size)
     try:
         with Surroundings(seed):  # whatever the library's import has drawn
             model: nn.Module = factory()
-            logits = _outputs(model, sizes)
+            with torch.no_grad():
+                trial(copy.deepcopy(model).train(), images)
+    except DecayFreeError:
+        raise
     except Exception as error:  # whatever a library raises, the model's name must be in the message
         height, width = sizes.image_size
         raise InvalidInputError(
             f"{full_name} cannot be trained on images of {height}×{width} pixels: "
             f"{type(error).__name__}: {error}"
         ) from error
-    expected = (2, sizes.n_classes)
-    if not isinstance(logits, Tensor) or logits.shape != expected:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InvalidInputError(
-            f"{full_name} is no classifier: expected logits of shape {expected}, got {got}"
-        )
     return model
 
 
-@torch.no_grad()
-def _outputs(model: nn.Module, sizes: Sizes) -> object:
-    """What a copy of the model makes of two images in train mode; the model itself stays as it was."""
-    return copy.deepcopy(model).train()(torch.zeros(2, sizes.n_channels, *sizes.image_size))
+def check_logits(full_name: str, kind: str, expected: tuple[int, ...], logits: object) -> None:
+    """Raise an `InvalidInputError` where a network of some kind does not make logits of that shape."""
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InvalidInputError(f"{full_name} is no {kind}: expected logits of shape {expected}, got {got}")

@@ -45,9 +45,9 @@ class ResNet(PooledClassifier):
         super().__init__()
         width = sizes.scaled(width)
         expansion = BOTTLENECK_EXPANSION if block == "bottleneck" else 1
-        body = _bottleneck if block == "bottleneck" else _basic
-        match = _projection if shortcut == "projection" else ZeroFilled
-        self.stem = nn.Sequential(*_convolution(sizes.n_channels, width, 3), nn.ReLU())
+        body = _bottleneck if block == "bottleneck" else basic_body
+        match = projection if shortcut == "projection" else ZeroFilled
+        self.stem = nn.Sequential(*convolution(sizes.n_channels, width, 3), nn.ReLU())
         blocks: list[nn.Module] = []
         n_in = width
         for stage, depth in enumerate(depths):
@@ -94,26 +94,27 @@ class ZeroFilled(nn.Module):
         return F.pad(kept, (0, 0, 0, 0, 0, self.n_zeros))
 
 
-def _basic(n_in: int, n_inner: int, stride: int) -> nn.Module:
-    return nn.Sequential(
-        *_convolution(n_in, n_inner, 3, stride), nn.ReLU(), *_convolution(n_inner, n_inner, 3)
-    )
+def basic_body(n_in: int, n_inner: int, stride: int) -> nn.Module:
+    """Two 3×3 convolutions with norms, the stride in the first."""
+    return nn.Sequential(*convolution(n_in, n_inner, 3, stride), nn.ReLU(), *convolution(n_inner, n_inner, 3))
 
 
 def _bottleneck(n_in: int, n_inner: int, stride: int) -> nn.Module:
     return nn.Sequential(
-        *_convolution(n_in, n_inner, 1),
+        *convolution(n_in, n_inner, 1),
         nn.ReLU(),
-        *_convolution(n_inner, n_inner, 3, stride),
+        *convolution(n_inner, n_inner, 3, stride),
         nn.ReLU(),
-        *_convolution(n_inner, n_inner * BOTTLENECK_EXPANSION, 1),
+        *convolution(n_inner, n_inner * BOTTLENECK_EXPANSION, 1),
     )
 
 
-def _projection(n_in: int, n_out: int, stride: int) -> nn.Module:
-    return nn.Sequential(*_convolution(n_in, n_out, 1, stride))
+def projection(n_in: int, n_out: int, stride: int) -> nn.Module:
+    """A shortcut by a 1×1 convolution with a norm."""
+    return nn.Sequential(*convolution(n_in, n_out, 1, stride))
 
 
-def _convolution(n_in: int, n_out: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    convolution = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2, bias=False)
-    return convolution, nn.BatchNorm2d(n_out)
+def convolution(n_in: int, n_out: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    """A convolution without bias that keeps the size at stride 1, and a norm."""
+    kernels = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2, bias=False)
+    return kernels, nn.BatchNorm2d(n_out)

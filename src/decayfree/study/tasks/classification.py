@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decayfree.errors import InvalidInputError
 from decayfree.study.data.truth import Truth
 from decayfree.study.models.networks import build_model
 from decayfree.study.models.sizes import Sizes
@@ -18,6 +19,8 @@ class Classification:
     """Truth: (n,), int64."""
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
+        if spec.batch_norm != "live" or spec.backbone:
+            raise InvalidInputError("model: classifiers have no backbone to load or to freeze")
         return build_model(spec, n_classes=sizes.n_classes, image_size=sizes.image_size, seed=seed)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Any:
