@@ -1,13 +1,14 @@
 """Networks for masks, boxes and counts: sizes by hand, what is scale-invariant, on which images they run."""
 
 import itertools
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from decayfree import find_invariant
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, MissingExtraError
 from decayfree.study.models.fcos import FCOS
 from decayfree.study.models.fcos_loss import Locations, fcos_losses
 from decayfree.study.models.networks import COUNTERS, DETECTORS, MODELS, SEGMENTERS
@@ -119,9 +120,12 @@ def test_a_network_that_is_not_of_the_task_is_refused() -> None:
         TASKS["segmentation"].build(ModelSpec(), Sizes(n_classes=3, image_size=(32, 32)), 0)
 
 
-def test_torchvision_is_asked_for_where_it_is_needed_only() -> None:
+def test_torchvision_is_asked_for_where_it_is_needed_only(monkeypatch: pytest.MonkeyPatch) -> None:
     head = FCOS(Sizes(n_classes=2, image_size=(32, 32), width_factor=0.125))
     assert head.head(head.backbone(images(2, 32, 32)))["boxes"].shape == (2, 64 + 16 + 4 + 1, 4)
+    monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+    with pytest.raises(MissingExtraError, match=r"torchvision cannot be imported.*'decayfree\[models\]'"):
+        head.eval()(images(2, 32, 32))
 
 
 # What each location should say, by hand: four locations of stride 4, 4 pixels apart, and one of stride 8.
@@ -180,6 +184,34 @@ def test_boxes_that_are_right_cost_nothing_and_centers_count_more() -> None:
     assert of_right["boxes"] == pytest.approx(0, abs=1e-6)
     # √(2/6 · 2/6) = 1/3 at each; what it says of centerness is 1/2.
     assert of_right["centerness"] == pytest.approx(-torch.tensor(0.5).log().item(), rel=1e-6)
+
+
+def test_a_location_in_the_middle_of_its_box_counts_more() -> None:
+    import_or_skip("torchvision.ops")
+    said = torch.zeros(1, 5, 4)
+    said[0, 0] = (torch.tensor([2.0, 2.0, 5.0, 3.0]) / 4).log()  # the first location is right
+    # The second, at (6, 2), says the box from (2, -2) to (10, 6): 25 of 74 pixels in common, of 80 around.
+    wrong = 1 - (25 / 74 - 6 / 80)
+    first, second = (2 / 5 * 2 / 3) ** 0.5, (1 / 6 * 2 / 3) ** 0.5
+    expected = wrong * second / (first + second)
+    assert losses([[0.0, 0.0, 7.0, 5.0]], [1], said=said)["boxes"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_large_boxes_are_for_the_coarse_level() -> None:
+    import_or_skip("torchvision.ops")
+    logits = torch.full((1, 5, 2), -50.0)
+    logits[0, 4, 0] = 50.0
+    # Its sides are 40 to 44 pixels away: more than the 32 of stride 4.
+    large = [[-36.0, -36.0, 48.0, 48.0]]
+    assert losses(large, [1], logits=logits)["classification"] == pytest.approx(0, abs=1e-9)
+
+
+def test_far_from_the_middle_of_a_box_is_none() -> None:
+    import_or_skip("torchvision.ops")
+    # The nearest location in it is 9 pixels away: more than 1.5 strides.
+    assert losses([[0.0, 0.0, 30.0, 8.0]], [1]) == pytest.approx(
+        {"classification": 0, "boxes": 0, "centerness": 0}, abs=1e-9
+    )
 
 
 def test_inside_an_ignored_box_no_class_is_learned() -> None:

@@ -197,6 +197,7 @@ def _detections(
     said: Mapping[str, Tensor], locations: Locations, height: int, width: int
 ) -> dict[str, Tensor]:
     """Of one image: the boxes of at least the least score, without those that overlap a better one's."""
+    # The paper multiplies the two; torchvision takes the root, which orders boxes alike.
     scores = (said["class_logits"].sigmoid() * said["centerness"].sigmoid()).sqrt()  # by location and class
     where, classes = (scores > _LEAST_SCORE).nonzero(as_tuple=True)
     best, order = scores[where, classes].sort(descending=True, stable=True)

@@ -64,11 +64,7 @@ def _evaluated(truth: Ragged, predicted: Ragged) -> Any:
     with extra_needed("tasks", "average precision needs {}, which is not installed"):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
-    annotations, detections = _rows_as_dicts(truth), _rows_as_dicts(predicted)
-    for one in annotations:
-        one["iscrowd"] = int(one.pop("last"))
-    for one in detections:
-        one["score"] = one.pop("last")
+    annotations, detections = _as_dicts(truth, "iscrowd"), _as_dicts(predicted, "score")
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it does
         sides = []
         for rows in (annotations, detections):
@@ -88,7 +84,8 @@ def _evaluated(truth: Ragged, predicted: Ragged) -> Any:
     return evaluation
 
 
-def _rows_as_dicts(boxes: Ragged) -> list[dict[str, Any]]:
+def _as_dicts(boxes: Ragged, last_column: str) -> list[dict[str, Any]]:
+    """Boxes as pycocotools wants them, with what stands in the last column by its name."""
     images = torch.arange(len(boxes)).repeat_interleave(boxes.counts).tolist()
     return [
         {
@@ -97,7 +94,7 @@ def _rows_as_dicts(boxes: Ragged) -> list[dict[str, Any]]:
             "category_id": int(label),
             "bbox": [left, top, right - left, bottom - top],
             "area": (right - left) * (bottom - top),
-            "last": last,
+            last_column: last,
         }
         for number, (image, (left, top, right, bottom, label, last)) in enumerate(
             zip(images, boxes.rows.tolist(), strict=True), start=1

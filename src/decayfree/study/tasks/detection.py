@@ -45,8 +45,8 @@ class Detection:
     def outputs(self, model: nn.Module, inputs: Tensor) -> Any:
         """What all heads say of each location, and of fixed boxes where boxes are looked at twice.
 
-        In training a detector's second stage sees boxes that it has drawn at random among those of its first,
-        which cut nothing of the gradient: what it says of any boxes is all that its losses look at.
+        Losses look at nothing else. In training a second stage is shown boxes that are drawn at random among
+        those of the first, and no gradient goes back through them: any boxes ask it the same.
         """
         network: Any = model
         features = network.backbone(inputs)
