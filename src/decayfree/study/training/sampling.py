@@ -148,9 +148,14 @@ class Sampler:
 
 
 def _centered(score: Score) -> Tensor:
-    """What each image adds, with the score as its mean to the last digit: pseudo-values are off by O(1/n)."""
+    """What each image adds, with the score as its mean to the last digit: pseudo-values are off by O(1/n).
+
+    Nothing where one of them is not known, since all that there is to score is in that image.
+    """
     values = score.of_images
-    return values if values.dtype == torch.bool else values + (score.score - values.mean())
+    if values.dtype == torch.bool:
+        return values
+    return values + (score.score - values.mean()) if values.isfinite().all() else values[:0]
 
 
 def family_or_none(optimizer: Optimizer) -> UpdateFamily | Literal["none"]:
