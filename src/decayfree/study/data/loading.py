@@ -21,6 +21,7 @@ from decayfree.study.data import (
     fashion_mnist,
     image_folder,
     opencv_digits,
+    scenes,
     svhn,
 )
 from decayfree.study.data.draws import generator_for
@@ -68,7 +69,7 @@ def load(
     """
     same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0, n_tasks=1)
     folder = None if data_dir is None else str(data_dir)
-    dataset = _load(same, folder, str(device), seed if spec.by_seed else None)
+    dataset = _load(same, folder, str(device), seed if spec.by_seed else None, task)
     side = min(dataset.train.pixels.shape[-2:])
     faults = [
         f"{name}: expected less than the {side} pixels of an image, got {getattr(spec, name)}"
@@ -80,8 +81,12 @@ def load(
 
 
 @lru_cache(maxsize=2)
-def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None) -> Dataset:
-    if spec.name == "image-folder":
+def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None, task: str) -> Dataset:
+    names: tuple[str, ...] = ()
+    if spec.name == "scenes":
+        parts, names = _drawn(spec, data_dir, seed, task)
+        n_classes, counts = len(names), _counts(parts[0].pixels)
+    elif spec.name == "image-folder":
         parts, n_classes, counts = _from_folder(spec, data_dir, seed)
     else:
         parts, n_classes = _from_arrays(spec, data_dir, seed)
@@ -89,7 +94,25 @@ def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None) -
     mean, std = _moments(counts)
     parts = _blanked(parts, spec)
     train, validation, test = _placed(parts, torch.device(device))
-    return Dataset(train, validation, test, n_classes=n_classes, mean=mean, std=std)
+    return Dataset(train, validation, test, n_classes=n_classes, mean=mean, std=std, class_names=names)
+
+
+def _drawn(
+    spec: DataSpec, data_dir: str | None, seed: int | None, task: str
+) -> tuple[list[Images], tuple[str, ...]]:
+    """The three parts of scenes, of which there are as many as anybody asks for, and their classes' names."""
+    n = spec.first + (spec.n_pool or spec.n_train + spec.n_validation)
+    to_train, to_validate = _chosen(torch.arange(n), spec, seed)
+    roles: dict[scenes.Role, Tensor] = {
+        "train": to_train,
+        "validation": to_validate,
+        "test": torch.arange(spec.n_test),
+    }
+    parts = [
+        scenes.draw(indices, task=task, size=spec.image_size, role=role, of=scenes.source(role, data_dir))
+        for role, indices in roles.items()
+    ]
+    return parts, scenes.class_names(task, scenes.source("train", data_dir))
 
 
 def _from_arrays(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int]:
