@@ -109,5 +109,5 @@ def _color(of_class: int) -> tuple[int, int, int, int]:
 _GROUND, _UNKNOWN = (0, 0, 0, 0), (128, 128, 128, 220)
 _CLASSES = (_GROUND, *map(_color, range(1, IGNORED)), _UNKNOWN)
 _DENSITIES = tuple(
-    (_HIGHEST, 210 - value * 2 // 3, 40, min(230, 40 + value)) for value in range(_HIGHEST + 1)
+    (_HIGHEST, 210 - value * 2 // 3, 40, min(230, value)) for value in range(_HIGHEST + 1)
 )
