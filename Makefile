@@ -6,7 +6,7 @@ WORKERS ?= 2
 OUT ?= demo
 # Of `make results`.
 STUDIES ?= figure1 optimizers architectures sensitivity baselines memory preset rates angles figure1-tuned \
-	transfer endless off-span
+	transfer endless off-span segmentation detection counting
 # Files and folders of `make test`; all where empty.
 TESTS ?=
 # Libraries to preload for the tests only, in the form of LD_PRELOAD; empty nearly everywhere.

@@ -279,6 +279,7 @@ OUTCOMES: Mapping[str, Callable[[Study], Iterator[str]]] = {
     "rates": rates,
     "angles": angles,
     "figure1-tuned": figure1_tuned,
+    **dict.fromkeys(("segmentation", "detection", "counting"), of_other_tasks),
 }
 
 

@@ -15,6 +15,7 @@ from decayfree.study.spec.study_spec import StudySpec, first_seeds
 BUILTIN = (
     *("figure1", "optimizers", "architectures", "sensitivity", "baselines"),
     *("memory", "preset", "rates", "angles", "figure1-tuned", "transfer", "endless", "off-span"),
+    *("segmentation", "detection", "counting"),
 )
 """Names of the built-in studies, the headline comparison first."""
 SIZES = ("small", "paper")

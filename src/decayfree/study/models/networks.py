@@ -119,7 +119,9 @@ def build_with_backbone(
     elif ":" in spec.name and of_library is not None:
         model = of_library()
     else:
-        raise InvalidInputError(f"model.name: {spec.name} is no network of this task, as {' or '.join(own)} is")
+        raise InvalidInputError(
+            f"model.name: {spec.name} is no network of this task, as {' or '.join(own)} is"
+        )
     return begin_(model, spec).train()
 
 

@@ -54,7 +54,7 @@ def _told(truth: Truth, *, is_said: bool = False) -> list[dict[str, Any]]:
     if isinstance(truth, Ragged):
         return [_rows(rows.cpu(), is_said=is_said) for rows in truth.split()]
     if truth.dtype == torch.uint8:
-        return [{"mask": _png(mask, _CLASSES)} for mask in truth]
+        return [{"mask": _png(mask, CLASS_COLORS)} for mask in truth]
     return [
         {
             "density": _png(_brightest_at_the_top(density.cpu()), _DENSITIES),
@@ -107,7 +107,5 @@ def _color(of_class: int) -> tuple[int, int, int, int]:
 
 
 _GROUND, _UNKNOWN = (0, 0, 0, 0), (128, 128, 128, 220)
-_CLASSES = (_GROUND, *map(_color, range(1, IGNORED)), _UNKNOWN)
-_DENSITIES = tuple(
-    (_HIGHEST, 210 - value * 2 // 3, 40, min(230, value)) for value in range(_HIGHEST + 1)
-)
+CLASS_COLORS = (_GROUND, *map(_color, range(1, IGNORED)), _UNKNOWN)
+_DENSITIES = tuple((_HIGHEST, 210 - value * 2 // 3, 40, min(230, value)) for value in range(_HIGHEST + 1))
