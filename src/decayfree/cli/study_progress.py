@@ -206,6 +206,9 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
 
 def _heading(title: str, note: str) -> str:
     """A heading within the width of a terminal; whose verdict it is stands in the note."""
+    name = title.removeprefix("Test ")
+    if name != title:
+        return escape(name.capitalize() if name.islower() else name)
     short = {"Seen": note.replace(" ", "\n")}
     return escape(short.get(title, title.replace(" minus …", "\nminus")))
 

@@ -346,9 +346,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     [fault] = spec.faults()
     assert fault.startswith("name: expected one of vgg4-bn, vgg6-bn, vgg11-bn")
     assert f"mcnn-bn, timm:NAME, torchvision:NAME or smp:NAME; got {name!r}" in fault
-    with pytest.raises(
-        InvalidInputError, match=r"name: expected one of .*torchvision:NAME or smp:NAME; got"
-    ):
+    with pytest.raises(InvalidInputError, match=r"name: expected one of .*torchvision:NAME or smp:NAME; got"):
         build_model(spec, n_classes=10, image_size=(8, 8), seed=0)
 
 

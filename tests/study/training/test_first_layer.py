@@ -8,7 +8,7 @@ from torch import nn
 
 from decayfree import find_invariant
 from decayfree.methods import WRS, Hyperball, NoTreatment, WeightDecay
-from decayfree.study import DataSpec
+from decayfree.study import DataSpec, Recipe
 from decayfree.study.data import load
 from decayfree.study.training import first_layer
 from decayfree.study.training.first_layer import first_convolution, span_seen
@@ -23,7 +23,7 @@ def test_the_first_convolution_is_found_by_name():
 
 def test_the_digits_leave_18_directions_of_the_first_layer_off_the_span():
     spec = recipe().data
-    span = span_seen(spec, None, nn.Conv2d(3, 2, 3, padding=1))
+    span = span_seen(recipe(), None, nn.Conv2d(3, 2, 3, padding=1))
     assert span.rank().tolist() == [27 - 18]
     inputs = load(spec).to_input(load(spec).train.pixels)
     patches = nn.functional.unfold(inputs.double(), 3, padding=1).transpose(1, 2).reshape(-1, 3, 3, 3)
@@ -36,13 +36,14 @@ def test_images_that_differ_from_batch_to_batch_only_are_in_the_span(monkeypatch
     """Gradients of other batches, which mix them, reach these directions too."""
     monkeypatch.setattr(first_layer, "IMAGES_AT_ONCE", 1)
     spec = DataSpec(n_train=5, n_test=40)
-    one_by_one = span_seen(spec, None, nn.Conv2d(3, 2, 8, stride=8))
+    one_by_one = span_seen(Recipe(data=spec, batch_size=5), None, nn.Conv2d(3, 2, 8, stride=8))
     assert one_by_one.rank().tolist() == [4]  # five images, one patch of each
 
 
 def test_the_span_is_found_without_a_draw_from_the_random_state(seed):
     before = torch.get_rng_state()
-    span_seen(DataSpec(n_train=7, n_test=40), None, nn.utils.skip_init(nn.Conv2d, 3, 2, 3))
+    data = DataSpec(n_train=7, n_test=40)
+    span_seen(Recipe(data=data), None, nn.utils.skip_init(nn.Conv2d, 3, 2, 3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -58,7 +59,7 @@ def network(*before: nn.Module) -> nn.Module:
 def followed(model, optimizer, method=NO_TREATMENT):
     found = find_invariant(model, torch.randn(4, 3, 8, 8))
     return first_layer.first_layer(
-        model, optimizer, found, method, data=recipe().data, data_dir=None, replayed=None
+        model, optimizer, found, method, recipe=recipe(), data_dir=None, replayed=None
     )
 
 

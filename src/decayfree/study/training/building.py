@@ -80,7 +80,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             optimizer,
             found,
             method,
-            data=recipe.data,
+            recipe=recipe,
             data_dir=data_dir,
             seed=settings.seed,
             replayed=replayed,

@@ -25,7 +25,7 @@ from decayfree.span.input_span import InputSpan
 from decayfree.span.layer_span import LayerSpan
 from decayfree.study.data.images import Dataset
 from decayfree.study.data.loading import load
-from decayfree.study.run_settings import DataSpec
+from decayfree.study.run_settings import DataSpec, Recipe
 from decayfree.study.training.laws import OffSpanLaw
 
 N_SPAN_IMAGES = 2000
@@ -80,7 +80,7 @@ def first_layer(
     found: Invariance,
     method: Method,
     *,
-    data: DataSpec,
+    recipe: Recipe,
     data_dir: str | None,
     seed: int = 0,
     replayed: Mapping[str, Tensor] | None,
@@ -90,7 +90,7 @@ def first_layer(
     if first is None:
         return None
     name, convolution = first
-    span = span_seen(data, data_dir, convolution, seed)
+    span = span_seen(recipe, data_dir, convolution, seed)
     is_followed = (
         isinstance(optimizer, SGD)
         and isinstance(method, _FOLLOWED)
@@ -118,17 +118,18 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return None
 
 
-def span_seen(data: DataSpec, data_dir: str | None, convolution: nn.Conv2d, seed: int = 0) -> LayerSpan:
+def span_seen(recipe: Recipe, data_dir: str | None, convolution: nn.Conv2d, seed: int = 0) -> LayerSpan:
     """The span of the patches that a first convolution sees in the training images."""
     c = convolution
     settings = (c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, c.dilation, c.groups)
-    return _span(data, data_dir, (*settings, False, c.padding_mode), seed if data.by_seed else 0)
+    same = seed if recipe.data.by_seed else 0
+    return _span(recipe.task, recipe.data, data_dir, (*settings, False, c.padding_mode), same)
 
 
 @lru_cache(maxsize=2)
-def _span(data: DataSpec, data_dir: str | None, settings: tuple[Any, ...], seed: int) -> LayerSpan:
+def _span(task: str, data: DataSpec, data_dir: str | None, settings: tuple[Any, ...], seed: int) -> LayerSpan:
     """The span for a convolution with these settings, in the order in which torch takes them."""
-    dataset: Dataset = load(data, data_dir, seed=seed)
+    dataset: Dataset = load(data, data_dir, seed=seed, task=task)
     images = dataset.to_input(dataset.train.pixels[:N_SPAN_IMAGES])
     with torch.no_grad(), Surroundings(0):
         alike = nn.Conv2d(*settings)

@@ -105,7 +105,7 @@ class _Run:
                 self._record("diverged", f"the loss or the weights of step {self.n_done} were not finite")
                 return "diverged"
             if self.n_done == self.recipe.n_steps and self.recipe.clean_off_span:
-                clean_(self.parts.model, self.parts.dataset)
+                clean_(self.parts.model, self.parts.dataset, TASKS[self.recipe.task])
             if is_sampled:
                 self._sample()
             if not on_step(self.n_done):

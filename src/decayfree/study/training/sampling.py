@@ -104,7 +104,7 @@ class Sampler:
     def spectra(self) -> dict[str, Spectrum]:
         """Where the energy of every weight lies over the spectrum of its inputs, now."""
         inputs = self.dataset.to_input(self.dataset.train.pixels[:N_SPECTRUM_IMAGES])
-        spectra = spectra_of(self.model, self.found, inputs)
+        spectra = spectra_of(self.model, self.found, inputs, TASKS[self.recipe.task].outputs)
         return {plain_name(name): spectrum for name, spectrum in spectra.items()}
 
     def _score(self, images: Images, step: int, *, each: bool = False) -> Score:

@@ -5,6 +5,8 @@ kept.
 """
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +21,19 @@ MAX_BINS = 24
 
 
 @torch.no_grad()
-def spectra_of(model: nn.Module, found: Invariance, inputs: Tensor) -> dict[str, Spectrum]:
+def spectra_of(
+    model: nn.Module,
+    found: Invariance,
+    inputs: Tensor,
+    forward: Callable[[nn.Module, Tensor], Any] = lambda model, inputs: model(inputs),
+) -> dict[str, Spectrum]:
     """The spectrum of every scale-invariant weight under one forward pass in train mode.
 
     Args:
         model: Left as it is, running statistics and random state included.
         found: Its scale-invariant weights.
         inputs: (n, n_channels, height, width): one batch, whose statistics count.
+        forward: How it takes them.
 
     Returns:
         Weight name -> spectrum, without weights that are too large to look at or whose inputs are not finite.
@@ -33,7 +41,7 @@ def spectra_of(model: nn.Module, found: Invariance, inputs: Tensor) -> dict[str,
     with Surroundings(0):
         watched = copy.deepcopy(model).train()
         with InputSpan(watched, found) as span:
-            watched(inputs)
+            forward(watched, inputs)
     weights = {weight.name: model.get_parameter(weight.name).detach() for weight in found}
     return {
         name: spectrum_of(span[name], weight)

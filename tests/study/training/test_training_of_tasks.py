@@ -1,0 +1,85 @@
+"""Runs of other tasks: what they leave, and that a run which was stopped goes on bitwise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decayfree.methods import WRS, TurningMethod
+from decayfree.study import DataSpec, ModelSpec, Recipe, Row, RunSettings, StudySpec
+from decayfree.study.files.of_images import images_of_text
+from decayfree.study.files.results import ROWS_FILE, read_rows, read_spectra, run_directory
+from decayfree.study.run_settings import MODELS_OF_TASK
+from decayfree.study.training.examples import N_EXAMPLES
+from decayfree.study.training.loop import train
+from support.available import import_or_skip
+
+TASKS = ("segmentation", "detection", "counting")
+NETWORKS = [(task, name) for task in TASKS for name in MODELS_OF_TASK[task][0]]
+WIDTHS = {"mcnn-bn": 0.25, "unet-bn": 0.0625}
+KEYS = {
+    "segmentation": {"IoU, ground", "pixel accuracy"},
+    "detection": {"mAP", "mAP50"},
+    "counting": {"MAE, items", "RMSE, items"},
+}
+
+
+def settings_of(task: str, name: str, *, off_span: bool = True, clean: bool = False) -> RunSettings:
+    data = DataSpec(name="scenes", image_size=32, n_train=24, n_validation=6, n_test=14, flip=True)
+    model = ModelSpec(name, width_factor=WIDTHS.get(name, 0.125))
+    recipe = Recipe(
+        task=task,
+        data=data,
+        model=model,
+        n_epochs=2,
+        batch_size=8,
+        n_samples=3,
+        learning_rate=0.01,
+        off_span=off_span,
+        clean_off_span=clean,
+    )
+    method = TurningMethod() if name == "unet-bn" else WRS()
+    return StudySpec(methods=(method,), seeds=(3,), recipe=recipe).runs()[0]
+
+
+def rows_of(out: Path, settings: RunSettings) -> tuple[Row, ...]:
+    return read_rows(run_directory(out, settings.key) / ROWS_FILE, may_be_cut=False)
+
+
+@pytest.mark.parametrize(("task", "name"), NETWORKS)
+def test_a_run_keeps_what_its_task_tells_and_goes_on_bitwise(task: str, name: str, tmp_path: Path) -> None:
+    if name == "fcos-bn":
+        import_or_skip("torchvision.ops")
+    settings = settings_of(task, name)
+    assert train(settings, tmp_path / "whole") == "done"
+    assert train(settings, tmp_path / "parts", on_step=lambda n_done: n_done < 4) == "running"
+    assert train(settings, tmp_path / "parts") == "done"
+    rows, again = (rows_of(tmp_path / folder, settings) for folder in ("whole", "parts"))
+    last = rows[-1]
+    assert [repr(row) for row in rows] == [repr(row) for row in again]
+    assert set(last.test_metrics) >= KEYS[task]
+    of_images = images_of_text(last.test_images)
+    assert len(of_images) in (0, 14)  # none where leaving one image out leaves nothing to score
+    mean = np.mean(of_images, dtype=np.float64) if len(of_images) else last.test_score
+    assert mean == pytest.approx(last.test_score, abs=1e-6)
+    kept = last.test_examples
+    assert [len(kept[key]) for key in ("images", "truth", "said")] == [N_EXAMPLES] * 3
+    assert all(not row.test_images and not row.test_examples for row in rows[:-1])
+    assert all(math.isfinite(value) for value in (last.train_score, last.validation_score, last.test_loss))
+    assert not math.isnan(last.off_span_share) or name == "mcnn-bn"
+    assert read_spectra(run_directory(tmp_path / "whole", settings.key))
+
+
+@pytest.mark.filterwarnings("ignore:fewer inputs were watched")
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_are_cleaned_by_what_the_task_makes_of_images(task: str, tmp_path: Path) -> None:
+    name = MODELS_OF_TASK[task][0][-1]
+    plain, cleaned = (settings_of(task, name, off_span=False, clean=clean) for clean in (False, True))
+    for settings in (plain, cleaned):
+        assert train(settings, tmp_path) == "done"
+    first, last = (rows_of(tmp_path, settings)[-1] for settings in (plain, cleaned))
+    assert set(first.norms) == set(last.norms)
+    assert all(last.norms[weight] <= first.norms[weight] * (1 + 1e-6) for weight in first.norms)
