@@ -254,3 +254,16 @@ def test_only_what_every_head_normalizes_is_held() -> None:
     # The second head sees the last three channels as they are; the first three are for the first head alone.
     assert by_one["stem.weight"].starts == (0, 1, 2)
     assert by_one["stem.weight"].block_sizes == (1, 1, 1)
+
+
+def test_norms_that_are_frozen_on_purpose_are_no_mistake(recwarn: pytest.WarningsRecorder) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+    inputs = torch.randn(4, 3, 8, 8)
+    frozen = network()
+    frozen[1].eval().requires_grad_(False)
+    assert not find_invariant(frozen, inputs)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"are in eval mode.*call model\.train\(\) first"):
+        find_invariant(network().eval(), inputs)
