@@ -73,6 +73,7 @@ EXTRAS = {
     "rescaling.fused_holder": {"numba"},
     "dynamics.fused_rows": {"numba"},
     "methods": {"adamp"},
+    "study.data.annotated.yolo": {"yaml"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},
     "report": {"jinja2", "markupsafe", "plotly"},
     "report.charts.paper": {"matplotlib"},

@@ -52,6 +52,8 @@ class Dataset:
     """Standard deviation of the training pixels, of each color by itself."""
     class_names: tuple[str, ...] = ()
     """What the classes are called, as far as the data says so."""
+    notes: tuple[str, ...] = ()
+    """What was left out or taken in place of something else, a sentence with a count each."""
 
     @property
     def device(self) -> torch.device:

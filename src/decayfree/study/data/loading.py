@@ -1,6 +1,7 @@
 """From a spec to a data set: which images are taken of which part, and where their pixels lie.
 
-Reads no file format itself; there is a file for each beside this one. Validation images are taken from the
+Reads no file format itself; there is a file for each beside this one, and `annotations` for images with more
+than a class. Validation images are taken from the
 training part behind those to train on, and the test part is taken as its authors made it.
 """
 
@@ -15,18 +16,18 @@ from torch import Tensor
 from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.study.data import (
+    annotations,
     cifar,
     decoding,
     digits,
     fashion_mnist,
     image_folder,
     opencv_digits,
-    scenes,
     svhn,
 )
-from decayfree.study.data.draws import generator_for
+from decayfree.study.data.choice import check_enough, chosen, mixed
 from decayfree.study.data.images import N_CHANNELS, Dataset, Images
-from decayfree.study.run_settings import DataSpec
+from decayfree.study.run_settings import DATA_OF_TASK, DataSpec
 
 SHARE_OF_GPU = 0.5
 """Pixels go to a GPU if they take at most this share of its free memory; training needs the rest."""
@@ -61,12 +62,16 @@ def load(
             Fashion-MNIST and OpenCV's digits.
         device: Where the network will be.
         seed: The run's; of consequence with ``by_seed`` only.
+        task: What is to be known of the images: their class, or masks, boxes or points (`Truth`).
 
     Raises:
-        InvalidInputError: If there are not so many images, files are not there or are damaged, or
-            augmentation exceeds the images.
+        InvalidInputError: If the task has no such data, there are not so many images, files are not there or
+            are damaged, or augmentation exceeds the images.
         MissingExtraError: If a package that reads the files is not installed.
     """
+    if spec.name not in DATA_OF_TASK.get(task, ()):
+        known = "; ".join(f"{one} of {', '.join(names)}" for one, names in DATA_OF_TASK.items())
+        raise InvalidInputError(f"there is no {task} of {spec.name}, expected {known}")
     same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0, n_tasks=1)
     folder = None if data_dir is None else str(data_dir)
     dataset = _load(same, folder, str(device), seed if spec.by_seed else None, task)
@@ -82,58 +87,38 @@ def load(
 
 @lru_cache(maxsize=2)
 def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None, task: str) -> Dataset:
-    names: tuple[str, ...] = ()
-    if spec.name == "scenes":
-        parts, names = _drawn(spec, data_dir, seed, task)
-        n_classes, counts = len(names), _counts(parts[0].pixels)
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if task != "classification":
+        read = annotations.read(spec, data_dir, seed, task)
+        parts, n_classes, counts = list(read.parts), read.n_classes, read.counts
+        class_names, notes = read.class_names, read.notes
     elif spec.name == "image-folder":
         parts, n_classes, counts = _from_folder(spec, data_dir, seed)
     else:
         parts, n_classes = _from_arrays(spec, data_dir, seed)
-        counts = _counts(parts[0].pixels)
-    mean, std = _moments(counts)
-    parts = _blanked(parts, spec)
-    train, validation, test = _placed(parts, torch.device(device))
-    return Dataset(train, validation, test, n_classes=n_classes, mean=mean, std=std, class_names=names)
-
-
-def _drawn(
-    spec: DataSpec, data_dir: str | None, seed: int | None, task: str
-) -> tuple[list[Images], tuple[str, ...]]:
-    """The three parts of scenes, of which there are as many as anybody asks for, and their classes' names."""
-    n = spec.first + (spec.n_pool or spec.n_train + spec.n_validation)
-    to_train, to_validate = _chosen(torch.arange(n), spec, seed)
-    roles: dict[scenes.Role, Tensor] = {
-        "train": to_train,
-        "validation": to_validate,
-        "test": torch.arange(spec.n_test),
-    }
-    parts = [
-        scenes.draw(indices, task=task, size=spec.image_size, role=role, of=scenes.source(role, data_dir))
-        for role, indices in roles.items()
-    ]
-    return parts, scenes.class_names(task, scenes.source("train", data_dir))
+        counts = None
+    mean, std = _moments(_counts(parts[0].pixels) if counts is None else counts)
+    train, validation, test = _placed(_blanked(parts, spec), torch.device(device))
+    return Dataset(
+        *(train, validation, test),
+        n_classes=n_classes,
+        mean=mean,
+        std=std,
+        class_names=class_names,
+        notes=notes,
+    )
 
 
 def _from_arrays(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int]:
     """The three parts of data that is read whole, and how many classes it has."""
     train, test, n_classes = _read(spec, data_dir)
-    _check_enough(spec, len(train), len(test))
+    check_enough(spec, len(train), len(test))
     is_mixed = spec.name == "svhn"
-    order = _mixed(train, len(train)) if is_mixed else torch.arange(len(train))
-    of_test = _mixed(test, spec.n_test) if is_mixed else torch.arange(spec.n_test)
-    to_train, to_validate = _chosen(order, spec, seed)
+    order = mixed(len(train), len(train)) if is_mixed else torch.arange(len(train))
+    of_test = mixed(len(test), spec.n_test) if is_mixed else torch.arange(spec.n_test)
+    to_train, to_validate = chosen(order, spec, seed)
     return [_taken(train, to_train), _taken(train, to_validate), _taken(test, of_test)], n_classes
-
-
-def _chosen(order: Tensor, spec: DataSpec, seed: int | None) -> tuple[Tensor, Tensor]:
-    """Which of the training part to train on, and which to validate on, out of all in their order."""
-    pool = order[spec.first : spec.first + spec.n_pool if spec.n_pool else None]
-    if seed is None:
-        return pool[: spec.n_train], pool[spec.n_train : spec.n_train + spec.n_validation]
-    rest, to_validate = pool[: len(pool) - spec.n_validation], pool[len(pool) - spec.n_validation :]
-    drawn = torch.randperm(len(rest), generator=generator_for("train images", seed))[: spec.n_train]
-    return rest[drawn], to_validate
 
 
 def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
@@ -156,12 +141,12 @@ def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
 def _from_folder(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int, Tensor]:
     """The three parts of a folder of images, its number of classes, and the training pixels' counts."""
     tree = image_folder.find(data_dir)
-    _check_enough(spec, len(tree.train), len(tree.test))
-    to_train, to_validate = _chosen(_mixed(tree.train, len(tree.train)), spec, seed)
+    check_enough(spec, len(tree.train), len(tree.test))
+    to_train, to_validate = chosen(mixed(len(tree.train), len(tree.train)), spec, seed)
     listed = (
         tree.train.at(to_train.tolist()),
         tree.train.at(to_validate.tolist()),
-        tree.test.at(_mixed(tree.test, spec.n_test).tolist()),
+        tree.test.at(mixed(len(tree.test), spec.n_test).tolist()),
     )
     decoded = decoding.decode([part.paths for part in listed], size=spec.image_size)
     parts = [
@@ -169,23 +154,6 @@ def _from_folder(spec: DataSpec, data_dir: str | None, seed: int | None) -> tupl
         for part, images in zip(listed, decoded, strict=True)
     ]
     return parts, len(tree.classes), decoded[0].counts
-
-
-def _check_enough(spec: DataSpec, n_train: int, n_test: int) -> None:
-    n_left = n_train - spec.first
-    if max(spec.n_train + spec.n_validation, spec.n_pool) > n_left or spec.n_test > n_test:
-        validation = f", n_validation={spec.n_validation}" if spec.n_validation else ""
-        validation += f", first={spec.first}" if spec.first else ""
-        validation += f", n_pool={spec.n_pool}" if spec.n_pool else ""
-        raise InvalidInputError(
-            f"{spec.name} has {n_train} training and {n_test} test images here, "
-            f"but n_train={spec.n_train}{validation} and n_test={spec.n_test} are asked for"
-        )
-
-
-def _mixed(part: Images | image_folder.Part, n_taken: int) -> Tensor:
-    """(n_taken,), int64: which images, the same for fewer of them."""
-    return torch.randperm(len(part), generator=generator_for("mixed", len(part)))[:n_taken]
 
 
 def _taken(part: Images, positions: Tensor) -> Images:

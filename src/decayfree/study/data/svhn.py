@@ -5,8 +5,6 @@ that `load` mixes them.
 """
 
 import math
-import struct
-import zlib
 from pathlib import Path
 
 import torch
@@ -14,12 +12,11 @@ import torch
 from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.study.data.folders import cache_dir, folder_with
 from decayfree.study.data.images import Images
-from decayfree.study.disk import read_bytes
+from decayfree.study.data.matlab import check_size
 
 _MOST_BYTES = 1 << 28
 """Of one file, packed or unpacked; that to train on has 73,257 images of 3,072."""
 _NUMBERS = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double"}
-_PACKED, _CHUNK = 15, 1 << 20
 ADDRESS = "http://ufldl.stanford.edu/housenumbers/"
 N_CLASSES = 10
 _TRAIN, _TEST = "train_32x32.mat", "test_32x32.mat"
@@ -66,7 +63,7 @@ def read_part(path: Path) -> Images:
     with extra_needed("study", "SVHN comes in MATLAB's files, which scipy reads, and it is not installed"):
         from scipy.io import loadmat, whosmat
     try:
-        _check_size(path)
+        check_size(path, at_most=_MOST_BYTES)
         listed = {name: (shape, kind) for name, shape, kind in whosmat(path)}
         if {listed[name][1] for name in ("X", "y")} - _NUMBERS or math.prod(listed["X"][0]) > _MOST_BYTES:
             raise ValueError(f"it holds {listed}")
@@ -88,19 +85,3 @@ def read_part(path: Path) -> Images:
         )
     images = pixels.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     return Images(images, labels % N_CLASSES)
-
-
-def _check_size(path: Path) -> None:
-    """Raise where the parts of a MATLAB file hold more than it can have: some may be packed."""
-    content = read_bytes(path, at_most=_MOST_BYTES)
-    start, n_left = 128, _MOST_BYTES  # its header
-    while start + 8 <= len(content):
-        kind, n_bytes = struct.unpack_from("<II", content, start)
-        if kind == _PACKED:
-            part, decoder = content[start + 8 : start + 8 + n_bytes], zlib.decompressobj()
-            while part and n_left > 0 and not decoder.eof:
-                n_left -= len(decoder.decompress(part, _CHUNK))
-                part = decoder.unconsumed_tail
-        if n_left <= 0:
-            raise ValueError(f"it unpacks to more than {_MOST_BYTES:,} bytes")
-        start += 8 + n_bytes

@@ -37,10 +37,11 @@ class Ragged:
 
     def __getitem__(self, chosen: Tensor | slice) -> "Ragged":
         """The same of some images: their numbers, or a slice."""
-        each = self.split()
-        numbers = range(len(each))[chosen] if isinstance(chosen, slice) else chosen.tolist()
-        rows = [each[number] for number in numbers]
-        return Ragged(torch.cat(rows) if rows else self.rows[:0], self.counts[chosen])
+        chosen = chosen if isinstance(chosen, slice) else chosen.to(self.counts.device)
+        counts, first = self.counts[chosen], (self.counts.cumsum(0) - self.counts)[chosen]
+        # From the place of a row among those chosen to its place among all.
+        shift = (first - counts.cumsum(0) + counts).repeat_interleave(counts)
+        return Ragged(self.rows[(shift + torch.arange(len(shift))).to(self.device)], counts)
 
     @property
     def device(self) -> torch.device:
@@ -48,7 +49,8 @@ class Ragged:
 
     def split(self) -> tuple[Tensor, ...]:
         """(n_rows, n_numbers) of each image."""
-        return tuple(self.rows.split(self.counts.tolist()))
+        parts: tuple[Tensor, ...] = self.rows.split(self.counts.tolist())
+        return parts
 
     def to(self, device: torch.device | str) -> "Ragged":
         return Ragged(self.rows.to(device), self.counts)
