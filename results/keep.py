@@ -192,10 +192,10 @@ def line(cells: Sequence[TableCell]) -> str:
 
 
 def every_setting(name: str, group: Group) -> Iterator[str]:
-    """Mean test accuracies of all settings, those that validation data did not choose among them."""
+    """Mean test scores of all settings, those that validation data did not choose among them."""
     rates = group.learning_rates
     yield (
-        "\nMean test accuracy of every setting, %, chosen or not, over "
+        f"\nMean test {group.cells[0].metric.name} of every setting, %, chosen or not, over "
         f"{max(cell.n_planned for cell in group.cells)} seeds:\n"
     )
     yield "| Method | " + " | ".join(f"learning rate {rate:g}" for rate in rates) + " |"
@@ -210,7 +210,7 @@ def every_setting(name: str, group: Group) -> Iterator[str]:
 
 
 def mean_of(name: str, cell: Cell) -> str:
-    """Mean test accuracy over seeds, in percent without its sign, and whether the setting was added."""
+    """Mean test score over seeds, in percent without its sign, and whether the setting was added."""
     final, mark = cell.final_test, f" {MARK}" if is_marked(name, cell.settings) else ""
     return f"{100 * final.mean:.2f}{mark}" if final else f"diverged{mark}"
 
