@@ -112,6 +112,7 @@ XML = {
     files.voc_xml([("unicorn", (1, 1, 2, 2), 0)]): "object 1 is of no class of PASCAL VOC: 'unicorn'",
     files.voc_xml([("dog", (1, 1, 2, "x"), 0)]): r"object 1: expected xmin, .* got \['1', '1', '2', 'x'\]",
     files.voc_xml([("dog", (1, 1, 2, "nan"), 0)]): "object 1: expected xmin",
+    files.voc_xml([("dog", (1, 1, 2, 2), "yes")]): "object 1: difficult: expected 0 or 1, got 'yes'",
     files.voc_xml([("dog", (1, 1, 2, 2), 0)], size=(16, 13)): "16 × 12, expected 16 × 13",
 }
 
@@ -171,6 +172,8 @@ COCO = [
     (changed("annotations", 2, bbox=[1, 2, 3]), r"id 9: bbox: expected x, y, width, height, got \[1, 2, 3\]"),
     (changed("annotations", 2, bbox=[1, 2, 3, float("nan")]), "id 9: bbox"),
     (changed("annotations", 2, bbox=[1, 2, 3, True]), "id 9: bbox"),
+    (changed("annotations", 2, bbox=[1, 2, 3, 10**400]), "id 9: bbox"),
+    (changed("annotations", 2, iscrowd="1"), "id 9: iscrowd: expected 0 or 1, got '1'"),
     (changed("categories", 1, name="cat"), "categories of val2017 are not those of train2017"),
     (changed("images", 1, height=13), "16 × 12, expected 16 × 13"),
     (changed("images", 1, file_name="absent.jpg"), "absent.jpg: FileNotFoundError"),
@@ -338,6 +341,13 @@ def test_a_part_without_images_is_a_fault(tmp_path):
     for path in (tmp_path / "train").glob("*.png"):
         path.unlink()
     assert said("points", tmp_path, "counting").startswith(f"{tmp_path / 'train'} has no image (")
+
+
+def test_two_images_with_one_annotation_are_a_fault(tmp_path):
+    files.write_yolo(tmp_path)
+    files.write_pictures([tmp_path / "images" / "train" / "1.png"])
+    folder = tmp_path / "images" / "train"
+    assert said("yolo", tmp_path, "detection") == f"1 names have several images in {folder}:\n  1"
 
 
 def test_an_image_size_of_nothing_is_a_fault(tmp_path):
