@@ -76,6 +76,7 @@ bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/span.py
 	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/scenes.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -88,7 +89,7 @@ $(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-develop: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing decayfree with torch and the tools for its tests, once; this takes a few minutes."
-	@$(PIP_INSTALL) -e ".[test,lint,models,benchmarks,docs]" $(SHOW_DOWNLOADS)
+	@$(PIP_INSTALL) -e ".[test,lint,models,benchmarks,docs,real]" $(SHOW_DOWNLOADS)
 	@touch $@ $(VENV)/installed-study
 
 $(BIN)/python:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
+    from decayfree.study.data.annotated.coco import write_coco as write_coco
     from decayfree.study.data.augmentation import augmented as augmented
     from decayfree.study.data.augmentation import cropped as cropped
     from decayfree.study.data.augmentation import cut_out as cut_out
@@ -20,5 +21,7 @@ if TYPE_CHECKING:
     from decayfree.study.data.images import Dataset as Dataset
     from decayfree.study.data.images import Images as Images
     from decayfree.study.data.loading import load as load
+    from decayfree.study.data.truth import Ragged as Ragged
+    from decayfree.study.data.truth import Truth as Truth
 
 __getattr__ = lazy_face(__name__)

@@ -50,7 +50,8 @@ def load(
     Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
     first, in an order that depends on no seed of a run: the classes of a subset are as frequent as in a
     random draw without replacement, not exactly as in the whole. Both sets of digits have no test part of
-    their own: it is what comes after the training and the validation images.
+    their own: it is what comes after the training and the validation images. Scenes come by number, those
+    to validate on being others than those to train on; other sets with masks, boxes or points are mixed.
 
     Pixels stay bytes. On a GPU they lie in its memory, as far as they fit, and else in the computer's, from
     which each batch is moved. Those of a folder of images are decoded once, into a file of the user's cache

@@ -9,13 +9,21 @@ References:
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, extra_needed
-from decayfree.study.data.annotated.listing import Listing, Part, as_rows, first_with, root_of, text_of
+from decayfree.study.data.annotated.listing import (
+    Listing,
+    Part,
+    as_rows,
+    first_with,
+    is_number,
+    root_of,
+    text_of,
+)
 from decayfree.study.data.decoding import raise_faults
 from decayfree.study.data.images import Images
 from decayfree.study.data.truth import Ragged
@@ -55,7 +63,8 @@ def find(data_dir: str | None) -> Listing:
     return Listing(train, test, classes, len(classes))
 
 
-def write_coco(part: Images, folder: Path, *, name: str, class_names: Sequence[str]) -> None:
+@checked()
+def write_coco(part: Images, folder: str | Path, *, name: str, class_names: Sequence[str]) -> None:
     """Write images with boxes as `find` and COCO's tools read them: PNG files and their JSON.
 
     Args:
@@ -72,6 +81,7 @@ def write_coco(part: Images, folder: Path, *, name: str, class_names: Sequence[s
         from PIL import Image
     if not isinstance(part.labels, Ragged) or part.labels.rows.shape[1] != 6:
         raise InvalidInputError("write_coco: expected images with boxes")
+    folder = Path(folder)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -153,18 +163,15 @@ def _faults(table: str, rows: list[Any]) -> list[str]:
         if of_wrong_kind:
             faults.append(f"{table}[{place}]: without a proper {', '.join(of_wrong_kind)}")
             continue
-        if table == "annotations" and not _is_box(row["bbox"]):
-            faults.append(f"{table}: id {row['id']}: bbox: expected x, y, width, height, got {row['bbox']}")
+        if table == "annotations":
+            box, crowd = row["bbox"], row.get("iscrowd", 0)
+            if len(box) != 4 or not all(map(is_number, box)):
+                faults.append(f"{table}: id {row['id']}: bbox: expected x, y, width, height, got {box}")
+            if crowd not in (0, 1):
+                faults.append(f"{table}: id {row['id']}: iscrowd: expected 0 or 1, got {crowd!r}")
         for key, known in seen.items():
             if key in wanted and row[key] in known:
                 faults.append(f"{table}: {key} {row[key]} comes twice")
             if key in wanted:
                 known.add(row[key])
     return faults
-
-
-def _is_box(values: list[Any]) -> bool:
-    return len(values) == 4 and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        for value in values
-    )

@@ -49,7 +49,7 @@ def segmented(picture: Tensor, path: Path) -> Tensor:
         from scipy import ndimage
     values = picture.double().numpy()
     gradient = torch.from_numpy(ndimage.sobel(values, 0)).hypot(torch.from_numpy(ndimage.sobel(values, 1)))
-    height = (gradient / gradient.max() * 255).to(torch.uint8).numpy()
+    height = (gradient / gradient.max().clamp(min=1) * 255).to(torch.uint8).numpy()
     markers = ((picture < 30) + 2 * (picture > 150)).to(torch.int16).numpy()
     is_coin = ndimage.binary_fill_holes(ndimage.watershed_ift(height, markers) == 2)
     objects, n_objects = ndimage.label(ndimage.binary_opening(is_coin, iterations=2))

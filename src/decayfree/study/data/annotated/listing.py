@@ -4,7 +4,8 @@ Opens no picture. Each format has a file beside this one, which makes a `Listing
 told at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from decayfree.study.disk import read_text
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _MOST_BYTES = 1 << 24
 """Of a file of annotations of one image, or a list of names."""
+_LARGEST = 1e9
+"""Of a coordinate, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,12 @@ class Part:
 
     def at(self, positions: list[int]) -> "Part":
         """The images at these positions, in this order."""
-        lists = (self.paths, self.masks, self.rows, self.sizes)
-        return Part(*([each[i] for i in positions] if each else [] for each in lists))  # type: ignore[arg-type]
+        return Part(
+            [self.paths[i] for i in positions],
+            [self.masks[i] for i in positions if self.masks],
+            [self.rows[i] for i in positions if self.rows],
+            [self.sizes[i] for i in positions if self.sizes],
+        )
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,13 @@ def images_in(folder: Path) -> list[Path]:
     """Sorted by name.
 
     Raises:
-        InvalidInputError: If there is no such folder, or no image in it.
+        InvalidInputError: If there is no such folder or no image in it, or two would have one annotation.
     """
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
     if not found:
         reason = "has no image" if folder.is_dir() else "is no folder"
         raise InvalidInputError(f"{folder} {reason} ({', '.join(EXTENSIONS)})")
+    raise_faults(f"names have several images in {folder}", _repeated(path.stem for path in found))
     return found
 
 
@@ -127,9 +135,7 @@ def names_in(path: Path) -> list[str]:
         InvalidInputError: If it cannot be read, or names come twice.
     """
     names = [line.split()[0] for line in lines_of(path) if line]
-    seen: set[str] = set()
-    twice = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-    raise_faults(f"names come twice in {path}", twice)
+    raise_faults(f"names come twice in {path}", _repeated(names))
     return names
 
 
@@ -144,6 +150,20 @@ def masked(images: Sequence[Path], masks: Sequence[Path]) -> Part:
     return Part([str(path) for path in images], masks=[str(path) for path in masks])
 
 
+def is_number(value: object) -> bool:
+    """Whether it is one that a place in a picture can have; neither NaN nor True is.
+
+    Example:
+        >>> is_number(-2.5), is_number(float("inf")), is_number(10**400), is_number(True), is_number("1")
+        (True, False, False, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
 def as_rows(rows: Sequence[Sequence[float]], n_numbers: int) -> Tensor:
     """(n, n_numbers), float32, also of none."""
     return torch.tensor(rows, dtype=torch.float32).view(-1, n_numbers)
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]

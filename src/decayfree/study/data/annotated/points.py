@@ -18,6 +18,7 @@ from decayfree.study.data.annotated.listing import (
     as_rows,
     first_with,
     images_in,
+    is_number,
     lines_of,
     root_of,
     text_of,
@@ -78,11 +79,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_point(point: Any) -> bool:
-    return (
-        _is_list(point)
-        and len(point) == 2
-        and all(type(value) in (int, float) and math.isfinite(value) for value in point)
-    )
+    return _is_list(point) and len(point) == 2 and all(map(is_number, point))
 
 
 def _in_csv(path: Path) -> Tensor:
@@ -94,7 +91,7 @@ def _in_csv(path: Path) -> Tensor:
             x, y = map(float, line.split(","))
         except ValueError:
             x = y = math.nan
-        if not math.isfinite(x + y):
+        if not (is_number(x) and is_number(y)):
             raise InvalidInputError(f"{path}:{number}: expected x,y, got {line!r}")
         rows.append((x, y))
     return as_rows(rows, 2)

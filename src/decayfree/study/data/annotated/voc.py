@@ -20,6 +20,7 @@ from decayfree.study.data.annotated.listing import (
     Part,
     as_rows,
     first_with,
+    is_number,
     masked,
     names_in,
     root_of,
@@ -103,13 +104,15 @@ def _read(path: Path) -> tuple[Tensor, tuple[int, int]]:
             x1, y1, x2, y2 = (float(corner or "") for corner in corners)
         except ValueError:
             x1 = y1 = x2 = y2 = math.nan
-        if not math.isfinite(x1 + y1 + x2 + y2):
+        if not all(map(is_number, (x1, y1, x2, y2))):
             raise InvalidInputError(
                 f"{path}: object {number}: expected xmin, ymin, xmax and ymax, got {corners}"
             )
-        is_difficult = (thing.findtext("difficult") or "0").strip() == "1"
+        difficult = (thing.findtext("difficult") or "0").strip()
+        if difficult not in ("0", "1"):
+            raise InvalidInputError(f"{path}: object {number}: difficult: expected 0 or 1, got {difficult!r}")
         # Its pixels are counted from 1, and the last one belongs to the box.
-        rows.append((x1 - 1, y1 - 1, x2, y2, CLASSES.index(name), is_difficult))
+        rows.append((x1 - 1, y1 - 1, x2, y2, CLASSES.index(name), difficult == "1"))
     sides = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     width, height = (int(side) if side.isdecimal() else 0 for side in sides)
     return as_rows(rows, 6), (width, height)

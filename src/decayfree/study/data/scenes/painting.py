@@ -1,7 +1,7 @@
 """A laid-out scene as pixels, and which of them belong to which item.
 
-Draws no random numbers. All values are whole numbers that float32 holds exactly, so that every machine paints
-the same.
+Draws no random numbers. All values are whole numbers, also where they are floating, so that every machine
+paints the same.
 """
 
 from dataclasses import dataclass
@@ -75,29 +75,31 @@ def _resized(items: Tensor, side: Tensor, is_mirrored: Tensor) -> Tensor:
     """(n_items, width, width), int32: each brought to its own side, in the upper left of the widest."""
     width = int(side.max())
     sides, number = side.unique(return_inverse=True)
-    weights = torch.stack([_weights(items.shape[1], one, width) for one in sides.tolist()])[number]
-    columns = torch.where(is_mirrored[:, None, None], weights.flip(2), weights)
-    return _weighted(items, weights, columns)
+    table = torch.stack([_weights(items.shape[1], one, width) for one in sides.tolist()])
+    mirrored = torch.cat([table, table.flip(2)])  # those of the columns, where left is right
+    return _weighted(items, table[number], mirrored[number + len(sides) * is_mirrored])
 
 
 def _weighted(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(..., n_rows, n_columns), int32, from images of bytes and weights of `_UNIT` in sum."""
-    # At most 255·64², which float32 holds to the last digit in whatever order it is added up.
+    # Whole numbers of at most 255·64² are exact in whatever order they are added up. float32 would hold them
+    # too, but may be multiplied in less where its precision is set to medium.
     values = rows @ images.to(rows.dtype) @ columns.transpose(-1, -2)
     return values.to(torch.int32) >> 12
 
 
 @lru_cache(maxsize=1024)
 def _weights(n_from: int, n_to: int, width: int) -> Tensor:
-    """(width, n_from), float32: of each pixel those of the old ones, a triangle; 0 from ``n_to`` on."""
+    """(width, n_from), float64: of each pixel those of the old ones, a triangle; 0 from ``n_to`` on."""
     scale = n_from / n_to
     center = (torch.arange(n_to, dtype=torch.float64) + 0.5) * scale
     distance = torch.arange(n_from, dtype=torch.float64) + 0.5 - center[:, None]
+    # A triangle as wide as the coarser of the two grids: what is made smaller is averaged.
     triangle = (1 - distance.abs() / max(scale, 1)).clamp(min=0)
     # Rounding the running sum keeps the whole at 64.
     sums = (triangle.cumsum(1) / triangle.sum(1, keepdim=True) * _UNIT).round()
-    weights = torch.zeros(width, n_from)
-    weights[:n_to] = sums.diff(dim=1, prepend=torch.zeros(n_to, 1, dtype=torch.float64)).float()
+    weights = torch.zeros(width, n_from, dtype=torch.float64)
+    weights[:n_to] = sums.diff(dim=1, prepend=torch.zeros(n_to, 1, dtype=torch.float64))
     return weights
 
 
