@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from decayfree.methods import WRS, TurningMethod
-from decayfree.study import DataSpec, ModelSpec, Recipe, Row, RunSettings, StudySpec
+from decayfree.report import write_report
+from decayfree.study import DataSpec, ModelSpec, Recipe, Row, RunSettings, StudySpec, read_study
 from decayfree.study.files.of_images import images_of_text
 from decayfree.study.files.results import ROWS_FILE, read_rows, read_spectra, run_directory
 from decayfree.study.run_settings import MODELS_OF_TASK
@@ -83,3 +85,28 @@ def test_weights_are_cleaned_by_what_the_task_makes_of_images(task: str, tmp_pat
     first, last = (rows_of(tmp_path, settings)[-1] for settings in (plain, cleaned))
     assert set(first.norms) == set(last.norms)
     assert all(last.norms[weight] <= first.norms[weight] * (1 + 1e-6) for weight in first.norms)
+
+
+def test_what_was_left_out_of_the_data_is_told_on_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for part, n in (("train", 12), ("val", 4)):
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True)
+        for number in range(n):
+            Image.new("RGB", (32, 32), (number * 9, 40, 90)).save(folder / "images" / part / f"{number}.png")
+            (folder / "labels" / part / f"{number}.txt").write_text("0 0.9 0.5 0.5 0.5\n")
+    (folder / "data.yaml").write_text("names: [thing]\n")
+    data = DataSpec(name="yolo", image_size=32, n_train=8, n_validation=4, n_test=4)
+    model = ModelSpec("centernet-bn", width_factor=0.125)
+    recipe = Recipe(
+        task="detection", data=data, model=model, n_epochs=1, batch_size=4, n_samples=1, off_span=False
+    )
+    spec = StudySpec(methods=(WRS(),), seeds=(0,), recipe=recipe, data_dir=str(folder))
+    out = tmp_path / "study"
+    out.mkdir()
+    (out / "study.toml").write_text(spec.to_toml())
+    train(spec.runs()[0], out, data_dir=folder)
+    (run,) = read_study(out).runs
+    said = "train: 8 of 8 boxes reach out of the image and are cut at its border."
+    assert said in run.notes
+    assert said in write_report(out).read_text()

@@ -9,7 +9,7 @@ not decide when to save.
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,9 @@ def write_record(
     first_layer: str = "",
     cost: Mapping[str, Any] | None = None,
     seals: Mapping[str, Seal] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write ``run.json``; ``seals`` are those of the other files, once the run has ended."""
+    """Write ``run.json``, with the ``seals`` of the other files once the run has ended, and notes on data."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "settings": settings.to_dict(),
@@ -189,6 +190,7 @@ def write_record(
         "first_layer": first_layer,
         "cost": without_nan(dict(cost or {})),
         "set_aside": list(results.set_aside_reasons(directory)),
+        "notes": list(notes),
         "files": {name: dataclasses.asdict(seal) for name, seal in (seals or {}).items()},
     }
     replace_text(directory / results.RECORD_FILE, sealed_json(record, indent=1))

@@ -120,6 +120,8 @@ class Run:
     """What the training took, by name with its unit: epoch seconds, bytes of memory; empty if unmeasured."""
     set_aside: tuple[str, ...] = ()
     """Why files of this run were found damaged and set aside, and the run begun anew; once for each time."""
+    notes: tuple[str, ...] = ()
+    """What was left out of its data, or taken in place of something else, a sentence each."""
 
     @property
     def method(self) -> str:
@@ -231,8 +233,9 @@ def _check_types(record: Mapping[str, Any]) -> None:
         raise TypeError("settings: without a method or a seed")
     for value in (record["elapsed_s"], *record["cost"].values()):
         _number(value)
-    if not all(isinstance(reason, str) for reason in record["set_aside"]):
-        raise TypeError("set_aside: expected texts")
+    for name in ("set_aside", "notes"):
+        if not all(isinstance(text, str) for text in record[name]):
+            raise TypeError(f"{name}: expected texts")
     for seal in record["files"].values():
         Seal.from_dict(seal)
 
@@ -330,7 +333,8 @@ def spectra_to(spectra: Spectra) -> str:
 def row_from(record: Mapping[str, Any]) -> Row:
     """The row that a line of ``metrics.jsonl`` says; null in it stands for a column that older runs lack."""
     expected = {entry.name for entry in fields(Row)}
-    record = {_ONCE.get(name, name): value for name, value in record.items()}
+    if isinstance(record, dict):
+        record = {_ONCE.get(name, name): value for name, value in record.items()}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
     wrong = [name for name in (*_TABLES, "test_examples") if not isinstance(record.get(name, {}), dict)]
@@ -391,19 +395,20 @@ def _read_run(directory: Path) -> Run:
         spectra=read_spectra(directory),
         cost={name: _number(value) for name, value in record["cost"].items()},
         set_aside=tuple(record["set_aside"]),
+        notes=tuple(record["notes"]),
         **values,
     )
 
 
-_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside")
+_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside", "notes")
 _IN_RECORD = {entry.name for entry in fields(Run)} - set(_READ_OTHERWISE)
-_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}}
+_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}, "notes": []}
 _KINDS_IN_RECORD: Mapping[str, Any] = {
     **dict.fromkeys(("settings", "versions", "hardware", "cost", "files"), dict),
     **dict.fromkeys(("label", "first_layer"), str),
     "reason": str | None,
     "n_steps": int,
-    "set_aside": list,
+    **dict.fromkeys(("set_aside", "notes"), list),
 }
 
 

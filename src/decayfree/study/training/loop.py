@@ -212,6 +212,7 @@ class _Run:
             seals=self.files.seals() if state in ENDED else None,
             elapsed_s=self.elapsed_s,
             first_layer="" if first is None else first.name,
+            notes=parts.dataset.notes,
             cost=cost_of(
                 parts.model,
                 parts.optimizer,
