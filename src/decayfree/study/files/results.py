@@ -334,7 +334,7 @@ def row_from(record: Mapping[str, Any]) -> Row:
     """The row that a line of ``metrics.jsonl`` says; null in it stands for a column that older runs lack."""
     expected = {entry.name for entry in fields(Row)}
     if isinstance(record, dict):
-        record = {_ONCE.get(name, name): value for name, value in record.items()}
+        record = {_ONCE.get(str(name), str(name)): value for name, value in record.items()}
     if not expected - _LATER <= set(record) <= expected:
         raise ValueError(f"expected the keys {sorted(expected)}, got {sorted(record)}")
     wrong = [name for name in (*_TABLES, "test_examples") if not isinstance(record.get(name, {}), dict)]
