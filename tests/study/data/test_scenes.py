@@ -136,6 +136,8 @@ def test_scenes_are_loaded_by_every_task(task):
     more = load(DataSpec("scenes", n_train=9, n_test=3, image_size=32), task=task, seed=1)
     assert torch.equal(more.train.pixels[:6], data.train.pixels)
     assert len(more.validation) == 0
+    if task != "segmentation":
+        assert more.validation.labels.rows.shape == (0, more.train.labels.rows.shape[1])
     batch = data.batch(torch.tensor([1, 0]), SPEC, seed=0, step=0)
     assert batch.shape == (2, 3, 32, 32)
     values = data.to_input(data.train.pixels)
