@@ -183,6 +183,15 @@ def test_pixels_are_squeezed_and_decoded_once(tmp_path, monkeypatch):
     assert torch.equal(load(spec, tmp_path, task="counting").train.pixels, data.train.pixels)
 
 
+@pytest.mark.parametrize(("name", "task", "n_numbers"), [("coco", "detection", 6), ("points", "counting", 2)])
+def test_nothing_to_validate_on_has_as_many_numbers(name, task, n_numbers, tmp_path):
+    {**BOXES, **POINTS}[name](tmp_path)
+    data = load(DataSpec(name, n_train=3, n_test=2, image_size=SIZE), tmp_path, task=task)
+    assert data.validation.labels.rows.shape == (0, n_numbers)
+    assert len(data.validation) == 0
+    assert data.validation.pixels.shape == (0, 3, SIZE, SIZE)
+
+
 PACKAGES = {"nuclei": ("stardist", nuclei, (12, 4), 125), "coins": ("skimage", coins, (9, 3), 24)}
 
 

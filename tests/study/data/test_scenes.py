@@ -45,7 +45,7 @@ def slow(scenes, pool, size):
         picture = pool.items[int(within(scenes.item[item], 0, len(pool.items)))].numpy().astype(int)
         weights = painting._weights(picture.shape[0], side, side).numpy().astype(int)
         values = weights @ picture @ weights.T // 64**2
-        if scenes.is_mirrored[item]:
+        if scenes.is_mirrored[item] and pool.has_mirror_images:
             values = (weights @ picture[:, ::-1] @ weights.T) // 64**2
         mask = values > pool.threshold
         whole.append(mask.sum())
@@ -136,6 +136,8 @@ def test_scenes_are_loaded_by_every_task(task):
     more = load(DataSpec("scenes", n_train=9, n_test=3, image_size=32), task=task, seed=1)
     assert torch.equal(more.train.pixels[:6], data.train.pixels)
     assert len(more.validation) == 0
+    if task != "segmentation":
+        assert more.validation.labels.rows.shape == (0, more.train.labels.rows.shape[1])
     batch = data.batch(torch.tensor([1, 0]), SPEC, seed=0, step=0)
     assert batch.shape == (2, 3, 32, 32)
     values = data.to_input(data.train.pixels)
@@ -197,6 +199,11 @@ def test_digits_stand_in_for_what_is_not_there_and_say_so(tmp_path, monkeypatch)
     assert data.class_names[:2] == ("digit 0", "digit 1")
     assert data.notes == ("The items are scikit-learn's digits, since Fashion-MNIST was not found.",)
     pools = garments(None)[0]
+    upright = layout("objects", "train", 0, torch.arange(4), size=40)
+    drawn = painting.painted(upright, pools["train"], size=40)
+    assert np.array_equal(drawn.pixels.numpy(), slow(upright, pools["train"], 40)[0])
+    assert upright.is_mirrored.any()
+    assert not pools["train"].has_mirror_images
     assert torch.equal(torch.cat([pool.labels for pool in pools.values()]), digits.read().classes)
     with pytest.raises(InvalidInputError, match="Fashion-MNIST was not found"):
         load(SPEC, tmp_path, task="detection")

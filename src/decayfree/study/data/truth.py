@@ -79,7 +79,7 @@ def mirrored(truth: Truth, which: Tensor, *, width: int) -> Truth:
         width: Of the images, in pixels.
     """
     if isinstance(truth, Ragged):
-        moves = which.repeat_interleave(truth.counts).to(truth.device)
+        moves = which.to(truth.counts.device).repeat_interleave(truth.counts).to(truth.device)
         x = [0] if truth.rows.shape[1] == _N_NUMBERS_OF_A_POINT else [2, 0]
         rows = truth.rows.clone()
         rows[moves, : 2 * len(x) : 2] = width - truth.rows[moves][:, x]

@@ -35,6 +35,8 @@ def truth_of(part: Part, listing: Listing, *, size: int, name: str) -> tuple[Tru
     """
     if listing.values or listing.colors:
         return _masks(part, listing, size), []
+    if not part.paths:  # nothing to validate on: rows of as many numbers
+        return Ragged(listing.train.rows[0][:0], torch.zeros(0, dtype=torch.int64)), []
     sizes = decoding.sizes(part.paths)
     said = zip(part.paths, part.sizes, sizes.tolist(), strict=True) if part.sizes else ()
     raise_faults(
@@ -57,7 +59,7 @@ def brought(
     outside of it.
 
     Args:
-        rows: Of each picture (n, 6) or (n, 2), as `Truth` has them.
+        rows: Of each picture (n, 6) or (n, 2), as `Truth` has them; of one picture at least.
         sizes: (n_pictures, 2), int64: their widths and heights, in pixels.
         in_shares: Whether rows are shares of width and height; else they are pixels.
         size: Height and width of the images, in pixels.
@@ -71,18 +73,17 @@ def brought(
         >>> notes[0]
         'train: 1 of 2 boxes reach out of the image and are cut at its border.'
     """
-    if not rows:
-        return Ragged(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)), []
     counts = torch.tensor([len(each) for each in rows])
     values, image = torch.cat(tuple(rows)).double(), torch.arange(len(rows)).repeat_interleave(counts)
     sides = sizes.double()[image]
     is_boxes = values.shape[1] == _N_NUMBERS_OF_A_BOX
     places = values[:, : 4 if is_boxes else 2]
-    shares = (places if in_shares else places / sides.repeat(1, places.shape[1] // 2)).clone()
+    shares = places if in_shares else places / sides.repeat(1, places.shape[1] // 2)
     inside = shares.clamp(0, 1)
     is_cut = ((inside - shares).abs() > _ROUNDING).any(1)
+    pixels = (inside * size).float()
     if is_boxes:
-        is_kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+        is_kept = (pixels[:, 2] > pixels[:, 0]) & (pixels[:, 3] > pixels[:, 1])
         told = {
             "boxes reach out of the image and are cut at its border": is_cut & is_kept,
             "boxes have no area in the image and are left out": ~is_kept,
@@ -90,7 +91,7 @@ def brought(
     else:
         is_kept = ~is_cut
         told = {"points are outside of the image and are left out": is_cut}
-    kept = torch.cat([inside * size, values[:, places.shape[1] :]], dim=1)[is_kept].float()
+    kept = torch.cat([pixels, values[:, places.shape[1] :].float()], dim=1)[is_kept]
     n_kept = image[is_kept].bincount(minlength=len(rows))
     notes = [
         f"{name}: {int(which.sum())} of {len(values)} {what}." for what, which in told.items() if which.any()

@@ -40,7 +40,7 @@ class Layout:
     top: Tensor
     """(n_items,), int64: its first row."""
     is_mirrored: Tensor
-    """(n_items,), bool: whether left is right."""
+    """(n_items,), bool: whether left is right, where its class lets it."""
     tint: Tensor
     """(n_items, 3), int64: by how many 128ths the item's values are multiplied for each color."""
     ground: Tensor

@@ -46,7 +46,7 @@ def painted(layout: Layout, pool: Pool, *, size: int) -> Painted:
         size: Height and width of the scenes, in pixels.
     """
     which = within(layout.item, 0, len(pool.items))
-    values = _resized(pool.items[which], layout.side, layout.is_mirrored)
+    values = _resized(pool.items[which], layout.side, layout.is_mirrored & pool.has_mirror_images)
     width = values.shape[2]
     seen = (values > pool.threshold) & _inside(layout.side, width)
     item, row, column = seen.nonzero(as_tuple=True)

@@ -41,6 +41,8 @@ class Pool:
     """(2, 427, width, n_channels), uint8: a piece of each photograph, in color or grey."""
     threshold: int
     """Pixels of an item that are brighter belong to it; through the others one sees what is behind."""
+    has_mirror_images: bool = True
+    """Whether a mirrored item is of its class as well."""
 
 
 @lru_cache(maxsize=2)
@@ -114,6 +116,6 @@ def _of_digits(grounds: dict[PartName, Tensor]) -> dict[PartName, Pool]:
         "test": slice(1500, None),
     }
     return {
-        part: Pool(pixels[which], every.classes[which], grounds[part], threshold=64)
+        part: Pool(pixels[which], every.classes[which], grounds[part], threshold=64, has_mirror_images=False)
         for part, which in cut.items()
     }
