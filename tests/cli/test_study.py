@@ -84,6 +84,47 @@ def test_a_built_in_study_is_run_by_its_name_in_the_size_that_is_asked_for(
     assert runner.spec == builtin_spec("figure1", "paper", device="cuda:1", seeds=2, data_dir=folder)
 
 
+COUNTING = """
+seeds = [0]
+[recipe]
+task = "counting"
+n_epochs = 1
+batch_size = 4
+n_samples = 1
+off_span = false
+[recipe.data]
+name = "scenes"
+image_size = 32
+n_train = 8
+n_test = 4
+[recipe.model]
+name = "mcnn-bn"
+width_factor = 0.25
+[[methods]]
+name = "wrs"
+"""
+
+
+def test_another_task_is_trained_and_told_by_its_score(tmp_path: Path) -> None:
+    (tmp_path / "crowds.toml").write_text(COUNTING)
+    code, text, _ = call("study", "run", str(tmp_path / "crowds.toml"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "Test counting accuracy after the last step" in text
+    assert "MAE, items" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_data_of_another_task_that_is_not_there_is_told_before_any_run(
+    tmp_path: Path, runner: Runner
+) -> None:
+    text = COUNTING.replace('"scenes"', '"shanghaitech"')
+    (tmp_path / "crowds.toml").write_text(text)
+    words = ["--out", str(tmp_path / "out"), "--data-dir", str(tmp_path)]
+    code, _, said = call("study", "run", str(tmp_path / "crowds.toml"), *words)
+    assert code == 2
+    assert "ShanghaiTech" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_folder_is_named_after_the_file(
     file: Path, tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

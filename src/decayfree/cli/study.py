@@ -213,7 +213,8 @@ def _spec(
 def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
     """Raise before anything runs if the images or the device are not there; a cluster looks for its own."""
     from decayfree.study.data.loading import load
-    from decayfree.study.models.networks import build_model
+    from decayfree.study.models.sizes import Sizes
+    from decayfree.study.tasks.table import TASKS
     from decayfree.study.training.building import device_of
 
     if on_cluster:
@@ -221,12 +222,13 @@ def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
     recipes = {run.recipe for run in spec.runs()}
     for recipe in {recipe.device: recipe for recipe in recipes}.values():
         device_of(recipe)
-    for data in {recipe.data for recipe in recipes}:
-        load(data, spec.data_dir)
-    for model, data in {(recipe.model, recipe.data) for recipe in recipes if ":" in recipe.model.name}:
-        dataset = load(data, spec.data_dir)  # a library's network may not exist, or not take such images
+    for task, data in {(recipe.task, recipe.data) for recipe in recipes}:
+        load(data, spec.data_dir, task=task)
+    for task, model, data in {(one.task, one.model, one.data) for one in recipes if ":" in one.model.name}:
+        # A library's network may not exist, or not take such images.
+        dataset = load(data, spec.data_dir, task=task)
         height, width = dataset.train.pixels.shape[-2:]
-        build_model(model, n_classes=dataset.n_classes, image_size=(height, width), seed=0)
+        TASKS[task].build(model, Sizes(n_classes=dataset.n_classes, image_size=(height, width)), 0)
 
 
 def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:

@@ -264,9 +264,9 @@ def test_runs_that_confirm_are_not_among_those_that_are_chosen_from(tmp_path: Pa
         ("[[extend]]\npath = 'method.weight_decay'", "got 'method.weight_decay'"),
         (
             "[[extend]]\npath = 'learning_rate'",
-            "extend: settings are chosen by validation accuracy, expected",
+            "extend: settings are chosen by validation score, expected",
         ),
-        ("confirm_seeds = [5]", "confirm_seeds: settings are chosen by validation accuracy, expected"),
+        ("confirm_seeds = [5]", "confirm_seeds: settings are chosen by validation score, expected"),
         (
             "confirm_seeds = [5]\n[[confirm_also]]\nwhen = {seed = 1}",
             "confirm_also[0].when: seed: expected settings other than the seed",

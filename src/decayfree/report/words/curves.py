@@ -39,7 +39,8 @@ def test_score(numbers: StudyNumbers) -> str:
     if reference is None:
         return NOTHING
     curves = {method.short: method.curve(lambda row: row.test_score).points for method in numbers.shown}
-    level = math.floor(95 * min(curve[-1][1] for curve in curves.values())) / 100
+    lowest = min(curve[-1][1] for curve in curves.values())
+    level = math.floor(100 * lowest - 5 * abs(lowest)) / 100  # counts may be worse than none at all, below 0
     first = {name: next(step for step, mean in curve if mean >= level) for name, curve in curves.items()}
     reached = [
         f"at step {step:,} by {listing([name for name in first if first[name] == step])}"
