@@ -4,6 +4,7 @@ Detectors and segmenters of torchvision and segmentation-models-pytorch, with sm
 asked for is what studies ask.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -181,7 +182,9 @@ def test_under_frozen_norms_of_the_backbone_nothing_there_has_no_scale(name: str
     )
     body = getattr(body, "body", body)
     freeze_(body)
-    found = find_invariant(model, inputs(), forward=task_of(name).outputs)
+    are_all = not any(module.training for module in model.modules() if hasattr(module, "running_var"))
+    with pytest.warns(UserWarning, match="in eval mode") if are_all else contextlib.nullcontext():
+        found = find_invariant(model, inputs(), forward=task_of(name).outputs)
     inside = {id(parameter) for parameter in body.parameters()}
     of_body = [key for key, parameter in model.named_parameters() if id(parameter) in inside]
     assert not [key for key in of_body if found.holds(key)]
@@ -251,16 +254,3 @@ def test_only_what_every_head_normalizes_is_held() -> None:
     # The second head sees the last three channels as they are; the first three are for the first head alone.
     assert by_one["stem.weight"].starts == (0, 1, 2)
     assert by_one["stem.weight"].block_sizes == (1, 1, 1)
-
-
-def test_norms_that_are_frozen_on_purpose_are_no_mistake(recwarn: pytest.WarningsRecorder) -> None:
-    def network() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
-
-    inputs = torch.randn(4, 3, 8, 8)
-    frozen = network()
-    frozen[1].eval().requires_grad_(False)
-    assert not find_invariant(frozen, inputs)
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match=r"are in eval mode.*call model\.train\(\) first"):
-        find_invariant(network().eval(), inputs)

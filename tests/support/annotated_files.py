@@ -64,7 +64,8 @@ VOC_OBJECTS = [("dog", (1, 1, 8, 6), 0), ("person", (5, 3, 16, 12), 1)]
 def voc_xml(objects: list, *, size: tuple[int, int] = (SIZE[1], SIZE[0])) -> str:
     """An annotation as VOC has it: corners are counted from 1 and belong to the box."""
     things = "".join(
-        f"<object><name>{name}</name><pose>Left</pose><truncated>0</truncated><difficult>{difficult}</difficult>"
+        f"<object><name>{name}</name><pose>Left</pose><truncated>0</truncated>"
+        f"<difficult>{difficult}</difficult>"
         f"<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
         for name, (x1, y1, x2, y2), difficult in objects
     )

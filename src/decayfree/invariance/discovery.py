@@ -326,15 +326,9 @@ def _check_arguments(
     raise_all(faults_of(InvalidInputError, wrong))
 
 
-def _is_frozen(module: nn.Module) -> bool:
-    """Whether a normalization has gains that do not train: then somebody means it to stay in eval mode."""
-    own = tuple(module.parameters(recurse=False))
-    return bool(own) and not any(parameter.requires_grad for parameter in own)
-
-
 def _warn_of_eval_mode(model: nn.Module, weights: Sequence[ScaleInvariantWeight]) -> None:
     modules = dict(model.named_modules())
-    tracked = [module for name in tracked_modules(model) if not _is_frozen(module := modules[name])]
+    tracked = [modules[name] for name in tracked_modules(model)]
     if tracked and not any(module.training for module in tracked):
         warnings.warn(
             f"{len(tracked)} normalizations with running statistics are in eval mode: they divide by fixed "
