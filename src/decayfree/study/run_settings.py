@@ -50,9 +50,9 @@ LIBRARY_NAMES = ("timm", "torchvision", "smp")
 """Packages whose models are named ``timm:NAME``; smp is segmentation-models-pytorch."""
 MODELS_OF_TASK: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "classification": (MODEL_NAMES, ("timm", "torchvision")),
-    "segmentation": (("unet-bn",), ("torchvision", "smp")),
-    "detection": (("fcos-bn",), ("torchvision",)),
-    "counting": (("csrnet-bn",), ()),
+    "segmentation": (("unet-bn", "deeplab-bn"), ("torchvision", "smp")),
+    "detection": (("fcos-bn", "centernet-bn"), ("torchvision",)),
+    "counting": (("csrnet-bn", "mcnn-bn"), ()),
 }
 """By task: our own networks, and the libraries that have others."""
 OWN_MODELS = tuple(name for own, _ in MODELS_OF_TASK.values() for name in own)

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from decayfree.errors import DecayFreeError, InvalidInputError, raise_all
 from decayfree.forward import Surroundings
 from decayfree.study.models.backbone import begin_
+from decayfree.study.models.centernet import CenterNet
 from decayfree.study.models.csrnet import CSRNet
+from decayfree.study.models.deeplab import DeepLab
 from decayfree.study.models.densenet import DenseNetBC
 from decayfree.study.models.fcos import FCOS
 from decayfree.study.models.libraries import library_factory
+from decayfree.study.models.mcnn import MCNN
 from decayfree.study.models.mlp import MlpBN
 from decayfree.study.models.mobilenet import MobileNetV2
 from decayfree.study.models.preactivation import PreActivationResNet
@@ -51,9 +54,9 @@ MODELS: dict[str, Builder] = {
     "mlp-bn": MlpBN,
 }
 """Our own classifiers; all begin with torch's default weights: norms of kernels and rows are near 1/√3."""
-SEGMENTERS: dict[str, Builder] = {"unet-bn": UNet}
-DETECTORS: dict[str, Builder] = {"fcos-bn": FCOS}
-COUNTERS: dict[str, Builder] = {"csrnet-bn": CSRNet}
+SEGMENTERS: dict[str, Builder] = {"unet-bn": UNet, "deeplab-bn": DeepLab}
+DETECTORS: dict[str, Builder] = {"fcos-bn": FCOS, "centernet-bn": CenterNet}
+COUNTERS: dict[str, Builder] = {"csrnet-bn": CSRNet, "mcnn-bn": MCNN}
 """Those of the other tasks."""
 
 
@@ -116,7 +119,9 @@ def build_with_backbone(
     elif ":" in spec.name and of_library is not None:
         model = of_library()
     else:
-        raise InvalidInputError(f"model.name: {spec.name} is no network of this task, as {', '.join(own)} is")
+        raise InvalidInputError(
+            f"model.name: {spec.name} is no network of this task, as {' and '.join(own)} are"
+        )
     return begin_(model, spec).train()
 
 

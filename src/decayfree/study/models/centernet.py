@@ -1,0 +1,131 @@
+"""CenterNet with BatchNorm in all of it: each object as a point, its box as a size, for small images.
+
+Says for each location of a map which classes have a middle there; centernet_loss.py says what it should say.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decayfree.study.models.centernet_loss import centernet_losses
+from decayfree.study.models.residual_body import ResidualBody
+from decayfree.study.models.sizes import Sizes
+
+SMALL = 96
+"""Images with a side of fewer pixels have a finer map."""
+_STRIDE = 4
+_PRIOR = 0.1
+"""The probability that a location is a middle of any one class, before training."""
+_LEAST_SCORE = 0.05
+_MOST_BOXES = 100
+
+
+class CenterNet(nn.Module):
+    """A ResNet-18, three transposed convolutions to a stride of 4, and heads for classes, sizes and offsets.
+
+    Called like torchvision's detectors: in train mode with images and targets, for a dictionary of losses; in
+    eval mode with images, for a dictionary with boxes, labels and scores of each. Labels are from 1.
+
+    It has the published channels, but kernels are not deformable, the stem is a 3×3 convolution that halves,
+    without pooling, and heads have a BatchNorm. If it is built for images under 96 pixels, the first stage
+    does not halve and the map's stride is 2: at 4 small objects are a location or two. Boxes are at the peaks
+    of the class map, locations that are the largest of 3×3, with a score above 0.05; boxes that overlap stay.
+    Images have at least 32×32 pixels.
+
+    References:
+        Zhou, Wang, Krähenbühl, "Objects as Points", 2019, arXiv 1904.07850, Sections 3 to 5.
+    """
+
+    def __init__(self, sizes: Sizes, *, width: int = 64) -> None:
+        """``width``: channels of the first stage."""
+        super().__init__()
+        width = sizes.scaled(width)
+        is_small = min(sizes.image_size) < SMALL
+        self.stride = _STRIDE // 2 if is_small else _STRIDE
+        self.backbone = Backbone(sizes.n_channels, width, first_stride=1 if is_small else 2)
+        self.head = Head(width, sizes.n_classes)
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> Any:
+        """Losses of a batch, or what is seen in each image; boxes are (n, 4), x₁, y₁, x₂, y₂ in pixels.
+
+        Args:
+            images: (n, channels, height, width), or as many of one size.
+            targets: Of each image boxes, labels (n_boxes,) and, maybe, boxes of which nothing is learned:
+                ignored.
+        """
+        images = images if isinstance(images, Tensor) else torch.stack(tuple(images))
+        said = {name: values.float() for name, values in self.head(self.backbone(images)).items()}
+        if self.training:
+            assert targets is not None
+            return centernet_losses(said, self.stride, targets)
+        height, width = images.shape[-2:]
+        return [
+            _detections({name: values[image] for name, values in said.items()}, self.stride, height, width)
+            for image in range(len(images))
+        ]
+
+
+class Backbone(nn.Module):
+    """A body whose last features are doubled three times."""
+
+    def __init__(self, n_in: int, width: int, *, first_stride: int) -> None:
+        super().__init__()
+        self.body = ResidualBody(n_in, width, strides=(first_stride, 2, 2, 2))
+        n_coarse, widths = self.body.widths[-1], [4 * width, 2 * width, width]
+        layers: list[nn.Module] = []
+        for n_out in widths:
+            doubling = nn.ConvTranspose2d(n_coarse, n_out, 4, stride=2, padding=1, bias=False)
+            layers += [doubling, nn.BatchNorm2d(n_out), nn.ReLU()]
+            n_coarse = n_out
+        self.upsampling = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, n_in, height, width) to (n, width, rows, columns), a map that covers the image."""
+        features: Tensor = self.upsampling(self.body(images)[-1])
+        return features
+
+
+class Head(nn.Module):
+    """What each location says."""
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.class_logits, self.size, self.offset = (_branch(width, n) for n in (n_classes, 2, 2))
+        nn.init.constant_(self.class_logits[-1].bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """(n, width, rows, columns) to class_logits (n, n_classes, rows, columns), size and offset (n, 2, …).
+
+        A size is x₂ − x₁, y₂ − y₁ in pixels; an offset is x, y from the location's corner, in strides.
+        """
+        branches = {"class_logits": self.class_logits, "size": self.size, "offset": self.offset}
+        return {name: branch(features) for name, branch in branches.items()}
+
+
+def _branch(width: int, n_out: int) -> nn.Sequential:
+    kernels = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    return nn.Sequential(kernels, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, n_out, 1))
+
+
+def _detections(said: Mapping[str, Tensor], stride: int, height: int, width: int) -> dict[str, Tensor]:
+    """Of one image: the boxes at the peaks of at least the least score, the best first."""
+    # Peaks are sought among logits: large ones differ where their probabilities are rounded to 1.
+    logits = said["class_logits"]
+    is_peak = logits == F.max_pool2d(logits, 3, stride=1, padding=1)
+    classes, rows, columns = (is_peak & (logits.sigmoid() > _LEAST_SCORE)).nonzero(as_tuple=True)
+    scores = logits[classes, rows, columns].sigmoid()
+    best, order = scores.sort(descending=True, stable=True)
+    best, order = best[:_MOST_BOXES], order[:_MOST_BOXES]
+    classes, rows, columns = classes[order], rows[order], columns[order]
+    corners = torch.stack([columns, rows], dim=1)
+    middles = (corners + said["offset"][:, rows, columns].T) * stride
+    half = said["size"][:, rows, columns].T.clamp(min=0) / 2
+    limit = half.new_tensor([width, height, width, height])
+    boxes = torch.minimum(torch.cat([middles - half, middles + half], dim=1).clamp(min=0), limit)
+    return {"boxes": boxes, "labels": classes + 1, "scores": best}
