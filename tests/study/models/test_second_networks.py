@@ -191,6 +191,23 @@ def test_the_body_of_deeplab_ends_at_a_stride_of_8() -> None:
     assert [level.shape[-1] for level in model.backbone(images(2, 64, 64))] == [32, 16, 8, 8, 8]
 
 
+def test_deeplab_is_dilated_where_it_does_not_halve() -> None:
+    model = DeepLab(Sizes(n_classes=2, image_size=(64, 64), width_factor=0.125))
+
+    def dilations(part: nn.Module) -> list[int]:
+        kernels = (module for module in part.modules() if isinstance(module, nn.Conv2d))
+        return [one.dilation[0] for one in kernels if one.kernel_size == (3, 3)]
+
+    assert [dilations(stage) for stage in model.backbone.stages] == [[1] * 4, [1] * 4, [2] * 4, [2] * 4]
+    assert dilations(model.pooling) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_no_kernel_of_one_pixel_has_a_stride(task: str) -> None:
+    kernels = [module for module in build(task).modules() if isinstance(module, nn.Conv2d)]
+    assert {one.stride for one in kernels if one.kernel_size == (1, 1)} == {(1, 1)}
+
+
 def test_the_branch_of_the_whole_image_has_the_norm_of_a_number_for_each_image(seed: int) -> None:
     pooling = DeepLab(Sizes(n_classes=2, image_size=(32, 32), width_factor=0.125)).pooling
     inputs = torch.randn(4, 64, 5, 6)
@@ -324,6 +341,12 @@ def test_a_batch_without_boxes_has_losses_and_gradients() -> None:
 def test_a_middle_outside_of_the_image_is_at_the_nearest_location() -> None:
     maps = class_maps([target([[6.0, -6.0, 14.0, 2.0]], [1])], 2, n_classes=1, map_size=(4, 4))
     assert (maps == 1).nonzero().tolist() == [[0, 0, 0, 3]]
+
+
+def test_a_middle_is_improbable_before_training() -> None:
+    model = CenterNet(Sizes(n_classes=2, image_size=(32, 32), width_factor=0.125))
+    probability = model.head(model.backbone(images(4, 32, 32)))["class_logits"].sigmoid()
+    assert probability.mean().item() == pytest.approx(0.1, abs=0.05)
 
 
 class SaidByHand(nn.Module):
