@@ -116,7 +116,9 @@ def test_all_kernels_but_the_last_are_scale_invariant(task: str) -> None:
 
 
 def test_a_network_that_is_not_of_the_task_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="vgg4-bn is no network of this task, as unet-bn or d"):
+    with pytest.raises(
+        InvalidInputError, match="vgg4-bn is no network of this task, as unet-bn and deeplab-bn are"
+    ):
         TASKS["segmentation"].build(ModelSpec(), Sizes(n_classes=3, image_size=(32, 32)), 0)
 
 

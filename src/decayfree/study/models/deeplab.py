@@ -1,99 +1,81 @@
-"""DeepLabv3+ with BatchNorm: masks by dilated convolutions at several rates."""
+"""DeepLabV3+ with BatchNorm in all of it: masks by convolutions of several rates, for small images."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decayfree.study.models.resnet import ResidualBlock, convolution, projection
+from decayfree.study.models.residual_body import ResidualBody
+from decayfree.study.models.resnet import convolution
 from decayfree.study.models.sizes import Sizes
 
-RATES = (2, 4)
-"""Dilations of the pyramid's 3×3 convolutions: a third of the published ones, as an image's sides are."""
+STRIDES, DILATIONS = (2, 2, 1, 1), (1, 1, 2, 2)
+"""Of the body's stages, behind a stem that halves: their features have strides of 4, 8, 8 and 8 pixels."""
+RATES = (1, 2, 3)
+"""Dilations of the three 3×3 convolutions beside each other."""
 
 
 class DeepLab(nn.Module):
-    """A ResNet-18 whose last stage is dilated instead of strided, a pyramid of dilations, and a decoder.
+    """A dilated ResNet-18, atrous spatial pyramid pooling at a stride of 8, and a decoder at a stride of 2.
 
-    The backbone's stem and its second and third stage halve, so that the pyramid sees an eighth of the rows
-    and columns. The decoder doubles what the pyramid says, puts a projection of the second stage beside it
-    and enlarges its logits bilinearly. Mean pooling over the image has a BatchNorm too: batches in train mode
-    have two images at least.
+    The pooling puts a 1×1 convolution, three 3×3 convolutions of different rates and the mean over the image
+    beside each other. The decoder enlarges what is made of them, puts the stem's features beside, and
+    ends with two 3×3 convolutions and a 1×1 convolution with bias, whose logits are enlarged to the image.
+
+    Rates are the published 6, 12 and 18 of a map with 33 rows as shares of one with 4 to 8 rows, and the last
+    stage is not dilated by 4: on the 4×4 features of 32 pixels the outer numbers of such kernels would see
+    nothing but the border. The published decoder is at a stride of 4 and twice as wide. There is no dropout,
+    and convolutions are not separable. Images have at least 32×32 pixels.
 
     References:
         Chen, Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separable Convolution for Semantic
-        Image Segmentation", 2018, arXiv 1802.02611, Figure 2; its convolutions are not separable here.
+        Image Segmentation", 2018, arXiv 1802.02611, Figure 2. Pooling: Chen, Papandreou, Schroff, Adam,
+        "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, arXiv 1706.05587, Section 3.3.
     """
 
     def __init__(self, sizes: Sizes, *, width: int = 64) -> None:
-        """``width``: channels of the first stage; the pyramid's are four times as many."""
+        """``width``: channels of the first stage."""
         super().__init__()
         width = sizes.scaled(width)
-        self.backbone = Dilated(sizes.n_channels, width)
-        self.pyramid = Pyramid(8 * width, 4 * width)
-        self.beside = nn.Sequential(*convolution(2 * width, width, 1), nn.ReLU())
-        self.decoder = nn.Sequential(*convolution(5 * width, 4 * width, 3), nn.ReLU())
-        self.classifier = nn.Conv2d(4 * width, sizes.n_classes, 1)
+        n_pooled, n_beside, n_decoded = 4 * width, max(1, 3 * width // 4), 2 * width  # 256, 48 and 128
+        self.backbone = ResidualBody(sizes.n_channels, width, strides=STRIDES, dilations=DILATIONS)
+        self.pooling = PyramidPooling(self.backbone.widths[-1], n_pooled)
+        self.beside = nn.Sequential(*convolution(width, n_beside, 1), nn.ReLU())
+        self.decoder = nn.Sequential(
+            *convolution(n_pooled + n_beside, n_decoded, 3),
+            nn.ReLU(),
+            *convolution(n_decoded, n_decoded, 3),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Conv2d(n_decoded, sizes.n_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, height, width) to logits (n, n_classes, height, width)."""
-        fine, coarse = self.backbone(images)
-        both = [self.beside(fine), _enlarged(self.pyramid(coarse), fine)]
-        return _enlarged(self.classifier(self.decoder(torch.cat(both, dim=1))), images)
+        finest, *_, coarsest = self.backbone(images)
+        pooled = _enlarged(self.pooling(coarsest), finest)
+        decoded = self.decoder(torch.cat([pooled, self.beside(finest)], dim=1))
+        return _enlarged(self.classifier(decoded), images)
 
 
-class Dilated(nn.Module):
-    """A stem and four stages of two residual blocks."""
-
-    def __init__(self, n_in: int, width: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(*convolution(n_in, width, 3, stride=2), nn.ReLU())
-        self.fine = nn.Sequential(_stage(width, width, 1), _stage(width, 2 * width, 2))
-        self.coarse = nn.Sequential(
-            _stage(2 * width, 4 * width, 2), _stage(4 * width, 8 * width, 1, dilation=2)
-        )
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, n_in, height, width) to a quarter of the size with 2·width channels, an eighth with 8·width."""
-        fine = self.fine(self.stem(images))
-        return fine, self.coarse(fine)
-
-
-class Pyramid(nn.Module):
-    """The same features by a 1×1 convolution, by dilated ones and by their mean, and one of all of them."""
+class PyramidPooling(nn.Module):
+    """Features of each pixel from its surroundings at several rates and from the whole image."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Sequential(*kernels, nn.ReLU())
-            for kernels in (convolution(n_in, n_out, 1), *(_dilated(n_in, n_out, rate) for rate in RATES))
-        )
-        self.whole = nn.Sequential(nn.AdaptiveAvgPool2d(1), *convolution(n_in, n_out, 1), nn.ReLU())
-        self.project = nn.Sequential(*convolution((2 + len(RATES)) * n_out, n_out, 1), nn.ReLU())
+        local = [convolution(n_in, n_out, 1), *(convolution(n_in, n_out, 3, 1, rate) for rate in RATES)]
+        self.local = nn.ModuleList(nn.Sequential(*layers) for layers in local)
+        self.of_image, self.norm_of_image = convolution(n_in, n_out, 1)
+        self.merging = nn.Sequential(*convolution((len(local) + 1) * n_out, n_out, 1), nn.ReLU())
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, n_in, h, w) to (n, n_out, h, w)."""
-        said = [branch(features) for branch in self.branches]
-        projected: Tensor = self.project(torch.cat([*said, self.whole(features).expand_as(said[0])], dim=1))
-        return projected
+        # Spread over the pixels in front of the norm, whose statistics are then the same, and exist for a
+        # batch of one image, too: a single number for each channel has none.
+        of_image = self.of_image(features.mean(dim=(2, 3), keepdim=True))
+        of_image = self.norm_of_image(of_image.expand(-1, -1, *features.shape[-2:]))
+        beside = [*(branch(features) for branch in self.local), of_image]
+        merged: Tensor = self.merging(F.relu(torch.cat(beside, dim=1)))
+        return merged
 
 
-def _stage(n_in: int, n_out: int, stride: int, *, dilation: int = 1) -> nn.Module:
-    return nn.Sequential(
-        ResidualBlock(_body(n_in, n_out, stride, dilation), projection(n_in, n_out, stride)),
-        ResidualBlock(_body(n_out, n_out, 1, dilation), nn.Identity()),
-    )
-
-
-def _body(n_in: int, n_out: int, stride: int, dilation: int) -> nn.Module:
-    return nn.Sequential(
-        *_dilated(n_in, n_out, dilation, stride), nn.ReLU(), *_dilated(n_out, n_out, dilation)
-    )
-
-
-def _dilated(n_in: int, n_out: int, dilation: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    kernels = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
-    return kernels, nn.BatchNorm2d(n_out)
-
-
-def _enlarged(features: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)
+def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)

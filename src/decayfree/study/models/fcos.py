@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from decayfree.study.models.fcos_loss import Locations, fcos_losses
 from decayfree.study.models.libraries import import_extra
-from decayfree.study.models.resnet import ResidualBlock, basic_body, convolution, projection
+from decayfree.study.models.residual_body import ResidualBody
+from decayfree.study.models.resnet import convolution
 from decayfree.study.models.sizes import Sizes
 
 STRIDES = (4, 8, 16, 32)
@@ -79,37 +80,12 @@ class Backbone(nn.Module):
 
     def __init__(self, n_in: int, width: int) -> None:
         super().__init__()
-        self.body = Body(n_in, width)
-        self.fpn = Pyramid([width * 2**stage for stage in range(len(STRIDES))], 2 * width)
+        self.body = ResidualBody(n_in, width)
+        self.fpn = Pyramid(self.body.widths, 2 * width)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(n, n_in, height, width) to (n, 2·width, height/stride, width/stride) of each stride."""
-        levels: list[Tensor] = self.fpn(self.body(images))
-        return levels
-
-
-class Body(nn.Module):
-    """A stem and four stages of two residual blocks, each with a stride of 2."""
-
-    def __init__(self, n_in: int, width: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(*convolution(n_in, width, 3, stride=2), nn.ReLU())
-        widths = [width * 2**stage for stage in range(len(STRIDES))]
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                ResidualBlock(basic_body(n_in, n_out, 2), projection(n_in, n_out, 2)),
-                ResidualBlock(basic_body(n_out, n_out, 1), nn.Identity()),
-            )
-            for n_in, n_out in zip((width, *widths), widths, strict=False)
-        )
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The features of all stages, the finest first."""
-        features = self.stem(images)
-        levels = []
-        for stage in self.stages:
-            features = stage(features)
-            levels.append(features)
+        levels: list[Tensor] = self.fpn(self.body(images)[1:])
         return levels
 
 

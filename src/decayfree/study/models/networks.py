@@ -120,7 +120,7 @@ def build_with_backbone(
         model = of_library()
     else:
         raise InvalidInputError(
-            f"model.name: {spec.name} is no network of this task, as {' or '.join(own)} is"
+            f"model.name: {spec.name} is no network of this task, as {' and '.join(own)} are"
         )
     return begin_(model, spec).train()
 

@@ -94,9 +94,10 @@ class ZeroFilled(nn.Module):
         return F.pad(kept, (0, 0, 0, 0, 0, self.n_zeros))
 
 
-def basic_body(n_in: int, n_inner: int, stride: int) -> nn.Module:
+def basic_body(n_in: int, n_inner: int, stride: int, dilation: int = 1) -> nn.Module:
     """Two 3×3 convolutions with norms, the stride in the first."""
-    return nn.Sequential(*convolution(n_in, n_inner, 3, stride), nn.ReLU(), *convolution(n_inner, n_inner, 3))
+    first = convolution(n_in, n_inner, 3, stride, dilation)
+    return nn.Sequential(*first, nn.ReLU(), *convolution(n_inner, n_inner, 3, 1, dilation))
 
 
 def _bottleneck(n_in: int, n_inner: int, stride: int) -> nn.Module:
@@ -114,7 +115,10 @@ def projection(n_in: int, n_out: int, stride: int) -> nn.Module:
     return nn.Sequential(*convolution(n_in, n_out, 1, stride))
 
 
-def convolution(n_in: int, n_out: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+def convolution(
+    n_in: int, n_out: int, size: int, stride: int = 1, dilation: int = 1
+) -> tuple[nn.Module, nn.Module]:
     """A convolution without bias that keeps the size at stride 1, and a norm."""
-    kernels = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2, bias=False)
+    padding = size // 2 * dilation
+    kernels = nn.Conv2d(n_in, n_out, size, stride=stride, padding=padding, dilation=dilation, bias=False)
     return kernels, nn.BatchNorm2d(n_out)
