@@ -4,7 +4,7 @@ keep.py writes them. It states no figure of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean, median
@@ -72,10 +72,9 @@ def preset(study: Study) -> Iterator[str]:
     groups = study_groups(study)
     default = "weight decay, published default"
     beside = replace(groups, groups=tuple(_with_default(one, study, default) for one in groups.groups))
-    yield from beside_decay(beside)
-    primary = next(
-        anew.test.primary.difference for label, anew, _ in minus_decay(beside) if "memory" in label
-    )
+    arms = list(minus_decay(beside))
+    yield from beside_decay(arms)
+    primary = next(anew.test.primary.difference for label, anew, _ in arms if "memory" in label)
     low = primary.mean if primary.low is None else primary.low
     verdict = "not inferior" if low > -MARGIN else "not shown to be non-inferior"
     yield (
@@ -85,12 +84,12 @@ def preset(study: Study) -> Iterator[str]:
     yield from _trials(budgets_of(groups))
 
 
-def beside_decay(groups: StudyGroups) -> Iterator[str]:
+def beside_decay(arms: Iterable[tuple[str, Contrast, Contrast | None]]) -> Iterator[str]:
     """A row for each arm: what is chosen minus tuned decay, on new seeds and as it was chosen, pooled."""
     yield "Minus tuned weight decay, points, 95 % interval over cells, seeds and images:\n"
     yield "| arm | new seeds (test images) | these cells alone | validation images | spread | cells |"
     yield "|---|--:|--:|--:|--:|--:|"
-    for label, anew, chose in minus_decay(groups):
+    for label, anew, chose in arms:
         validation, found = chose.validation if chose else None, anew.test
         yield (
             f"| {label} | {_told(found.primary.difference)} | {_ends(found.these_groups)} | "
@@ -111,7 +110,7 @@ def minus_decay(groups: StudyGroups) -> Iterator[tuple[str, Contrast, Contrast |
 def rates(study: Study) -> Iterator[str]:
     """Every arm minus tuned decay; how far the median and the worst of its settings are below its best."""
     groups = study_groups(study)
-    yield from beside_decay(groups)
+    yield from beside_decay(minus_decay(groups))
     yield "\nBelow the best setting of the arm, points of test accuracy, mean over cells (diverged: 0 %):\n"
     yield "| arm | settings, cells | median | worst |"
     yield "|---|--:|--:|--:|"
@@ -128,7 +127,7 @@ def rates(study: Study) -> Iterator[str]:
 def angles(study: Study) -> Iterator[str]:
     """Every arm minus tuned decay, pooled; the memory that validation images choose for each optimizer."""
     groups = study_groups(study)
-    yield from beside_decay(groups)
+    yield from beside_decay(minus_decay(groups))
     chosen: dict[str, dict[str, float]] = defaultdict(dict)
     for group in groups.groups:
         for sweep in group.sweeps:
@@ -171,7 +170,7 @@ def figure1_tuned(study: Study) -> Iterator[str]:
 
 def of_other_tasks(study: Study) -> Iterator[str]:
     """Every arm minus tuned decay on new seeds, pooled over networks."""
-    yield from beside_decay(study_groups(study))
+    yield from beside_decay(minus_decay(study_groups(study)))
 
 
 def _in_the_middle(run: Run) -> float:

@@ -26,7 +26,7 @@ from decayfree.study.data.annotated import (
 )
 from decayfree.study.data.annotated.bringing import truth_of
 from decayfree.study.data.annotated.listing import Listing
-from decayfree.study.data.choice import check_enough, chosen, mixed
+from decayfree.study.data.choice import check_enough, chosen, chosen_of_lists, mixed
 from decayfree.study.data.images import Images
 from decayfree.study.data.scenes import faces
 from decayfree.study.data.scenes.drawing import draw
@@ -125,13 +125,7 @@ def _listing(name: str, data_dir: str | None, task: TaskName) -> Listing:
 
 
 def _files(spec: DataSpec, listing: Listing, seed: int | None) -> Annotated:
-    check_enough(spec, len(listing.train), len(listing.test))
-    to_train, to_validate = chosen(mixed(len(listing.train), len(listing.train)), spec, seed)
-    taken = (
-        listing.train.at(to_train.tolist()),
-        listing.train.at(to_validate.tolist()),
-        listing.test.at(mixed(len(listing.test), spec.n_test).tolist()),
-    )
+    taken = chosen_of_lists(listing.train, listing.test, spec, seed)
     size, notes = spec.image_size, list(listing.notes)
     truths = []
     for name, part in zip(_PARTS, taken, strict=True):

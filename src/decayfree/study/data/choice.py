@@ -3,6 +3,8 @@
 Reads no files and knows no format.
 """
 
+from typing import Protocol, Self, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,28 @@ def chosen(order: Tensor, spec: DataSpec, seed: int | None) -> tuple[Tensor, Ten
     rest, to_validate = pool[: len(pool) - spec.n_validation], pool[len(pool) - spec.n_validation :]
     drawn = torch.randperm(len(rest), generator=generator_for("train images", seed))[: spec.n_train]
     return rest[drawn], to_validate
+
+
+class _Listed(Protocol):
+    """Images in a list."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, positions: list[int]) -> Self:
+        """Those at these positions, in this order."""
+
+
+_List = TypeVar("_List", bound=_Listed)
+
+
+def chosen_of_lists(
+    train: _List, test: _List, spec: DataSpec, seed: int | None
+) -> tuple[_List, _List, _List]:
+    """To train on, to validate on and to test with, out of lists that are mixed first."""
+    check_enough(spec, len(train), len(test))
+    to_train, to_validate = chosen(mixed(len(train), len(train)), spec, seed)
+    of_test = mixed(len(test), spec.n_test)
+    return train.at(to_train.tolist()), train.at(to_validate.tolist()), test.at(of_test.tolist())
 
 
 def mixed(n_images: int, n_taken: int) -> Tensor:

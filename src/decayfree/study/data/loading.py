@@ -25,7 +25,7 @@ from decayfree.study.data import (
     opencv_digits,
     svhn,
 )
-from decayfree.study.data.choice import check_enough, chosen, mixed
+from decayfree.study.data.choice import check_enough, chosen, chosen_of_lists, mixed
 from decayfree.study.data.images import N_CHANNELS, Dataset, Images
 from decayfree.study.run_settings import DATA_OF_TASK, DataSpec
 
@@ -142,13 +142,7 @@ def _read(spec: DataSpec, data_dir: str | None) -> tuple[Images, Images, int]:
 def _from_folder(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int, Tensor]:
     """The three parts of a folder of images, its number of classes, and the training pixels' counts."""
     tree = image_folder.find(data_dir)
-    check_enough(spec, len(tree.train), len(tree.test))
-    to_train, to_validate = chosen(mixed(len(tree.train), len(tree.train)), spec, seed)
-    listed = (
-        tree.train.at(to_train.tolist()),
-        tree.train.at(to_validate.tolist()),
-        tree.test.at(mixed(len(tree.test), spec.n_test).tolist()),
-    )
+    listed = chosen_of_lists(tree.train, tree.test, spec, seed)
     decoded = decoding.decode([part.paths for part in listed], size=spec.image_size)
     parts = [
         Images(images.pixels, torch.tensor(part.labels, dtype=torch.int64))
