@@ -130,3 +130,17 @@ def test_only_the_best_of_many_boxes_are_kept() -> None:
     assert len(scores) == MAX_BOXES
     assert scores == sorted(scores, reverse=True)
     assert math.isclose(scores[0], float(rows[:, 5].max()), abs_tol=0.005)
+
+
+def test_a_page_is_written_where_there_is_nothing_to_score(tmp_path: Path) -> None:
+    """As for detection in images without a box."""
+    recipe = Recipe(task="detection", data=SCENES, model=ModelSpec("fcos-bn"), n_epochs=4)
+    spec = StudySpec(methods=(WeightDecay(5e-4), WRS()), seeds=(0, 1), recipe=recipe)
+
+    def unknown(settings: RunSettings, row: dict[str, Any]) -> None:
+        row["test_score"] = row["train_score"] = None
+        row["validation_score"] = None
+
+    writer = Writer(tmp_path, spec=spec, final_of=lambda run: 0.5, change_row=unknown, n_intervals=2)
+    study = read_study(writer.write())
+    assert "Test mAP" in render(study)

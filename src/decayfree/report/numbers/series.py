@@ -87,8 +87,9 @@ class Cell:
 
     @property
     def test(self) -> dict[int, float]:
-        """Test score after the last step, by seed; a share."""
-        return {seed: run.rows[-1].test_score for seed, run in self.runs.items()}
+        """Test score after the last step, by seed; a share. Without runs that had nothing to score."""
+        scores = {seed: run.rows[-1].test_score for seed, run in self.runs.items()}
+        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
 
     @cached_property
     def of_images(self) -> dict[int, OfImages]:

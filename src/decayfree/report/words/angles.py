@@ -177,6 +177,8 @@ def _has_only_a_held_norm(method: Cell) -> bool:
 def _following(numbers: StudyNumbers, method: Cell) -> str:
     """Whether angles under a held norm scale with the learning rate; the rest is the gradients' change."""
     recipe, curve = numbers.recipe, _measured(method)
+    if not curve:  # its weights did not turn
+        return ""
     middle = _middle(numbers, list(curve))
     later = [step for step in curve if step >= middle]
     if len(later) < 2:

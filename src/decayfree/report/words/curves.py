@@ -39,6 +39,8 @@ def test_score(numbers: StudyNumbers) -> str:
     if reference is None:
         return NOTHING
     curves = {method.short: method.curve(lambda row: row.test_score).points for method in numbers.shown}
+    if not all(curves.values()):
+        return NOTHING
     lowest = min(curve[-1][1] for curve in curves.values())
     level = math.floor(100 * lowest - 5 * abs(lowest)) / 100  # counts may be worse than none at all, below 0
     first = {name: next(step for step, mean in curve if mean >= level) for name, curve in curves.items()}
@@ -62,6 +64,8 @@ def train_score(numbers: StudyNumbers) -> str:
     name = numbers.reference.metric.name
     ends = finals(numbers.shown, lambda row: row.train_score)
     gaps = finals(numbers.shown, lambda row: row.train_score - row.test_score)
+    if not gaps:
+        return NOTHING
     least, most = min(gaps, key=lambda name: gaps[name]), max(gaps, key=lambda name: gaps[name])
     noise = numbers.recipe.data.label_noise
     return sentences(
