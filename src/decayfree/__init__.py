@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from decayfree.rescaling.rescale_once import rescale_ as rescale_
     from decayfree.rescaling.average import averaged as averaged
     from decayfree.dynamics.recorder import Recorder as Recorder
+    from decayfree.dynamics.watched import watch as watch
+    from decayfree.dynamics.watched import Watched as Watched
     from decayfree.conversion.converted_rescaling import drop_decay as drop_decay
     from decayfree.conversion.converted_rescaling import ConvertedRescaling as ConvertedRescaling
     from decayfree.conversion.converted_rescaling import fixed_norm_recipe as fixed_norm_recipe

@@ -1,4 +1,4 @@
-"""What do the scale-invariant weights do while a model trains?
+"""What do weights do while a model trains?
 
 Looks at every n-th step of an optimizer through the instruments of measures.py, by hooks on the user's own
 optimizer. Changes no weight, and keeps nothing between the steps that it looks at.
@@ -26,6 +26,7 @@ from decayfree.dynamics.readings import as_scalar, motion_readings, slope_readin
 from decayfree.dynamics.readings import labels as labels_of
 from decayfree.dynamics.row_sums import block_motion, block_slope
 from decayfree.dynamics.sinks import JsonLines, Sample
+from decayfree.dynamics.watched import Watched
 from decayfree.errors import (
     Fault,
     InvalidInputError,
@@ -43,9 +44,11 @@ from decayfree.step_counter import IdleStep, StepCounter, is_inner_step
 PredictedAngles = Mapping[str, float | Tensor] | Callable[[str, Mapping[str, Any]], float | Tensor | None]
 Instrument = Callable[[str, Tensor], Tensor | None]
 
+_OF_WEIGHTS_WITHOUT_SCALE = ("effective_learning_rate", "gradient_norm_at_unit_radius")
+
 
 class Recorder:
-    """Record norms, effective learning rates, angular updates and more of scale-invariant weights in a run.
+    """Record norms, effective learning rates, angular updates and more of weights in a run.
 
     Works by hooks on the optimizer, with or without a :class:`decayfree.WeightRescaling` on it, attached in
     either order: it sees weights as they are after the rescale. A step that is looked at is compared with a
@@ -54,7 +57,8 @@ class Recorder:
 
     Args:
         optimizer: Any :class:`torch.optim.Optimizer`. Parameters that join it later are not recorded.
-        found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
+        found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has; or from
+            :func:`decayfree.watch`, to look at all its matrices.
         every: Look at every so many-th step: at 50, steps 50, 100, 150, ... Steps that a GradScaler skips do
             not count.
         sink: A file, to which lines of JSON are appended (`decayfree.dynamics.read_jsonl` reads them), or
@@ -101,7 +105,7 @@ class Recorder:
     def __init__(
         self,
         optimizer: Optimizer,
-        found: Invariance,
+        found: Invariance | Watched,
         *,
         every: int = 50,
         sink: str | os.PathLike[str] | Callable[[Sample], object] = "dynamics.jsonl",
@@ -110,7 +114,7 @@ class Recorder:
         predicted_angles: PredictedAngles | None = None,
         also: Mapping[str, Instrument] | None = None,
     ) -> None:
-        optimizer, found = attachable(optimizer, found)
+        optimizer, found = attachable(optimizer, found.weights if isinstance(found, Watched) else found)
         self.optimizer = optimizer
         self.found = found
         self.every = every
@@ -272,6 +276,9 @@ class Recorder:
         found = motion_readings(moved, rates, self.family)
         for name, seen in found.items():
             seen |= shown[name]
+            if self.found[name].by_request:
+                for key in _OF_WEIGHTS_WITHOUT_SCALE:
+                    seen.pop(key, None)
             goal = self._predicted_angle(name, groups[id(parts[name].weight)])
             if goal is not None:
                 seen["distance_to_equilibrium"] = distance_to_equilibrium(seen["angular_update_rad"], goal)
@@ -319,7 +326,7 @@ class Recorder:
         if not len(self.found):
             nothing = (
                 "no scale-invariant weight was found in the model, so there is nothing to "
-                "record; print(found) says why"
+                "record; print(found) says why, and decayfree.watch(model) looks at all its matrices"
             )
             faults.append((MismatchError, nothing))
         elif not recorded:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.blocks import Part, faults_of_shape
 from decayfree.errors import InvalidInputError, MismatchError, faults_of, raise_all
+from decayfree.invariance.by_request import By, requested
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 from decayfree.invariance.words import table_of
@@ -80,6 +81,44 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         raise_all(faults_of(InvalidInputError, [] if model is None else model_faults(model)))
         parameters = dict((self.model if model is None else model).named_parameters())
         return {weight.name: weight.part(parameters) for weight in self}
+
+    def by_request(self, by: Mapping[str, By]) -> "Invariance":
+        """The same with further weights, which have a scale: to hold them changes what the model can learn.
+
+        Hyperball and nGPT hold all matrices of a transformer so, and a rescale of one side only
+        (``at_most=True``) is MaxNorm. The table marks them. :class:`decayfree.WeightRescaling` holds them at
+        the norms that it meets, unless ``radius`` names them in a pattern; :func:`decayfree.rescale_`, which
+        moves no outputs, leaves them alone.
+
+        Args:
+            by: From glob patterns over names to the blocks: ``"row"``, ``"whole"``, or a number of equal
+                blocks of rows (attention heads). Only trained parameters of two and more dimensions are
+                matched, each by its first pattern, and what is in the result already stays as it is.
+
+        Raises:
+            InvalidInputError: If a pattern matches no matrix, or the rows of one cannot be divided so.
+            MismatchError: If the model has got others since it was probed.
+
+        Example:
+            >>> from decayfree import find_invariant
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> found = find_invariant(model, torch.randn(16, 4)).by_request({"0.*": "row", "2.*": "whole"})
+            >>> [(weight.name, weight.blocks.n_blocks) for weight in found]
+            [('0.weight', 8), ('2.weight', 1)]
+        """
+        more = {name: one for name, one in requested(self.model, by).items() if name not in self._weights}
+        unknown = [
+            f"{name} was not in the model that was probed" for name in more if name not in self.verdicts
+        ]
+        raise_all(faults_of(MismatchError, unknown))
+        weights = self._weights | more
+        return Invariance(
+            self.model,
+            [weights[name] for name in self.verdicts if name in weights],
+            self.verdicts,
+            dtype=self.dtype,
+            confirmed_to=self.confirmed_to,
+        )
 
     def __repr__(self) -> str:
         return table_of(list(self), self.verdicts, self.model, self.dtype, self.confirmed_to)

@@ -56,6 +56,8 @@ class ScaleInvariantWeight:
         residual: Largest |⟨block, gradient⟩| as a share of ‖block‖‖gradient‖ that was measured; no unit.
         groups: For ``axis=1``: parts of dimension 0 that share no output channel.
         starts: First row of each block, where only some rows are scale-invariant; empty where all are.
+        by_request: It has a scale, and is here only since somebody asked for it: see
+            :meth:`decayfree.Invariance.by_request`. Holding its norm changes what the model can learn.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ScaleInvariantWeight:
     residual: float
     groups: int = 1
     starts: tuple[int, ...] = ()
+    by_request: bool = False
 
     @cached_property
     def blocks(self) -> Blocks:

@@ -184,6 +184,7 @@ def describe(blocks: Blocks, shape: tuple[int, ...]) -> str:
 
 
 _MAX_LISTED = 12
+BY_REQUEST = "by request: changes the model"
 
 
 def table_of(
@@ -209,17 +210,25 @@ def _head(
     )
     if not weights:
         return [f"No scale-invariant weight among {len(verdicts)} parameters.{precision}"]
-    n_blocks = sum(weight.blocks.n_blocks for weight in weights)
-    held = sum(_numel(verdicts[weight.name].shape) for weight in weights)
+    asked = [weight for weight in weights if weight.by_request]
+    own = [weight for weight in weights if not weight.by_request]
     everything = sum(_numel(verdict.shape) for verdict in verdicts.values())
-    return [
-        (
-            f"{len(weights)} scale-invariant weights with {n_blocks:,} blocks: "
-            f"{held:,} of {everything:,} parameters.{precision}"
-        ),
-        f"Scaled at random all at once, they moved the outputs by {confirmed_to:.0e} (relative).",
-        "",
-    ]
+
+    def size(of: Sequence[ScaleInvariantWeight]) -> str:
+        n_blocks = sum(weight.blocks.n_blocks for weight in of)
+        held = sum(_numel(verdicts[weight.name].shape) for weight in of)
+        return f"with {n_blocks:,} blocks: {held:,} of {everything:,} parameters."
+
+    lines = [f"{len(own)} scale-invariant weights {size(own)}{precision}"]
+    if own:
+        lines.append(
+            f"Scaled at random all at once, they moved the outputs by {confirmed_to:.0e} (relative)."
+        )
+    if asked:
+        lines.append(
+            f"{len(asked)} weights by request, whose norms change what the model computes, {size(asked)}"
+        )
+    return [*lines, ""]
 
 
 def _rows(
@@ -230,10 +239,12 @@ def _rows(
     rows = [("weight", "shape", "blocks", "normalized by", "residual")]
     for weight in weights:
         names = [name_with_type(layer, model) for layer in weight.norm_layers]
-        by = listed(names, 1) or "?"
+        by = BY_REQUEST if weight.by_request else listed(names, 1) or "?"
         shape = verdicts[weight.name].shape
         blocks = describe(weight.blocks, shape) + (", with bias" if weight.bias else "")
-        rows.append((weight.name, str(shape), blocks, by, f"{weight.residual:.0e}"))
+        rows.append(
+            (weight.name, str(shape), blocks, by, "" if weight.by_request else f"{weight.residual:.0e}")
+        )
     return aligned(rows)
 
 

@@ -71,6 +71,7 @@ def deviation_of(
     n_optimizer_steps: int | None,
     is_attached: bool,
     is_due: bool,
+    at_most: bool,
     has_moved: bool,
     others: Sequence[str],
 ) -> Deviation:
@@ -85,12 +86,13 @@ def deviation_of(
         n_optimizer_steps: Steps that the optimizer counts in the same time, None where it counts none.
         is_attached: Whether the optimizer still calls the hook.
         is_due: Whether the last step ended with a rescale, so that norms should be on their targets.
+        at_most: Whether shorter blocks are as they should be.
         has_moved: Whether somebody has written to the weights since the hook last saw a step.
         others: Further problems, a sentence each.
     """
     parameters = dict(found.model.named_parameters())
     norms = {one.name: one.norms() for one in held}
-    deviations = {one.name: _relative(norms[one.name], one.targets) for one in held}
+    deviations = {one.name: _relative(norms[one.name], one.targets, at_most) for one in held}
     where = max(
         deviations,
         key=lambda name: math.inf if math.isnan(deviations[name]) else deviations[name],
@@ -156,8 +158,10 @@ def steps_of(optimizer: Optimizer) -> int | None:
     return None if optimizer.state else 0
 
 
-def _relative(norms: Tensor, targets: Tensor) -> float:
+def _relative(norms: Tensor, targets: Tensor, at_most: bool) -> float:
     counted = (norms != 0) & (targets != 0)
+    if at_most:
+        counted &= ~(norms < targets)  # what is NaN counts
     return float(torch.where(counted, (norms / targets - 1).abs(), 0.0).max())
 
 

@@ -31,13 +31,13 @@ GONE = "found weights, or what follows them, have gone or were renamed; find the
 _TABLES = ("radii", "norms")
 
 
-def setting_faults(every: object, momentum: object, fused: object) -> list[Fault]:
+def setting_faults(every: object, momentum: object, fused: object, at_most: object) -> list[Fault]:
     """What is wrong with these settings of a WeightRescaling."""
     faults = whole_number_faults("every", every)
     if momentum not in ("keep", "scale"):
         faults.append(f'momentum must be "keep" or "scale", got {momentum!r}')
-    if not isinstance(fused, bool):
-        faults.append(f"fused must be True or False, got {fused!r}")
+    for name, value in (("fused", fused), ("at_most", at_most)):
+        faults += [] if isinstance(value, bool) else [f"{name} must be True or False, got {value!r}"]
     return faults_of(InvalidInputError, faults)
 
 

@@ -26,14 +26,17 @@ class FusedHolder(Holder):
     Args:
         held: Weights of one precision, all on the CPU.
         runs: Of each weight, from :func:`decayfree.rescaling.runs.runs_in_memory`.
+        at_most: As for the other.
 
     Raises:
         ImportError: If numba is not installed.
     """
 
-    def __init__(self, held: Sequence[Held], runs: Sequence[Sequence[RunInMemory]]) -> None:
+    def __init__(
+        self, held: Sequence[Held], runs: Sequence[Sequence[RunInMemory]], *, at_most: bool = False
+    ) -> None:
         hold = _compiled()
-        super().__init__(held)
+        super().__init__(held, at_most=at_most)
         numbers = torch.finfo(self.norms.dtype)
         all_runs = [run for of_weight in runs for run in of_weight]
         self._written = [run.tensors for run in all_runs]
@@ -45,7 +48,7 @@ class FusedHolder(Holder):
         )
         self._distances = torch.zeros(len(all_runs), dtype=torch.float64)
         columns = [column.numpy() for column in (self.targets, self.norms, self.factors, self._distances)]
-        limits = (self._rounding, float(numbers.tiny), float(numbers.max))
+        limits = (self._rounding, float(numbers.tiny), float(numbers.max), at_most)
         # Compiled now, so that no step of the training waits for it.
         hold(table[:0].numpy(), *columns, *limits)
         self._hold = partial(hold, table.numpy(), *columns, *limits)
@@ -62,7 +65,7 @@ class FusedHolder(Holder):
         return worst
 
 
-def fused_holders_of(held: Iterable[Held]) -> list[Holder]:
+def fused_holders_of(held: Iterable[Held], *, at_most: bool = False) -> list[Holder]:
     """Holders for all weights, fused where that is possible."""
     sorted_out: dict[torch.dtype, list[tuple[Held, list[RunInMemory]]]] = {dtype: [] for dtype in ROUNDING}
     others = []
@@ -73,11 +76,11 @@ def fused_holders_of(held: Iterable[Held]) -> list[Holder]:
         else:
             sorted_out[one.weight.dtype].append((one, runs))
     fused = [
-        FusedHolder([one for one, _ in pairs], [runs for _, runs in pairs])
+        FusedHolder([one for one, _ in pairs], [runs for _, runs in pairs], at_most=at_most)
         for pairs in sorted_out.values()
         if pairs
     ]
-    return [*fused, *holders_of(others)]
+    return [*fused, *holders_of(others, at_most=at_most)]
 
 
 def _address(bias: Tensor | None) -> int:
@@ -120,6 +123,7 @@ def _compiled() -> Callable[..., float]:
         rounding: float,
         tiny: float,
         largest: float,
+        at_most: bool,
     ) -> float:
         first, worst = 0, 0.0
         for run in range(len(table)):
@@ -128,7 +132,7 @@ def _compiled() -> Callable[..., float]:
             bias = numba.carray(memory(of_bias), (n_blocks, n_entries), targets.dtype)
             at = slice(first, first + n_blocks)
             distances[run] = hold_run(
-                rows, bias, targets[at], norms[at], factors[at], rounding, tiny, largest
+                rows, bias, targets[at], norms[at], factors[at], rounding, tiny, largest, at_most
             )
             worst = max(worst, distances[run])
             first += n_blocks
@@ -139,7 +143,15 @@ def _compiled() -> Callable[..., float]:
 
 
 def _hold_run(
-    rows: Any, bias: Any, targets: Any, norms: Any, factors: Any, rounding: float, tiny: float, largest: float
+    rows: Any,
+    bias: Any,
+    targets: Any,
+    norms: Any,
+    factors: Any,
+    rounding: float,
+    tiny: float,
+    largest: float,
+    at_most: bool,
 ) -> float:
     """Put each block, a row of ``rows`` and of ``bias``, on its target; fill norms and factors, (blocks,).
 
@@ -165,7 +177,8 @@ def _hold_run(
         norms[block] = squares**0.5 if squares >= tiny else 0.0
         # Stored and read again: what counts is the value in the rows' own precision.
         norm, target = norms[block], targets[block]
-        if norm > 0 and target > 0 and abs(norm - target) > rounding * target:
+        is_off = norm - target > rounding * target or (not at_most and target - norm > rounding * target)
+        if norm > 0 and target > 0 and is_off:
             factors[block] = target / norm
             factor = factors[block]
             if 0 < factor < float("inf"):

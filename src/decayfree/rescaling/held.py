@@ -48,7 +48,10 @@ class Held(Part):
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
     """Radius of every block of each weight, by name."""
     parameters = dict(model.named_parameters())
-    return {weight.name: radius_of(radius, weight.name, weight.part(parameters)) for weight in weights}
+    return {
+        weight.name: radius_of(radius, weight.name, weight.part(parameters), keeps_its_own=weight.by_request)
+        for weight in weights
+    }
 
 
 def held_of(

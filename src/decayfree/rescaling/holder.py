@@ -93,9 +93,9 @@ class _Group:
         for one, _, factors in self.others:
             one.scale_(factors)
 
-    def be_careful(self, rounding: float) -> float:
+    def be_careful(self, rounding: float, *, at_most: bool) -> float:
         """Choose factors where a norm may be anything; the largest |factor − 1|, or infinity."""
-        self.factors.copy_(_factors(self.norms, self.targets, rounding))
+        self.factors.copy_(_factors(self.norms, self.targets, rounding, at_most=at_most))
         for norms, factors, _ in self.pieces:
             if not bool(torch.isfinite(norms).all()):
                 factors.fill_(1.0)
@@ -108,6 +108,7 @@ class Holder:
 
     Args:
         held: The weights; all on one device and with norms of one precision.
+        at_most: Leave blocks alone that are shorter than their target.
         in_few_calls: Whether calls cost more than passes over memory; by default where weights are not on
             the CPU.
 
@@ -119,7 +120,10 @@ class Holder:
         slices: Where each weight's blocks are among them, by name.
     """
 
-    def __init__(self, held: Sequence[Held], *, in_few_calls: bool | None = None) -> None:
+    def __init__(
+        self, held: Sequence[Held], *, at_most: bool = False, in_few_calls: bool | None = None
+    ) -> None:
+        self.at_most = at_most
         is_on_host = held[0].weight.device.type == "cpu"
         self._in_few_calls = not is_on_host if in_few_calls is None else in_few_calls
         planned = [(one, runs_in_memory(one)) for one in held]
@@ -193,12 +197,14 @@ class Holder:
             for one, own_norms, _ in others:
                 own_norms.copy_(one.each(Tensor.detach).norms())
             torch.div(targets, norms, out=factors)
+            if self.at_most:
+                factors.clamp_(max=1.0)
             torch.aminmax(factors, out=extremes_out)
             least, most = extremes.tolist()
             shrunk, grown = 1.0 - least, most - 1.0
             distance = shrunk if shrunk > grown else grown
             if not distance < _SAFE:
-                distance = group.be_careful(rounding)
+                distance = group.be_careful(rounding, at_most=self.at_most)
             elif distance <= rounding:
                 factors.fill_(1.0)
                 continue
@@ -213,13 +219,13 @@ class Holder:
     def _hold_without_looking_(self, group: "_Group | Batch") -> Tensor:
         """The same for one group, on a device that the host does not wait for."""
         copy = group.measure()
-        group.factors.copy_(_factors(group.norms, group.targets, self._rounding))
+        group.factors.copy_(_factors(group.norms, group.targets, self._rounding, at_most=self.at_most))
         group.scale_(copy)
         return torch.where(group.norms < math.inf, (group.factors - 1).abs_(), math.inf).max()
 
     def careful_factors(self) -> Tensor:
         """Target over norm; 1 where either is 0, where a value is not finite, or where nothing is to do."""
-        return _factors(self.norms, self.targets, self._rounding)
+        return _factors(self.norms, self.targets, self._rounding, at_most=self.at_most)
 
     def _grouped(self, pieces: Sequence[RunInMemory | Held]) -> list["_Group | Batch"]:
         """All pieces in groups, in their order."""
@@ -242,13 +248,13 @@ class Holder:
         return Batch(runs, *columns) if is_batch else _Group(pieces, *columns)
 
 
-def holders_of(held: Iterable[Held]) -> list[Holder]:
+def holders_of(held: Iterable[Held], *, at_most: bool = False) -> list[Holder]:
     """One holder for each device and norm precision."""
 
     def kind(one: Held) -> tuple[str, str]:
         return str(one.weight.device), str(norm_dtype(one.weight))
 
-    return [Holder(list(part)) for _, part in groupby(sorted(held, key=kind), key=kind)]
+    return [Holder(list(part), at_most=at_most) for _, part in groupby(sorted(held, key=kind), key=kind)]
 
 
 def _places(sizes: Iterable[int]) -> Iterator[slice]:
@@ -256,10 +262,10 @@ def _places(sizes: Iterable[int]) -> Iterator[slice]:
     return (slice(*pair) for pair in pairwise(accumulate(sizes, initial=0)))
 
 
-def _factors(norms: Tensor, targets: Tensor, rounding: float) -> Tensor:
+def _factors(norms: Tensor, targets: Tensor, rounding: float, *, at_most: bool) -> Tensor:
     """Target over norm; 1 where there is nothing to do or it cannot be done."""
     factors = targets / norms
-    moves = ((factors - 1).abs_() > rounding) & (factors > 0) & (factors < math.inf)
+    moves = ((factors - 1).abs_() > rounding) & (factors > 0) & (factors < (1.0 if at_most else math.inf))
     return torch.where(moves, factors, 1.0)
 
 

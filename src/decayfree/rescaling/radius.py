@@ -37,15 +37,19 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     ]
 
 
-def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
+def radius_of(radius: Radius, name: str, part: Part, *, keeps_its_own: bool = False) -> Tensor:
     """Radius of every block, (n_blocks,), norm a row: that of the first pattern that matches, else 1.
+
+    With ``keeps_its_own`` it is the norm that the block has, unless a pattern matches.
 
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.
     """
     weight, blocks = part.weight, part.blocks
     if isinstance(radius, Mapping):
-        value = next((value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+        unnamed: float | Literal["init"] = "init" if keeps_its_own else 1.0
+        matching = (value for pattern, value in radius.items() if fnmatch.fnmatchcase(name, pattern))
+        value = next(matching, unnamed)
         if not isinstance(value, Tensor):
             return radius_of(value, name, part)
         if value.shape != (blocks.n_blocks,):
@@ -54,7 +58,7 @@ def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
                 f"got shape {tuple(value.shape)}"
             )
         return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
-    if isinstance(radius, str):  # "init"
+    if isinstance(radius, str) or keeps_its_own:  # "init"
         return part.each(Tensor.detach).norms() / rows_norm(blocks, weight)
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 

@@ -53,7 +53,7 @@ def rescale_(
 
     Args:
         model: The model that was probed, or a copy of it such as an average of its weights.
-        found: Its scale-invariant weights.
+        found: Its scale-invariant weights; those by request are left alone.
         radius: As for :class:`WeightRescaling`, but for ``"init"``.
         optimizer: Whose moments follow.
 
@@ -76,7 +76,7 @@ def rescale_(
         {'0.weight': tensor([2.])}
     """
     raise_all(faults_of(InvalidInputError, model_faults(model) + found_faults(found)))
-    weights = list(found)
+    weights = [weight for weight in found if not weight.by_request]
     faults = faults_of(InvalidInputError, radius_faults(radius, [weight.name for weight in weights]))
     if any(
         isinstance(value, str) for value in (radius.values() if isinstance(radius, Mapping) else [radius])
@@ -86,7 +86,8 @@ def rescale_(
     optimizer = None if optimizer is None else hooked(optimizer)
     model = plain(model)
     found.check_fits(model)
-    parameters = {name: part.weight for name, part in found.parts(model).items()}
+    parts = found.parts(model)
+    parameters = {weight.name: parts[weight.name].weight for weight in weights}
     raise_all(faults_of(UnsupportedWeightError, unsupported_weights(parameters)))
     held = held_of(model, weights, radii_of(model, weights, radius))
     if optimizer is not None:
@@ -136,9 +137,12 @@ def put_on_radius_(
     warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
     _warn_of_zeros(holders, stacklevel=stacklevel + 1)
     follow_statistics_(model, relations, dict(model.named_parameters()))
+    invariant = {weight.name for weight in weights if not weight.by_request}
     for holder in holders:
         holder.scale_()
-        applied = [(one, holder.factors[holder.slices[one.name]]) for one in holder.held]
+        applied = [
+            (one, holder.factors[holder.slices[one.name]]) for one in holder.held if one.name in invariant
+        ]
         follow_gradients_(applied)
         if optimizer is not None:
             follow_moments_(optimizer, applied)

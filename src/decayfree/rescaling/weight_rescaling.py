@@ -84,7 +84,9 @@ class WeightRescaling:
         radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm
             radius·√R. ``"init"`` is the norm that each block has now. A mapping from glob patterns over
             parameter names to either, or to a tensor (n_blocks,) with one radius for each block; the first
-            match counts, 1 without.
+            match counts, 1 without. Weights by request (:meth:`decayfree.Invariance.by_request`) take
+            ``"init"`` unless a pattern matches.
+        at_most: Blocks shorter than their radius stay as they are, longer ones go back onto it (MaxNorm).
         every: Rescale after so many optimizer steps. Between them norms are measured after each step, so that
             running statistics follow what each forward pass sees.
         copies: Averages of the weights (EMA, SWA) that exist already: the first rescale scales them by the
@@ -134,6 +136,7 @@ class WeightRescaling:
         found: Invariance,
         *,
         radius: Radius = 1.0,
+        at_most: bool = False,
         every: int = 1,
         momentum: Literal["keep", "scale"] = "keep",
         fused: bool = False,
@@ -142,7 +145,7 @@ class WeightRescaling:
     ) -> None:
         optimizer, found = attachable(optimizer, found)
         self.optimizer = optimizer
-        self.every, self.momentum, self.fused = every, momentum, fused
+        self.every, self.momentum, self.fused, self.at_most = every, momentum, fused, at_most
         self.found = found
         self.copies = copies_of(copies)
         self._weights = weights_in(optimizer, found)
@@ -166,6 +169,8 @@ class WeightRescaling:
                 f"memory: none of the {len(self._weights)} that are held here is one"
             )
         self._rescale_once(stacklevel=3)
+        if at_most:
+            self._note(is_due=True)
         self._last_look.look(self._watched)
         self._preconditions = Preconditions(optimizer, found, self._planned(), self._problems_of_groups)
         self._attach()
@@ -230,6 +235,7 @@ class WeightRescaling:
             "radii": {name: radii.detach().clone() for name, radii in self.radii.items()},
             "every": self.every,
             "momentum": self.momentum,
+            "at_most": self.at_most,
             "norms": {name: norms.detach().clone() for name, norms in self._norms.items()},
             "biases": self._biases.state_dict(),
             "n_steps": self.n_steps,
@@ -245,12 +251,12 @@ class WeightRescaling:
                 changed.
         """
         raise_all(state_faults(state, self.state_dict()))
-        raise_all(setting_faults(state["every"], state["momentum"], self.fused))
+        raise_all(setting_faults(state["every"], state["momentum"], self.fused, state["at_most"]))
         if self._lengths:
             raise_all(self._lengths.state_faults(state["lengths"], self._planned()))
             self._lengths.load_state_dict(state["lengths"], self._planned())
         self.radii = {name: state["radii"][name].to(self.radii[name], copy=True) for name in self.radii}
-        self.every, self.momentum = state["every"], state["momentum"]
+        self.every, self.momentum, self.at_most = state["every"], state["momentum"], state["at_most"]
         self._steps = StepCounter(state["n_steps"])
         self._optimizer_steps_before = state["optimizer_steps_before"]
         self._norms = {name: norms.to(self.radii[name], copy=True) for name, norms in state["norms"].items()}
@@ -277,6 +283,7 @@ class WeightRescaling:
             n_optimizer_steps=steps_since(self.optimizer, self._optimizer_steps_before, n_steps),
             is_attached=self.is_attached,
             is_due=n_steps % self.every == 0,
+            at_most=self.at_most,
             has_moved=not self._last_look.is_as_seen(self._watched),
             others=[*lost, *longer([*self.copies, *copies_of(copies)], self.found, held, self.radii)],
         )
@@ -344,10 +351,12 @@ class WeightRescaling:
         # Else forward passes see weights on their radius only, and so do statistics.
         if self.every > 1 or self._norms:
             self._follow_what_was_seen(is_due=is_due)
-        if self.every == 1:
+        if self._is_always_on_radius:
             self._norms = {}
         if is_due and self.momentum == "scale":
-            follow_moments_(self.optimizer, self._applied())
+            follow_moments_(
+                self.optimizer, [pair for pair in self._applied() if not self.found[pair[0].name].by_request]
+            )
         self._last_look.look(self._watched)
         if self._finite.is_broken_by(distances):
             self._raise_if_not_finite()
@@ -355,7 +364,7 @@ class WeightRescaling:
     def _take_over(self) -> None:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
         self._make_current()
-        if self.every == 1:
+        if self._is_always_on_radius:
             self._norms = {}  # of an evaluation inside a step that raised: no pass will see them again
         with names_as_found(self.found):
             put_on_radius_(
@@ -367,7 +376,7 @@ class WeightRescaling:
                 stacklevel=6,
             )
             self._biases.follow_(self.found.model, {one.name: factors for one, factors in self._applied()})
-        if self.every > 1:
+        if not self._is_always_on_radius:
             self._note(is_due=True)
         self._last_look.look(self._watched)
 
@@ -432,7 +441,12 @@ class WeightRescaling:
         faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
         faults += copy_faults(self.copies, self.found)
         faults += faults_of(InvalidInputError, self._moment_faults(moves=radius != "init"))
-        return faults + setting_faults(self.every, self.momentum, self.fused)
+        return faults + setting_faults(self.every, self.momentum, self.fused, self.at_most)
+
+    @property
+    def _is_always_on_radius(self) -> bool:
+        """Whether forward passes see all weights on their radius, after any step."""
+        return self.every == 1 and not self.at_most
 
     def held_weights(self) -> list[Tensor]:
         """The parameters whose norm is held, without biases."""
@@ -447,7 +461,7 @@ class WeightRescaling:
     def _plan(self) -> None:
         with torch.inference_mode(False):
             self._holders = (fused_holders_of if self.fused else holders_of)(
-                held_of(self.found.model, self._weights, self.radii)
+                held_of(self.found.model, self._weights, self.radii), at_most=self.at_most
             )
         held = self._planned()
         self._watched = [tensor for one in held for tensor in one.tensors]
