@@ -16,8 +16,12 @@ PRINTS = {
         r"lightning got (.*\n)+tensorboard is written"
     ),
     "record_training.py": r"no +300 .*\n(.*\n)*yes +300 +1\.00 ",
+    "train_characters.py": r"decay +validation \d\.\d+ nats.*\nQK-norm held .*\nall matrices held +validation \d",
     "train_digits.py": r"test accuracy 9\d\.\d%\n.* after 180 steps",
 }
+
+
+FEW_STEPS = {"train_characters.py": ["30"]}
 
 
 def test_every_example_is_known_and_short() -> None:
@@ -29,7 +33,7 @@ def test_every_example_is_known_and_short() -> None:
 @pytest.mark.parametrize("name", PRINTS)
 def test_an_example_runs_and_prints_what_it_promises(name: str, tmp_path: Path) -> None:
     environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"))
-    command = [sys.executable, ROOT / "examples" / name]
+    command = [sys.executable, ROOT / "examples" / name, *FEW_STEPS.get(name, [])]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert re.search(PRINTS[name], run.stdout), run.stdout
