@@ -1,51 +1,42 @@
-"""Send recorded samples to W&B, MLflow, Lightning's logger or TensorBoard: one line each.
+"""Record to W&B, MLflow and TensorBoard, beside a training that logs by itself: offline, in this folder.
 
-Stand-ins take the loggers' places here.
+Needs `pip install "decayfree[wandb,mlflow,tensorboard]"`; takes seconds.
 """
 
-from collections.abc import Callable
-from types import SimpleNamespace
+import os
 
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+import mlflow
 import torch
+import wandb
 from torch import nn
 
 import decayfree
-from decayfree.dynamics.sinks import JsonLines, Sample, TensorBoard
+from decayfree.dynamics import MLflow, Sample, TensorBoard, WandB
 
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
 model = nn.Sequential(
     nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 2)
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
 found = decayfree.find_invariant(model, torch.randn(16, 8))
 
+with wandb.init(project="example") as run, mlflow.start_run():
+    # One is enough: sink=WandB().
+    sinks = [WandB(run), MLflow(), TensorBoard("tensorboard")]
 
-def stand_in(name: str) -> Callable[..., None]:
-    return lambda values, step: print(f"{name} got {len(values)} numbers at step {step}")
+    def to_all(sample: Sample) -> None:
+        for sink in sinks:
+            sink(sample)
+        print(f"step {sample.step}: {len(sample.brief())} numbers to {len(sinks)} loggers")
 
-
-# In earnest: import wandb; import mlflow; your Lightning trainer; torch.utils.tensorboard.SummaryWriter().
-wandb = SimpleNamespace(log=stand_in("wandb"))
-mlflow = SimpleNamespace(log_metrics=stand_in("mlflow"))
-trainer = SimpleNamespace(logger=SimpleNamespace(log_metrics=stand_in("lightning")))
-writer = SimpleNamespace(
-    add_scalar=lambda tag, value, step: None, flush=lambda: print("tensorboard is written")
-)
-
-to_tensorboard = TensorBoard(writer)
-to_file = JsonLines("for-all-loggers.jsonl")
-
-
-def to_all(sample: Sample) -> None:
-    wandb.log(sample.flat(), step=sample.step)
-    # Of its 1,000 numbers a call, all statistics take too many.
-    mlflow.log_metrics(sample.flat("mean"), step=sample.step)
-    trainer.logger.log_metrics(sample.flat(), step=sample.step)
-    to_tensorboard(sample)
-    to_file(sample)
-
-
-recorder = decayfree.Recorder(optimizer, found, every=10, sink=to_all)
-for _ in range(20):
-    optimizer.zero_grad()
-    model(torch.randn(32, 8)).square().mean().backward()
-    optimizer.step()
+    recorder = decayfree.Recorder(optimizer, found, every=10, sink=to_all)
+    for step in range(20):
+        optimizer.zero_grad()
+        loss = model(torch.randn(32, 8)).square().mean()
+        loss.backward()
+        optimizer.step()
+        run.log({"loss": loss.item()}, step=32 * step)  # counts images: these are kept, and ours too
+        mlflow.log_metric("loss", loss.item(), step=32 * step)

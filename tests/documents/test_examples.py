@@ -11,12 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # What each one prints, as a pattern.
 PRINTS = {
-    "record_to_loggers.py": (
-        r"wandb got \d+ numbers at step 10\nmlflow got \d+ .*\n"
-        r"lightning got (.*\n)+tensorboard is written"
-    ),
+    "record_to_loggers.py": r"step 10: 10 numbers to 3 loggers\nstep 20: 10 numbers to 3 loggers\n",
     "record_training.py": r"no +300 .*\n(.*\n)*yes +300 +1\.00 ",
-    "train_characters.py": r"decay +validation \d\.\d+ nats.*\nQK-norm held .*\nall matrices held +validation \d",
+    "train_characters.py": r"decay +validation \d\.\d+ nats.*\nQK-norm held .*\nall matrices held +val",
     "train_digits.py": r"test accuracy 9\d\.\d%\n.* after 180 steps",
 }
 

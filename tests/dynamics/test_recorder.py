@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import decayfree
 from decayfree.dynamics import fused_rows, row_sums
 from decayfree.dynamics.recorder import Recorder
-from decayfree.dynamics.sinks import Sample
+from decayfree.dynamics.samples import Sample
 from support.available import import_or_skip
 from support.networks import MixedNet, digit_losses, equal, find, mixed_net, small_net
 from support.recording import LOSSES, recorded, train

@@ -18,7 +18,7 @@ from torch import Tensor, nn, optim
 
 import decayfree
 from decayfree.dynamics.recorder import Recorder
-from decayfree.dynamics.sinks import Sample
+from decayfree.dynamics.samples import Sample
 from support import reference
 from support.networks import MixedNet, SmallNet, digit_losses, find, mixed_net, small_net
 from support.optimizer_rows import ROWS, Row

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import decayfree
 from decayfree.dynamics.recorder import Recorder
-from decayfree.dynamics.sinks import Sample, read_jsonl
+from decayfree.dynamics.samples import Sample, read_jsonl
 
 N_STEPS = 4
 

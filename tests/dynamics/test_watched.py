@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import decayfree
 from decayfree import equilibrium
-from decayfree.dynamics.sinks import Sample
+from decayfree.dynamics.samples import Sample
 from decayfree.errors import InvalidInputError, MismatchError
 
 OF_ALL = {"norm", "angular_update_rad", "relative_update", "radial_share"}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from decayfree.dynamics.recorder import Recorder
-from decayfree.dynamics.sinks import Sample
+from decayfree.dynamics.samples import Sample
 from support.networks import digit_losses, find, step_once
 
 LOSSES = digit_losses(12, torch.float32)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from decayfree.dynamics.sinks import without_nan
+from decayfree.dynamics.samples import without_nan
 from decayfree.errors import DecayFreeError
 
 FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130

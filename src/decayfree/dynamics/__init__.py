@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from decayfree.dynamics.measures import motion as motion
     from decayfree.dynamics.measures import slope as slope
     from decayfree.dynamics.recorder import Recorder as Recorder
+    from decayfree.dynamics.samples import Sample as Sample
+    from decayfree.dynamics.samples import read_jsonl as read_jsonl
     from decayfree.dynamics.sinks import JsonLines as JsonLines
-    from decayfree.dynamics.sinks import Sample as Sample
+    from decayfree.dynamics.sinks import MLflow as MLflow
     from decayfree.dynamics.sinks import TensorBoard as TensorBoard
-    from decayfree.dynamics.sinks import read_jsonl as read_jsonl
+    from decayfree.dynamics.sinks import WandB as WandB
     from decayfree.optimizers import UpdateFamily as UpdateFamily
 
 __getattr__ = lazy_face(__name__)

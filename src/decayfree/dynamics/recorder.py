@@ -25,7 +25,8 @@ from decayfree.dynamics.measures import distance_to_equilibrium
 from decayfree.dynamics.readings import as_scalar, motion_readings, slope_readings, summary
 from decayfree.dynamics.readings import labels as labels_of
 from decayfree.dynamics.row_sums import block_motion, block_slope
-from decayfree.dynamics.sinks import JsonLines, Sample
+from decayfree.dynamics.samples import Sample
+from decayfree.dynamics.sinks import JsonLines, Kept
 from decayfree.dynamics.watched import Watched
 from decayfree.errors import (
     Fault,
@@ -64,7 +65,8 @@ class Recorder:
         sink: A file, to which lines of JSON are appended (`decayfree.dynamics.read_jsonl` reads them), or
             anything that can be called with a :class:`decayfree.dynamics.Sample`. The file, by default
             ``dynamics.jsonl`` in the working directory, is made with the first sample. With
-            ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder.
+            ``torch.distributed`` only rank 0 calls the sink; all ranks must attach a recorder. A sink that
+            raises stops no training: it is told once, and the samples go to ``dynamics.jsonl``.
         family: How the optimizer's step depends on the gradient's size, see
             :func:`decayfree.dynamics.update_family`; by default told from its class. ``"none"`` leaves the
             effective learning rate out.
@@ -127,6 +129,7 @@ class Recorder:
         self.family = _checked_family(optimizer, family, faults)
         self.sink = _sink_of(sink, faults)
         raise_all(faults)
+        self._tell = Kept(self.sink, "dynamics.jsonl")
         self.last: Sample | None = None
         self.run = uuid.uuid4().hex[:8]
         self._steps, self._idle_step = StepCounter(), IdleStep()
@@ -247,7 +250,7 @@ class Recorder:
         if self._steps.count(optimizer) and self._kept:
             self.last = self._sample()
             if _is_first_rank():
-                self.sink(self.last)
+                self._tell(self.last)
 
     @torch.no_grad()
     def _sample(self) -> Sample:

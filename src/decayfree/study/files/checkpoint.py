@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from decayfree.dynamics.sinks import without_nan
+from decayfree.dynamics.samples import without_nan
 from decayfree.study.disk import replace_text, replacing
 from decayfree.study.files import results
 from decayfree.study.files.integrity import GrowingFile, ResultError, Seal, seal_zip, sealed_json, zip_fault

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from decayfree.dynamics.sinks import without_nan
+from decayfree.dynamics.samples import without_nan
 from decayfree.study.disk import as_path, read_bytes, read_text
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
 from decayfree.study.files.integrity import ResultError, Seal, json_of, sealed_json, unsealed_json
