@@ -29,7 +29,7 @@ def test_every_example_is_known_and_short() -> None:
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_an_example_runs_and_prints_what_it_promises(name: str, tmp_path: Path) -> None:
-    environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"))
+    environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"), MLFLOW_LOGGING_LEVEL="ERROR")
     command = [sys.executable, ROOT / "examples" / name, *FEW_STEPS.get(name, [])]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
