@@ -1,12 +1,18 @@
 """Lightning's own Trainer holds norms by one callback, whatever else is in it."""
 
 import copy
+import multiprocessing
+import os
+import socket
+import warnings
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
@@ -274,3 +280,49 @@ def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path):
     torch.save(checkpoint, tmp_path / "a.ckpt")
     with pytest.raises(decayfree.MismatchError, match=r"optimizers \[0, 2\], and these weights are in \[1\]"):
         trained(tmp_path, Second(), [WeightRescalingCallback(IMAGES[:8])], tmp_path / "a.ckpt")
+
+
+def train_on_rank(rank: int, port: int, folder: Path) -> None:
+    """DDP, then FSDP2 through ModelParallelStrategy, on ranks that begin with different weights."""
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank))
+    warnings.simplefilter("ignore")
+
+    class Sharded(Net):
+        def configure_model(self):
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+    strategies = pl.strategies
+    settings = {"timeout": timedelta(seconds=30), "process_group_backend": "gloo"}
+    ways = {
+        "DDP": (Net(), strategies.DDPStrategy(**settings)),
+        "FSDP2": (Sharded(), strategies.ModelParallelStrategy(2, 1, **settings)),
+    }
+    trained_weights = {}
+    for way, (module, strategy) in ways.items():
+        if way == "DDP" and rank:  # rank 0's are sent to all, and so must its radii be
+            nn.init.normal_(module.net[0].weight)
+        callback = WeightRescalingCallback(IMAGES[:8], radius="init")
+        trained(folder, module, [callback], strategy=strategy, devices=2, max_epochs=1)
+        (wrs,) = callback.attached.values()
+        weights = [one.full_tensor() if hasattr(one, "full_tensor") else one for one in module.parameters()]
+        assert (wrs.n_steps, wrs.check().problems) == (4, ())
+        trained_weights[way] = [one.detach() for one in weights]
+    torch.save(trained_weights, folder / f"{rank}.pt")
+
+
+def test_ranks_stay_equal_in_ddp_and_fsdp2_trains_the_same(tmp_path):
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=train_on_rank, args=(rank, port, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+        rank.kill()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for way in first:
+        assert all(map(torch.equal, first[way], second[way])), way
+    torch.testing.assert_close(first["DDP"], first["FSDP2"], rtol=1e-5, atol=1e-6)
