@@ -142,12 +142,12 @@ def test_decay_on_what_is_held_is_refused_with_the_cure(tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize("rebuilt", [False, True], ids=["state", "callbacks rebuilt"])
-def test_a_run_that_is_resumed_is_bitwise_the_one_that_went_on(tmp_path, rebuilt):
+@pytest.mark.parametrize(("radius", "rebuilt"), [(1.0, False), ("init", False), ("init", True)])
+def test_a_run_that_is_resumed_is_bitwise_the_one_that_went_on(tmp_path, radius, rebuilt):
     def run(name, seed, resume=None, **own):
         model, found = made("ResNet", seed)
         callbacks = [
-            integration.WeightRescalingCallback(found, radius="init", every=4),
+            integration.WeightRescalingCallback(found, radius=radius, every=4),
             integration.RecorderCallback(found, every=2),
         ]
         settings = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 3} | own
