@@ -72,6 +72,23 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
                     _scale_factored_(rows, columns, factors, blocks)
 
 
+def twins_in(optimizer: Optimizer) -> tuple[str, ...]:
+    """Keys of its state that hold the weight at another point."""
+    row = nearest_row(type(optimizer))
+    return () if row is None else row.twins
+
+
+def follow_twins_(optimizer: Optimizer, keys: Sequence[str], held: Iterable[tuple[Held, Tensor]]) -> None:
+    """Multiply what an optimizer keeps of weights at another point by the factors of their blocks."""
+    with torch.no_grad():
+        for one, factors in held:
+            for parameter, blocks in one.by_tensor():
+                state = optimizer.state.get(parameter, {})
+                for key in keys:
+                    if key in state:
+                        scale_blocks_(state[key], factors, blocks)
+
+
 def follow_gradients_(held: Iterable[tuple[Held, Tensor]]) -> None:
     """Divide gradients by the factors of their blocks, (n_blocks,): g(cw) = g(w)/c."""
     with torch.no_grad():

@@ -47,7 +47,13 @@ from decayfree.rescaling.faults import (
     state_faults,
 )
 from decayfree.rescaling.finite import Finiteness
-from decayfree.rescaling.following import follow_moments_, follow_statistics_, warn_of_unknown_moments
+from decayfree.rescaling.following import (
+    follow_moments_,
+    follow_statistics_,
+    follow_twins_,
+    twins_in,
+    warn_of_unknown_moments,
+)
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
@@ -91,7 +97,8 @@ class WeightRescaling:
             same factors, statistics too, so that they average on as if the weights had always been so long.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
             action: what holds k powers of the gradient is divided by the factor to that power. Per step the
-            difference is of second order in the step's angle.
+            difference is of second order in the step's angle. Where a schedule-free optimizer steps from, z,
+            is a weight and no moment: it is always scaled along.
         schedule: ``"plain"``: angles follow the learning rate. ``"follow"``: the root of its share of the
             full one (``max_lr`` or ``initial_lr`` of its group, or the rate now), as they do under decay.
         fused: Read and write each kernel once after a step, in machine code by numba
@@ -152,7 +159,7 @@ class WeightRescaling:
             self.radii = radii_of(found.model, self._weights, radius)
         self._steps, self._finite = StepCounter(), Finiteness()
         self._optimizer_steps_before = steps_of(optimizer)
-        self._knows_moments = momentum != "scale"
+        self._knows_moments, self._twins = momentum != "scale", twins_in(optimizer)
         self._last_look, self._idle_step, self._may_be_idle = LastLook(), IdleStep(), False
         self._other_rows = OtherRows()
         self._counted_before_idle: int | None = None
@@ -348,6 +355,8 @@ class WeightRescaling:
             self._norms = {}
         if is_due and self.momentum == "scale":
             follow_moments_(self.optimizer, self._applied())
+        elif is_due and self._twins:
+            follow_twins_(self.optimizer, self._twins, self._applied())
         self._last_look.look(self._watched)
         if self._finite.is_broken_by(distances):
             self._raise_if_not_finite()
