@@ -131,7 +131,7 @@ def of_torch() -> Iterator[Trial]:
 
 
 def of_timm() -> Iterator[Trial]:
-    """Every name of timm.optim.list_optimizers(), as its train.py makes it, and Lookahead over one."""
+    """Every name of timm.optim.list_optimizers(), as its training script makes it, and Lookahead over one."""
     optim = importlib.import_module("timm.optim")
 
     def make(name: str) -> Make:

@@ -303,6 +303,12 @@ def nearest_row(kind: type) -> KnownOptimizer | None:
     return next((row for one in kind.__mro__ if (row := row_of(one)) is not None), None)
 
 
+def twins_in(optimizer: object) -> tuple[str, ...]:
+    """Keys of an optimizer's state that hold the weight at another point."""
+    row = nearest_row(type(optimizer))
+    return () if row is None else row.twins
+
+
 def row_called(name: str) -> KnownOptimizer | None:
     """What is known of the optimizer whose class is called so, whatever the size of its letters."""
     return _row_called(_plain(name))

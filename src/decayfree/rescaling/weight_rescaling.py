@@ -28,6 +28,7 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.invariance.result import Invariance
+from decayfree.optimizers import twins_in
 from decayfree.rescaling.copies import copies_of, copy_faults, longer, scale_copies_
 from decayfree.rescaling.deviation import (
     Deviation,
@@ -47,13 +48,7 @@ from decayfree.rescaling.faults import (
     state_faults,
 )
 from decayfree.rescaling.finite import Finiteness
-from decayfree.rescaling.following import (
-    follow_moments_,
-    follow_statistics_,
-    follow_twins_,
-    twins_in,
-    warn_of_unknown_moments,
-)
+from decayfree.rescaling.following import follow_moments_, follow_statistics_, warn_of_unknown_moments
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
 from decayfree.rescaling.holder import distance_of, holders_of, not_finite
@@ -97,8 +92,7 @@ class WeightRescaling:
             same factors, statistics too, so that they average on as if the weights had always been so long.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
             action: what holds k powers of the gradient is divided by the factor to that power. Per step the
-            difference is of second order in the step's angle. Where a schedule-free optimizer steps from, z,
-            is a weight and no moment: it is always scaled along.
+            difference is of second order in the step's angle. A schedule-free optimizer's z follows always.
         schedule: ``"plain"``: angles follow the learning rate. ``"follow"``: the root of its share of the
             full one (``max_lr`` or ``initial_lr`` of its group, or the rate now), as they do under decay.
         fused: Read and write each kernel once after a step, in machine code by numba
@@ -353,10 +347,8 @@ class WeightRescaling:
             self._follow_what_was_seen(is_due=is_due)
         if self.every == 1:
             self._norms = {}
-        if is_due and self.momentum == "scale":
-            follow_moments_(self.optimizer, self._applied())
-        elif is_due and self._twins:
-            follow_twins_(self.optimizer, self._twins, self._applied())
+        if is_due and (self.momentum == "scale" or self._twins):
+            follow_moments_(self.optimizer, self._applied(), momentum=self.momentum)
         self._last_look.look(self._watched)
         if self._finite.is_broken_by(distances):
             self._raise_if_not_finite()
