@@ -271,6 +271,14 @@ def test_what_cannot_be_is_said_where_it_is(tmp_path):
         trained(tmp_path, Net(), [WeightRescalingCallback(IMAGES[:8], radius=-1)])
 
 
+def test_a_setting_that_is_unknown_is_told_at_once():
+    for kind in (WeightRescalingCallback, integration.TurningCallback, RecorderCallback):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'radios'"):
+            kind(IMAGES[:8], radios=2.0)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'copies'"):
+        WeightRescalingCallback(IMAGES[:8], copies=[])
+
+
 def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path):
     class Second(Manual):
         def configure_optimizers(self):

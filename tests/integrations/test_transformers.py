@@ -180,6 +180,8 @@ def test_what_json_cannot_hold_is_refused_where_callbacks_are_rebuilt(tmp_path):
         trainer_of(tmp_path, model, [rebuilt]).train()
     with pytest.raises(decayfree.InvalidInputError, match="found must come from"):
         integration.WeightRescalingCallback(model)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'radios'"):
+        integration.WeightRescalingCallback(found, radios=2.0)
     twice = [integration.RecorderCallback(found), integration.RecorderCallback(found)]
     with pytest.raises(decayfree.InvalidInputError, match="takes one RecorderCallback, got 2"):
         trainer_of(tmp_path, model, twice).train()

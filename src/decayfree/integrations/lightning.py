@@ -7,6 +7,7 @@ own hooks: these callbacks do nothing in a step.
 import math
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ class WeightRescalingCallback(_AtOptimizers):
         attached: By the number of the optimizer, the :class:`decayfree.WeightRescaling` of the last fit.
 
     Raises:
+        TypeError: If a setting is unknown, or ``copies``, which are found.
         InvalidInputError: In setup, if a callback that averages weights comes before this one.
         MismatchError: At the start of training, if no optimizer has any of the weights, or the optimizers are
             not those of the checkpoint. All else as :class:`decayfree.WeightRescaling`.
@@ -147,6 +149,7 @@ class WeightRescalingCallback(_AtOptimizers):
     ) -> None:
         super().__init__(inputs, forward, include, exclude)
         self.settings = {"radius": self._default_radius} | settings
+        signature(self._kind).bind(None, None, copies=(), **settings)  # so that a slip is told at once
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the weights and put them onto their radius."""
@@ -265,6 +268,7 @@ class RecorderCallback(_AtOptimizers):
     ) -> None:
         super().__init__(inputs, forward, include, exclude)
         self.sink, self.settings = sink, settings
+        signature(Recorder).bind(None, None, **settings)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the weights, if that is no other callback's."""

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ with extra_needed("transformers", "callbacks for its Trainer need {}, which is n
 class _AtOptimizer(TrainerCallback, ExportableState):
     """Has one object at the optimizer, with its state in ``trainer_state.json``."""
 
+    _kind: type[WeightRescaling] | type[Recorder]
     attached: Any = None
     lost: tuple[str, ...] = ()
 
@@ -38,6 +40,7 @@ class _AtOptimizer(TrainerCallback, ExportableState):
         if not isinstance(found, Mapping):
             raise_all(faults_of(InvalidInputError, found_faults(found)))
         self.found, self.settings = found, settings
+        signature(self._kind).bind(None, None, **settings)  # so that a slip is told at once
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -98,6 +101,7 @@ class WeightRescalingCallback(_AtOptimizer):
         attached: The :class:`decayfree.WeightRescaling` of the last training.
 
     Raises:
+        TypeError: If a setting is unknown.
         InvalidInputError: If ``found`` is no result. All else, when training begins, as
             :class:`decayfree.WeightRescaling`.
 
@@ -166,6 +170,8 @@ class RecorderCallback(_AtOptimizer):
     Raises:
         InvalidInputError: As :class:`WeightRescalingCallback`. All else as :class:`decayfree.Recorder`.
     """
+
+    _kind = Recorder
 
     def _attach(
         self, args: TrainingArguments, around: Mapping[str, Any], found: Invariance, *, is_saved: bool
