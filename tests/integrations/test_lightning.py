@@ -1,10 +1,6 @@
 """Lightning's own Trainer holds norms by one callback, whatever else is in it."""
 
 import copy
-import multiprocessing
-import os
-import socket
-import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import decayfree
 from support.available import import_or_skip
+from support.forked import run_on_two_ranks
 
 pl = import_or_skip("lightning.pytorch")
 integration = import_or_skip("decayfree.integrations.lightning")
@@ -108,9 +105,10 @@ def norms(module: pl.LightningModule) -> list[float]:
     return [module.get_parameter(name).detach().flatten(1).norm(dim=1).mean().item() for name in HELD[:2]]
 
 
-def test_automatic_optimization_holds_and_accumulation_counts_the_optimizers_steps(tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_automatic_optimization_holds_and_accumulation_counts_the_optimizers_steps(tmp_path, precision):
     callback, module = WeightRescalingCallback(IMAGES[:8]), Net()
-    trained(tmp_path, module, [callback], accumulate_grad_batches=4)
+    trained(tmp_path, module, [callback], accumulate_grad_batches=4, precision=precision)
     (wrs,) = callback.attached.values()
     assert (wrs.n_steps, list(wrs.radii), wrs.check().problems) == (4, HELD, ())
     assert norms(module) == pytest.approx([1, 1])
@@ -292,10 +290,8 @@ def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path):
         trained(tmp_path, Second(), [WeightRescalingCallback(IMAGES[:8])], tmp_path / "a.ckpt")
 
 
-def train_on_rank(rank: int, port: int, folder: Path) -> None:
-    """DDP, then FSDP2 through ModelParallelStrategy, on ranks that begin with different weights."""
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank))
-    warnings.simplefilter("ignore")
+def train_on_rank(rank: int, folder: Path) -> None:
+    """DDP, then FSDP2 through ModelParallelStrategy."""
 
     class Sharded(Net):
         def configure_model(self):
@@ -321,17 +317,7 @@ def train_on_rank(rank: int, port: int, folder: Path) -> None:
 
 
 def test_ranks_stay_equal_in_ddp_and_fsdp2_trains_the_same(tmp_path):
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=train_on_rank, args=(rank, port, tmp_path)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-        rank.kill()
-    assert [rank.exitcode for rank in ranks] == [0, 0]
+    run_on_two_ranks(train_on_rank, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for way in first:
         assert all(map(torch.equal, first[way], second[way])), way

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 import decayfree
 from support.available import import_or_skip
+from support.forked import run_on_two_ranks
 
 transformers = import_or_skip("transformers")
 integration = import_or_skip("decayfree.integrations.transformers")
-Accelerator = import_or_skip("accelerate").Accelerator
+accelerate = import_or_skip("accelerate")
 
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGES = torch.randn(24, 3, 16, 16, generator=GENERATOR)
@@ -199,10 +200,29 @@ def test_a_second_training_goes_on_and_turning_knows_the_epochs(tmp_path):
     assert callback.attached.check().problems == ()
 
 
+def train_on_rank(rank: int, folder: Path) -> None:
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
+    model, found = made("ResNet", seed=rank)
+    callback = integration.WeightRescalingCallback(found, radius="init")
+    trainer = trainer_of(folder, model, [callback], ddp_backend="gloo", max_steps=3)
+    trainer.train()
+    assert isinstance(trainer.model_wrapped, nn.parallel.DistributedDataParallel)
+    assert (callback.attached.n_steps, callback.attached.check().problems) == (3, ())
+    torch.save(model.state_dict(), folder / f"{rank}.pt")
+
+
+def test_ranks_stay_equal_in_ddp(tmp_path):
+    run_on_two_ranks(train_on_rank, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    kept = [name for name in first if not name.endswith(("running_mean", "running_var"))]
+    assert len(kept) < len(first)
+    assert all(torch.equal(first[name], second[name]) for name in kept)
+
+
 @pytest.mark.parametrize("first", ["attached", "prepared"])
 def test_accelerate_takes_a_prepared_optimizer_and_keeps_the_state(tmp_path, first):
     def run(seed, n_steps, folder=None):
-        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
         model, found = made("ResNet", seed)
         optimizer: Any = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
         decayfree.exempt_(optimizer, found)
