@@ -291,7 +291,7 @@ def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path):
 
 
 def train_on_rank(rank: int, folder: Path) -> None:
-    """DDP, then FSDP2 through ModelParallelStrategy."""
+    """DDP, also with an average, and FSDP2 through ModelParallelStrategy."""
 
     class Sharded(Net):
         def configure_model(self):
@@ -300,19 +300,21 @@ def train_on_rank(rank: int, folder: Path) -> None:
     strategies = pl.strategies
     settings = {"timeout": timedelta(seconds=30), "process_group_backend": "gloo"}
     ways = {
-        "DDP": (Net(), strategies.DDPStrategy(**settings)),
-        "FSDP2": (Sharded(), strategies.ModelParallelStrategy(2, 1, **settings)),
+        "DDP": (Net(), strategies.DDPStrategy(**settings), []),
+        "average": (Net(), strategies.DDPStrategy(**settings), [pl.callbacks.EMAWeightAveraging(decay=0.5)]),
+        "FSDP2": (Sharded(), strategies.ModelParallelStrategy(2, 1, **settings), []),
     }
     trained_weights = {}
-    for way, (module, strategy) in ways.items():
-        if way == "DDP" and rank:  # rank 0's are sent to all, and so must its radii be
+    for way, (module, strategy, averaging) in ways.items():
+        if way != "FSDP2" and rank:  # rank 0's are sent to all, and so must its radii be
             nn.init.normal_(module.net[0].weight)
         callback = WeightRescalingCallback(IMAGES[:8], radius="init")
-        trained(folder, module, [callback], strategy=strategy, devices=2, max_epochs=1)
+        trained(folder, module, [callback, *averaging], strategy=strategy, devices=2, max_epochs=1)
         (wrs,) = callback.attached.values()
         weights = [one.full_tensor() if hasattr(one, "full_tensor") else one for one in module.parameters()]
         assert (wrs.n_steps, wrs.check().problems) == (4, ())
-        trained_weights[way] = [one.detach() for one in weights]
+        statistics = list(module.buffers()) if averaging else []  # measured by each rank on its own batches
+        trained_weights[way] = [one.detach() for one in (*weights, *statistics)]
     torch.save(trained_weights, folder / f"{rank}.pt")
 
 
