@@ -3,7 +3,9 @@
 No helper is here; tests import those by name from tests/support.
 """
 
+import importlib
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,18 @@ from hypothesis import settings
 # Same cases everywhere, no deadline (a shared machine is slow at times), no file left behind.
 settings.register_profile("decayfree", derandomize=True, deadline=None, database=None)
 settings.load_profile("decayfree")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """No examples are tried of frameworks that do not import; tests/integrations says why they do not."""
+    if collection_path.match("src/decayfree/integrations/*.py"):
+        try:
+            importlib.import_module(
+                f"decayfree.integrations.{collection_path.stem}".removesuffix(".__init__")
+            )
+        except (ImportError, RuntimeError, OSError, AttributeError):
+            return True
+    return None
 
 
 @pytest.fixture

@@ -98,9 +98,18 @@ MEASURED = {
     "MARS": Row(PO, named=("exp_avg", "exp_avg_sq", "last_grad")),
     "AdafactorBigVision": Row(TIMM),
     "RMSpropTF": Row(TIMM, {"momentum": 0.9, "centered": True}),
+    # Which weigh their average by learning rates, if that is not set aside.
+    "SGDScheduleFree": Row("schedulefree", {"weight_lr_power": 0.0}),
+    "AdamWScheduleFree": Row("schedulefree", {"weight_lr_power": 0.0}),
+    "RAdamScheduleFree": Row("schedulefree", {"weight_lr_power": 0.0}, n_warm=8),
+    "ScheduleFreeSGD": Row(PO, {"weight_lr_power": 0.0}),
+    "ScheduleFreeAdamW": Row(PO, {"weight_lr_power": 0.0}),
+    "ScheduleFreeRAdam": Row(PO, {"weight_lr_power": 0.0}, n_warm=8),
     "Tiger": Row(PO, STILL),
     "SignSGD": Row(PO, STILL),
 }
+# Other implementations of these.
+UNMEASURED = {f"{name}ScheduleFreeClosure" for name in ("SGD", "AdamW", "RAdam")} | {"AdamWScheduleFreePaper"}
 # Those whose steps know signs or directions only; the law of this family is that of Adam's.
 OF_SIGNS = {"Lion", "Muon", "Rprop", "Tiger", "SignSGD", "Signum", "Dion"}
 REFUSED = {
@@ -139,7 +148,9 @@ def class_of(name: str) -> type[optim.Optimizer]:
 
 def made(name: str, weight: nn.Parameter, **settings: Any) -> optim.Optimizer:
     row = MEASURED[name]
-    return class_of(name)([weight], **{"lr": row.rate, **row.settings, **settings})
+    optimizer = class_of(name)([weight], **{"lr": row.rate, **row.settings, **settings})
+    getattr(optimizer, "train", bool)()  # of those that are free of a schedule
+    return optimizer
 
 
 def weight_of(scale: float = 1.0) -> nn.Parameter:
@@ -316,7 +327,7 @@ def test_equilibria_are_named_where_decay_settles_as_they_say() -> None:
 
 def test_every_row_says_where_it_was_verified() -> None:
     for row in OPTIMIZERS:
-        if row.classes in MEASURED:
+        if MEASURED.keys() & {*row.classes.split()}:
             assert row.verified == "tests/test_optimizers.py"
         else:
             assert re.fullmatch(r"\w+.*, \d{4}(, arXiv \d{4}\.\d{5})?", row.verified), row.classes
@@ -324,7 +335,7 @@ def test_every_row_says_where_it_was_verified() -> None:
 
 def test_every_row_is_here_and_no_name_twice() -> None:
     names = [name for row in OPTIMIZERS for name in row.classes.split()]
-    assert sorted(names) == sorted({*MEASURED, *REFUSED, *OF_SIGNS})
+    assert sorted(names) == sorted({*MEASURED, *REFUSED, *OF_SIGNS, *UNMEASURED})
 
 
 def test_every_optimizer_of_torch_has_a_row() -> None:

@@ -68,6 +68,8 @@ class KnownOptimizer:
             it holds. It is divided by c to that power when the weight is multiplied by c, because the
             gradient is divided by c; what grows with the weight, a step or a weight, has -1, and what does
             not depend on its scale 0.
+        twins: Which of these keys hold the weight at another point, from where the optimizer goes on: they
+            are scaled with it after every rescale, whatever becomes of moments.
         factored: The two keys of a second moment that is kept by its rows and its columns.
         equilibrium: The function of `decayfree.equilibrium` that says where its decay settles.
         correlation: For how many steps the noise of one gradient lives on (`equilibrium.correlation_time`).
@@ -81,6 +83,7 @@ class KnownOptimizer:
     decay: DecayForm | None = None
     decay_in: str = ""
     state: Mapping[str, int] = field(default_factory=dict)
+    twins: tuple[str, ...] = ()
     factored: tuple[str, str] | None = None
     equilibrium: Callable[..., Equilibrium] | None = None
     correlation: Correlation | None = None
@@ -238,6 +241,22 @@ OPTIMIZERS: tuple[KnownOptimizer, ...] = (
     KnownOptimizer("MARS", "adam"),
     KnownOptimizer("AdafactorBigVision", "adam", state={"exp_avg": 0, "exp_avg_sq": 2}),
     KnownOptimizer("RMSpropTF", "adam", state={"square_avg": 2, "grad_avg": 1, "momentum_buffer": -1}),
+    # Schedule-free: gradients are taken at y, steps at z, and x is averaged. The weight is y, or x.
+    KnownOptimizer(
+        "SGDScheduleFree SGDScheduleFreeClosure ScheduleFreeSGD", "sgd", state={"z": -1}, twins=("z",)
+    ),
+    KnownOptimizer(
+        "AdamWScheduleFree AdamWScheduleFreeClosure AdamWScheduleFreePaper ScheduleFreeAdamW",
+        "adam",
+        state={"z": -1, "exp_avg_sq": 2},
+        twins=("z",),
+    ),
+    KnownOptimizer(
+        "RAdamScheduleFree RAdamScheduleFreeClosure ScheduleFreeRAdam",
+        "adam",
+        state={"z": -1, "exp_avg_sq": 2},
+        twins=("z",),
+    ),
     # That of signs.
     KnownOptimizer("Tiger", "sign", state={"exp_avg": 1}),
     KnownOptimizer("SignSGD", "sign", state={"momentum_buffer": 1}),
@@ -282,6 +301,12 @@ def row_of(kind: type, *, in_any_implementation: bool = False) -> KnownOptimizer
 def nearest_row(kind: type) -> KnownOptimizer | None:
     """What is known of a class, or of the nearest of those that it derives from."""
     return next((row for one in kind.__mro__ if (row := row_of(one)) is not None), None)
+
+
+def twins_in(optimizer: object) -> tuple[str, ...]:
+    """Keys of an optimizer's state that hold the weight at another point."""
+    row = nearest_row(type(optimizer))
+    return () if row is None else row.twins
 
 
 def row_called(name: str) -> KnownOptimizer | None:

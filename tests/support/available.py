@@ -17,4 +17,4 @@ def import_or_skip(name: str) -> ModuleType:
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        pytest.skip(f"{name} does not import here: {error}")
+        pytest.skip(f"{name} does not import here: {error}", allow_module_level=True)

@@ -5,6 +5,7 @@ Running statistics of the normalizations behind them, and the optimizer's moment
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from decayfree.errors import listed
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
-from decayfree.optimizers import OPTIMIZERS, nearest_row
+from decayfree.optimizers import OPTIMIZERS, nearest_row, twins_in
 from decayfree.rescaling.held import Held
 
 # A second moment that is kept by its rows and its columns.
@@ -51,16 +52,26 @@ def follow_statistics_(
                 _follow_one_(modules[layer.name], layer, factors, parameters)
 
 
-def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -> None:
+def follow_moments_(
+    optimizer: Optimizer,
+    held: Iterable[tuple[Held, Tensor]],
+    *,
+    momentum: Literal["keep", "scale"] = "scale",
+) -> None:
     """Apply the orbit action to the optimizer's state: what holds k powers of the gradient is divided by c^k.
 
     Args:
         optimizer: Its state is changed in place.
         held: A weight and the factors its blocks were scaled by, (n_blocks,).
+        momentum: ``"keep"`` leaves all alone but what holds the weight at another point; so it is of weights
+            that have a scale.
     """
-    degrees = _degrees_in(optimizer)
+    known = _degrees_in(optimizer)
+    twins = {key: known[key] for key in twins_in(optimizer)}
     with torch.no_grad():
         for one, factors in held:
+            is_all = momentum == "scale" and not one.has_scale
+            degrees = known if is_all else twins
             for parameter, blocks in one.by_tensor():
                 state = optimizer.state.get(parameter, {})
                 for key, value in state.items():
@@ -68,7 +79,12 @@ def follow_moments_(optimizer: Optimizer, held: Iterable[tuple[Held, Tensor]]) -
                     if key in degrees and is_memory and _is_scalable(value):
                         scale_blocks_(value, factors.pow(-degrees[key]), blocks)
                 rows, columns = (state.get(key) for key in _FACTORED)
-                if _is_factored(optimizer) and isinstance(rows, Tensor) and isinstance(columns, Tensor):
+                if (
+                    is_all
+                    and _is_factored(optimizer)
+                    and isinstance(rows, Tensor)
+                    and isinstance(columns, Tensor)
+                ):
                     _scale_factored_(rows, columns, factors, blocks)
 
 
@@ -76,7 +92,7 @@ def follow_gradients_(held: Iterable[tuple[Held, Tensor]]) -> None:
     """Divide gradients by the factors of their blocks, (n_blocks,): g(cw) = g(w)/c."""
     with torch.no_grad():
         for one, factors in held:
-            for parameter, blocks in one.by_tensor():
+            for parameter, blocks in [] if one.has_scale else one.by_tensor():
                 if parameter.grad is not None and parameter.grad.layout == torch.strided:
                     scale_blocks_(parameter.grad, 1 / factors, blocks)
 

@@ -25,10 +25,12 @@ class Held(Part):
         name: Of the parameter.
         targets: (n_blocks,), in :func:`decayfree.blocks.norm_dtype` of the weight. Norm of each block; 0
             where it is to be left alone.
+        has_scale: Held by request: nothing else follows it.
     """
 
     name: str
     targets: Tensor
+    has_scale: bool = False
 
     def by_tensor(self) -> list[tuple[Tensor, Blocks]]:
         """The weight, and its bias where there is one, each with its blocks."""
@@ -63,7 +65,9 @@ def held_of(
     for weight in weights:
         part = weight.part(parameters)
         targets = radii[weight.name].to(part.weight.device) * rows_norm(part.blocks, part.weight)
-        held.append(Held(part.weight, part.bias, part.blocks, weight.name, targets))
+        held.append(
+            Held(part.weight, part.bias, part.blocks, weight.name, targets, has_scale=weight.by_request)
+        )
     return held
 
 

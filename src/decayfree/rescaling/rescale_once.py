@@ -137,12 +137,9 @@ def put_on_radius_(
     warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
     _warn_of_zeros(holders, stacklevel=stacklevel + 1)
     follow_statistics_(model, relations, dict(model.named_parameters()))
-    invariant = {weight.name for weight in weights if not weight.by_request}
     for holder in holders:
         holder.scale_()
-        applied = [
-            (one, holder.factors[holder.slices[one.name]]) for one in holder.held if one.name in invariant
-        ]
+        applied = [(one, holder.factors[holder.slices[one.name]]) for one in holder.held]
         follow_gradients_(applied)
         if optimizer is not None:
             follow_moments_(optimizer, applied)

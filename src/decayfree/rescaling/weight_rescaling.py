@@ -28,6 +28,7 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.invariance.result import Invariance
+from decayfree.optimizers import twins_in
 from decayfree.rescaling.copies import copies_of, copy_faults, longer, scale_copies_
 from decayfree.rescaling.deviation import (
     Deviation,
@@ -93,7 +94,7 @@ class WeightRescaling:
             same factors, statistics too, so that they average on as if the weights had always been so long.
         momentum: ``"keep"`` leaves the optimizer's moments alone after a step; ``"scale"`` applies the orbit
             action: what holds k powers of the gradient is divided by the factor to that power. Per step the
-            difference is of second order in the step's angle.
+            difference is of second order in the step's angle. A schedule-free optimizer's z follows always.
         schedule: ``"plain"``: angles follow the learning rate. ``"follow"``: the root of its share of the
             full one (``max_lr`` or ``initial_lr`` of its group, or the rate now), as they do under decay.
         fused: Read and write each kernel once after a step, in machine code by numba
@@ -155,7 +156,7 @@ class WeightRescaling:
             self.radii = radii_of(found.model, self._weights, radius)
         self._steps, self._finite = StepCounter(), Finiteness()
         self._optimizer_steps_before = steps_of(optimizer)
-        self._knows_moments = momentum != "scale"
+        self._knows_moments, self._twins = momentum != "scale", twins_in(optimizer)
         self._last_look, self._idle_step, self._may_be_idle = LastLook(), IdleStep(), False
         self._other_rows = OtherRows()
         self._counted_before_idle: int | None = None
@@ -353,10 +354,8 @@ class WeightRescaling:
             self._follow_what_was_seen(is_due=is_due)
         if self._is_always_on_radius:
             self._norms = {}
-        if is_due and self.momentum == "scale":
-            follow_moments_(
-                self.optimizer, [pair for pair in self._applied() if not self.found[pair[0].name].by_request]
-            )
+        if is_due and (self.momentum == "scale" or self._twins):
+            follow_moments_(self.optimizer, self._applied(), momentum=self.momentum)
         self._last_look.look(self._watched)
         if self._finite.is_broken_by(distances):
             self._raise_if_not_finite()

@@ -1,0 +1,1 @@
+"""How do other people's trainers hold norms? One file for each framework, imported by its users only."""
