@@ -51,7 +51,7 @@ LIBRARY_NAMES = ("timm", "torchvision", "smp")
 MODELS_OF_TASK: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "classification": (MODEL_NAMES, ("timm", "torchvision")),
     "segmentation": (("unet-bn", "deeplab-bn"), ("torchvision", "smp")),
-    "detection": (("fcos-bn", "centernet-bn"), ("torchvision",)),
+    "detection": (("fcos-bn", "ttfnet-bn"), ("torchvision",)),
     "counting": (("csrnet-bn", "mcnn-bn"), ()),
 }
 """By task: our own networks, and the libraries that have others."""

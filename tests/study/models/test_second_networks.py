@@ -1,4 +1,4 @@
-"""DeepLab, CenterNet and MCNN: sizes by hand, what is scale-invariant, what CenterNet learns, that all learn.
+"""DeepLab, TTFNet and MCNN: sizes by hand, what is scale-invariant, what TTFNet learns, that all learn.
 
 The first network of each task is in `test_networks_of_tasks`.
 """
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from decayfree import find_invariant
 from decayfree.study.data.truth import Ragged, Truth
-from decayfree.study.models.centernet import CenterNet
-from decayfree.study.models.centernet_loss import centernet_losses, class_maps, gaussian_radius
 from decayfree.study.models.deeplab import DeepLab
 from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.ttfnet import TTFNet
+from decayfree.study.models.ttfnet_loss import boxes_of, class_maps, gaussians_of, padded, ttfnet_losses
 from decayfree.study.run_settings import MODELS_OF_TASK, ModelSpec, Recipe
 from decayfree.study.tasks.table import TASKS
 from support.available import import_or_skip
@@ -25,7 +25,7 @@ SECOND = {task: own[1] for task, (own, _) in MODELS_OF_TASK.items() if task != "
 # What no norm follows.
 LAST = {
     "segmentation": {"classifier.weight"},
-    "detection": {"head.class_logits.3.weight", "head.size.3.weight", "head.offset.3.weight"},
+    "detection": {"head.class_logits.3.weight", "head.sides.3.weight"},
     "counting": {"density.weight"},
 }
 N_CLASSES = 3
@@ -74,9 +74,9 @@ def of_deeplab() -> int:
     return of_body() + pooling + decoder + last(128, N_CLASSES)
 
 
-def of_centernet() -> int:
+def of_ttfnet() -> int:
     upsampling = conv(512, 256, 4) + conv(256, 128, 4) + conv(128, 64, 4)
-    return of_body() + upsampling + 3 * conv(64, 64) + sum(last(64, n) for n in (N_CLASSES, 2, 2))
+    return of_body() + upsampling + 2 * conv(64, 64) + sum(last(64, n) for n in (N_CLASSES, 4))
 
 
 def of_mcnn() -> int:
@@ -88,7 +88,7 @@ def of_mcnn() -> int:
 
 @pytest.mark.parametrize(
     ("task", "expected"),
-    [("segmentation", of_deeplab()), ("detection", of_centernet()), ("counting", of_mcnn())],
+    [("segmentation", of_deeplab()), ("detection", of_ttfnet()), ("counting", of_mcnn())],
 )
 def test_the_number_of_parameters_is_that_of_the_layers(task: str, expected: int) -> None:
     assert sum(parameter.numel() for parameter in build(task, width=1.0).parameters()) == expected
@@ -218,25 +218,10 @@ def test_the_branch_of_the_whole_image_has_the_norm_of_a_number_for_each_image(s
 
 @pytest.mark.parametrize(("side", "stride"), [(32, 2), (64, 2), (95, 2), (96, 4), (128, 4)])
 def test_small_images_have_a_finer_map_of_objects(side: int, stride: int) -> None:
-    model = CenterNet(Sizes(n_classes=2, image_size=(side, side), width_factor=1 / 64))
+    model = TTFNet(Sizes(n_classes=2, image_size=(side, side), width_factor=1 / 64))
     assert model.stride == stride
     whole_doublings = math.ceil(side / stride / 8) * 8
     assert model.backbone(images(2, side, side)).shape[-1] == whole_doublings
-
-
-@pytest.mark.parametrize(("width", "height"), [(10.0, 10.0), (3.0, 40.0), (25.0, 8.0)])
-def test_corners_within_the_radius_leave_an_overlap_of_0_3(width: float, height: float) -> None:
-    radius = float(gaussian_radius(torch.tensor([width, height])))
-
-    def overlap(left: float, top: float, right: float, bottom: float) -> float:
-        """IoU of the box and of one whose sides are moved by so much."""
-        both = (min(width, width + right) - max(0, left)) * (min(height, height + bottom) - max(0, top))
-        area = (width + right - left) * (height + bottom - top)
-        return both / (width * height + area - both)
-
-    moves = itertools.product((-radius, 0.0, radius), repeat=4)
-    assert min(overlap(*move) for move in moves) == pytest.approx(0.3, abs=1e-5)
-    assert overlap(radius, radius, -radius, -radius) == pytest.approx(0.3, abs=1e-5)
 
 
 def target(
@@ -249,21 +234,28 @@ def target(
     }
 
 
+def maps_of(
+    targets: list[dict[str, Tensor]], *, n_classes: int, map_size: tuple[int, int], stride: int = 2
+) -> Tensor:
+    boxes, labels = padded(targets)
+    return class_maps(gaussians_of(boxes, stride, map_size), labels, n_classes=n_classes)
+
+
 def test_a_class_map_has_a_peak_of_1_where_a_box_has_its_middle() -> None:
-    two = target([[0.0, 2.0, 4.0, 6.0], [9.0, 0.0, 11.0, 2.0]], [2, 1])
-    maps = class_maps([two, target([], [])], 2, n_classes=2, map_size=(4, 6))
+    two = target([[-12.0, 0.0, 16.0, 8.0], [9.0, 0.0, 11.0, 2.0]], [2, 1])
+    maps = maps_of([two, target([], [])], n_classes=2, map_size=(4, 6))
     assert (maps == 1).nonzero().tolist() == [[0, 0, 0, 5], [0, 1, 2, 1]]
-    # Of 2×2 strides: 4r² − 8r + 0.7·4 = 0, and a deviation of (2r + 1)/6.
-    deviation = (2 * (1 - math.sqrt(0.3)) + 1) / 6
-    assert maps[0, 1, 2, 2].item() == pytest.approx(math.exp(-0.5 / deviation**2), rel=1e-5)
-    assert maps[0, 1, 3, 2].item() == pytest.approx(math.exp(-1 / deviation**2), rel=1e-5)
+    # Of 14×4 strides: deviations of 0.54 / 6 of that.
+    across, down = (-0.5 / (0.09 * side) ** 2 for side in (14, 4))
+    assert maps[0, 1, 2, 2].item() == pytest.approx(math.exp(across), rel=1e-5)
+    assert maps[0, 1, 3, 3].item() == pytest.approx(math.exp(4 * across + down), rel=1e-5)
     assert not maps[1].any()
 
 
 def test_of_two_boxes_of_a_class_the_nearer_middle_counts() -> None:
     boxes = [[0.0, 0.0, 8.0, 8.0], [6.0, 0.0, 14.0, 8.0]]
-    alone = [class_maps([target([box], [1])], 2, n_classes=1, map_size=(4, 8)) for box in boxes]
-    both = class_maps([target(boxes, [1, 1])], 2, n_classes=1, map_size=(4, 8))
+    alone = [maps_of([target([box], [1])], n_classes=1, map_size=(4, 8)) for box in boxes]
+    both = maps_of([target(boxes, [1, 1])], n_classes=1, map_size=(4, 8))
     assert torch.equal(both, torch.maximum(*alone))
 
 
@@ -274,11 +266,10 @@ def losses(
     n = len(targets)
     outputs = {
         "class_logits": torch.full((n, 2, 4, 4), -50.0) if logits is None else logits,
-        "size": torch.zeros(n, 2, 4, 4),
-        "offset": torch.zeros(n, 2, 4, 4),
+        "sides": torch.zeros(n, 4, 4, 4),
         **others,
     }
-    return {name: loss.item() for name, loss in centernet_losses(outputs, 2, targets).items()}
+    return {name: loss.item() for name, loss in ttfnet_losses(outputs, 2, targets).items()}
 
 
 def test_the_loss_of_a_middle_that_is_not_seen_is_the_focal_loss() -> None:
@@ -290,8 +281,8 @@ def test_the_loss_of_a_middle_that_is_not_seen_is_the_focal_loss() -> None:
 
 
 def test_a_wrong_middle_costs_less_near_to_a_right_one() -> None:
-    box = [target([[1.0, 2.0, 5.0, 6.0]], [2])]
-    near = class_maps(box, 2, n_classes=2, map_size=(4, 4))[0, 1, 2, 2].item()
+    box = [target([[-11.0, -10.0, 17.0, 18.0]], [2])]
+    near = maps_of(box, n_classes=2, map_size=(4, 4))[0, 1, 2, 2].item()
     logits = torch.full((1, 2, 4, 4), -50.0)
     logits[0, 1, 2, 1], logits[0, 1, 2, 2] = 50.0, 0.0
     expected = (1 - near) ** 4 / 4 * math.log(2)
@@ -301,16 +292,48 @@ def test_a_wrong_middle_costs_less_near_to_a_right_one() -> None:
     assert losses(box, logits=logits)["classification"] == pytest.approx(math.log(2) / 4)
 
 
-def test_sizes_and_offsets_are_learned_at_middles_alone() -> None:
-    two = [target([[1.0, 2.0, 5.0, 7.0]], [2]), target([[2.0, 0.0, 4.0, 2.0]], [1])]
-    found = losses(two)
-    # In pixels, 4 + 5 and 2 + 2 by a tenth; in strides, (3, 4.5) is at 1.5 and 2.25, (3, 1) at 1.5 and 0.5.
-    assert found["size"] == pytest.approx(0.1 * (9 + 4) / 2)
-    assert found["offset"] == pytest.approx((0.5 + 0.25 + 0.5 + 0.5) / 2)
-    right = {"size": torch.full((2, 2, 4, 4), 77.0), "offset": torch.full((2, 2, 4, 4), 77.0)}
-    right["size"][0, :, 2, 1], right["size"][1, :, 0, 1] = torch.tensor([4.0, 5.0]), torch.tensor([2.0, 2.0])
-    right["offset"][0, :, 2, 1], right["offset"][1, :, 0, 1] = torch.tensor([0.5, 0.25]), torch.tensor(0.5)
-    assert (losses(two, **right)["size"], losses(two, **right)["offset"]) == (0, 0)
+def distances_to(box: list[float]) -> Tensor:
+    """Logarithms of the distances in strides of 4×4 locations, 2 pixels apart, to the sides of a box."""
+    at = torch.arange(1.0, 8.0, 2.0)
+    left, right = (at - box[0]).expand(4, 4), (box[2] - at).expand(4, 4)
+    top, bottom = (at - box[1])[:, None].expand(4, 4), (box[3] - at)[:, None].expand(4, 4)
+    return (torch.stack([left, top, right, bottom]) / 2).clamp(min=1e-9).log()
+
+
+def test_the_distances_of_all_locations_to_a_box_are_that_box() -> None:
+    box = [-3.0, -2.0, 9.0, 11.0]
+    torch.testing.assert_close(boxes_of(distances_to(box), 2), torch.tensor(box).expand(4, 4, 4))
+
+
+def test_sides_are_learned_around_middles_by_the_gaussian_and_the_logarithm_of_the_area() -> None:
+    large, small = [-12.0, -12.0, 16.0, 16.0], [5.0, 5.0, 7.0, 7.0]
+    two = [target([large], [2]), target([small], [1])]
+    right = torch.stack([distances_to(large), distances_to(small)])
+    assert losses(two, sides=right)["boxes"] == pytest.approx(0, abs=1e-6)
+    # The small box's one location is wrong: 1×1 for 2×2, in its middle, so that IoU and GIoU are 1/4.
+    wrong = right.clone()
+    wrong[1, :, 3, 3] = math.log(0.5) + right[1, :, 3, 3]
+    of_small, of_large = math.log(1 + 4), math.log(1 + 28**2)
+    expected = 5 * 0.75 * of_small / (of_small + of_large)
+    assert losses(two, sides=wrong)["boxes"] == pytest.approx(expected, rel=1e-5)
+    # One location of the large box: by its share of the box's Gaussian.
+    wrong = right.clone()
+    wrong[0, :, 0, 0] = math.log(0.5) + right[0, :, 0, 0]
+    gaussian = gaussians_of(torch.tensor([[large]]), 2, (4, 4))[0, 0]
+    share = float(gaussian[0, 0] / gaussian.sum())
+    said, true = (boxes_of(one[0], 2)[0, 0] for one in (wrong, right))
+    covered = (said[2:] - said[:2]).prod() / (true[2:] - true[:2]).prod()  # said lies within true
+    expected = 5 * (1 - float(covered)) * share * of_large / (of_small + of_large)
+    assert losses(two, sides=wrong)["boxes"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_where_gaussians_meet_a_location_learns_the_smaller_box() -> None:
+    large, small = [-12.0, -12.0, 16.0, 16.0], [5.0, 1.0, 7.0, 3.0]
+    sides = distances_to(large)
+    sides[:, 1, 3] = distances_to(small)[:, 1, 3]
+    both = [target([large, small], [1, 2])]
+    assert losses(both, sides=sides[None])["boxes"] == pytest.approx(0, abs=1e-6)
+    assert losses(both, sides=distances_to(large)[None])["boxes"] > 0.1
 
 
 def test_inside_an_ignored_box_no_class_is_learned() -> None:
@@ -329,22 +352,21 @@ def test_a_box_in_an_ignored_one_is_learned() -> None:
 
 
 def test_a_batch_without_boxes_has_losses_and_gradients() -> None:
-    outputs = {
-        name: torch.zeros(1, 2, 4, 4, requires_grad=True) for name in ("class_logits", "size", "offset")
-    }
-    found = centernet_losses(outputs, 2, [target([], [])])
+    shapes = {"class_logits": (1, 2, 4, 4), "sides": (1, 4, 4, 4)}
+    outputs = {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
+    found = ttfnet_losses(outputs, 2, [target([], [])])
     torch.stack(list(found.values())).sum().backward()
-    assert found["size"] == found["offset"] == 0
+    assert found["boxes"] == 0
     assert all(values.grad is not None and values.grad.isfinite().all() for values in outputs.values())
 
 
 def test_a_middle_outside_of_the_image_is_at_the_nearest_location() -> None:
-    maps = class_maps([target([[6.0, -6.0, 14.0, 2.0]], [1])], 2, n_classes=1, map_size=(4, 4))
+    maps = maps_of([target([[6.0, -6.0, 14.0, 2.0]], [1])], n_classes=1, map_size=(4, 4))
     assert (maps == 1).nonzero().tolist() == [[0, 0, 0, 3]]
 
 
 def test_a_middle_is_improbable_before_training() -> None:
-    model = CenterNet(Sizes(n_classes=2, image_size=(32, 32), width_factor=0.125))
+    model = TTFNet(Sizes(n_classes=2, image_size=(32, 32), width_factor=0.125))
     probability = model.head(model.backbone(images(4, 32, 32)))["class_logits"].sigmoid()
     assert probability.mean().item() == pytest.approx(0.1, abs=0.05)
 
@@ -355,16 +377,16 @@ class SaidByHand(nn.Module):
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         logits = torch.full((1, 2, 8, 8), -50.0)
         logits[0, 1, 3, 2], logits[0, 1, 3, 3], logits[0, 0, 7, 7] = 90.0, 80.0, -4.0
-        size, offset = torch.full((1, 2, 8, 8), -1.0), torch.full((1, 2, 8, 8), 0.5)
-        size[0, :, 3, 2] = torch.tensor([20.0, 4.0])
-        return {"class_logits": logits, "size": size, "offset": offset}
+        sides = torch.full((1, 4, 8, 8), -9.0)
+        sides[0, :, 3, 2] = torch.tensor([5.0, 1.0, 5.0, 1.0]).log()
+        return {"class_logits": logits, "sides": sides}
 
 
 def test_boxes_are_those_of_peaks_within_the_image() -> None:
-    model = CenterNet(Sizes(n_classes=2, image_size=(16, 16), width_factor=1 / 64)).eval()
+    model = TTFNet(Sizes(n_classes=2, image_size=(16, 16), width_factor=1 / 64)).eval()
     model.head = SaidByHand()
     (seen,) = model(images(1, 32, 32)[:, :, :16, :16])
     # In the middle of row 3 and column 2, at (5, 7): 10 pixels to the left and the right, 2 up and down.
-    assert seen["boxes"].tolist() == [[0.0, 5.0, 15.0, 9.0]]
+    torch.testing.assert_close(seen["boxes"], torch.tensor([[0.0, 5.0, 15.0, 9.0]]))
     assert seen["labels"].tolist() == [2]
     assert seen["scores"].tolist() == [1.0]

@@ -97,7 +97,7 @@ def test_what_was_left_out_of_the_data_is_told_on_the_page(tmp_path: Path) -> No
             (folder / "labels" / part / f"{number}.txt").write_text("0 0.9 0.5 0.5 0.5\n")
     (folder / "data.yaml").write_text("names: [thing]\n")
     data = DataSpec(name="yolo", image_size=32, n_train=8, n_validation=4, n_test=4)
-    model = ModelSpec("centernet-bn", width_factor=0.125)
+    model = ModelSpec("ttfnet-bn", width_factor=0.125)
     recipe = Recipe(
         task="detection", data=data, model=model, n_epochs=1, batch_size=4, n_samples=1, off_span=False
     )

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from decayfree.errors import DecayFreeError, InvalidInputError, raise_all
 from decayfree.forward import Surroundings
 from decayfree.study.models.backbone import begin_
-from decayfree.study.models.centernet import CenterNet
 from decayfree.study.models.csrnet import CSRNet
 from decayfree.study.models.deeplab import DeepLab
 from decayfree.study.models.densenet import DenseNetBC
@@ -27,6 +26,7 @@ from decayfree.study.models.mobilenet import MobileNetV2
 from decayfree.study.models.preactivation import PreActivationResNet
 from decayfree.study.models.resnet import ResNet
 from decayfree.study.models.sizes import Builder, Sizes
+from decayfree.study.models.ttfnet import TTFNet
 from decayfree.study.models.unet import UNet
 from decayfree.study.models.vgg import VggBN
 from decayfree.study.run_settings import ModelSpec
@@ -55,7 +55,7 @@ MODELS: dict[str, Builder] = {
 }
 """Our own classifiers; all begin with torch's default weights: norms of kernels and rows are near 1/√3."""
 SEGMENTERS: dict[str, Builder] = {"unet-bn": UNet, "deeplab-bn": DeepLab}
-DETECTORS: dict[str, Builder] = {"fcos-bn": FCOS, "centernet-bn": CenterNet}
+DETECTORS: dict[str, Builder] = {"fcos-bn": FCOS, "ttfnet-bn": TTFNet}
 COUNTERS: dict[str, Builder] = {"csrnet-bn": CSRNet, "mcnn-bn": MCNN}
 """Those of the other tasks."""
 

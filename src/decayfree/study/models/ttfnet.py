@@ -1,6 +1,7 @@
-"""CenterNet with BatchNorm in all of it: each object as a point, its box as a size, for small images.
+"""TTFNet with BatchNorm in all of it: each object as a peak of a map, for small images.
 
-Says for each location of a map which classes have a middle there; centernet_loss.py says what it should say.
+Says for each location which classes have a middle there and how far the sides of its box are; ttfnet_loss.py
+says what it should say.
 """
 
 import math
@@ -11,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decayfree.study.models.centernet_loss import centernet_losses
 from decayfree.study.models.residual_body import ResidualBody
 from decayfree.study.models.sizes import Sizes
+from decayfree.study.models.ttfnet_loss import boxes_of, ttfnet_losses
 
 SMALL = 96
 """Images with a side of fewer pixels have a finer map."""
@@ -24,20 +25,24 @@ _LEAST_SCORE = 0.05
 _MOST_BOXES = 100
 
 
-class CenterNet(nn.Module):
-    """A ResNet-18, three transposed convolutions to a stride of 4, and heads for classes, sizes and offsets.
+class TTFNet(nn.Module):
+    """A ResNet-18, three transposed convolutions to a stride of 4, and heads for classes and sides of boxes.
+
+    CenterNet's network with losses in which every box has many locations, so that it learns in a seventh of
+    the steps.
 
     Called like torchvision's detectors: in train mode with images and targets, for a dictionary of losses; in
     eval mode with images, for a dictionary with boxes, labels and scores of each. Labels are from 1.
 
-    It has the published channels, but kernels are not deformable, the stem is a 3×3 convolution that halves,
-    without pooling, and heads have a BatchNorm. If it is built for images under 96 pixels, the first stage
-    does not halve and the map's stride is 2: at 4 small objects are a location or two. Boxes are at the peaks
-    of the class map, locations that are the largest of 3×3, with a score above 0.05; boxes that overlap stay.
-    Images have at least 32×32 pixels.
+    Kernels are not deformable, the stem is a 3×3 convolution that halves, without pooling, no shortcuts lead
+    to the doubled maps, and heads have one hidden layer, with a BatchNorm. If it is built for images under 96
+    pixels, the first stage does not halve and the map's stride is 2: at 4 small objects are a location or
+    two. Boxes are at the peaks of the class map, locations that are the largest of 3×3, with a score above
+    0.05; boxes that overlap stay. Images have at least 32×32 pixels.
 
     References:
-        Zhou, Wang, Krähenbühl, "Objects as Points", 2019, arXiv 1904.07850, Sections 3 to 5.
+        Liu, Zheng, Xu, Yang, Liu, Cai, "Training-Time-Friendly Network for Real-Time Object Detection", 2019,
+        arXiv 1909.00700. Zhou, Wang, Krähenbühl, "Objects as Points", 2019, arXiv 1904.07850.
     """
 
     def __init__(self, sizes: Sizes, *, width: int = 64) -> None:
@@ -63,7 +68,7 @@ class CenterNet(nn.Module):
         said = {name: values.float() for name, values in self.head(self.backbone(images)).items()}
         if self.training:
             assert targets is not None
-            return centernet_losses(said, self.stride, targets)
+            return ttfnet_losses(said, self.stride, targets)
         height, width = images.shape[-2:]
         return [
             _detections({name: values[image] for name, values in said.items()}, self.stride, height, width)
@@ -96,16 +101,15 @@ class Head(nn.Module):
 
     def __init__(self, width: int, n_classes: int) -> None:
         super().__init__()
-        self.class_logits, self.size, self.offset = (_branch(width, n) for n in (n_classes, 2, 2))
+        self.class_logits, self.sides = (_branch(width, n) for n in (n_classes, 4))
         nn.init.constant_(self.class_logits[-1].bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """(n, width, rows, columns) to class_logits (n, n_classes, rows, columns), size and offset (n, 2, …).
+        """(n, width, rows, columns) to class_logits (n, n_classes, rows, columns) and sides (n, 4, …).
 
-        A size is x₂ − x₁, y₂ − y₁ in pixels; an offset is x, y from the location's corner, in strides.
+        Sides are logarithms of the distances to the left, upper, right and lower one, in strides.
         """
-        branches = {"class_logits": self.class_logits, "size": self.size, "offset": self.offset}
-        return {name: branch(features) for name, branch in branches.items()}
+        return {"class_logits": self.class_logits(features), "sides": self.sides(features)}
 
 
 def _branch(width: int, n_out: int) -> nn.Sequential:
@@ -123,9 +127,6 @@ def _detections(said: Mapping[str, Tensor], stride: int, height: int, width: int
     best, order = scores.sort(descending=True, stable=True)
     best, order = best[:_MOST_BOXES], order[:_MOST_BOXES]
     classes, rows, columns = classes[order], rows[order], columns[order]
-    corners = torch.stack([columns, rows], dim=1)
-    middles = (corners + said["offset"][:, rows, columns].T) * stride
-    half = said["size"][:, rows, columns].T.clamp(min=0) / 2
-    limit = half.new_tensor([width, height, width, height])
-    boxes = torch.minimum(torch.cat([middles - half, middles + half], dim=1).clamp(min=0), limit)
+    boxes = boxes_of(said["sides"], stride)[rows, columns].clamp(min=0)
+    boxes = torch.minimum(boxes, boxes.new_tensor([width, height, width, height]))
     return {"boxes": boxes, "labels": classes + 1, "scores": best}
