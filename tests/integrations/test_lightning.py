@@ -252,7 +252,7 @@ def test_samples_go_to_the_loggers_at_the_trainers_step(tmp_path):
     )
     text = Path(logger.log_dir, "metrics.csv").read_text(encoding="utf-8")
     head, *rows = (line.split(",") for line in text.splitlines())
-    at = head.index("norm/mean/net.0.weight")
+    at = head.index("decayfree/norm/mean")
     assert [row[head.index("step")] for row in rows if row[at]] == ["4", "9", "14"]
 
 

@@ -172,6 +172,17 @@ def test_a_run_that_is_resumed_is_bitwise_the_one_that_went_on(tmp_path, radius,
     assert [sample.step for sample in samples] == [4, 6]
 
 
+def test_samples_go_where_the_trainer_logs(tmp_path):
+    model, found = made("Qwen3")
+    callback = integration.RecorderCallback(found, every=2, sink=lambda sample: trainer.log(sample.brief()))
+    own = {"logging_strategy": "steps", "logging_steps": 1, "max_steps": 4}
+    trainer = trainer_of(tmp_path, model, [callback], **own)
+    trainer.train()
+    history = trainer.state.log_history
+    assert sum("norm/extreme" in row for row in history) == 2
+    assert sum("loss" in row for row in history) == 4
+
+
 def test_what_json_cannot_hold_is_refused_where_callbacks_are_rebuilt(tmp_path):
     model, found = made("Qwen3")
     callback = integration.RecorderCallback(found, every=2, sink=print)

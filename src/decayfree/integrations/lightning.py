@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 from decayfree.arguments.wrappers import plain
 from decayfree.attachment import hooked, nothing_in_common, weights_in
 from decayfree.dynamics.recorder import Recorder
-from decayfree.dynamics.sinks import JsonLines, Sample
+from decayfree.dynamics.samples import Sample
+from decayfree.dynamics.sinks import JsonLines, told
 from decayfree.errors import InvalidInputError, MismatchError, extra_needed, faults_of, raise_all
 from decayfree.forward import Forward
 from decayfree.invariance.discovery import find_invariant
@@ -297,7 +298,7 @@ class RecorderCallback(_AtOptimizers):
 
             def sink(sample: Sample) -> None:
                 for logger in trainer.loggers:
-                    logger.log_metrics(sample.flat("mean"), step=trainer.global_step)
+                    logger.log_metrics(told(sample), step=trainer.global_step)
 
         return Recorder(optimizer, found, sink=sink, **self.settings)
 
