@@ -29,6 +29,7 @@ from decayfree.cli.options import (
 )
 from decayfree.cli.study import app as study_app
 from decayfree.cli.study_progress import as_typed, require, run_and_report
+from decayfree.cli.watch import watch
 from decayfree.errors import DecayFreeError, InvalidInputError, faults_of, raise_all
 from decayfree.optimizers import settling
 
@@ -53,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study_app, name="study")
+app.command()(watch)
 
 
 def main() -> None:

@@ -16,5 +16,6 @@ if TYPE_CHECKING:
     from decayfree.report.numbers.series import StudyNumbers as StudyNumbers
     from decayfree.report.page import render as render
     from decayfree.report.page import write_report as write_report
+    from decayfree.report.page import write_samples as write_samples
 
 __getattr__ = lazy_face(__name__)

@@ -1,23 +1,26 @@
-"""The page: one self-contained HTML file from a study's numbers; the same files give the same bytes.
+"""A page: one self-contained HTML file from a study's, or a recorder's, numbers; equal files, equal bytes.
 
 It computes no statistics. Everything from outside is escaped by the templates, and JSON is embedded without
 any ``<``.
 """
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from decayfree.arguments.kinds import checked
-from decayfree.errors import extra_needed
+from decayfree.dynamics.samples import read_jsonl
+from decayfree.errors import InvalidInputError, extra_needed
+from decayfree.report.pages import samples as samples_page
 from decayfree.report.pages.contents import contents
 from decayfree.study.disk import as_path, replace_text
 from decayfree.study.files.integrity import full_disk_explained
 from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
-TEMPLATES = ("page.html", "parts.html")
+TEMPLATES = ("page.html", "samples.html", "parts.html")
 
 
 @checked()
@@ -49,11 +52,42 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 @checked()
 def render(study: Study, *, reference: str | None = None) -> str:
     """The page as text: all curves where methods are all that differs, else an overview of groups."""
+    base = f"{study.archive}#" if study.archive else ""
+    return _rendered("page.html", lambda: contents(study, reference), run_base=base)
+
+
+@checked()
+def write_samples(file: str | Path, page: str | Path | None = None) -> Path:
+    """Read what a :class:`decayfree.Recorder` wrote and draw it.
+
+    Args:
+        file: Lines of JSON.
+        page: Where the page goes; by default beside the file, named like it.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InvalidInputError: If there is no such file, or no sample is in it.
+        DiskFullError: If the disk takes no more; the page that was there is kept.
+        MissingExtraError: If plotly or jinja2 is not installed.
+    """
+    samples = read_jsonl(file)
+    if not samples:
+        raise InvalidInputError(f"{file} holds no sample")
+    path = Path(file).with_suffix(".html") if page is None else Path(page)
+    text = _rendered("samples.html", lambda: samples_page.contents(samples), run_base="")
+    with full_disk_explained(path.parent, "the page is as it was before; make room and write it again"):
+        replace_text(path, text)
+    return path
+
+
+def _rendered(template: str, contents_of: Callable[[], dict[str, Any]], *, run_base: str) -> str:
     with extra_needed("study", "the report needs {}, which is not installed"):
         from jinja2 import DictLoader, Environment, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
-    page = contents(study, reference)
+    page = contents_of()
     environment = Environment(
         loader=DictLoader({name: _resource(name) for name in TEMPLATES}),
         autoescape=True,
@@ -61,13 +95,13 @@ def render(study: Study, *, reference: str | None = None) -> str:
         trim_blocks=False,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html").render(
+    return environment.get_template(template).render(
         page=page,
-        run_base=f"{study.archive}#" if study.archive else "",
+        run_base=run_base,
         style=Markup(_resource("page.css")),  # ours, like the scripts: nothing from outside is in them
         scripts=[Markup(_resource(name)) for name in ("page.js", "tables.js")],
         plotly=Markup(get_plotlyjs()),
-        figures=Markup(embedded_json({"figures": page["figures"], "views": page["views"]})),
+        figures=Markup(embedded_json({"figures": page["figures"], "views": page.get("views", {})})),
     )
 
 

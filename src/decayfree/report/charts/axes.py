@@ -121,6 +121,7 @@ OFF_SPAN = Scale(is_logarithmic=True, floor=1e-4)
 NORM = Scale(is_logarithmic=True, has_geometric_means=True, is_share=False)
 # A cosine schedule ends at zero, which a logarithm never reaches.
 RATE = replace(NORM, skipped_end=0.08)
+DISTANCE = Scale()
 ENERGY = Scale(is_logarithmic=True, is_share=False, floor=1e-4)
 
 
@@ -131,6 +132,23 @@ def layout(curves: Sequence[Curve], scale: Scale) -> dict[str, Any]:
         {"title": {"text": "step", "standoff": 6}, "nticks": 8, "range": [0, last_step]},
         _y_axis(_range(curves, scale), scale),
     )
+
+
+def sample_layout(points: Sequence[tuple[int, float]], scale: Scale) -> dict[str, Any]:
+    """The layout of a chart of values at steps; what is nearest to the pointer is told."""
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    if scale.is_logarithmic:
+        known = [value for value in values if value > scale.floor]
+        ends = _logarithmic_ends(known) if known else None
+    else:
+        margin = max(0.06 * (max(values) - min(values)), 0.05)
+        ends = [round(min(values) - margin, N_DIGITS), round(max(values) + margin, N_DIGITS)]
+    x_axis = {
+        "title": {"text": "step", "standoff": 6},
+        "nticks": 8,
+        "range": [0, round(1.02 * max(steps), N_DIGITS)],
+    }
+    return {**_layout(x_axis, _y_axis(ends, scale)), "hovermode": "closest"}
 
 
 def rank_layout(values: Sequence[float], scale: Scale) -> dict[str, Any]:
@@ -226,13 +244,18 @@ def share_range(layouts: Sequence[dict[str, Any]], scale: Scale) -> None:
 
 
 def logarithmic_ticks(ends: Sequence[float], *, is_share: bool = False) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 times powers of ten, or at the powers alone where there are many.
+    """Ticks at 1, 2 and 5 times powers of ten; at the powers alone where there are many, at more where few.
 
     Of the ends of the axis, these are the decadic logarithms; of shares, percentages are written.
     """
     exponents = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
-    steps = (1, 2, 5) if ends[1] - ends[0] < 2.2 else (1,)
-    ticks = [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
+
+    def at(steps: Sequence[float]) -> list[float]:
+        return [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
+
+    ticks = at((1, 2, 5) if ends[1] - ends[0] < 2.2 else (1,))
+    if sum(ends[0] <= math.log10(tick) <= ends[1] for tick in ticks) < 2:
+        ticks = at((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
     return {"tickvals": ticks, "ticktext": [_tick_text(tick, is_share) for tick in ticks]}
 
 
@@ -301,4 +324,6 @@ def _tick_text(tick: float, is_share: bool) -> str:
     number = 100 * tick if is_share else tick
     if 1e-4 <= number < 1e5:
         return f"{number:g}{'%' * is_share}"
-    return f"10<sup>{math.log10(number):.0f}</sup>{'%' * is_share}"
+    exponent = math.floor(math.log10(number) + 1e-9)
+    times = number / 10**exponent
+    return f"{'' if round(times, 3) == 1 else f'{times:.3g}·'}10<sup>{exponent}</sup>{'%' * is_share}"
