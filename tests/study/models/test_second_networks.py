@@ -75,8 +75,8 @@ def of_deeplab() -> int:
 
 
 def of_ttfnet() -> int:
-    upsampling = conv(512, 256, 4) + conv(256, 128, 4) + conv(128, 64, 4)
-    return of_body() + upsampling + 2 * conv(64, 64) + sum(last(64, n) for n in (N_CLASSES, 4))
+    upsampling = conv(512, 256, 4) + 2 * conv(256, 256, 4)
+    return of_body() + upsampling + 2 * conv(256, 256) + sum(last(256, n) for n in (N_CLASSES, 4))
 
 
 def of_mcnn() -> int:
