@@ -62,7 +62,8 @@ def test_a_terminal_of_any_width_shows_lines_that_fit(
         ["6", "0.00025"][: len(shown)],
     ]
     assert rows[0].startswith("mean of all")
-    assert re.match(r"layers\.0.*…?.*weight ", rows[1])
+    assert re.match(r"layers\.0\..*part ", rows[1])
+    assert re.match(r"layers\.1\..*part ", rows[2])
     assert all(bar in rows[1] for bar in "▁█")
     assert (tmp_path / "samples.html").is_file()
 

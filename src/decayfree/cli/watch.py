@@ -125,5 +125,6 @@ def sparkline(values: Sequence[float], length: int) -> str:
 
 
 def _short(name: str, length: int) -> str:
-    """A name in so many letters: its beginning and its end tell it from others."""
-    return name if len(name) <= length else f"{name[: length // 2]}…{name[length // 2 + 1 - length :]}"
+    """A name in so many letters: its beginning above all; that it is a weight goes without saying."""
+    name, head = name.removesuffix(".weight"), 2 * length // 3
+    return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
