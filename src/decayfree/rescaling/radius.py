@@ -37,8 +37,16 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     ]
 
 
-def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
+def is_initial(radius: Radius) -> bool:
+    """Whether any radius is what blocks have."""
+    said = radius.values() if isinstance(radius, Mapping) else [radius]
+    return any(isinstance(one, str) for one in said)
+
+
+def radius_of(radius: Radius, name: str, part: Part) -> Tensor | None:
     """Radius of every block, (n_blocks,), norm a row: that of the first pattern that matches, else 1.
+
+    None where it is what the blocks have.
 
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.
@@ -55,7 +63,7 @@ def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
             )
         return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
     if isinstance(radius, str):  # "init"
-        return part.each(Tensor.detach).norms() / rows_norm(blocks, weight)
+        return None
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 
 
