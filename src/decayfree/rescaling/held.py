@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from decayfree.blocks import Blocks, Part, norms_of
+from decayfree.blocks import Blocks, Part
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.radius import Radius, radius_of, rows_norm
@@ -46,18 +46,9 @@ class Held(Part):
 
 
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
-    """Radius of every block of each weight, by name."""
+    """Radius of every block of each weight, by name; NaN where it is known when norms were measured."""
     parameters = dict(model.named_parameters())
-    parts = {weight.name: weight.part(parameters) for weight in weights}
-    radii = {name: radius_of(radius, name, part) for name, part in parts.items()}
-    # Those of what is sharded together, since each one by itself would ask the other processes.
-    initial = [name for name, of_one in radii.items() if of_one is None]
-    norms = norms_of([parts[name].each(Tensor.detach) for name in initial])
-    now = {
-        name: own / rows_norm(parts[name].blocks, parts[name].weight)
-        for name, own in zip(initial, norms, strict=True)
-    }
-    return {name: now[name] if of_one is None else of_one for name, of_one in radii.items()}
+    return {weight.name: radius_of(radius, weight.name, weight.part(parameters)) for weight in weights}
 
 
 def held_of(

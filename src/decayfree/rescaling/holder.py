@@ -5,7 +5,8 @@ accelerator in few calls (batch.py). Knows nothing of optimizers and models.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby, pairwise
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from decayfree.blocks import norm_dtype
 from decayfree.errors import NonFiniteWeightError, faults_of, raise_all
 from decayfree.rescaling.batch import Batch, batches_of
 from decayfree.rescaling.held import Held
+from decayfree.rescaling.radius import rows_norm
 from decayfree.rescaling.runs import RunInMemory, runs_in_memory
 from decayfree.rescaling.sharded import ShardedGroup, Shifts
 from decayfree.shards import local_of
@@ -147,6 +149,9 @@ class Holder:
         if sharded:
             at = slice(self.slices[sharded[0].name].start, None)
             columns = self.targets[at], self.norms[at], self.factors[at]
+            # Targets may be known when norms are.
+            own = [replace(one, targets=self.targets[self.slices[one.name]]) for one in sharded]
+            self.held[-len(own) :] = own
             self._sharded = ShardedGroup(sharded, *columns, shifts)
         # Backwards: the optimizer has just walked forwards, so that the last weights are still in the cache.
         self._plan = [
@@ -324,6 +329,16 @@ def by_name(holder: Holder, *, of: Literal["norms", "factors"] = "norms") -> Ite
     """A holder's norms or factors, weight by weight."""
     values = holder.norms if of == "norms" else holder.factors
     return ((one.name, values[holder.slices[one.name]]) for one in holder.held)
+
+
+def radii_measured(radii: Mapping[str, Tensor], holders: Iterable[Holder]) -> dict[str, Tensor]:
+    """The radii by name, for NaN those that blocks had when they were measured."""
+    now = {
+        one.name: holder.norms[holder.slices[one.name]] / rows_norm(one.blocks, one.weight)
+        for holder in holders
+        for one in holder.held
+    }
+    return {name: torch.where(own.isnan(), now[name], own) for name, own in radii.items()}
 
 
 def raise_not_finite(holders: Iterable[Holder], *, about: str) -> None:

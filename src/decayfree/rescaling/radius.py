@@ -4,6 +4,7 @@ Turns the ``radius`` argument into one number a block, and collects everything t
 """
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -43,10 +44,10 @@ def is_initial(radius: Radius) -> bool:
     return any(isinstance(one, str) for one in said)
 
 
-def radius_of(radius: Radius, name: str, part: Part) -> Tensor | None:
+def radius_of(radius: Radius, name: str, part: Part) -> Tensor:
     """Radius of every block, (n_blocks,), norm a row: that of the first pattern that matches, else 1.
 
-    None where it is what the blocks have.
+    NaN where it is what blocks of a sharded weight have: they are measured all together.
 
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.
@@ -63,7 +64,9 @@ def radius_of(radius: Radius, name: str, part: Part) -> Tensor | None:
             )
         return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
     if isinstance(radius, str):  # "init"
-        return None
+        own = part.each(Tensor.detach)
+        nothing = torch.full((blocks.n_blocks,), math.nan, dtype=norm_dtype(weight), device=weight.device)
+        return nothing if part.is_sharded else own.norms() / rows_norm(blocks, weight)
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 
 

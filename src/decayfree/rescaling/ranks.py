@@ -7,13 +7,13 @@ answer within a time is told of, and nobody hangs. Where there is one process no
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ from decayfree.shards import is_sharded
 
 # Gradients are averaged right before a step, so that ranks come to it together.
 TIME_OUT_S = 20.0
+# Before that some of them may have had more to do than others.
+MEETING_TIME_OUT_S = 300.0
 _POLL_S = 0.005
-
-_n_asked: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,16 @@ class Answers:
     Args:
         settings: By rank, those that answered in time, this one among them.
         missing: Ranks that did not.
+        are_together: Whether all answered in time, which all of them know alike.
+        within_s: The time.
+        radii: What the first rank sent along, by name.
     """
 
     settings: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     missing: tuple[int, ...] = ()
+    are_together: bool = True
+    within_s: float = TIME_OUT_S
+    radii: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
     def differences(self) -> str:
@@ -72,16 +78,17 @@ class Ranks:
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        self._peers, self._is_certain = _peers_of(model, weights.values())
-        self._is_spread = any(map(is_sharded, weights.values()))
-        shapes = [tuple(one.shape) for group in optimizer.param_groups for one in group["params"]]
-        self._key = f"decayfree/{_digest(repr((self._peers, type(optimizer).__name__, shapes)))}"
+        self._model, self._weights, self._optimizer = model, dict(weights), optimizer
         self._silent: tuple[int, ...] = ()
+
+    @cached_property
+    def _who(self) -> tuple[list[int], bool]:
+        return _peers_of(self._model, self._weights.values())
 
     @property
     def is_alone(self) -> bool:
         """Whether there is nobody to ask."""
-        return len(self._peers) < 2
+        return len(self._who[0]) < 2
 
     def meet(self, settings: Mapping[str, str]) -> None:
         """Where norms are sums over ranks, come together first: a collective would wait without end.
@@ -89,10 +96,10 @@ class Ranks:
         Raises:
             MismatchError: If one does not come, or has other settings.
         """
-        if not self._is_spread or self.is_alone:
+        if self.is_alone or not any(map(is_sharded, self._weights.values())):
             return
-        answers = self.ask(settings, about="attachment")
-        missing = self._said_of(answers, "make the WeightRescaling")
+        answers = self.ask(settings, about="attachment", within_s=MEETING_TIME_OUT_S)
+        missing = _said_of(answers, "make the WeightRescaling")
         raise_all(faults_of(MismatchError, [one for one in (missing, answers.differences) if one]))
 
     def agree(
@@ -115,78 +122,88 @@ class Ranks:
         """
         if self.is_alone:
             return radii
-        takes_first = takes_first and self._is_certain
-        key = f"{self._key}/radii/{_n_asked[self._key]}"
-        _n_asked[self._key] += 1
-        if takes_first:
-            self._give(radii, key)
+        takes_first = takes_first and self._who[1]
         own = {"radii": "those of the first rank" if takes_first else told(radii)}
-        answers = self.ask({**settings, **own}, about="first step")
-        if self._is_certain:
+        numbers = {name: one.tolist() for name, one in radii.items()} if takes_first else {}
+        answers = self.ask({**settings, **own}, about="first step", radii=numbers)
+        if self._who[1]:
             raise_all(faults_of(MismatchError, [answers.differences][: len(answers.differences)]))
-        missing = self._said_of(answers, "take a first step with a WeightRescaling")
+        missing = _said_of(answers, "take its first step with a WeightRescaling")
         for message in filter(None, (missing, answers.differences)):
             warnings.warn(message, stacklevel=stacklevel + 1)
-        is_first_there = self._peers[0] not in answers.missing
-        return _of_first(radii, key) if takes_first and is_first_there else radii
+        return {name: one.new_tensor(answers.radii.get(name, one.tolist())) for name, one in radii.items()}
 
-    def problems(self, settings: Mapping[str, str]) -> list[str]:
-        """What is wrong between ranks, a sentence each, where all look at the same time."""
+    def problems(self, settings: Mapping[str, str]) -> tuple[list[str], bool]:
+        """What is wrong between ranks where all look, a sentence each; whether all are here to go on with."""
         if self.is_alone:
-            return []
+            return [], True
         answers = self.ask(settings, about="check")
-        said = [self._said_of(answers, "call check() of a WeightRescaling"), answers.differences]
-        return [one for one in said if one]
+        said = [_said_of(answers, "call check() of the WeightRescaling"), answers.differences]
+        return [one for one in said if one], answers.are_together
 
-    @property
-    def are_all_here(self) -> bool:
-        """Whether all ranks answered the last time."""
-        return not self._silent
+    def ask(
+        self,
+        settings: Mapping[str, str],
+        *,
+        about: str,
+        within_s: float | None = None,
+        radii: Mapping[str, list[float]] = MappingProxyType({}),
+    ) -> Answers:
+        """Tell all others the settings here, and wait for theirs.
 
-    def ask(self, settings: Mapping[str, str], *, about: str) -> Answers:
-        """Tell all others the settings here, and wait for theirs; ``about`` keeps questions apart."""
-        me = torch.distributed.get_rank()
-        key = f"{self._key}/{about}"
-        keys = {rank: f"{key}/{_n_asked[key]}/{rank}" for rank in self._peers}
+        Args:
+            settings: In words.
+            about: Keeps questions apart.
+            within_s: How long to wait.
+            radii: To be sent along where this is the first rank.
+        """
+        peers, me, limit_s = self._who[0], torch.distributed.get_rank(), within_s or TIME_OUT_S
+        own = {"settings": dict(settings), "radii": dict(radii) if me == peers[0] else {}}
+        shapes = [tuple(one.shape) for group in self._optimizer.param_groups for one in group["params"]]
+        key = f"decayfree/{_digest(repr((peers, type(self._optimizer).__name__, shapes)))}/{about}"
         try:
-            said = self._heard(json.dumps(dict(settings)), keys, me)
+            said, are_together = self._heard(json.dumps(own), key, limit_s)
         except RuntimeError:  # the process that has the store is gone
-            said = {me: dict(settings)}
-        self._silent = tuple(rank for rank in keys if rank not in said)
-        _n_asked[key] += not self._silent
-        return Answers(said, self._silent)
-
-    def _heard(self, own: str, keys: Mapping[int, str], me: int) -> dict[int, dict[str, str]]:
-        store, deadline = _store(), time.monotonic() + TIME_OUT_S
-        store.set(keys[me], own)
-        # Who did not answer is not waited for again.
-        expected = [key for rank, key in keys.items() if rank not in self._silent]
-        while not store.check(expected) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        there = [rank for rank, key in keys.items() if store.check([key])]
-        if len(there) < len(keys):
-            store.delete_key(keys[me])  # or it would be taken for an answer to the next question
-        return {rank: json.loads(store.get(keys[rank])) if rank != me else json.loads(own) for rank in there}
-
-    def _said_of(self, answers: Answers, what: str) -> str:
-        ranks = listed([str(rank) for rank in answers.missing])
-        return (
-            f"rank {ranks} did not {what} of these weights within {TIME_OUT_S:g} s of this one: where ranks "
-            "train one model, do it on every rank, or their weights drift apart"
-            if answers.missing
-            else ""
+            said, are_together = {me: own}, False
+        self._silent = tuple(rank for rank in peers if rank not in said)
+        return Answers(
+            {rank: one["settings"] for rank, one in said.items()},
+            self._silent,
+            are_together,
+            limit_s,
+            said[peers[0]]["radii"] if peers[0] in said else {},
         )
 
-    def _give(self, tensors: Mapping[str, Tensor], key: str) -> None:
-        if torch.distributed.get_rank() == self._peers[0]:
-            buffer = io.BytesIO()
-            torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, buffer)
-            _store().set(key, buffer.getvalue())
+    def _heard(self, own: str, key: str, limit_s: float) -> tuple[dict[int, dict[str, Any]], bool]:
+        """What each rank that is there says, and whether all are together."""
+        store, deadline = _store(), time.monotonic() + limit_s
+        # How often this was asked is no process's own count: one may have asked without the others.
+        number = int(store.compare_set(f"{key}/number", "", "0"))
+        keys = {rank: f"{key}/{number}/{rank}" for rank in self._who[0]}
+        store.set(keys[torch.distributed.get_rank()], own)
+        # Who did not answer is not waited for again.
+        expected = [one for rank, one in keys.items() if rank not in self._silent]
+        while not store.check(expected) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        # The first one to say it decides for all, or some would go on and wait for those that did not.
+        verdict = "together" if store.check(list(keys.values())) else "apart"
+        are_together = store.compare_set(f"{key}/{number}/verdict", "", verdict) == b"together"
+        store.compare_set(f"{key}/number", str(number), str(number + 1))
+        there = [rank for rank, one in keys.items() if store.check([one])]
+        return {rank: json.loads(store.get(keys[rank])) for rank in there}, are_together
 
 
-def _of_first(tensors: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
-    theirs = torch.load(io.BytesIO(_store().get(key)), weights_only=True)
-    return {name: theirs[name].to(tensor) for name, tensor in tensors.items()}
+def _said_of(answers: Answers, what: str) -> str:
+    """That ranks are missing, or come too late for others, in one sentence; empty where all are together."""
+    if answers.are_together:
+        return ""
+    ranks, time_s = listed([str(rank) for rank in answers.missing]), f"{answers.within_s:g} s"
+    return (
+        f"rank {ranks} did not {what} of these weights within {time_s} of this one: where ranks train one "
+        "model, do it on every rank, or their weights drift apart"
+        if answers.missing
+        else f"ranks came more than {time_s} apart to {what} of these weights"
+    )
 
 
 def told(values: Mapping[str, Tensor]) -> str:

@@ -14,6 +14,7 @@ from decayfree.invariance.running_statistics import UNKNOWN_SHIFT
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.last_look import LastLook
+from decayfree.rescaling.radius import rows_norm
 from decayfree.shards import Spread, add_up_, each_number, is_sharded
 
 
@@ -83,15 +84,19 @@ class ShardedGroup:
     ) -> None:
         self.targets, self.norms, self.factors = targets, norms, factors
         self._spread, self._shifts = spread_of(held), shifts
+        self._roots = torch.cat([rows_norm(one.blocks, one.weight) for one in held])
 
     def measure(self) -> None:
-        """Fill the norms, on every process those of all blocks."""
+        """Fill the norms, on every process those of all blocks; a target that is NaN becomes the norm."""
         squares = self._spread.squares()
         shifts = self._shifts.spread() if self._shifts else []
         add_up_([(self._spread, squares), *shifts], everywhere=True)
         for _, numbers in shifts:
             self._shifts.take(numbers)  # type: ignore[union-attr]
         self.norms.copy_(squares.sqrt_())
+        # Rounded as radii are that were saved.
+        own = self.norms / self._roots * self._roots
+        self.targets.copy_(torch.where(self.targets.isnan(), own, self.targets))
 
     def measure_here(self) -> None:
         """Fill the norms of blocks of which this process has numbers; others are taken to be on target."""

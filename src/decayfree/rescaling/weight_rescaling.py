@@ -45,7 +45,7 @@ from decayfree.rescaling.finite import Finiteness
 from decayfree.rescaling.following import follow_moments_, warn_of_unknown_moments
 from decayfree.rescaling.fused_holder import check_fused, fused_holders_of
 from decayfree.rescaling.held import Held, held_of, radii_of
-from decayfree.rescaling.holder import distance_of, holders_of, raise_not_finite
+from decayfree.rescaling.holder import distance_of, holders_of, radii_measured, raise_not_finite
 from decayfree.rescaling.last_look import LastLook
 from decayfree.rescaling.other_rows import OtherRows
 from decayfree.rescaling.preconditions import Preconditions, lost_since
@@ -264,8 +264,8 @@ class WeightRescaling:
         lost = lost_since(self.optimizer, self.found, self._planned())
         held = self._planned() if lost else held_of(self.found.model, self._weights, self.radii)
         n_steps = self.n_steps
-        between = self._ranks.problems(self._settings() | {"radii": told(self.radii)})
-        if not self._ranks.are_all_here:  # what they have of sharded weights would be waited for without end
+        between, are_here = self._ranks.problems(self._settings() | {"radii": told(self.radii)})
+        if not are_here:  # what they have of sharded weights would be waited for without end
             held = [one for one in held if not one.is_sharded]
         return deviation_of(
             held,
@@ -459,17 +459,12 @@ class WeightRescaling:
         return {one.name: factors for one, factors in self._applied()}
 
     def _rescale_once(self, *, stacklevel: int) -> None:
-        put_on_radius_(
-            self.found.model,
-            self._weights,
-            self._holders,
-            self._seen.shifts,
-            self.optimizer,
-            stacklevel=stacklevel + 1,
-        )
+        level, shifts, holders = stacklevel + 1, self._seen.shifts, self._holders
+        put_on_radius_(self.found.model, self._weights, holders, shifts, self.optimizer, stacklevel=level)
         scaled = [one for one, factors in self._applied() if bool((factors != 1).any())]
-        warn_of_unknown_moments(self.optimizer, scaled, stacklevel=stacklevel + 1)
-        scale_copies_(self.copies, self.found, self.factors, stacklevel=stacklevel + 1)
+        self.radii = radii_measured(self.radii, holders)
+        warn_of_unknown_moments(self.optimizer, scaled, stacklevel=level)
+        scale_copies_(self.copies, self.found, self.factors, stacklevel=level)
 
     def _watchers(self) -> list[Watcher]:
         others = [other for other in rescalings_on(self.optimizer) if other is not self]
