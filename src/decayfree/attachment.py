@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from decayfree.arguments.stored import is_flat_parameter, unsupported_weights
-from decayfree.errors import InvalidInputError, faults_of, raise_all
+from decayfree.errors import InvalidInputError, UnsupportedWeightError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
@@ -19,6 +19,7 @@ def attachable(optimizer: object, found: Invariance) -> tuple[Optimizer, Invaria
 
     Raises:
         InvalidInputError: If the two are not what they should be.
+        UnsupportedWeightError: If the optimizer has parameters that FSDP1 has flattened.
         MismatchError: If ``found`` does not fit its model any more.
     """
     faults = []
@@ -27,6 +28,8 @@ def attachable(optimizer: object, found: Invariance) -> tuple[Optimizer, Invaria
     except InvalidInputError as error:
         faults.append(str(error))
     raise_all(faults_of(InvalidInputError, faults + found_faults(found)))
+    # Before names and shapes are compared, which FSDP1 has changed.
+    raise_all(faults_of(UnsupportedWeightError, _flat_parameters(inner)))
     found.check_fits(found.model)
     return inner, found
 
@@ -104,7 +107,7 @@ def nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
     )
 
 
-def flat_parameters(optimizer: Optimizer) -> list[str]:
+def _flat_parameters(optimizer: Optimizer) -> list[str]:
     """Parameters of the optimizer into which FSDP1 has flattened several weights."""
     parameters = {
         f"a parameter of group {index}": parameter

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
+from decayfree.attachment import attachable, nothing_in_common, weights_in
 from decayfree.errors import (
     Fault,
     InvalidInputError,
     MismatchError,
-    UnsupportedWeightError,
     faults_of,
     raise_all,
 )
@@ -422,9 +421,8 @@ class WeightRescaling:
 
     def _faults(self, radius: Radius) -> list[Fault]:
         held, others = list(self._weights_by_name()), rescalings_on(self.optimizer)
-        faults = faults_of(UnsupportedWeightError, flat_parameters(self.optimizer))
-        if not held:
-            faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
+        nothing = [] if held else [nothing_in_common(self.optimizer, self.found)]
+        faults = faults_of(MismatchError, nothing)
         faults += attachment_faults(self.optimizer, self._weights, self._parameters(), others)
         faults += faults_of(InvalidInputError, radius_faults(radius, held) if held else [])
         faults += copy_faults(self.copies, self.found)
