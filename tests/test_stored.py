@@ -1,6 +1,7 @@
 """Weights that are stored in a form that cannot be scaled are refused on the real classes, with the cure."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,15 @@ def in_bits_and_bytes(kind: str) -> Callable[[nn.Sequential], nn.Module]:
 
 def partitioned(model: nn.Module) -> nn.Module:
     made = import_or_skip("deepspeed")
-    import sys
-
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # compiles for minutes
-    made.init_distributed(dist_backend="gloo")
-    config = {"train_batch_size": 1, "zero_optimization": {"stage": 3}}
-    with made.zero.Init(module=model, config_dict_or_path=config):
-        return model
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("RANK", "LOCAL_RANK"):
+            patched.setenv(name, "0")
+        patched.setenv("WORLD_SIZE", "1")
+        made.init_distributed(dist_backend="gloo")
+        config = {"train_batch_size": 1, "zero_optimization": {"stage": 3}}
+        with made.zero.Init(module=model, config_dict_or_path=config):
+            return model
 
 
 FSDP1 = r"is a flat parameter of FSDP1, with or without use_orig_params: use FSDP2 \(fully_shard\)"

@@ -55,6 +55,10 @@ class SeenNorms:
         held = [one for holder in holders for one in holder.held]
         return {one.name: self.norms.get(one.name, one.targets) for one in held}
 
+    def begin(self, holders: Sequence[Holder]) -> None:
+        """Weights are on the norms that they are held at. A state has the same entries from here on."""
+        self.norms = {name: norms.clone() for name, norms in self.by_name(holders).items()}
+
     def note(self, holders: Sequence[Holder], *, is_due: bool) -> None:
         """Remember the norms that passes will see; of a block without any, the last that it had."""
         seen = self.by_name(holders)

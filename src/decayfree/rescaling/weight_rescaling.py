@@ -159,6 +159,8 @@ class WeightRescaling:
             check_fused(self._holders)
         self._rescale_once(stacklevel=3)
         self._seen.take_in_biases_()
+        if every > 1:
+            self._seen.begin(self._holders)
         self._last_look.look(self._watched)
         self._preconditions = Preconditions(optimizer, found, self._planned(), self._problems_of_groups)
         self._attach()
