@@ -4,8 +4,10 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from decayfree.arguments.stored import is_flat_parameter, unsupported_weights
@@ -68,6 +70,16 @@ def hooked(optimizer: object) -> Optimizer:
     raise InvalidInputError(
         f"{kind} has no step hooks of its own, since it never calls Optimizer.__init__: {_cure(optimizer)}"
     )
+
+
+def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound method as a hook that torch.compile leaves alone where it compiles the step of an optimizer.
+
+    Traced, it would be graphs and breaks of its own. Whose method it is can be asked as of the method.
+    """
+    left_alone: Any = torch.compiler.disable(hook)
+    left_alone.__self__ = hook.__self__  # type: ignore[attr-defined]
+    return left_alone  # type: ignore[no-any-return]
 
 
 def _cure(optimizer: object) -> str:

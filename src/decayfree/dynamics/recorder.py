@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.arguments.stored import unsupported_weights
-from decayfree.attachment import attachable, nothing_in_common, weights_in
+from decayfree.attachment import attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.blocks import Part
 from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import distance_to_equilibrium
@@ -132,9 +132,9 @@ class Recorder:
         self._kept: dict[str, Part] = {}
         self._slopes: dict[str, Sums] = {}
         self._scale: float | Tensor | None = None
-        optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_pre_hook(uncompiled(self._before_step))
         # A WeightRescaling puts its hook before all others, so that this one sees rescaled weights.
-        optimizer.register_step_post_hook(self._after_step)
+        optimizer.register_step_post_hook(uncompiled(self._after_step))
 
     # What the user calls
 

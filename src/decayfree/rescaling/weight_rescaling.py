@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import attachable, nothing_in_common, weights_in
+from decayfree.attachment import attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.errors import (
     Fault,
     InvalidInputError,
@@ -292,7 +292,7 @@ class WeightRescaling:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if is_inner_step(optimizer):
             return None
-        self._preconditions.look(optimizer, stacklevel=4)
+        self._preconditions.look(optimizer, stacklevel=5)
         if not self._is_compared:
             self._compare()
         evaluates = has_closure(args, kwargs)
@@ -375,7 +375,7 @@ class WeightRescaling:
                 self._seen.shifts,
                 self.optimizer,
                 unless=self._seen.by_name(self._holders),
-                stacklevel=6,
+                stacklevel=7,
             )
             self._seen.biases_followed(self._applied_by_name())
         if self.every > 1:
@@ -385,8 +385,9 @@ class WeightRescaling:
     def _compare(self) -> None:
         """Compare with the other ranks what must be the same there; by now they are known."""
         self._is_compared = True
-        self._ranks = Ranks(self.found.model, self._weights_by_name(), self.optimizer)
-        radii = self._ranks.agree(self._settings(), self.radii, takes_first=self._takes_first, stacklevel=5)
+        held = {one.name: one.weight for one in self._planned()}
+        self._ranks = Ranks(self.found.model, held, self.optimizer)
+        radii = self._ranks.agree(self._settings(), self.radii, takes_first=self._takes_first, stacklevel=6)
         if radii is not self.radii:
             self.radii = radii
             self._plan()
@@ -479,8 +480,8 @@ class WeightRescaling:
         return held_moment_faults(self.optimizer, parts, self.momentum, moves=moves)
 
     def _attach(self) -> None:
-        self.optimizer.register_step_pre_hook(self._before_step)
-        handle = self.optimizer.register_step_post_hook(self._after_step)
+        self.optimizer.register_step_pre_hook(uncompiled(self._before_step))
+        handle = self.optimizer.register_step_post_hook(uncompiled(self._after_step))
         # Before the hooks of others, which may copy the weights (averages, low-precision twins).
         self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
 
