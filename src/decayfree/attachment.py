@@ -4,12 +4,14 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from decayfree.arguments.stored import is_flat_parameter, unsupported_weights
-from decayfree.errors import InvalidInputError, faults_of, raise_all
+from decayfree.errors import InvalidInputError, UnsupportedWeightError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
@@ -19,6 +21,7 @@ def attachable(optimizer: object, found: Invariance) -> tuple[Optimizer, Invaria
 
     Raises:
         InvalidInputError: If the two are not what they should be.
+        UnsupportedWeightError: If the optimizer has parameters that FSDP1 has flattened.
         MismatchError: If ``found`` does not fit its model any more.
     """
     faults = []
@@ -27,6 +30,8 @@ def attachable(optimizer: object, found: Invariance) -> tuple[Optimizer, Invaria
     except InvalidInputError as error:
         faults.append(str(error))
     raise_all(faults_of(InvalidInputError, faults + found_faults(found)))
+    # Before names and shapes are compared, which FSDP1 has changed.
+    raise_all(faults_of(UnsupportedWeightError, _flat_parameters(inner)))
     found.check_fits(found.model)
     return inner, found
 
@@ -67,6 +72,16 @@ def hooked(optimizer: object) -> Optimizer:
     )
 
 
+def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound method as a hook that torch.compile leaves alone where it compiles the step of an optimizer.
+
+    Traced, it would be graphs and breaks of its own. Whose method it is can be asked as of the method.
+    """
+    left_alone: Any = torch.compiler.disable(hook)
+    left_alone.__self__ = hook.__self__  # type: ignore[attr-defined]
+    return left_alone  # type: ignore[no-any-return]
+
+
 def _cure(optimizer: object) -> str:
     within = {name: value for name, value in vars(optimizer).items() if _can_be_hooked(value)}
     inside = {name: _parameters(value) for name, value in within.items()}
@@ -104,7 +119,7 @@ def nothing_in_common(optimizer: Optimizer, found: Invariance) -> str:
     )
 
 
-def flat_parameters(optimizer: Optimizer) -> list[str]:
+def _flat_parameters(optimizer: Optimizer) -> list[str]:
     """Parameters of the optimizer into which FSDP1 has flattened several weights."""
     parameters = {
         f"a parameter of group {index}": parameter

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from decayfree.arguments.kinds import checked_where_it_fails
 from decayfree.errors import InvalidInputError
+from decayfree.shards import Labelled, Spread, is_sharded
 
 
 class Run(NamedTuple):
@@ -173,6 +174,11 @@ class Part:
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether any of them is spread over several devices (a DTensor)."""
+        return any(map(is_sharded, self.tensors))
+
+    @property
     def fan_in(self) -> int:
         """Numbers of one row, with its entry of the bias."""
         n_rows = n_rows_of(self.weight.shape, self.blocks)
@@ -233,9 +239,11 @@ def block_norms(weight: Tensor, blocks: Blocks, bias: Tensor | None = None) -> T
         >>> block_norms(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), Blocks(axis=0, block_sizes=(1, 1)))
         tensor([5., 2.])
     """
+    if (part := Part(weight, bias, blocks)).is_sharded:
+        return norms_of([part])[0]
     rows = _row_norms(_by_row(weight, blocks), blocks)
     if bias is not None:
-        rows = torch.hypot(rows, whole(_bias_rows(bias, rows)).to(rows.dtype))
+        rows = torch.hypot(rows, _bias_rows(bias, rows).to(rows.dtype))
     return over_blocks(held_rows(rows, blocks), blocks, torch.linalg.vector_norm)
 
 
@@ -261,12 +269,15 @@ def block_dots(
         tensor([11.])
     """
     dtype = norm_dtype(a)
+    if (part := Part(a, None if bias_b is None else bias_a, blocks)).is_sharded:
+        spread = spread_of([part])
+        return spread.everywhere(spread.dots(Part(b, bias_b, blocks).tensors)).to(dtype)
     product = _by_row(a, blocks).to(dtype) * _by_row(b, blocks).to(dtype)
     dims = _other_dims(product, blocks)
     # sum(dim=()) would sum over everything.
-    rows = whole(product.sum(dim=dims) if dims else product).reshape(-1)
+    rows = (product.sum(dim=dims) if dims else product).reshape(-1)
     if bias_a is not None and bias_b is not None:
-        rows = rows + whole(_bias_rows(bias_a, rows)).to(dtype) * whole(_bias_rows(bias_b, rows)).to(dtype)
+        rows = rows + _bias_rows(bias_a, rows).to(dtype) * _bias_rows(bias_b, rows).to(dtype)
     return over_blocks(held_rows(rows, blocks), blocks)
 
 
@@ -378,15 +389,38 @@ def norm_dtype(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The full tensor on every device of one that is sharded over several (a DTensor); others as they are."""
-    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return full
+def norms_of(parts: Sequence[Part]) -> list[Tensor]:
+    """Norms of the blocks of several weights, (n_blocks,) each.
+
+    Those of sharded ones are added up in one all-reduce a process group for all: every process has to ask.
+    """
+    sharded = [part for part in parts if part.is_sharded]
+    if not sharded:
+        return [part.norms() for part in parts]
+    spread = spread_of(sharded)
+    found = iter(spread.sums(spread.everywhere(spread.squares()).sqrt()))
+    return [next(found).to(norm_dtype(one.weight)) if one.is_sharded else one.norms() for one in parts]
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is spread over several devices (a DTensor)."""
-    return hasattr(tensor, "full_tensor")
+def spread_of(parts: Sequence[Part]) -> Spread:
+    """Weights of which each process has a part; a label is a block, counted through all of them."""
+    return Spread([_labelled(part) for part in parts], [part.blocks.n_blocks for part in parts])
+
+
+def _labelled(part: Part, of_rows: Tensor | None = None) -> list[Labelled]:
+    """The tensors of a weight with a label for each row: that given, (rows of the weight,), or its block."""
+    shape, blocks = _shape_by_row(part.weight, part.blocks), part.blocks
+    if of_rows is None:
+        of_rows = torch.full((n_rows_of(part.weight.shape, blocks),), -1)
+        of_rows[list(blocks.rows)] = torch.tensor(blocks.block_of_row)
+    if blocks.groups > 1:
+        in_groups = of_rows.view(blocks.groups, -1).repeat_interleave(shape[1], 0)
+        members = [Labelled(part.weight, (0, 1), in_groups)]
+    else:
+        members = [Labelled(part.weight, (blocks.axis,), of_rows)]
+    return (
+        members if part.bias is None else [*members, Labelled(_bias_rows(part.bias, of_rows), (0,), of_rows)]
+    )
 
 
 def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
@@ -405,11 +439,9 @@ def faults_of_shape(shape: Sequence[int], blocks: Blocks) -> str | None:
 
 
 def _by_row(weight: Tensor, blocks: Blocks) -> Tensor:
-    """A view of ``weight`` whose dimension 0 is the group if there are any; a copy only of a sharded one."""
+    """A view of ``weight`` whose dimension 0 is the group if there are any."""
     shape = _shape_by_row(weight, blocks)
-    if blocks.groups == 1:
-        return weight
-    return whole(weight).view(shape) if is_sharded(weight) else torch.unflatten(weight, 0, shape[:2])
+    return weight if blocks.groups == 1 else torch.unflatten(weight, 0, shape[:2])
 
 
 def n_rows_of(shape: Sequence[int], blocks: Blocks) -> int:
@@ -420,14 +452,14 @@ def n_rows_of(shape: Sequence[int], blocks: Blocks) -> int:
 def _scale_rows_(weight: Tensor, row_factors: Tensor, blocks: Blocks, bias: Tensor | None) -> None:
     """Multiply every row in place by its own factor, (rows of the weight,)."""
     shape = _shape_by_row(weight, blocks)
+    if (part := Part(weight, bias, blocks)).is_sharded:
+        Spread([_labelled(part, torch.arange(len(row_factors)))], [len(row_factors)]).scale_(row_factors)
+        return
     bias_rows = None if bias is None else _bias_rows(bias, row_factors)
     spread = row_factors.reshape([size if dim in _row_dims(blocks) else 1 for dim, size in enumerate(shape)])
-    if is_sharded(weight):
-        _scale_sharded_(weight, spread.expand(shape))
-    else:
-        _by_row(weight, blocks).mul_(spread)
+    _by_row(weight, blocks).mul_(spread)
     if bias_rows is not None:
-        _scale_sharded_(bias_rows, row_factors) if is_sharded(bias_rows) else bias_rows.mul_(row_factors)
+        bias_rows.mul_(row_factors)
 
 
 def _shape_by_row(weight: Tensor, blocks: Blocks) -> tuple[int, ...]:
@@ -441,18 +473,6 @@ def _shape_by_row(weight: Tensor, blocks: Blocks) -> tuple[int, ...]:
     return (blocks.groups, shape[0] // blocks.groups, *shape[1:]) if blocks.groups > 1 else shape
 
 
-def _scale_sharded_(weight: Tensor, factors: Tensor) -> None:
-    """Multiply each device's part of a sharded weight by its part of ``factors``, whole on every device."""
-    from torch.distributed.tensor import DTensor, Replicate
-
-    assert isinstance(weight, DTensor)
-    mesh = weight.device_mesh
-    everywhere = DTensor.from_local(
-        factors.reshape(weight.shape).contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False
-    )
-    weight.to_local().mul_(everywhere.redistribute(placements=weight.placements).to_local())
-
-
 def _row_dims(blocks: Blocks) -> tuple[int, ...]:
     return (0, 2) if blocks.groups > 1 else (blocks.axis,)
 
@@ -462,12 +482,11 @@ def _other_dims(by_row: Tensor, blocks: Blocks) -> tuple[int, ...]:
 
 
 def _row_norms(by_row: Tensor, blocks: Blocks) -> Tensor:
-    dims = _other_dims(by_row, blocks)
-    dtype = norm_dtype(by_row)
+    dims, dtype = _other_dims(by_row, blocks), norm_dtype(by_row)
     if not dims:  # a row of one number: its norm is its magnitude
-        return whole(by_row.abs()).to(dtype)
-    # The norm of a sharded tensor may be the norm of a part, until it is made whole.
-    return whole(torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype)).reshape(-1)
+        return by_row.abs().to(dtype)
+    norms: Tensor = torch.linalg.vector_norm(by_row, dim=dims, dtype=dtype)
+    return norms.reshape(-1)
 
 
 def _bias_rows(bias: Tensor, of_rows: Tensor) -> Tensor:

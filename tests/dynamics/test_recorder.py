@@ -158,7 +158,7 @@ def test_a_sampled_step_copies_the_weights_once_and_nothing_of_the_optimizer() -
         recorder._before_step(optimizer, (optimizer,), {})
     weights = sorted(model.get_parameter(name).numel() for name in ("conv.weight", "hidden.weight"))
     assert sorted(calls.cloned) == weights
-    copies = [weakref.ref(before.weight) for before, _ in recorder._kept.values()]
+    copies = [weakref.ref(before.weight) for before in recorder._kept.values()]
     recorder._after_step(optimizer, (optimizer,), {})
     gc.collect()
     assert not recorder._kept

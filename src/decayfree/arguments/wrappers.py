@@ -88,6 +88,14 @@ def averages_of(model: nn.Module) -> list[nn.Module]:
     return alive()
 
 
+def parallel_around(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """The DistributedDataParallel that has parameters of a model, wherever it is kept in this process."""
+    kinds = _family(nn.parallel.DistributedDataParallel)
+    own = set(map(id, model.parameters()))
+    wrappers = (one for one in gc.get_objects() if type(one) in kinds)
+    return next((one for one in wrappers if not own.isdisjoint(map(id, one.parameters()))), None)
+
+
 @cache
 def _inside(kind: type) -> str | None:
     """The attribute with the module that a class wraps; None where it is not known to wrap one."""

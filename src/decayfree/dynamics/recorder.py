@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.arguments.stored import unsupported_weights
-from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
+from decayfree.attachment import attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.blocks import Part
 from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import distance_to_equilibrium
 from decayfree.dynamics.readings import as_scalar, motion_readings, slope_readings, summary
 from decayfree.dynamics.readings import labels as labels_of
-from decayfree.dynamics.row_sums import block_motion, block_slope
+from decayfree.dynamics.row_sums import Sums, added_up, motion_here, slope_here
 from decayfree.dynamics.samples import Sample
 from decayfree.dynamics.sinks import JsonLines, Kept
 from decayfree.dynamics.watched import Watched
@@ -134,11 +134,14 @@ class Recorder:
         self.run = uuid.uuid4().hex[:8]
         self._steps, self._idle_step = StepCounter(), IdleStep()
         self._number = 0  # of the step that is looked at
-        # Of a step that is looked at: weights as they were before, and what their gradients showed.
-        self._kept: dict[str, tuple[Part, dict[str, Tensor]]] = {}
-        optimizer.register_step_pre_hook(self._before_step)
+        # Of a step that is looked at: weights as they were before, sums over their gradients, and by what
+        # those are multiplied.
+        self._kept: dict[str, Part] = {}
+        self._slopes: dict[str, Sums] = {}
+        self._scale: float | Tensor | None = None
+        optimizer.register_step_pre_hook(uncompiled(self._before_step))
         # A WeightRescaling puts its hook before all others, so that this one sees rescaled weights.
-        optimizer.register_step_post_hook(self._after_step)
+        optimizer.register_step_post_hook(uncompiled(self._after_step))
 
     # What the user calls
 
@@ -236,13 +239,13 @@ class Recorder:
             )
         parts = {name: part for name, part in parts.items() if name not in gone}
         # Of all weights first, so that what this needs for a moment does not come on top of the copies.
-        slopes = {
-            name: block_slope(part, grad) for name, part in parts.items() if (grad := _gradient_of(part))
+        self._slopes = {
+            name: slope_here(part, grad) for name, part in parts.items() if (grad := _gradient_of(part))
         }
         # A fused optimizer gets gradients that are still multiplied by the scale of a GradScaler.
-        shown = slope_readings(slopes, getattr(self.optimizer, "grad_scale", None))
+        self._scale = getattr(self.optimizer, "grad_scale", None)
         for name, part in parts.items():
-            self._kept[name] = part.each(lambda tensor: tensor.detach().clone()), shown.get(name, {})
+            self._kept[name] = part.each(lambda tensor: tensor.detach().clone())
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_inner_step(optimizer) or self._idle_step.has_come(self._watched()):
@@ -267,18 +270,19 @@ class Recorder:
     def _measure(self) -> tuple[dict[str, list[str]], Tensor]:
         """Names of each weight's instruments; in one tensor all learning rates, then all statistics."""
         parts, groups = self._parts(), self._groups()
-        moved: dict[str, Tensor] = {}
+        motions: dict[str, Sums] = {}
         rates: dict[str, Tensor] = {}
-        shown: dict[str, dict[str, Tensor]] = {}
         for name in list(self._kept):
-            # Popped, so that it is freed when the next weight has had its turn.
-            before, shown[name] = self._kept.pop(name)
             after = parts[name]
-            moved[name] = block_motion(before, after)
+            # Popped, so that it is freed when the next weight has had its turn.
+            motions[name] = motion_here(self._kept.pop(name), after)
             rates[name] = as_scalar(groups[id(after.weight)]["lr"], after.weight.device)
+        sums = iter(added_up([*motions.values(), *self._slopes.values()]))
+        moved = {name: next(sums) for name in motions}
+        shown = slope_readings({name: next(sums) for name in self._slopes}, self._scale)
         found = motion_readings(moved, rates, self.family)
         for name, seen in found.items():
-            seen |= shown[name]
+            seen |= shown.get(name, {})
             if self.found[name].by_request:
                 for key in _OF_WEIGHTS_WITHOUT_SCALE:
                     seen.pop(key, None)
@@ -325,7 +329,7 @@ class Recorder:
 
     def _faults(self) -> list[Fault]:
         recorded = {name: part.weight for name, part in self._parts().items()}
-        faults = faults_of(UnsupportedWeightError, flat_parameters(self.optimizer))
+        faults: list[Fault] = []
         if not len(self.found):
             nothing = (
                 "no scale-invariant weight was found in the model, so there is nothing to "

@@ -5,6 +5,7 @@ what they mean: measures.py does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,17 +13,16 @@ from torch import Tensor
 from decayfree.blocks import (
     Blocks,
     Part,
-    block_dots,
     factors_of_rows,
     faults_of_shape,
     held_rows,
-    is_sharded,
     n_rows_of,
     over_blocks,
-    scale_blocks_,
+    spread_of,
 )
 from decayfree.dynamics.fused_rows import fused_motion, fused_slope, runs_of
 from decayfree.errors import InvalidInputError
+from decayfree.shards import Spread, add_up_
 
 # Copies in float64 are made of so many numbers of both tensors at a time: on the CPU 2 MB that stay in the
 # cache (half as many numbers took a tenth longer, each operation being a few microseconds, and four times as
@@ -37,17 +37,7 @@ def block_motion(before: Part, after: Part) -> Tensor:
     Raises:
         InvalidInputError: If shapes do not go together.
     """
-    blocks = before.blocks
-    of_rows = [_row_motion(*pair) for pair in _pairs(before, after)]
-    sums = over_blocks(_with_bias(of_rows), blocks)
-    if len(of_rows) == 1 and blocks.rows_are_blocks:
-        return sums
-    # Rows that do not grow as their block does turn it. Sums of squares alone, as one pools variances:
-    # nothing cancels, so that a small part aside survives a large one along.
-    growth = factors_of_rows(sums[1] / sums[0], blocks)
-    turned = [(_growth(squares, along) - growth).square() * squares for squares, along, _, _ in of_rows]
-    sums[2] += over_blocks(_with_bias(turned), blocks)
-    return sums
+    return added_up([motion_here(before, after)])[0]
 
 
 def block_slope(weight: Part, gradient: Part) -> Tensor:
@@ -56,8 +46,54 @@ def block_slope(weight: Part, gradient: Part) -> Tensor:
     Raises:
         InvalidInputError: If shapes do not go together.
     """
-    of_rows = _with_bias([_row_slope(*pair) for pair in _pairs(weight, gradient)])
-    return over_blocks(torch.nn.functional.pad(of_rows, (0, 0, 0, 1), value=1.0), weight.blocks)
+    return added_up([slope_here(weight, gradient)])[0]
+
+
+class Sums(NamedTuple):
+    """Sums over blocks; of a weight that is spread over processes, over what this one has of them.
+
+    Args:
+        here: (n_sums, n_blocks).
+        spread: Of the weight; None where it is whole.
+        finish: Makes of sums over the whole what was asked for.
+    """
+
+    here: Tensor
+    spread: Spread | None = None
+    finish: Callable[[Tensor], Tensor] = lambda sums: sums
+
+
+def added_up(several: Sequence[Sums]) -> list[Tensor]:
+    """What each was asked for, with one all-reduce a process group for all of them together."""
+    add_up_([(one.spread, one.here) for one in several if one.spread is not None], everywhere=True)
+    return [one.finish(one.here) for one in several]
+
+
+def motion_here(before: Part, after: Part) -> Sums:
+    """What `block_motion` is made of."""
+    pairs = list(_pairs(before, after))
+    if before.is_sharded:
+        return _motion_of_shards(before, after)
+    blocks = before.blocks
+    of_rows = [_row_motion(*pair) for pair in pairs]
+    sums = over_blocks(_with_bias(of_rows), blocks)
+    if len(of_rows) == 1 and blocks.rows_are_blocks:
+        return Sums(sums)
+    # Rows that do not grow as their block does turn it. Sums of squares alone, as one pools variances:
+    # nothing cancels, so that a small part aside survives a large one along.
+    growth = factors_of_rows(sums[1] / sums[0], blocks)
+    turned = [(_growth(squares, along) - growth).square() * squares for squares, along, _, _ in of_rows]
+    sums[2] += over_blocks(_with_bias(turned), blocks)
+    return Sums(sums)
+
+
+def slope_here(weight: Part, gradient: Part) -> Sums:
+    """What `block_slope` is made of."""
+    pairs = list(_pairs(weight, gradient))
+    if weight.is_sharded:
+        return _slope_of_shards(weight, gradient)
+    of_rows = _with_bias([_row_slope(*pair) for pair in pairs])
+    return Sums(over_blocks(torch.nn.functional.pad(of_rows, (0, 0, 0, 1), value=1.0), weight.blocks))
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -91,18 +127,12 @@ def _pairs(first: Part, second: Part) -> Iterator[tuple[Tensor, Tensor, Blocks]]
 
 def _row_motion(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor:
     """As `block_motion`, of every held row: (4, n_rows)."""
-    if is_sharded(before):
-        return _motion_of_shards(before, after, blocks)
     sums = fused_motion(before, after, blocks)
     return _in_pieces(before, after, blocks, _motion) if sums is None else sums
 
 
 def _row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> Tensor:
     """‖w‖², ‖g‖² and ⟨w, g⟩ of every held row: (3, n_rows)."""
-    if is_sharded(weight):
-        rows = Blocks(blocks.axis, *_each_row(blocks))
-        w, g = (tensor.to(widest(weight.device)) for tensor in (weight, gradient))
-        return torch.stack([block_dots(*pair, rows) for pair in ((w, w), (g, g), (w, g))])
     sums = fused_slope(weight, gradient, blocks)
     return _in_pieces(weight, gradient, blocks, _slope) if sums is None else sums
 
@@ -163,15 +193,44 @@ def _rows_first(tensor: Tensor, blocks: Blocks) -> Tensor:
     return torch.unflatten(tensor, 0, (blocks.groups, -1)).movedim(2, 1)
 
 
-def _motion_of_shards(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor:
-    """The same for tensors that are spread over devices, by what is known of blocks; copies the whole."""
-    rows, weight = Blocks(blocks.axis, *_each_row(blocks)), before.to(widest(before.device), copy=True)
-    after = after.to(weight.dtype)
-    change, squares = after - weight, block_dots(weight, weight, rows)
-    along = block_dots(weight, change, rows)
-    scale_blocks_(weight, _growth(squares, along), rows)
-    change = change - weight
-    return torch.stack((squares, along, block_dots(change, change, rows), block_dots(after, after, rows)))
+def _motion_of_shards(before: Part, after: Part) -> Sums:
+    """As of whole weights, from the rows or parts of rows that this process has.
+
+    What has grown as its block has here is turned by nothing; what blocks here have grown as the whole has
+    is left to the end: Σ a²/s − (Σ a)²/Σ s, a being ⟨w, Δw⟩ and s ‖w‖². For a block that is whole on one
+    process that is 0; else angles below 1e-8 times the growth are rounding.
+    """
+    spread = spread_of([before])
+    of_rows = [_of_each_row(_row_motion, *pair) for pair in spread.rows(after.tensors)]
+    sums = spread.add(of_rows)
+    growth = spread.to_rows(_growth(sums[0], sums[1]), none=0.0)
+    turned = [
+        (_growth(squares, along) - of_block).square() * squares
+        for (squares, along, _, _), of_block in zip(of_rows, growth, strict=True)
+    ]
+    sums[2] += spread.add(turned)
+    return Sums(torch.cat([sums, (_growth(sums[0], sums[1]) * sums[1])[None]]), spread, _pooled)
+
+
+def _pooled(sums: Tensor) -> Tensor:
+    squares, along, aside, squares_after, pooled = sums
+    apart = (pooled - _growth(squares, along) * along).clamp(min=0.0)
+    return torch.stack((squares, along, aside + apart, squares_after))
+
+
+def _slope_of_shards(weight: Part, gradient: Part) -> Sums:
+    spread = spread_of([weight])
+    sums = spread.add([_of_each_row(_row_slope, *pair) for pair in spread.rows(gradient.tensors)])
+    n_rows = sums.new_tensor(weight.blocks.block_sizes)[None]
+    return Sums(sums, spread, lambda of_whole: torch.cat([of_whole, n_rows]))
+
+
+def _of_each_row(compare: Callable[..., Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """As ``compare`` of two matrices with a row for each one; nothing where this process has none."""
+    if not first.numel():
+        n_sums = len(compare(first.new_ones(1, 1), second.new_ones(1, 1), Blocks(0, (1,))))
+        return first.new_zeros(n_sums, len(first), dtype=widest(first.device))
+    return compare(first, second, Blocks(0, (1,) * len(first)))
 
 
 def _each_row(blocks: Blocks) -> tuple[tuple[int, ...], int, tuple[int, ...]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from decayfree.arguments.stored import unsupported_weights
+from decayfree.arguments.stored import is_flat_parameter, unsupported_weights
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.errors import (
     DecayFreeError,
@@ -35,6 +35,7 @@ from decayfree.invariance.running_statistics import tracked_modules
 from decayfree.invariance.search import SearchResult, search
 from decayfree.invariance.verdict import LeftOut, ScaleInvariantWeight, Verdict, VerdictName
 from decayfree.invariance.words import reason_of
+from decayfree.shards import is_sharded
 
 
 def find_invariant(
@@ -291,7 +292,18 @@ def _check_arguments(
     dtype: Any,
     patterns: Mapping[str, list[str]],
 ) -> None:
-    faults = unsupported_weights({name: p for name, p in model.named_parameters() if not p.is_complex()})
+    parameters = {
+        name: one
+        for name, one in model.named_parameters()
+        if one.is_floating_point() or one.is_quantized or is_flat_parameter(one)
+    }
+    faults = unsupported_weights(parameters)
+    sharded = [name for name, one in parameters.items() if is_sharded(one)]
+    if sharded:
+        faults.append(
+            f"{', '.join(sharded[:4])} are spread over processes (DTensor): look for weights before "
+            "fully_shard or parallelize_module, and use what was found after it"
+        )
     more = [f"and {len(faults) - 4} more"] if len(faults) > 4 else []
     about = "these parameters cannot be probed: "
     raise_all(faults_of(UnsupportedWeightError, faults[:4] + more), about=about)

@@ -10,9 +10,16 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.stored import is_flat_parameter, packed_weights
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.blocks import Part, faults_of_shape
-from decayfree.errors import InvalidInputError, MismatchError, faults_of, raise_all
+from decayfree.errors import (
+    InvalidInputError,
+    MismatchError,
+    UnsupportedWeightError,
+    faults_of,
+    raise_all,
+)
 from decayfree.invariance.by_request import By, requested
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
@@ -166,8 +173,15 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         return found
 
     def check_fits(self, model: nn.Module) -> None:
-        """Raise a :class:`MismatchError` that lists everything here that ``model`` does not have."""
+        """Raise a :class:`MismatchError` that lists everything here that ``model`` does not have.
+
+        Where weights are packed (flattened by FSDP1, quantized), an :class:`UnsupportedWeightError`.
+        """
         faults = self.misfits(model)
+        looked_at = {
+            name: one for name, one in model.named_parameters() if is_flat_parameter(one) or self.holds(name)
+        }
+        raise_all(faults_of(UnsupportedWeightError, packed_weights(looked_at)[:4]))
         if faults:
             parameters = dict(model.named_parameters())
             wrapper = next(

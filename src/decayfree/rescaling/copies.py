@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import averages_of, model_faults, plain
-from decayfree.blocks import scale_blocks_
+from decayfree.blocks import norms_of, scale_blocks_
 from decayfree.errors import (
     Fault,
     InvalidInputError,
@@ -25,6 +25,7 @@ from decayfree.errors import (
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.following import follow_statistics_
 from decayfree.rescaling.held import Held, held_of, relations_of
+from decayfree.rescaling.sharded import Shifts
 
 # An average of vectors of one norm is never longer than they are.
 _LONGER = 1e-3
@@ -76,7 +77,7 @@ def scale_copies_(
     weights = [found[name] for name in factors]
     for model in copies:
         parameters = dict(model.named_parameters())
-        follow_statistics_(model, relations_of(weights, factors), parameters)
+        follow_statistics_(model, relations_of(weights, factors), Shifts(model, weights).now())
         for weight in weights:
             part = weight.part(parameters)
             for tensor, blocks in zip(part.tensors, (part.blocks, part.blocks.of_bias), strict=False):
@@ -104,10 +105,11 @@ def longer(
             continue
         names = {one.name for one in held}
         theirs = held_of(model, [weight for weight in found if weight.name in names], radii)
+        norms = dict(zip((one.name for one in theirs), norms_of(theirs), strict=True))
         shares = {
-            one.name: float((one.norms() / one.targets).nan_to_num(0.0, 0.0, 0.0).max()) for one in theirs
+            one.name: float((norms[one.name] / one.targets).nan_to_num(0.0, 0.0, 0.0).max()) for one in theirs
         }
-        broken = [one.name for one in theirs if not bool(torch.isfinite(one.norms()).all())]
+        broken = [name for name, values in norms.items() if not bool(torch.isfinite(values).all())]
         if broken:
             yield f"copies[{index}] holds NaN or infinity in {listed(broken)}"
         worst = max(shares, key=lambda name: shares[name], default=None)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decayfree.blocks import is_sharded
+from decayfree.blocks import norms_of
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.rescaling.faults import decay_faults
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS
 from decayfree.rescaling.preconditions import mode
+from decayfree.shards import is_sharded
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def deviation_of(
         others: Further problems, a sentence each.
     """
     parameters = dict(found.model.named_parameters())
-    norms = {one.name: one.norms() for one in held}
+    norms = dict(zip((one.name for one in held), norms_of(held), strict=True))
     deviations = {one.name: _relative(norms[one.name], one.targets, at_most) for one in held}
     where = max(
         deviations,

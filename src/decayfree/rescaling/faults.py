@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.arguments.stored import unsupported_weights
 from decayfree.blocks import Part
 from decayfree.errors import (
+    AlreadyAttachedError,
     Fault,
     InvalidInputError,
     MismatchError,
+    UnsupportedWeightError,
+    WeightDecayError,
     faults_of,
     listed,
     raise_all,
@@ -25,6 +29,7 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.optimizers import decays_in
 from decayfree.rescaling.following import unknown_moments, unscalable_moments
+from decayfree.rescaling.other_rows import other_rows_faults
 
 GONE = "found weights, or what follows them, have gone or were renamed; find the weights again: "
 # What a state holds of every weight: one number for each block.
@@ -124,6 +129,22 @@ def decay_faults(
 
 def _short(name: str) -> str:
     return name if len(name) <= 40 else f"…{name[-39:]}"
+
+
+def attachment_faults(
+    optimizer: Optimizer,
+    weights: Sequence[ScaleInvariantWeight],
+    parameters: Mapping[str, Tensor],
+    others: Iterable["_Holding"],
+) -> list[Fault]:
+    """What speaks against holding these weights beside what holds others of the optimizer."""
+    held = {weight.name: parameters[weight.name] for weight in weights}
+    return [
+        *faults_of(UnsupportedWeightError, unsupported_weights(held)),
+        *faults_of(AlreadyAttachedError, already_attached(others, held)),
+        *faults_of(WeightDecayError, decay_faults(optimizer, weights, parameters)),
+        *faults_of(InvalidInputError, other_rows_faults(optimizer)),
+    ]
 
 
 def schedule_faults(schedule: object) -> list[Fault]:

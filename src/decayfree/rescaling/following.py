@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.blocks import Blocks, Part, is_sharded, scale_blocks_, whole
+from decayfree.blocks import Blocks, Part, scale_blocks_
 from decayfree.errors import listed
 from decayfree.invariance.exact_arithmetic import eps_of
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
 from decayfree.optimizers import OPTIMIZERS, nearest_row, twins_in
 from decayfree.rescaling.held import Held
+from decayfree.shards import is_sharded
 
 # A second moment that is kept by its rows and its columns.
 _FACTORED = next(row.factored for row in OPTIMIZERS if row.factored is not None)
@@ -34,7 +35,7 @@ _SILENT = 0.1
 def follow_statistics_(
     model: nn.Module,
     relations: Iterable[tuple[NormLayer, Tensor]],
-    parameters: Mapping[str, Tensor],
+    biases: Mapping[str, Tensor],
 ) -> None:
     """Let running statistics follow.
 
@@ -43,13 +44,13 @@ def follow_statistics_(
     Args:
         model: Holds the normalizations.
         relations: A normalization and the factors of the blocks that it follows, (n_blocks,).
-        parameters: Biases by name, for the shift b.
+        biases: By name, whole, for the shift b.
     """
     modules = dict(model.named_modules())
     with torch.no_grad():
         for layer, factors in relations:
             if layer.blocks:
-                _follow_one_(modules[layer.name], layer, factors, parameters)
+                _follow_one_(modules[layer.name], layer, factors, biases)
 
 
 def follow_moments_(
@@ -266,9 +267,7 @@ def warn_of_unknown_shifts(layers: Iterable[NormLayer], *, stacklevel: int) -> N
         )
 
 
-def _follow_one_(
-    module: nn.Module, layer: NormLayer, factors: Tensor, parameters: Mapping[str, Tensor]
-) -> None:
+def _follow_one_(module: nn.Module, layer: NormLayer, factors: Tensor, biases: Mapping[str, Tensor]) -> None:
     mean, var = module.get_buffer("running_mean").flatten(), module.get_buffer("running_var").flatten()
     c = factors.to(mean.device)[list(layer.blocks)]
     channels = torch.tensor(layer.channels, device=mean.device)
@@ -276,7 +275,7 @@ def _follow_one_(
     if layer.shift in (None, UNKNOWN_SHIFT):
         moved = c * old
     else:
-        bias = whole(parameters[str(layer.shift)].detach())[list(layer.shift_rows)].to(old)
+        bias = biases[str(layer.shift)][list(layer.shift_rows)].to(old)
         moved = torch.where(c == 1, old, c * (old - bias) + bias)
     mean[channels] = moved.to(mean.dtype)
     var[channels] = (c * c * var[channels].to(c.dtype)).to(var.dtype)

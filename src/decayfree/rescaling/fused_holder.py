@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decayfree.errors import InvalidInputError
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import ROUNDING, Holder, holders_of
 from decayfree.rescaling.runs import RunInMemory, runs_in_memory
+from decayfree.rescaling.sharded import Shifts
 
 
 class FusedHolder(Holder):
@@ -53,7 +55,7 @@ class FusedHolder(Holder):
         hold(table[:0].numpy(), *columns, *limits)
         self._hold = partial(hold, table.numpy(), *columns, *limits)
 
-    def hold_(self) -> float:
+    def hold_(self, *, everywhere: bool = False) -> float:
         """Scale every block to its target; the largest |factor − 1|, infinity if a norm is not finite."""
         worst = self._hold()
         # Writing by address goes past autograd, which must know of it to refuse a backward pass through
@@ -65,7 +67,9 @@ class FusedHolder(Holder):
         return worst
 
 
-def fused_holders_of(held: Iterable[Held], *, at_most: bool = False) -> list[Holder]:
+def fused_holders_of(
+    held: Iterable[Held], shifts: Shifts | None = None, *, at_most: bool = False
+) -> list[Holder]:
     """Holders for all weights, fused where that is possible."""
     sorted_out: dict[torch.dtype, list[tuple[Held, list[RunInMemory]]]] = {dtype: [] for dtype in ROUNDING}
     others = []
@@ -80,7 +84,20 @@ def fused_holders_of(held: Iterable[Held], *, at_most: bool = False) -> list[Hol
         for pairs in sorted_out.values()
         if pairs
     ]
-    return [*fused, *holders_of(others, at_most=at_most)]
+    return [*fused, *holders_of(others, shifts, at_most=at_most)]
+
+
+def check_fused(holders: Sequence[Holder]) -> None:
+    """See that some weights are held in one pass, where that was asked for.
+
+    Raises:
+        InvalidInputError: If none is.
+    """
+    if not any(isinstance(holder, FusedHolder) for holder in holders):
+        raise InvalidInputError(
+            "fused=True is for weights on the CPU in float32 or float64, each block in one run of memory: "
+            f"none of the {sum(len(holder.held) for holder in holders)} that are held here is one"
+        )
 
 
 def _address(bias: Tensor | None) -> int:

@@ -48,7 +48,7 @@ class Held(Part):
 
 
 def radii_of(model: nn.Module, weights: Sequence[ScaleInvariantWeight], radius: Radius) -> dict[str, Tensor]:
-    """Radius of every block of each weight, by name."""
+    """Radius of every block of each weight, by name; NaN where it is known when norms were measured."""
     parameters = dict(model.named_parameters())
     return {
         weight.name: radius_of(radius, weight.name, weight.part(parameters), keeps_its_own=weight.by_request)

@@ -5,18 +5,23 @@ accelerator in few calls (batch.py). Knows nothing of optimizers and models.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decayfree.blocks import is_sharded, norm_dtype
+from decayfree.blocks import norm_dtype
+from decayfree.errors import NonFiniteWeightError, faults_of, raise_all
 from decayfree.rescaling.batch import Batch, batches_of
 from decayfree.rescaling.held import Held
+from decayfree.rescaling.radius import rows_norm
 from decayfree.rescaling.runs import RunInMemory, runs_in_memory
+from decayfree.rescaling.sharded import ShardedGroup, Shifts
+from decayfree.shards import local_of
 
 # A piece is multiplied right after its norms were read, while it is in the cache; measured best between 3 and
 # 4 MB: smaller ones pay for the number of operations, larger ones for reading memory twice.
@@ -111,6 +116,7 @@ class Holder:
         at_most: Leave blocks alone that are shorter than their target.
         in_few_calls: Whether calls cost more than passes over memory; by default where weights are not on
             the CPU.
+        shifts: Biases that all processes have to know where they have to know the norms of sharded weights.
 
     Attributes:
         held: The weights, in an order of its own.
@@ -121,15 +127,21 @@ class Holder:
     """
 
     def __init__(
-        self, held: Sequence[Held], *, at_most: bool = False, in_few_calls: bool | None = None
+        self,
+        held: Sequence[Held],
+        *,
+        at_most: bool = False,
+        in_few_calls: bool | None = None,
+        shifts: Shifts | None = None,
     ) -> None:
         self.at_most = at_most
         is_on_host = held[0].weight.device.type == "cpu"
         self._in_few_calls = not is_on_host if in_few_calls is None else in_few_calls
-        planned = [(one, runs_in_memory(one)) for one in held]
+        sharded = [one for one in held if one.is_sharded]
+        planned = [(one, runs_in_memory(one)) for one in held if not one.is_sharded]
         if self._in_few_calls:  # equal blocks beside each other, and other layouts before all
             planned.sort(key=lambda pair: [run.lengths for run in pair[1] or ()])
-        self.held = [one for one, _ in planned]
+        self.held = [*(one for one, _ in planned), *sharded]
         self.targets = torch.cat([one.targets for one in self.held])
         self.norms = torch.ones_like(self.targets)
         self.factors = torch.ones_like(self.targets)
@@ -140,14 +152,22 @@ class Holder:
         for one, runs in planned:
             pieces += runs or [one]
         self._groups = self._grouped(pieces)
+        self._sharded: ShardedGroup | None = None
+        if sharded:
+            at = slice(self.slices[sharded[0].name].start, None)
+            columns = self.targets[at], self.norms[at], self.factors[at]
+            # Targets may be known when norms are.
+            own = [replace(one, targets=self.targets[self.slices[one.name]]) for one in sharded]
+            self.held[-len(own) :] = own
+            self._sharded = ShardedGroup(sharded, *columns, shifts)
         # Backwards: the optimizer has just walked forwards, so that the last weights are still in the cache.
         self._plan = [
             (one, one.measured, one.bias_norms, one.others, one.norms, one.targets, one.factors)
             for one in reversed(self._groups)
             if isinstance(one, _Group)
         ]
-        self._whole = [one.weight for one in held if not is_sharded(one.weight)]
-        self._sharded = [one.weight for one in held if is_sharded(one.weight)]
+        self._whole = [one.weight for one, _ in planned]
+        self._shards = [tensor for one in sharded for tensor in one.tensors]
         self._addresses = self._addresses_now()
 
     def is_current(self) -> bool:
@@ -155,23 +175,23 @@ class Holder:
         return self._addresses_now() == self._addresses
 
     def _addresses_now(self) -> list[int]:
-        return [*map(Tensor.data_ptr, self._whole), *(_part(one).data_ptr() for one in self._sharded)]
+        return [*map(Tensor.data_ptr, self._whole), *(local_of(one).data_ptr() for one in self._shards)]
 
     @torch.no_grad()
     def measure(self) -> Tensor:
-        """Fill ``norms`` and return them."""
-        for group in self._groups:
+        """Fill ``norms`` and return them: of a sharded weight those of all blocks, on every process."""
+        for group in self._all_groups():
             group.measure()
         return self.norms
 
     @torch.no_grad()
     def scale_(self) -> None:
         """Multiply every block by its entry in ``factors``."""
-        for group in self._groups:
+        for group in self._all_groups():
             group.scale_()
 
     @torch.no_grad()
-    def hold_(self) -> float | Tensor:
+    def hold_(self, *, everywhere: bool = False) -> float | Tensor:
         """Scale every block to its target.
 
         Blocks of norm zero, infinity or NaN are left alone, and those that are on their target already. On
@@ -184,6 +204,7 @@ class Holder:
         """
         if self._in_few_calls:
             distances = [self._hold_without_looking_(group) for group in self._groups]
+            distances += [self._hold_shards_(self._sharded, everywhere)] if self._sharded else []
             return distances[0] if len(distances) == 1 else torch.stack(distances).max()
         # Written flat: at three microseconds an operation, calls and keywords would be a tenth of the whole.
         worst, rounding, norm_of, dtype = 0.0, self._rounding, torch.linalg.vector_norm, self.norms.dtype
@@ -214,14 +235,25 @@ class Holder:
                 torch.add(F.hardshrink(factors.sub_(1.0), rounding), 1.0, out=factors)
             group.scale_()
             worst = max(worst, distance)
-        return worst
+        return max(worst, float(self._hold_shards_(self._sharded, everywhere))) if self._sharded else worst
+
+    def _hold_shards_(self, group: ShardedGroup, everywhere: bool) -> Tensor:
+        group.measure() if everywhere else group.measure_here()
+        return self._scale_without_looking_(group, None)
 
     def _hold_without_looking_(self, group: "_Group | Batch") -> Tensor:
         """The same for one group, on a device that the host does not wait for."""
-        copy = group.measure()
+        return self._scale_without_looking_(group, group.measure())
+
+    def _scale_without_looking_(self, group: "_Group | Batch | ShardedGroup", copy: Any) -> Tensor:
         group.factors.copy_(_factors(group.norms, group.targets, self._rounding, at_most=self.at_most))
         group.scale_(copy)
         return torch.where(group.norms < math.inf, (group.factors - 1).abs_(), math.inf).max()
+
+    def _all_groups(self) -> "Iterator[_Group | Batch | ShardedGroup]":
+        yield from self._groups
+        if self._sharded is not None:
+            yield self._sharded
 
     def careful_factors(self) -> Tensor:
         """Target over norm; 1 where either is 0, where a value is not finite, or where nothing is to do."""
@@ -248,13 +280,14 @@ class Holder:
         return Batch(runs, *columns) if is_batch else _Group(pieces, *columns)
 
 
-def holders_of(held: Iterable[Held], *, at_most: bool = False) -> list[Holder]:
+def holders_of(held: Iterable[Held], shifts: Shifts | None = None, *, at_most: bool = False) -> list[Holder]:
     """One holder for each device and norm precision."""
 
     def kind(one: Held) -> tuple[str, str]:
         return str(one.weight.device), str(norm_dtype(one.weight))
 
-    return [Holder(list(part), at_most=at_most) for _, part in groupby(sorted(held, key=kind), key=kind)]
+    parts = groupby(sorted(held, key=kind), key=kind)
+    return [Holder(list(part), shifts=shifts, at_most=at_most) for _, part in parts]
 
 
 def _places(sizes: Iterable[int]) -> Iterator[slice]:
@@ -296,12 +329,6 @@ def _that_fit_the_cache(pieces: Iterable[RunInMemory | Held]) -> Iterator[list[R
         yield group
 
 
-def _part(weight: Tensor) -> Tensor:
-    """What this device has of a sharded weight."""
-    part: Tensor = weight.to_local()  # type: ignore[attr-defined]
-    return part
-
-
 def distance_of(norms: Tensor) -> float | Tensor:
     """As `Holder.hold_` returns it, where nothing was scaled: 0, or infinity where a norm is not finite."""
     distance = torch.where(torch.isfinite(norms).all(), 0.0, float("inf"))
@@ -314,10 +341,22 @@ def by_name(holder: Holder, *, of: Literal["norms", "factors"] = "norms") -> Ite
     return ((one.name, values[holder.slices[one.name]]) for one in holder.held)
 
 
-def not_finite(holder: Holder) -> list[str]:
-    """The weights whose norms, as last measured, are not finite."""
-    return [
+def radii_measured(radii: Mapping[str, Tensor], holders: Iterable[Holder]) -> dict[str, Tensor]:
+    """The radii by name, for NaN those that blocks had when they were measured."""
+    now = {
+        one.name: holder.norms[holder.slices[one.name]] / rows_norm(one.blocks, one.weight)
+        for holder in holders
+        for one in holder.held
+    }
+    return {name: torch.where(own.isnan(), now[name], own) for name, own in radii.items()}
+
+
+def raise_not_finite(holders: Iterable[Holder], *, about: str) -> None:
+    """Raise an error with the weights whose norms, as last measured, are not finite, if there are any."""
+    names = [
         f"{one.name} {tuple(one.weight.shape)}"
+        for holder in holders
         for one in holder.held
         if not bool(torch.isfinite(holder.norms[holder.slices[one.name]]).all())
     ]
+    raise_all(faults_of(NonFiniteWeightError, names), about=about)

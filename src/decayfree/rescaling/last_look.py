@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from torch import Tensor, nn
 
-from decayfree.blocks import is_sharded
+from decayfree.shards import is_sharded
 
 _version = attrgetter("_version")
 

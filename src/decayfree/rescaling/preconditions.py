@@ -13,12 +13,12 @@ from typing import Any
 from torch.optim import Optimizer
 
 from decayfree.arguments.wrappers import plain
-from decayfree.blocks import is_sharded
 from decayfree.errors import MismatchError, faults_of, listed, raise_all
 from decayfree.invariance.result import Invariance, layer_faults
 from decayfree.optimizers import decay_settings
 from decayfree.rescaling.faults import GONE
 from decayfree.rescaling.held import Held
+from decayfree.shards import is_sharded
 
 # Asked of everything before every step, without a loop in Python.
 _is_training, _needs_gradient = attrgetter("training"), attrgetter("requires_grad")

@@ -4,6 +4,7 @@ Turns the ``radius`` argument into one number a block, and collects everything t
 """
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -37,10 +38,17 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     ]
 
 
+def is_initial(radius: Radius) -> bool:
+    """Whether any radius is what blocks have."""
+    said = radius.values() if isinstance(radius, Mapping) else [radius]
+    return any(isinstance(one, str) for one in said)
+
+
 def radius_of(radius: Radius, name: str, part: Part, *, keeps_its_own: bool = False) -> Tensor:
     """Radius of every block, (n_blocks,), norm a row: that of the first pattern that matches, else 1.
 
-    With ``keeps_its_own`` it is the norm that the block has, unless a pattern matches.
+    With ``keeps_its_own`` it is the norm that the block has, unless a pattern matches. NaN where it is what
+    blocks of a sharded weight have: they are measured all together.
 
     Raises:
         InvalidInputError: If a tensor of radii is not one for each block.
@@ -59,7 +67,9 @@ def radius_of(radius: Radius, name: str, part: Part, *, keeps_its_own: bool = Fa
             )
         return value.detach().to(device=weight.device, dtype=norm_dtype(weight), copy=True)
     if isinstance(radius, str) or keeps_its_own:  # "init"
-        return part.each(Tensor.detach).norms() / rows_norm(blocks, weight)
+        own = part.each(Tensor.detach)
+        nothing = torch.full((blocks.n_blocks,), math.nan, dtype=norm_dtype(weight), device=weight.device)
+        return nothing if part.is_sharded else own.norms() / rows_norm(blocks, weight)
     return torch.full((blocks.n_blocks,), float(radius), dtype=norm_dtype(weight), device=weight.device)
 
 

@@ -18,7 +18,6 @@ from decayfree.attachment import found_faults, hooked, nothing_in_common
 from decayfree.errors import (
     InvalidInputError,
     MismatchError,
-    NonFiniteWeightError,
     UnsupportedWeightError,
     faults_of,
     raise_all,
@@ -34,8 +33,9 @@ from decayfree.rescaling.following import (
     warn_of_unknown_shifts,
 )
 from decayfree.rescaling.held import held_of, radii_of, relations_of
-from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS, Holder, by_name, holders_of, not_finite
+from decayfree.rescaling.holder import ROUNDING_OF_WEIGHTS, Holder, by_name, holders_of, raise_not_finite
 from decayfree.rescaling.radius import radius_faults
+from decayfree.rescaling.sharded import Shifts
 
 
 def rescale_(
@@ -96,8 +96,9 @@ def rescale_(
             raise MismatchError(nothing_in_common(optimizer, found))
         unknown = moment_faults(optimizer, held, "optimizer=None, or a new optimizer")
         raise_all(faults_of(InvalidInputError, unknown))
-    holders = holders_of(held)
-    put_on_radius_(model, weights, holders, optimizer, stacklevel=3)
+    shifts = Shifts(model, weights)
+    holders = holders_of(held, shifts)
+    put_on_radius_(model, weights, holders, shifts, optimizer, stacklevel=3)
     return {name: factors.clone() for holder in holders for name, factors in by_name(holder, of="factors")}
 
 
@@ -106,6 +107,7 @@ def put_on_radius_(
     model: nn.Module,
     weights: Sequence[ScaleInvariantWeight],
     holders: Sequence[Holder],
+    shifts: Shifts,
     optimizer: Optimizer | None,
     *,
     unless: Mapping[str, Tensor] = MappingProxyType({}),
@@ -117,10 +119,7 @@ def put_on_radius_(
     """
     for holder in holders:
         holder.measure()
-    raise_all(
-        faults_of(NonFiniteWeightError, (name for holder in holders for name in not_finite(holder))),
-        about="these weights hold NaN or infinity; nothing was rescaled: ",
-    )
+    raise_not_finite(holders, about="these weights hold NaN or infinity; nothing was rescaled: ")
     for holder in holders:
         holder.factors.copy_(holder.careful_factors())
         for one in holder.held if unless else []:
@@ -136,7 +135,7 @@ def put_on_radius_(
     warn_of_eps(model, weights, factors, stacklevel=stacklevel + 1)
     warn_of_unknown_shifts((layer for layer, _ in relations), stacklevel=stacklevel + 1)
     _warn_of_zeros(holders, stacklevel=stacklevel + 1)
-    follow_statistics_(model, relations, dict(model.named_parameters()))
+    follow_statistics_(model, relations, shifts.now())
     for holder in holders:
         holder.scale_()
         applied = [(one, holder.factors[holder.slices[one.name]]) for one in holder.held]

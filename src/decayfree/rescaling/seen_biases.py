@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.blocks import whole
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
@@ -32,11 +31,14 @@ class SeenBiases:
     it is now in the place of b̄, it would be off by (c − 1)(b̄ − b).
 
     Args:
-        model: With the normalizations and biases; the average begins with what they are now.
+        model: With the normalizations.
         weights: Whose norms change.
+        biases: By name, (rows,); the average begins with them.
     """
 
-    def __init__(self, model: nn.Module, weights: Sequence[ScaleInvariantWeight]) -> None:
+    def __init__(
+        self, model: nn.Module, weights: Sequence[ScaleInvariantWeight], biases: Mapping[str, Tensor]
+    ) -> None:
         self._layers = {
             f"{weight.name} -> {layer.name}": (weight.name, layer)
             for weight in weights
@@ -44,34 +46,34 @@ class SeenBiases:
             if layer.blocks and layer.shift not in (None, UNKNOWN_SHIFT)
         }
         self._seen = {
-            key: _Seen(_bias_of(model, layer).clone(), _n_passes(model.get_submodule(layer.name)))
+            key: _Seen(_bias_of(biases, layer).clone(), _n_passes(model.get_submodule(layer.name)))
             for key, (_, layer) in self._layers.items()
         }
 
     @torch.no_grad()
-    def take_in_(self, model: nn.Module) -> None:
+    def take_in_(self, model: nn.Module, biases: Mapping[str, Tensor]) -> None:
         """Take in the biases as they are, for the passes since the last call: they have seen them."""
         for key, (_, layer) in self._layers.items():
-            module, bias, seen = model.get_submodule(layer.name), _bias_of(model, layer), self._seen[key]
+            module, bias, seen = model.get_submodule(layer.name), _bias_of(biases, layer), self._seen[key]
             n_passes = _n_passes(module)
             kept = _kept(getattr(module, "momentum", None), seen.n_passes, n_passes)
             average = bias + (0.0 if kept is None else kept.to(bias)) * (seen.average.to(bias) - bias)
             self._seen[key] = _Seen(average, n_passes)
 
     @torch.no_grad()
-    def correct_(self, model: nn.Module, factors: Mapping[str, Tensor]) -> None:
+    def correct_(self, model: nn.Module, biases: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
         """Bring running means from c(m − b) + b to c(m − b̄) + b̄; ``factors`` by weight, (n_blocks,)."""
         for key, layer, c in self._with(factors):
             mean = model.get_submodule(layer.name).get_buffer("running_mean").flatten()
-            late = self._seen[key].average.to(mean.device) - _bias_of(model, layer).to(mean.device)
+            late = self._seen[key].average.to(mean.device) - _bias_of(biases, layer).to(mean.device)
             channels = torch.tensor(layer.channels, device=mean.device)
             mean[channels] += ((1 - c.to(late.device)) * late).to(mean.dtype)
 
     @torch.no_grad()
-    def follow_(self, model: nn.Module, factors: Mapping[str, Tensor]) -> None:
+    def follow_(self, biases: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
         """Where outputs were kept, running means went to c(m − b) + b, and so does what they hold of b."""
         for key, layer, c in self._with(factors):
-            seen, bias = self._seen[key], _bias_of(model, layer)
+            seen, bias = self._seen[key], _bias_of(biases, layer)
             self._seen[key] = replace(seen, average=bias + c.to(bias) * (seen.average.to(bias) - bias))
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
@@ -88,8 +90,8 @@ class SeenBiases:
             yield key, layer, factors[weight][list(layer.blocks)]
 
 
-def _bias_of(model: nn.Module, layer: NormLayer) -> Tensor:
-    return whole(model.get_parameter(str(layer.shift)).detach())[list(layer.shift_rows)]
+def _bias_of(biases: Mapping[str, Tensor], layer: NormLayer) -> Tensor:
+    return biases[str(layer.shift)][list(layer.shift_rows)]
 
 
 def _n_passes(module: nn.Module) -> Tensor | None:

@@ -105,6 +105,10 @@ class StepLengths:
     def _share(self, one: Held, group: Mapping[str, Any]) -> float:
         return float(group["lr"]) / self._full_rates[one.name]
 
+    def __repr__(self) -> str:
+        rates = sorted(set(self._full_rates.values()))
+        return f"follow, full rates {', '.join(f'{rate:g}' for rate in rates)}"
+
     def state_dict(self) -> dict[str, Any]:
         """By parameter name; what was said at the start is not in it."""
         return {"full_rates": dict(self._full_rates)}
@@ -182,6 +186,9 @@ class Angles(StepLengths):
         self.forgotten = 0.0
         self.angles_rad: dict[str, float] = {}
         self.learning_rates: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}, {self._pace}"
 
     def change_(self, held: Sequence[Held], optimizer: Optimizer, n_steps: int) -> None:
         super().change_(held, optimizer, n_steps)

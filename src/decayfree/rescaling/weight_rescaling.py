@@ -14,16 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.arguments.stored import unsupported_weights
-from decayfree.attachment import attachable, flat_parameters, nothing_in_common, weights_in
+from decayfree.attachment import attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.errors import (
-    AlreadyAttachedError,
     Fault,
     InvalidInputError,
     MismatchError,
-    NonFiniteWeightError,
-    UnsupportedWeightError,
-    WeightDecayError,
     faults_of,
     raise_all,
 )
@@ -39,8 +34,7 @@ from decayfree.rescaling.deviation import (
     steps_since,
 )
 from decayfree.rescaling.faults import (
-    already_attached,
-    decay_faults,
+    attachment_faults,
     held_moment_faults,
     names_as_found,
     schedule_faults,
@@ -48,16 +42,17 @@ from decayfree.rescaling.faults import (
     state_faults,
 )
 from decayfree.rescaling.finite import Finiteness
-from decayfree.rescaling.following import follow_moments_, follow_statistics_, warn_of_unknown_moments
-from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
-from decayfree.rescaling.held import Held, held_of, radii_of, relations_of
-from decayfree.rescaling.holder import distance_of, holders_of, not_finite
+from decayfree.rescaling.following import follow_moments_, warn_of_unknown_moments
+from decayfree.rescaling.fused_holder import check_fused, fused_holders_of
+from decayfree.rescaling.held import Held, held_of, radii_of
+from decayfree.rescaling.holder import distance_of, holders_of, radii_measured, raise_not_finite
 from decayfree.rescaling.last_look import LastLook
-from decayfree.rescaling.other_rows import OtherRows, other_rows_faults
+from decayfree.rescaling.other_rows import OtherRows
 from decayfree.rescaling.preconditions import Preconditions, lost_since
-from decayfree.rescaling.radius import Radius, radius_faults
+from decayfree.rescaling.radius import Radius, is_initial, radius_faults
+from decayfree.rescaling.ranks import Ranks, names_told, told
 from decayfree.rescaling.rescale_once import put_on_radius_
-from decayfree.rescaling.seen_biases import SeenBiases
+from decayfree.rescaling.seen_norms import SeenNorms
 from decayfree.rescaling.step_lengths import StepLengths
 from decayfree.step_counter import IdleStep, StepCounter, has_closure, is_inner_step, map_closure
 
@@ -78,15 +73,17 @@ class WeightRescaling:
     optimizer's, so that statistics do not follow it: call :func:`rescale_` after it. A step that moves
     nothing (no gradients, or a learning rate of 0) is not counted and rescales nothing.
 
+    Processes that train one model compare at the first step, and in :meth:`check`, what must be the same.
+
     Args:
         optimizer: Any :class:`torch.optim.Optimizer`, without weight decay on the weights that are held; of a
             wrapper that has no hooks of its own, the ``.optimizer`` inside it.
         found: From :func:`decayfree.find_invariant` for the model whose parameters the optimizer has.
         radius: The norm that a block is held at, per row, in units of the weight: a block of R rows has norm
-            radius·√R. ``"init"`` is the norm that each block has now. A mapping from glob patterns over
-            parameter names to either, or to a tensor (n_blocks,) with one radius for each block; the first
-            match counts, 1 without. Weights by request (:meth:`decayfree.Invariance.by_request`) take
-            ``"init"`` unless a pattern matches.
+            radius·√R. ``"init"`` is the norm that each block has now (of several processes, in the first). A
+            mapping from glob patterns over parameter names to either, or to a tensor (n_blocks,) with one
+            radius for each block; the first match counts, 1 without. Weights by request
+            (:meth:`decayfree.Invariance.by_request`) take ``"init"`` unless a pattern matches.
         at_most: Blocks shorter than their radius stay as they are, longer ones go back onto it (MaxNorm).
         every: Rescale after so many optimizer steps. Between them norms are measured after each step, so that
             running statistics follow what each forward pass sees.
@@ -144,34 +141,31 @@ class WeightRescaling:
         copies: nn.Module | Iterable[nn.Module] = (),
         schedule: Literal["plain", "follow"] = "plain",
     ) -> None:
-        optimizer, found = attachable(optimizer, found)
-        self.optimizer = optimizer
-        self.every, self.momentum, self.fused, self.at_most = every, momentum, fused, at_most
-        self.found = found
-        self.copies = copies_of(copies)
+        self.optimizer, self.found = optimizer, found = attachable(optimizer, found)
+        self.every, self.momentum, self.fused, self.copies = every, momentum, fused, copies_of(copies)
+        self.at_most = at_most
         self._weights = weights_in(optimizer, found)
         raise_all(self._faults(radius) + schedule_faults(schedule))
         self._lengths = self._step_lengths(schedule)
+        self._steps, self._finite = StepCounter(), Finiteness()
+        self._takes_first, self._is_compared = is_initial(radius), False
+        self._ranks = Ranks(found.model, self._weights_by_name(), optimizer)
+        self._ranks.meet(self._settings())
         with torch.inference_mode(False):
             self.radii = radii_of(found.model, self._weights, radius)
-        self._steps, self._finite = StepCounter(), Finiteness()
         self._optimizer_steps_before = steps_of(optimizer)
         self._knows_moments, self._twins = momentum != "scale", twins_in(optimizer)
         self._last_look, self._idle_step, self._may_be_idle = LastLook(), IdleStep(), False
         self._other_rows = OtherRows()
         self._counted_before_idle: int | None = None
-        # By name, (n_blocks,): norms that the last forward passes saw, where they may be off the radius.
-        self._norms: dict[str, Tensor] = {}
+        self._seen = SeenNorms(found, self._weights)
         self._plan()
-        self._biases = SeenBiases(found.model, self._weights)
-        if fused and not any(isinstance(holder, FusedHolder) for holder in self._holders):
-            raise InvalidInputError(
-                "fused=True is for weights on the CPU in float32 or float64, each block in one run of "
-                f"memory: none of the {len(self._weights)} that are held here is one"
-            )
+        if fused:
+            check_fused(self._holders)
         self._rescale_once(stacklevel=3)
-        if at_most:
-            self._note(is_due=True)
+        self._seen.take_in_biases_()
+        if not self._is_always_on_radius:
+            self._seen.begin(self._holders)
         self._last_look.look(self._watched)
         self._preconditions = Preconditions(optimizer, found, self._planned(), self._problems_of_groups)
         self._attach()
@@ -185,8 +179,11 @@ class WeightRescaling:
 
     @property
     def factors(self) -> dict[str, Tensor]:
-        """By parameter name, (n_blocks,): factors of the last rescale; the first is that at attachment."""
-        applied = {one.name: factors for one, factors in self._applied()}
+        """By parameter name, (n_blocks,): factors of the last rescale; the first is that at attachment.
+
+        After a step, of a sharded weight those of blocks of which this process has a part; 1 for the others.
+        """
+        applied = self._applied_by_name()
         return {name: applied[name].clone() for name in self.radii}
 
     @property
@@ -198,7 +195,7 @@ class WeightRescaling:
         )
 
     def __repr__(self) -> str:
-        n_blocks = sum(len(radii) for radii in self.radii.values())
+        n_blocks = sum(map(len, self.radii.values()))
         state = f"{self.n_steps} steps" if self.is_attached else "detached"
         return f"WeightRescaling({len(self.radii)} weights, {n_blocks:,} blocks, every={self.every}, {state})"
 
@@ -237,8 +234,7 @@ class WeightRescaling:
             "every": self.every,
             "momentum": self.momentum,
             "at_most": self.at_most,
-            "norms": {name: norms.detach().clone() for name, norms in self._norms.items()},
-            "biases": self._biases.state_dict(),
+            **self._seen.state_dict(),
             "n_steps": self.n_steps,
             "optimizer_steps_before": self._optimizer_steps_before,
         } | ({"lengths": self._lengths.state_dict()} if self._lengths else {})
@@ -260,8 +256,8 @@ class WeightRescaling:
         self.every, self.momentum, self.at_most = state["every"], state["momentum"], state["at_most"]
         self._steps = StepCounter(state["n_steps"])
         self._optimizer_steps_before = state["optimizer_steps_before"]
-        self._norms = {name: norms.to(self.radii[name], copy=True) for name, norms in state["norms"].items()}
-        self._biases.load_state_dict(state["biases"])
+        self._takes_first = self._is_compared = False
+        self._seen.load_state_dict(state, self.radii)
         self._last_look = LastLook()
         self._plan()
 
@@ -275,6 +271,9 @@ class WeightRescaling:
         lost = lost_since(self.optimizer, self.found, self._planned())
         held = self._planned() if lost else held_of(self.found.model, self._weights, self.radii)
         n_steps = self.n_steps
+        between, are_here = self._ranks.problems(self._settings() | {"radii": told(self.radii)})
+        if not are_here:  # what they have of sharded weights would be waited for without end
+            held = [one for one in held if not one.is_sharded]
         return deviation_of(
             held,
             self.found,
@@ -286,7 +285,11 @@ class WeightRescaling:
             is_due=n_steps % self.every == 0,
             at_most=self.at_most,
             has_moved=not self._last_look.is_as_seen(self._watched),
-            others=[*lost, *longer([*self.copies, *copies_of(copies)], self.found, held, self.radii)],
+            others=[
+                *lost,
+                *between,
+                *longer([*self.copies, *copies_of(copies)], self.found, held, self.radii),
+            ],
         )
 
     # Before and after every step
@@ -296,10 +299,12 @@ class WeightRescaling:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if is_inner_step(optimizer):
             return None
-        self._preconditions.look(optimizer, stacklevel=4)
+        self._preconditions.look(optimizer, stacklevel=5)
+        if not self._is_compared:
+            self._compare()
         evaluates = has_closure(args, kwargs)
         if self.every > 1 or evaluates:
-            self._take_in_biases()
+            self._seen.take_in_biases_()
         self._may_be_idle = self._idle_step.may_come(optimizer, args, kwargs, self._watched)
         if self._may_be_idle:
             self._counted_before_idle = steps_of(optimizer)
@@ -319,10 +324,10 @@ class WeightRescaling:
                 self._make_current()
                 for holder in self._holders:
                     holder.measure()
-                self._follow_what_was_seen(is_due=False)
+                self._seen.follow_(self._holders, is_due=False)
                 self._last_look.look(self._watched)
             value = closure(*args, **kwargs)
-            self._take_in_biases()
+            self._seen.take_in_biases_()
             self._other_rows.after_evaluation_(self.optimizer, self._partly_held)
             return value
 
@@ -348,12 +353,16 @@ class WeightRescaling:
         # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
         # exactly 1.
         is_due = self._steps.is_multiple_of(self.every)
-        distances = [holder.hold_() if is_due else distance_of(holder.measure()) for holder in self._holders]
+        everywhere = self.every > 1 or bool(self._seen.norms) or self.momentum == "scale"
+        distances = [
+            holder.hold_(everywhere=everywhere) if is_due else distance_of(holder.measure())
+            for holder in self._holders
+        ]
         # Else forward passes see weights on their radius only, and so do statistics.
-        if self.every > 1 or self._norms:
-            self._follow_what_was_seen(is_due=is_due)
+        if self.every > 1 or self._seen.norms:
+            self._seen.follow_(self._holders, is_due=is_due)
         if self._is_always_on_radius:
-            self._norms = {}
+            self._seen.norms = {}
         if is_due and (self.momentum == "scale" or self._twins):
             follow_moments_(self.optimizer, self._applied(), momentum=self.momentum)
         self._last_look.look(self._watched)
@@ -364,54 +373,48 @@ class WeightRescaling:
         """Put what somebody else changed onto the radius without moving the outputs; the rest stays."""
         self._make_current()
         if self._is_always_on_radius:
-            self._norms = {}  # of an evaluation inside a step that raised: no pass will see them again
+            self._seen.norms = {}  # of an evaluation inside a step that raised: no pass will see them again
         with names_as_found(self.found):
             put_on_radius_(
                 self.found.model,
                 self._weights,
                 self._holders,
+                self._seen.shifts,
                 self.optimizer,
-                unless=self._seen(),
-                stacklevel=6,
+                unless=self._seen.by_name(self._holders),
+                stacklevel=7,
             )
-            self._biases.follow_(self.found.model, {one.name: factors for one, factors in self._applied()})
+            self._seen.biases_followed(self._applied_by_name())
         if not self._is_always_on_radius:
-            self._note(is_due=True)
+            self._seen.note(self._holders, is_due=True)
         self._last_look.look(self._watched)
+
+    def _compare(self) -> None:
+        """Compare with the other ranks what must be the same there; by now they are known."""
+        self._is_compared = True
+        held = {one.name: one.weight for one in self._planned()}
+        self._ranks = Ranks(self.found.model, held, self.optimizer)
+        radii = self._ranks.agree(self._settings(), self.radii, takes_first=self._takes_first, stacklevel=6)
+        if radii is not self.radii:
+            self.radii = radii
+            self._plan()
+
+    def _settings(self) -> dict[str, str]:
+        """What must be the same on all ranks, but for radii."""
+        return {
+            "attached": str(self.is_attached),
+            "weights": names_told([weight.name for weight in self._weights]),
+            "every": str(self.every),
+            "momentum": self.momentum,
+            "schedule": repr(self._lengths) if self._lengths else "plain",
+            "steps": str(self.n_steps),
+        }
 
     def _leave_out_idle_step(self) -> None:
         before, earlier = self._optimizer_steps_before, self._counted_before_idle
         now = steps_of(self.optimizer)
         if before is not None and earlier is not None and now is not None:
             self._optimizer_steps_before = before + now - earlier
-
-    def _seen(self) -> dict[str, Tensor]:
-        """Norms that the last forward passes saw, by name: those that running statistics belong to."""
-        return {one.name: self._norms.get(one.name, one.targets) for one in self._planned()}
-
-    def _follow_what_was_seen(self, *, is_due: bool) -> None:
-        """Bring running statistics from the norms that were seen to those that will be."""
-        seen = self._seen()
-        self._note(is_due=is_due)
-        factors = {name: self._norms[name] / norms for name, norms in seen.items()}
-        factors = {name: torch.where(torch.isfinite(c), c, 1.0) for name, c in factors.items()}
-        with names_as_found(self.found):
-            follow_statistics_(self.found.model, relations_of(self._weights, factors), self._parameters())
-            self._biases.correct_(self.found.model, factors)
-
-    def _take_in_biases(self) -> None:
-        with names_as_found(self.found):
-            self._biases.take_in_(self.found.model)
-
-    def _note(self, *, is_due: bool) -> None:
-        """Remember the norms that forward passes will see; of a block without any, the last that it had."""
-        seen = self._seen()
-        for holder in self._holders:
-            now = holder.norms * holder.factors if is_due else holder.norms
-            for one in holder.held:
-                norms = now[holder.slices[one.name]]
-                is_real = (norms > 0) & torch.isfinite(norms)
-                self._norms[one.name] = torch.where(is_real, norms, seen[one.name])
 
     def _make_current(self) -> None:
         if not all(holder.is_current() for holder in self._holders):
@@ -427,17 +430,11 @@ class WeightRescaling:
         return {weight.name: self._parameters()[weight.name] for weight in self._weights}
 
     def _faults(self, radius: Radius) -> list[Fault]:
-        held = self._weights_by_name()
-        names = list(held)
-        faults = faults_of(UnsupportedWeightError, flat_parameters(self.optimizer))
-        if not names:
-            faults.append((MismatchError, nothing_in_common(self.optimizer, self.found)))
-        faults += faults_of(UnsupportedWeightError, unsupported_weights(held))
-        faults += faults_of(AlreadyAttachedError, already_attached(rescalings_on(self.optimizer), held))
-        decayed = decay_faults(self.optimizer, self._weights, self._parameters())
-        faults += faults_of(WeightDecayError, decayed)
-        faults += faults_of(InvalidInputError, other_rows_faults(self.optimizer))
-        faults += faults_of(InvalidInputError, radius_faults(radius, names) if names else [])
+        held, others = list(self._weights_by_name()), rescalings_on(self.optimizer)
+        nothing = [] if held else [nothing_in_common(self.optimizer, self.found)]
+        faults = faults_of(MismatchError, nothing)
+        faults += attachment_faults(self.optimizer, self._weights, self._parameters(), others)
+        faults += faults_of(InvalidInputError, radius_faults(radius, held) if held else [])
         faults += copy_faults(self.copies, self.found)
         faults += faults_of(InvalidInputError, self._moment_faults(moves=radius != "init"))
         return faults + setting_faults(self.every, self.momentum, self.fused, self.at_most)
@@ -460,7 +457,9 @@ class WeightRescaling:
     def _plan(self) -> None:
         with torch.inference_mode(False):
             self._holders = (fused_holders_of if self.fused else holders_of)(
-                held_of(self.found.model, self._weights, self.radii), at_most=self.at_most
+                held_of(self.found.model, self._weights, self.radii),
+                self._seen.shifts,
+                at_most=self.at_most,
             )
         held = self._planned()
         self._watched = [tensor for one in held for tensor in one.tensors]
@@ -471,13 +470,16 @@ class WeightRescaling:
             (one, holder.factors[holder.slices[one.name]]) for holder in self._holders for one in holder.held
         ]
 
+    def _applied_by_name(self) -> dict[str, Tensor]:
+        return {one.name: factors for one, factors in self._applied()}
+
     def _rescale_once(self, *, stacklevel: int) -> None:
-        put_on_radius_(
-            self.found.model, self._weights, self._holders, self.optimizer, stacklevel=stacklevel + 1
-        )
+        level, shifts, holders = stacklevel + 1, self._seen.shifts, self._holders
+        put_on_radius_(self.found.model, self._weights, holders, shifts, self.optimizer, stacklevel=level)
         scaled = [one for one, factors in self._applied() if bool((factors != 1).any())]
-        warn_of_unknown_moments(self.optimizer, scaled, stacklevel=stacklevel + 1)
-        scale_copies_(self.copies, self.found, self.factors, stacklevel=stacklevel + 1)
+        self.radii = radii_measured(self.radii, holders)
+        warn_of_unknown_moments(self.optimizer, scaled, stacklevel=level)
+        scale_copies_(self.copies, self.found, self.factors, stacklevel=level)
 
     def _watchers(self) -> list[Watcher]:
         others = [other for other in rescalings_on(self.optimizer) if other is not self]
@@ -492,18 +494,14 @@ class WeightRescaling:
         return held_moment_faults(self.optimizer, parts, self.momentum, moves=moves)
 
     def _attach(self) -> None:
-        self.optimizer.register_step_pre_hook(self._before_step)
-        handle = self.optimizer.register_step_post_hook(self._after_step)
+        self.optimizer.register_step_pre_hook(uncompiled(self._before_step))
+        handle = self.optimizer.register_step_post_hook(uncompiled(self._after_step))
         # Before the hooks of others, which may copy the weights (averages, low-precision twins).
         self.optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
 
     def _raise_if_not_finite(self) -> None:
-        faults = [name for holder in self._holders for name in not_finite(holder)]
-        raise_all(
-            faults_of(NonFiniteWeightError, faults),
-            about=f"after optimizer step {self.n_steps} these weights hold NaN or infinity, and nothing was "
-            "written over it: ",
-        )
+        after = f"after optimizer step {self.n_steps} these weights hold NaN or infinity, and nothing was "
+        raise_not_finite(self._holders, about=f"{after}written over it: ")
 
 
 def rescalings_on(optimizer: Optimizer) -> list[WeightRescaling]:

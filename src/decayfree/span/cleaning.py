@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from decayfree.arguments.stored import unsupported_weights
 from decayfree.arguments.wrappers import model_faults
-from decayfree.blocks import is_sharded
 from decayfree.columns import aligned
 from decayfree.errors import (
     Fault,
@@ -28,6 +27,7 @@ from decayfree.errors import (
     raise_all,
 )
 from decayfree.forward import Forward, ProcessRandomness, Surroundings, call_model, movement, tensors_in
+from decayfree.shards import is_sharded
 from decayfree.span.input_span import InputSpan
 from decayfree.span.layer_span import LayerSpan
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from decayfree.blocks import whole
 from decayfree.errors import InvalidInputError
+from decayfree.shards import whole
 
 NUMBERS_AT_ONCE = 2**22
 """So many numbers of patches are held in memory at a time: 32 MiB in float64."""
