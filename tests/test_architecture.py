@@ -55,17 +55,17 @@ REPORT_FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"pages"}),
     frozenset({"page"}),
 )
-# What a reader of files needs of studies.
+# What a reader of files needs of studies and recorders.
 ONLY = {
     "report": (
         *("study.files", "study.spec", "study.run_settings", "study.optimizers", "study.statistics"),
-        *("study.tasks.metric", "study.disk", "errors", "arguments"),
+        *("study.tasks.metric", "study.disk", "dynamics.samples", "errors", "arguments"),
     )
 }
 LONGEST_CHAIN = 20
 # Statement -> at most so many of our modules are loaded after it.
 LOADED_AT_MOST = {
-    "import decayfree.report; decayfree.report.render": 82,
+    "import decayfree.report; decayfree.report.render": 83,
     "import decayfree.study.statistics; decayfree.study.statistics.mean_interval": 8,
 }
 MAX_FILES_AT_THE_TOP = 13
@@ -73,6 +73,7 @@ MAX_FILES_AT_THE_TOP = 13
 EXTRAS = {
     "rescaling.fused_holder": {"numba"},
     "dynamics.fused_rows": {"numba"},
+    "dynamics.sinks": {"wandb", "mlflow"},
     "methods": {"adamp"},
     "study.data.annotated.yolo": {"yaml"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},

@@ -62,6 +62,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Made], dict[str, Any]], dic
         {
             "radius": {"5", "{}", str(2**70)},
             "every": {"5", str(2**70)},
+            "at_most": {"True"},
             "fused": {"True"},
             "copies": {"[]", "{}"},
         },

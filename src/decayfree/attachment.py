@@ -4,8 +4,8 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import torch
 from torch.optim import Optimizer
@@ -80,6 +80,35 @@ def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
     left_alone: Any = torch.compiler.disable(hook)
     left_alone.__self__ = hook.__self__  # type: ignore[attr-defined]
     return left_alone  # type: ignore[no-any-return]
+
+
+class Attached:
+    """What an optimizer calls by hooks, until it is detached; a context manager, too."""
+
+    optimizer: Optimizer
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the optimizer still calls this object; copying or unpickling one drops its hooks."""
+        return any(True for _ in self._hooks())
+
+    def detach(self) -> None:
+        """Stop, and leave no trace in the optimizer; weights stay as they are."""
+        for hooks, key in list(self._hooks()):
+            del hooks[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def _hooks(self) -> Iterator[tuple[dict[int, Any], int]]:
+        """Where the optimizer holds hooks of this object."""
+        for hooks in (self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks):
+            for key, hook in hooks.items():
+                if getattr(hook, "__self__", None) is self:
+                    yield hooks, key
 
 
 def _cure(optimizer: object) -> str:

@@ -10,7 +10,6 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decayfree.arguments.stored import unsupported_weights
-from decayfree.attachment import attachable, nothing_in_common, uncompiled, weights_in
+from decayfree.attachment import Attached, attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.blocks import Part
 from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import distance_to_equilibrium
@@ -48,7 +47,7 @@ Instrument = Callable[[str, Tensor], Tensor | None]
 _OF_WEIGHTS_WITHOUT_SCALE = ("effective_learning_rate", "gradient_norm_at_unit_radius")
 
 
-class Recorder:
+class Recorder(Attached):
     """Record norms, effective learning rates, angular updates and more of weights in a run.
 
     Works by hooks on the optimizer, with or without a :class:`decayfree.WeightRescaling` on it, attached in
@@ -150,24 +149,10 @@ class Recorder:
         """Optimizer steps that the hooks have seen, without those that a GradScaler skipped."""
         return self._steps.n_steps
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether the optimizer still calls this object; copying or unpickling one drops its hooks."""
-        return bool(list(self._hooks()))
-
     def detach(self) -> None:
         """Stop recording and leave no trace in the optimizer."""
-        for hooks, key in list(self._hooks()):
-            del hooks[key]
+        super().detach()
         self._kept = {}
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def __repr__(self) -> str:
         state = f"{self.n_steps} steps" if self.is_attached else "detached"
@@ -319,13 +304,6 @@ class Recorder:
         return {
             id(parameter): group for group in self.optimizer.param_groups for parameter in group["params"]
         }
-
-    def _hooks(self) -> Iterator[tuple[dict[int, Any], int]]:
-        """Where the optimizer holds hooks of this object."""
-        for hooks in (self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks):
-            for key, hook in hooks.items():
-                if getattr(hook, "__self__", None) is self:
-                    yield hooks, key
 
     def _faults(self) -> list[Fault]:
         recorded = {name: part.weight for name, part in self._parts().items()}

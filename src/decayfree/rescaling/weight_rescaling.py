@@ -7,14 +7,13 @@ does no arithmetic on them (holder.py, fused_holder.py and rescale_once.py do).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.attachment import attachable, nothing_in_common, uncompiled, weights_in
+from decayfree.attachment import Attached, attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.errors import (
     Fault,
     InvalidInputError,
@@ -57,7 +56,7 @@ from decayfree.rescaling.step_lengths import StepLengths
 from decayfree.step_counter import IdleStep, StepCounter, has_closure, is_inner_step, map_closure
 
 
-class WeightRescaling:
+class WeightRescaling(Attached):
     """Hold the norms of scale-invariant weights, whatever the optimizer does to them (weight rescaling, WRS).
 
     Rescales at once, without changing the function that the model computes in train or in eval mode: running
@@ -164,7 +163,9 @@ class WeightRescaling:
             check_fused(self._holders)
         self._rescale_once(stacklevel=3)
         self._seen.take_in_biases_()
-        if not self._is_always_on_radius:
+        if at_most:
+            self._seen.note(self._holders, is_due=True)
+        elif every > 1:
             self._seen.begin(self._holders)
         self._last_look.look(self._watched)
         self._preconditions = Preconditions(optimizer, found, self._planned(), self._problems_of_groups)
@@ -186,24 +187,10 @@ class WeightRescaling:
         applied = self._applied_by_name()
         return {name: applied[name].clone() for name in self.radii}
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether the optimizer still calls this object; copying or unpickling one drops its hooks."""
-        return any(
-            getattr(hook, "__self__", None) is self
-            for hook in self.optimizer._optimizer_step_post_hooks.values()
-        )
-
     def __repr__(self) -> str:
         n_blocks = sum(map(len, self.radii.values()))
         state = f"{self.n_steps} steps" if self.is_attached else "detached"
         return f"WeightRescaling({len(self.radii)} weights, {n_blocks:,} blocks, every={self.every}, {state})"
-
-    def detach(self) -> None:
-        """Stop rescaling and leave no trace in the optimizer; weights stay as they are."""
-        for hooks in (self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks):
-            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-                del hooks[key]
 
     def __getstate__(self) -> dict[str, Any]:
         # Views of the weights' memory would become copies of it; a copy makes its own.
@@ -218,14 +205,6 @@ class WeightRescaling:
         )
         for one, applied in self._applied():
             applied.copy_(factors[one.name])
-
-    def __enter__(self) -> WeightRescaling:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, by parameter name; loads with ``weights_only=True``."""
@@ -406,6 +385,7 @@ class WeightRescaling:
             "weights": names_told([weight.name for weight in self._weights]),
             "every": str(self.every),
             "momentum": self.momentum,
+            "at_most": str(self.at_most),
             "schedule": repr(self._lengths) if self._lengths else "plain",
             "steps": str(self.n_steps),
         }
