@@ -77,6 +77,7 @@ bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/scenes.py
+	$(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python benchmarks/trainers.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
