@@ -90,7 +90,7 @@ class Attached:
     @property
     def is_attached(self) -> bool:
         """Whether the optimizer still calls this object; copying or unpickling one drops its hooks."""
-        return any(True for _ in self._hooks())
+        return len(list(self._hooks())) == 2  # before and after a step
 
     def detach(self) -> None:
         """Stop, and leave no trace in the optimizer; weights stay as they are."""

@@ -78,7 +78,7 @@ def study_that_is_written(
     return run_study
 
 
-@pytest.mark.parametrize("command", ["", "demo", "inspect", "verify"])
+@pytest.mark.parametrize("command", ["", "demo", "inspect", "verify", "watch"])
 def test_the_help_text_is_the_one_that_was_looked_at(command: str) -> None:
     code, text, _ = call(*command.split(), "--help")
     assert code == 0

@@ -184,6 +184,7 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         yield package
         package.teardown()
+        package.run = None  # it stays there, and cannot be logged to
 
 
 COUNTERS: dict[str, Callable[[int], int | None]] = {

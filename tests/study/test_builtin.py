@@ -43,11 +43,11 @@ N_RUNS_AND_STEPS = {
     ("endless", "paper"): (144, (62_400, 312_000)),
     ("off-span", "small"): (320, 800),
     ("off-span", "paper"): (320, 31_200),
-    ("segmentation", "small"): (60, 800),
+    ("segmentation", "small"): (30, 1_200),
     ("segmentation", "paper"): (60, 5_220),
-    ("detection", "small"): (60, 800),
+    ("detection", "small"): (30, 900),
     ("detection", "paper"): (60, 75_000),
-    ("counting", "small"): (60, 800),
+    ("counting", "small"): (30, 800),
     ("counting", "paper"): (60, 1_080),
 }
 COMPARED = [(name, size) for name in COMPARISONS for size in SIZES]

@@ -54,7 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study_app, name="study")
-app.command()(watch)
 
 
 def main() -> None:
@@ -145,6 +144,9 @@ def inspect(
         print_json(found.to_dict())
     else:
         typer.echo(repr(found))
+
+
+app.command()(watch)
 
 
 @app.command()

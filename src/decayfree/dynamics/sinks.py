@@ -105,6 +105,7 @@ class WandB:
         MissingExtraError: If the package wandb is not there.
     """
 
+    @checked()
     def __init__(self, run: Any = None, *, statistics: Sequence[str] = (), stepless: bool = False) -> None:
         try:
             import wandb
@@ -158,6 +159,7 @@ class MLflow:
         MissingExtraError: If the package mlflow is not there.
     """
 
+    @checked()
     def __init__(self, run_id: str | None = None, *, statistics: Sequence[str] = ()) -> None:
         try:
             import mlflow
