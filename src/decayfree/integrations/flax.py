@@ -155,6 +155,7 @@ class _Split:
 
 def _split(network: Any) -> _Split:
     """An NNX module, or the variables of a linen module, in arrays by name."""
+    parts: list[Any]
     if isinstance(network, nnx.Module):
         graph, *parts = nnx.split(network, nnx.Param, ...)
 
@@ -177,7 +178,7 @@ def _split(network: Any) -> _Split:
             )
         )
 
-    return _Split(*by_names, of_arrays)
+    return _Split(by_names[0], by_names[1], of_arrays)
 
 
 def _forward_of_nnx(network: _Split, args: tuple[Any, ...], settings: Mapping[str, Any]) -> Forward:

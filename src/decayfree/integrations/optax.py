@@ -117,8 +117,12 @@ class TreeWeight:
         """The array, and its bias, with every block multiplied by its factor, (n_blocks,); not rounded."""
         weight, of_rows = _wide(values[self.name]), factors
         if not self.blocks.rows_are_blocks:
-            sizes = np.array(self.blocks.block_sizes)
-            of_rows = jnp.repeat(factors, sizes, total_repeat_length=self.blocks.n_rows)
+            spread_out, at = [], 0
+            for run in self.blocks.runs:
+                of_run = factors if run.n_blocks == len(factors) else factors[at : at + run.n_blocks]
+                spread_out.append(jnp.broadcast_to(of_run[:, None], (run.n_blocks, run.size)).reshape(-1))
+                at += run.n_blocks
+            of_rows = spread_out[0] if len(spread_out) == 1 else jnp.concatenate(spread_out)
         rows = tuple(weight.shape[axis] for axis in self.axes)
         if self.blocks.is_partial:
             every_row = jnp.ones(int(np.prod(rows)), factors.dtype)

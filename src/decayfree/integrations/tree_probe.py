@@ -6,7 +6,7 @@ network is a function of arrays by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -58,28 +58,33 @@ class TreeProbe:
         self.tolerance = self.tolerances[-1]
         self.within = 1e-4 if is_rounded else 1e-6  # of ratios
         self.run = jax.jit(forward)
-        self.slopes = jax.jit(
-            jax.grad(lambda params, state, of: sum(map(jnp.vdot, of, forward(params, state)[0])))
-        )
+        self.moved = jax.jit(_perturbed)
+
+        def functional(params: Arrays, state: Arrays, of: Any) -> tuple[jax.Array, Any]:
+            outputs, _ = forward(params, state)
+            lengths = [jax.lax.stop_gradient(jnp.linalg.norm(jnp.ravel(one))) for one in outputs]
+            terms = map(jnp.vdot, of, outputs)
+            return sum(term / length for term, length in zip(terms, lengths, strict=True)), lengths
+
+        self.slopes = jax.jit(jax.grad(functional, has_aux=True))
+        self.outputs = jax.eval_shape(forward, self.params, self.state)[0]
         self.random = np.random.default_rng(0)
         self.statistics = self._statistics()
 
     def found(self) -> TreeInvariance:
         """The result."""
         probes = [self._probed() for _ in range(_N_PROBES)]
-        values = self.run(self.params, self.state)
-        weights, verdicts, movements = [], {}, [0.0]
-        for name in self.params:
-            verdict, weight = self._verdict(name, probes)
-            if weight is not None:
-                moved, following = self._scaled(weight, *values)
-                if moved > self.tolerance.confirm:
-                    reason = f"small growth does not show, but scaling it moved the outputs by {moved:.2g}"
-                    verdict = replace(verdict, verdict="not_invariant", reason=reason, measured=moved)
-                else:
-                    weights.append(replace(weight, following=following))
-                    movements.append(moved)
-            verdicts[name] = verdict
+        said = {name: self._verdict(name, probes) for name in self.params}
+        verdicts = {name: verdict for name, (verdict, _) in said.items()}
+        weights, movements = [], [0.0]
+        for weight, moved, following in self._scaled([one for _, one in said.values() if one is not None]):
+            if moved > self.tolerance.confirm:
+                reason = f"small growth does not show, but scaling it moved the outputs by {moved:.2g}"
+                own = replace(verdicts[weight.name], verdict="not_invariant", reason=reason, measured=moved)
+                verdicts[weight.name] = own
+            else:
+                weights.append(replace(weight, following=following))
+                movements.append(moved)
         for weight in weights:
             if weight.bias is not None:
                 own = replace(
@@ -102,11 +107,11 @@ class TreeProbe:
             and self.state[f"{stem}mean"].shape == one.shape
         ]
         nothing, one = (
-            self.state | {name: jnp.full_like(self.state[name], of) for pair in pairs for name in pair}
+            self.state | {name: np.full_like(self.state[name], of) for pair in pairs for name in pair}
             for of in (0.0, 1.0)
         )
         left, more = (self.run(self.params, state)[1] for state in (nothing, one))
-        shares = {pair: 1 - np.ravel(more[pair[1]] - left[pair[1]]) for pair in pairs}
+        shares = {pair: 1 - (np.ravel(more[pair[1]]) - np.ravel(left[pair[1]])) for pair in pairs}
         self.fixed = [pair[1] for pair, share in shares.items() if not (share > self.within).all()]
         shares = {pair: share for pair, share in shares.items() if pair[1] not in self.fixed}
         self.state |= {name: nothing[name] for pair in shares for name in pair}
@@ -114,22 +119,16 @@ class TreeProbe:
 
     def _probed(self) -> tuple[Arrays, Arrays]:
         """Move the parameters a little; their values and the slopes of a random function of the outputs."""
-        for name, value in self.params.items():
-            if jnp.issubdtype(value.dtype, jnp.floating):
-                size = float(jnp.sqrt(jnp.square(value).mean())) or 1.0
-                self.params[name] = value + _NOISE * size * self.random.standard_normal(value.shape)
-        outputs, _ = self.run(self.params, self.state)
-        lengths = [float(jnp.linalg.norm(jnp.ravel(one))) for one in outputs]
-        if not outputs or not np.isfinite(lengths).all() or not any(lengths):
+        noise = {name: self.random.standard_normal(one.shape) for name, one in self.params.items()}
+        self.params = self.moved(self.params, noise)
+        of = [self.random.standard_normal(one.shape).astype(one.dtype) for one in self.outputs]
+        slopes, lengths = self.slopes(self.params, self.state, of)
+        if not lengths or not all(0 < float(one) < np.inf for one in lengths):
             raise InvalidInputError(
                 "expected outputs that are finite floating numbers and not all zero, got "
-                f"{[(str(one.dtype), one.shape) for one in outputs] or 'none'} of norms {lengths}"
+                f"{[one.str_short() for one in self.outputs] or 'none'} of norms {[*map(float, lengths)]}"
             )
-        of = [
-            jnp.asarray(self.random.standard_normal(one.shape) / (length or 1.0), one.dtype)
-            for one, length in zip(outputs, lengths, strict=True)
-        ]
-        return dict(self.params), self.slopes(self.params, self.state, of)
+        return self.params, slopes
 
     def _verdict(self, name: str, probes: list[tuple[Arrays, Arrays]]) -> tuple[Verdict, TreeWeight | None]:
         """What the probes say of one parameter, and its blocks where it could be held."""
@@ -191,24 +190,33 @@ class TreeProbe:
         return None
 
     def _scaled(
-        self, weight: TreeWeight, outputs: list[jax.Array], left: Arrays
-    ) -> tuple[float, tuple[Following, ...]]:
+        self, weights: Sequence[TreeWeight]
+    ) -> Iterator[tuple[TreeWeight, float, tuple[Following, ...]]]:
         """How far a factor for each of its blocks moves the outputs, and which statistics follow."""
-        factors = self.random.permutation(np.geomspace(1.3, 2.7, weight.blocks.n_blocks))
-        scaled = weight.scaled(self.params, jnp.asarray(factors))
-        new_outputs, new = self.run(self.params | rounded(scaled, self.params), self.state)
-        moved = max(
-            float(jnp.linalg.norm(jnp.ravel(after - before)) / jnp.linalg.norm(jnp.ravel(before)))
-            for before, after in zip(outputs, new_outputs, strict=True)
-            if jnp.any(before != 0)
-        )
-        all_following = (
-            self._following(
-                pair, factors, [np.ravel(one[name]) / share for one in (left, new) for name in pair]
+        factors = {
+            one.name: self.random.permutation(np.geomspace(1.3, 2.7, one.blocks.n_blocks)) for one in weights
+        }
+        scaled = jax.jit(
+            lambda params, factors: [
+                rounded(one.scaled(params, factors[one.name]), params) for one in weights
+            ]
+        )(self.params, factors)
+        outputs, left = self.run(self.params, self.state)
+        for weight, own in zip(weights, scaled, strict=True):
+            new_outputs, new = self.run(self.params | own, self.state)
+            moved = max(
+                float(np.linalg.norm(np.subtract(after, before)) / np.linalg.norm(before))
+                for before, after in zip(map(np.ravel, outputs), map(np.ravel, new_outputs), strict=True)
             )
-            for pair, share in self.statistics.items()
-        )
-        return moved, tuple(one for one in all_following if one is not None)
+            following = (
+                self._following(
+                    pair,
+                    factors[weight.name],
+                    [np.ravel(one[name]) / share for one in (left, new) for name in pair],
+                )
+                for pair, share in self.statistics.items()
+            )
+            yield weight, moved, tuple(one for one in following if one is not None)
 
     def _following(
         self, pair: tuple[str, str], factors: np.ndarray[Any, Any], seen: list[np.ndarray[Any, Any]]
@@ -242,6 +250,17 @@ class TreeProbe:
                 if (apart.min(1) <= near).all():
                     return replace(following, shift=name, shift_rows=tuple(apart.argmin(1).tolist()))
         return replace(following, is_exact=False)
+
+
+def _perturbed(params: Arrays, noise: Arrays) -> Arrays:
+    """Parameters that are moved a little, each relative to its own size."""
+    sizes = {name: jnp.sqrt(jnp.square(one).mean()) for name, one in params.items()}
+    return {
+        name: one + _NOISE * jnp.where(sizes[name] > 0, sizes[name], 1) * noise[name]
+        if jnp.issubdtype(one.dtype, jnp.floating)
+        else one
+        for name, one in params.items()
+    }
 
 
 def _rank(found: Partition) -> tuple[bool, int]:
