@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from decayfree.errors import InvalidInputError, NonFiniteWeightError, extra_needed, faults_of, raise_all
+from decayfree.errors import (
+    InvalidInputError,
+    MismatchError,
+    NonFiniteWeightError,
+    extra_needed,
+    faults_of,
+    raise_all,
+)
 from decayfree.integrations.optax import (
     Arrays,
     Radius,
@@ -119,7 +126,11 @@ def rescale(model: _Network, found: TreeInvariance, radius: Radius = 1.0) -> _Ne
     raise_all(faults_of(InvalidInputError, faults))
     network = _split(model)
     params, state = dict(network.params), dict(network.state)
-    for weight in weights_in(found, params):
+    weights = weights_in(found, params)
+    lacking = [one.var for weight in weights for one in weight.following if one.var not in state]
+    if lacking:
+        raise MismatchError(f"expected all variables, which running statistics are of, got no {lacking[0]}")
+    for weight in weights:
         norms = weight.norms(network.params)
         if not bool(jnp.isfinite(norms).all()):
             raise NonFiniteWeightError(f"{weight.name} holds NaN or infinity; nothing was rescaled")

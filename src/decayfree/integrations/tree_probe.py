@@ -64,7 +64,8 @@ class TreeProbe:
             outputs, _ = forward(params, state)
             lengths = [jax.lax.stop_gradient(jnp.linalg.norm(jnp.ravel(one))) for one in outputs]
             terms = map(jnp.vdot, of, outputs)
-            return sum(term / length for term, length in zip(terms, lengths, strict=True)), lengths
+            relative = [term / (of + (of == 0)) for term, of in zip(terms, lengths, strict=True)]
+            return jnp.stack([one.astype(jnp.float64) for one in relative]).sum(), lengths
 
         self.slopes = jax.jit(jax.grad(functional, has_aux=True))
         self.outputs = jax.eval_shape(forward, self.params, self.state)[0]
@@ -123,10 +124,10 @@ class TreeProbe:
         self.params = self.moved(self.params, noise)
         of = [self.random.standard_normal(one.shape).astype(one.dtype) for one in self.outputs]
         slopes, lengths = self.slopes(self.params, self.state, of)
-        if not lengths or not all(0 < float(one) < np.inf for one in lengths):
+        norms = [*map(float, lengths)]
+        if not np.isfinite(norms).all() or not any(norms):
             raise InvalidInputError(
-                "expected outputs that are finite floating numbers and not all zero, got "
-                f"{[one.str_short() for one in self.outputs] or 'none'} of norms {[*map(float, lengths)]}"
+                f"expected outputs that are finite floating numbers and not all zero, got norms {norms}"
             )
         return self.params, slopes
 
@@ -205,7 +206,7 @@ class TreeProbe:
         for weight, own in zip(weights, scaled, strict=True):
             new_outputs, new = self.run(self.params | own, self.state)
             moved = max(
-                float(np.linalg.norm(np.subtract(after, before)) / np.linalg.norm(before))
+                float(np.linalg.norm(np.subtract(after, before)) / (np.linalg.norm(before) or 1.0))
                 for before, after in zip(map(np.ravel, outputs), map(np.ravel, new_outputs), strict=True)
             )
             following = (
