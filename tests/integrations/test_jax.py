@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ BLOCKS = {
 class Net(nnx.Module):
     """A kernel under BatchNorm, groups under GroupNorm, a whole matrix under LayerNorm, a last layer."""
 
-    def __init__(self, epsilon: float = 1e-5) -> None:
-        rngs, of = nnx.Rngs(0), {"epsilon": epsilon, "rngs": nnx.Rngs(1)}
+    def __init__(self) -> None:
+        rngs, of = nnx.Rngs(0), {"epsilon": 1e-5, "rngs": nnx.Rngs(1)}
         self.conv1, self.norm1 = nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.BatchNorm(8, momentum=0.9, **of)
         self.conv2, self.norm2 = nnx.Conv(8, 8, (3, 3), rngs=rngs), nnx.GroupNorm(8, 4, **of)
         self.dense, self.norm3 = nnx.Linear(8, 6, rngs=rngs), nnx.LayerNorm(6, **of)
@@ -96,6 +96,12 @@ def ported(model: Net) -> dict[str, np.ndarray]:
     return values
 
 
+@cache
+def parts() -> Any:
+    return nnx.split(nnx.jit(Net)())  # one compilation, not one for each array
+
+
+@jax.jit
 def doubled(tree: Any) -> Any:
     return jax.tree.map(
         lambda one: one.astype(jnp.float64) if jnp.issubdtype(one.dtype, jnp.floating) else one, tree
@@ -104,29 +110,42 @@ def doubled(tree: Any) -> Any:
 
 def net(epsilon: float = 1e-5) -> Net:
     """In float64, with statistics that are not those of the beginning."""
-    graph, state = nnx.split(Net(epsilon))
+    graph, state = parts()
     model = nnx.merge(graph, doubled(state))
-    model(jnp.asarray(IMAGES))
+    for module in (model.norm1, model.norm2, model.norm3):
+        module.epsilon = epsilon
+    called(model, IMAGES)
     return model
+
+
+@nnx.jit
+def called(model: Any, images: Any) -> Any:
+    return model(images)
 
 
 @cache
 def found_in_net() -> Any:
-    return find_invariant(Net(), jnp.asarray(IMAGES[:4]))
+    return find_invariant(nnx.merge(*parts(), copy=True), jnp.asarray(IMAGES[:4]))
+
+
+@cache
+def initialized() -> Any:
+    return jax.jit(partial(LinenNet().init, train=True))(jax.random.key(0), IMAGES)
 
 
 def linen_net(epsilon: float = 1e-5) -> tuple[LinenNet, Any]:
-    model = LinenNet(epsilon)
-    variables = doubled(model.init(jax.random.key(0), IMAGES, train=True))
-    _, state = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
-    return model, variables | state
+    model, variables = LinenNet(epsilon), doubled(initialized())
+    return model, variables | applied(model, variables, True)[1]
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def applied(model: LinenNet, variables: Any, train: bool) -> Any:
+    return model.apply(variables, IMAGES, train=train, mutable=["batch_stats"])
 
 
 @cache
 def found_in_linen_net() -> Any:
-    model = LinenNet()
-    variables = model.init(jax.random.key(0), IMAGES, train=True)
-    return find_invariant(model, IMAGES[:4], variables, train=True)
+    return find_invariant(LinenNet(), IMAGES[:4], initialized(), train=True)
 
 
 def loss(model: Any, images: Any) -> Any:
@@ -186,7 +205,7 @@ def test_heads_and_rows_of_other_axes_are_blocks() -> None:
             q, k = (one / jnp.linalg.norm(one, axis=-1, keepdims=True) for one in (q, k))
             return nnx.dot_product_attention(q, k, v)
 
-    found = find_invariant(Attending(), jnp.arange(10).reshape(2, 5) % 5)
+    found = find_invariant(nnx.jit(Attending)(), jnp.arange(10).reshape(2, 5) % 5)
     shown = {name: (one.axes, one.blocks.block_sizes, one.blocks.starts) for name, one in found.items()}
     assert shown == {
         "attention.key.kernel": ((-2, -1), (4, 4), ()),
@@ -219,9 +238,9 @@ def test_a_rescale_moves_no_outputs_in_train_and_eval_mode(kind: str) -> None:
 
 def outputs_of(model: Any, variables: Any, train: bool) -> Any:
     if isinstance(model, LinenNet):
-        return model.apply(variables, IMAGES, train=train, mutable=["batch_stats"])[0]
+        return applied(model, variables, train)[0]
     model.set_attributes(use_running_average=not train)
-    return model(jnp.asarray(IMAGES))
+    return called(model, IMAGES)
 
 
 def test_training_is_that_of_pytorch_and_norms_are_held() -> None:
@@ -259,7 +278,7 @@ def by_name(model: Net) -> dict[str, Any]:
 
 
 def test_decay_leaves_alone_what_is_held_and_initial_norms_stay() -> None:
-    model, found = Net(), found_in_net()
+    model, found = nnx.merge(*parts(), copy=True), found_in_net()
     params = nnx.state(model, nnx.Param)
     before = {one.name: one.norms(by_name(model)) for one in found.values()}
     decay = optax.add_decayed_weights(0.5, mask=decay_mask(found))
@@ -337,7 +356,7 @@ def test_rows_on_four_devices_are_held_without_a_collective() -> None:
 
 
 def test_what_cannot_be_is_said() -> None:
-    model, found = Net(), found_in_net()
+    model, found = nnx.merge(*parts(), copy=True), found_in_net()
     params = nnx.state(model, nnx.Param)
     linen_model = LinenNet()
     with pytest.raises(ValueError, match=r"expected a flax.nnx.Module, or .* got Linear and NoneType"):
