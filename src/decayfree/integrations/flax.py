@@ -77,23 +77,18 @@ def find_invariant(
         [(('first.kernel', 'first.bias'), 1)]
     """
     with jax.enable_x64(True):
-        inputs = jax.tree.map(double, inputs)
-        if isinstance(inputs, Mapping):
-            args, settings = (), {**inputs, **settings}
-        else:
-            args = inputs if isinstance(inputs, tuple) else (inputs,)
         if isinstance(model, nnx.Module) and variables is None:
             network = _split(model)
-            forward = _forward_of_nnx(network, args, settings)
+            forward = _forward_of_nnx(network, settings)
         elif isinstance(model, linen.Module) and isinstance(variables, Mapping) and "params" in variables:
             network = _split(variables)
-            forward = _forward_of_linen(model, network, args, settings)
+            forward = _forward_of_linen(model, network, settings)
         else:
             raise InvalidInputError(
                 "expected a flax.nnx.Module, or a flax.linen.Module and its variables with params, got "
                 f"{type(model).__name__} and {type(variables).__name__}"
             )
-        return TreeProbe(forward, network.params, network.state).found()
+        return TreeProbe(forward, jax.tree.map(double, inputs), network.params, network.state).found()
 
 
 def rescale(model: _Network, found: TreeInvariance, radius: Radius = 1.0) -> _Network:
@@ -192,20 +187,19 @@ def _split(network: Any) -> _Split:
     return _Split(by_names[0], by_names[1], of_arrays)
 
 
-def _forward_of_nnx(network: _Split, args: tuple[Any, ...], settings: Mapping[str, Any]) -> Forward:
-    def forward(params: Arrays, state: Arrays) -> tuple[list[jax.Array], Arrays]:
+def _forward_of_nnx(network: _Split, settings: Mapping[str, Any]) -> Forward:
+    def forward(inputs: Any, params: Arrays, state: Arrays) -> tuple[list[jax.Array], Arrays]:
         model = network.rebuilt(params, state)
         for _, module in nnx.iter_modules(model):
             _make_exact_(module)
-        outputs = model(*args, **settings)
+        args, named = _arguments(inputs)
+        outputs = model(*args, **named, **settings)
         return _floating(outputs), by_name(nnx.split(model, nnx.Param, ...)[-1])
 
     return forward
 
 
-def _forward_of_linen(
-    model: Any, network: _Split, args: tuple[Any, ...], settings: Mapping[str, Any]
-) -> Forward:
+def _forward_of_linen(model: Any, network: _Split, settings: Mapping[str, Any]) -> Forward:
     def exactly(call: Callable[..., Any], args: Any, settings: Any, context: Any) -> Any:
         kept = _make_exact_(context.module)
         try:
@@ -214,14 +208,21 @@ def _forward_of_linen(
             for name, value in kept.items():
                 object.__setattr__(context.module, name, value)
 
-    def forward(params: Arrays, state: Arrays) -> tuple[list[jax.Array], Arrays]:
+    def forward(inputs: Any, params: Arrays, state: Arrays) -> tuple[list[jax.Array], Arrays]:
         variables = network.rebuilt(params, state)
         mutable = [name for name in variables if name != "params"]
+        args, named = _arguments(inputs)
         with linen.intercept_methods(exactly):
-            outputs, changed = model.apply(variables, *args, mutable=mutable, **settings)
+            outputs, changed = model.apply(variables, *args, mutable=mutable, **named, **settings)
         return _floating(outputs), state | by_name(changed)
 
     return forward
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), inputs
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def _make_exact_(module: Any) -> dict[str, Any]:

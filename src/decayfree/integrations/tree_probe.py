@@ -26,8 +26,8 @@ with extra_needed("jax", "the probe of trees needs {}, which is not installed"):
     import jax
     from jax import numpy as jnp
 
-# From parameters and everything else, both by name, to the outputs and everything else.
-Forward = Callable[[Arrays, Arrays], tuple[list[jax.Array], Arrays]]
+# From inputs, parameters and everything else, the latter two by name, to the outputs and everything else.
+Forward = Callable[[Any, Arrays, Arrays], tuple[list[jax.Array], Arrays]]
 
 _N_PROBES = 3
 _NOISE = 0.1  # standard deviation of the perturbation, relative to a parameter's own size
@@ -38,6 +38,7 @@ class TreeProbe:
 
     Args:
         forward: Runs it.
+        inputs: Of it, a tree.
         params: By name.
         state: Everything else of it, such as running statistics, by name.
 
@@ -45,10 +46,10 @@ class TreeProbe:
         InvalidInputError: If it does not run, or its outputs are no finite floating numbers.
     """
 
-    def __init__(self, forward: Forward, params: Arrays, state: Arrays) -> None:
+    def __init__(self, forward: Forward, inputs: Any, params: Arrays, state: Arrays) -> None:
         self.params, self.state = (jax.tree.map(double, part) for part in (params, state))
         try:
-            text = str(jax.make_jaxpr(forward)(self.params, self.state))
+            text = str(jax.make_jaxpr(forward)(inputs, self.params, self.state))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise InvalidInputError(f"the model does not run on these inputs: {error}") from error
         # Somewhere in its code, such as in jax.nn.dot_product_attention, is a precision of its own: what is
@@ -57,18 +58,19 @@ class TreeProbe:
         self.tolerances = [TOLERANCES[torch.float64]] + [TOLERANCES[torch.float32]] * is_rounded
         self.tolerance = self.tolerances[-1]
         self.within = 1e-4 if is_rounded else 1e-6  # of ratios
-        self.run = jax.jit(forward)
+        self.run = partial(jax.jit(forward), inputs)
         self.moved = jax.jit(_perturbed)
 
-        def functional(params: Arrays, state: Arrays, of: Any) -> tuple[jax.Array, Any]:
-            outputs, _ = forward(params, state)
+        def functional(params: Arrays, inputs: Any, state: Arrays, of: Any) -> tuple[jax.Array, Any]:
+            outputs, _ = forward(inputs, params, state)
             lengths = [jax.lax.stop_gradient(jnp.linalg.norm(jnp.ravel(one))) for one in outputs]
             terms = map(jnp.vdot, of, outputs)
-            relative = [term / (of + (of == 0)) for term, of in zip(terms, lengths, strict=True)]
+            relative = [term / (length + (length == 0)) for term, length in zip(terms, lengths, strict=True)]
             return jnp.stack([one.astype(jnp.float64) for one in relative]).sum(), lengths
 
         self.slopes = jax.jit(jax.grad(functional, has_aux=True))
-        self.outputs = jax.eval_shape(forward, self.params, self.state)[0]
+        self.inputs = inputs
+        self.outputs = jax.eval_shape(forward, inputs, self.params, self.state)[0]
         self.random = np.random.default_rng(0)
         self.statistics = self._statistics()
 
@@ -123,7 +125,7 @@ class TreeProbe:
         noise = {name: self.random.standard_normal(one.shape) for name, one in self.params.items()}
         self.params = self.moved(self.params, noise)
         of = [self.random.standard_normal(one.shape).astype(one.dtype) for one in self.outputs]
-        slopes, lengths = self.slopes(self.params, self.state, of)
+        slopes, lengths = self.slopes(self.params, self.inputs, self.state, of)
         norms = [*map(float, lengths)]
         if not np.isfinite(norms).all() or not any(norms):
             raise InvalidInputError(
