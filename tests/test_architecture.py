@@ -79,8 +79,11 @@ EXTRAS = {
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},
     "report": {"jinja2", "markupsafe", "plotly"},
     "report.charts.paper": {"matplotlib"},
+    "integrations.flax": {"jax", "flax", "numpy"},
     "integrations.lightning": {"lightning"},
+    "integrations.optax": {"jax", "optax", "numpy"},
     "integrations.transformers": {"transformers"},
+    "integrations.tree_probe": {"jax", "numpy"},
     "cli": {"typer", "rich"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -16,6 +16,7 @@ PRINTS = {
     "train_characters.py": r"decay +validation \d\.\d+ nats.*\nQK-norm held .*\nall matrices held +val",
     "train_ddp.py": r"epochs 0 to 1 on 2 ranks, (\d+) steps\ntest accuracy \d\d\.\d%; problems: \[\]\n",
     "train_digits.py": r"test accuracy 9\d\.\d%\n.* after 180 steps",
+    "train_flax.py": r"conv2.kernel .* 8 blocks of 4 rows, with bias(.*\n)*.* accuracy 9.*\n.* 1\.0000..\n",
     "train_fsdp.py": r"2 weights held on 2 ranks; .*\(64, 64\) of it.*\n.* [89]\d\..*problems: \[\]\n",
     "train_lightning.py": r"average 9\d\.\d%\n.* \de-0[678]\n6 samples",
     "train_timm.py": r"15 weights without decay, 12 groups\n.*average [89]\d\.\d%\n.* after 72 steps",
@@ -24,7 +25,7 @@ PRINTS = {
     ),
 }
 # Whose frameworks take seconds to import, and talk while they train.
-OF_FRAMEWORKS = {"train_lightning.py", "train_timm.py", "train_transformers.py"}
+OF_FRAMEWORKS = {"train_flax.py", "train_lightning.py", "train_timm.py", "train_transformers.py"}
 # Those of several processes.
 OF_PROCESSES = {"train_ddp.py", "train_fsdp.py"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

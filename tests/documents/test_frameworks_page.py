@@ -11,6 +11,7 @@ PAGE = ROOT / "docs" / "frameworks.md"
 TESTS = ROOT / "tests" / "integrations"
 # What a file is about -> the packages whose versions count.
 PACKAGES = {
+    "jax": ("jax", "flax", "optax"),
     "lightning": ("lightning",),
     "timm": ("timm",),
     "transformers": ("transformers", "accelerate"),

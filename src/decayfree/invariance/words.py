@@ -4,7 +4,7 @@ Decides nothing.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -196,7 +196,8 @@ def table_of(
 ) -> str:
     """The table of scale-invariant weights, then what is not among them and why."""
     lines = [*_head(weights, verdicts, dtype, confirmed_to), *_rows(weights, verdicts, model)]
-    return "\n".join([*lines, *_others(weights, verdicts)])
+    held = {name for weight in weights for name in (weight.name, weight.bias) if name}
+    return "\n".join([*lines, *others_of(verdicts, held)])
 
 
 def _head(
@@ -248,8 +249,8 @@ def _rows(
     return aligned(rows)
 
 
-def _others(weights: Sequence[ScaleInvariantWeight], verdicts: Mapping[str, Verdict]) -> list[str]:
-    held = {name for weight in weights for name in (weight.name, weight.bias)}
+def others_of(verdicts: Mapping[str, Verdict], held: Collection[str]) -> list[str]:
+    """The lines on what is not held, and why."""
     others = [verdict for verdict in verdicts.values() if verdict.name not in held]
     lines: list[str] = []
     for title, chosen in (
