@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import decayfree
-from decayfree.dynamics.samples import read_jsonl
+from decayfree.dynamics import read_jsonl
 
 images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
 images = (images.float() / 16).unflatten(1, (1, 8, 8))

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import decayfree
-from decayfree.dynamics.sinks import read_jsonl
+from decayfree.dynamics import read_jsonl
 from decayfree.integrations.lightning import RecorderCallback, WeightRescalingCallback, found_in
 
 images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))

@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
 import decayfree
-from decayfree.dynamics.sinks import read_jsonl
+from decayfree.dynamics import read_jsonl
 from decayfree.integrations.transformers import RecorderCallback, WeightRescalingCallback
 
 # a, b and (a + b) mod 10, one token each; of the loss only the last counts.
