@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each arm takes 52 steps")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each arm takes 52 steps, from 2 on")
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -52,7 +52,7 @@ def main() -> None:
             print(f"{name}: {needs} is not installed")
             continue
         step_ms: dict[str, list[float]] = {arm: [] for arm in ARMS}
-        for _ in range(args.rounds):
+        for _ in range(max(args.rounds, 2)):
             for arm in ARMS:
                 step_ms[arm].append(TRAINERS[name](arm))
         print(f"{name}: a bare step takes {quartiles(step_ms['bare']).format(1)} ms")
@@ -107,13 +107,11 @@ def found_in(model: nn.Module) -> decayfree.Invariance:
     return decayfree.find_invariant(model, next(batches())[0][:4])
 
 
-def plain(
-    arm: str, *, clock: Clock | None = None, wrap: Callable[[nn.Module], nn.Module] = lambda one: one
-) -> float:
+def plain(arm: str, *, clock: Clock | None = None, is_parallel: bool = False) -> float:
     """A loop of five lines."""
     model, clock = network(), clock or Clock()
     found = found_in(model)
-    model = wrap(model)
+    model = nn.parallel.DistributedDataParallel(model) if is_parallel else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with tempfile.TemporaryDirectory() as folder:
         treat(arm, optimizer, found, folder)
