@@ -23,6 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 import decayfree
 from decayfree.study import ModelSpec
@@ -204,7 +205,7 @@ def lightning(arm: str) -> float:
             enable_model_summary=False,
             default_root_dir=folder,
             callbacks=callbacks[arm],
-        ).fit(Module(), list(batches()))
+        ).fit(Module(), DataLoader(list(batches()), batch_size=None))
     return clock.step_ms
 
 
@@ -252,6 +253,7 @@ def transformers(arm: str) -> float:
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
+            log_level="error",
         )
         Trainer(model, arguments, train_dataset=data, callbacks=[*kinds[arm], Ticking()]).train()
     return clock.step_ms
