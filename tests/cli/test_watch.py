@@ -103,6 +103,13 @@ def test_it_waits_for_the_file_follows_it_and_writes_the_page_at_the_end(tmp_pat
         assert text in seen, seen
 
     wait_for("Waiting for ")
+    path.touch()
+    time.sleep(0.5)
+    path.write_text('{"run": "a", "st')  # a line that is being written
+    time.sleep(0.5)
+    assert watching.poll() is None
+    path.unlink()
+    time.sleep(0.5)
     written(path, sample(10))
     wait_for("step 10, 1 samples")
     written(path, sample(20))

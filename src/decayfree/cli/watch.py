@@ -4,6 +4,7 @@ Trains nothing. Reads the file again where it has grown, and writes its page at 
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -60,7 +61,7 @@ def watch(
 
 
 def _follow(file: Path, console: Console, every_s: float) -> None:
-    """Draw anew whenever the file has grown, until Ctrl-C; waits for a file that is not there yet."""
+    """Draw anew whenever the file has grown, until Ctrl-C; waits for a file that is not there, or empty."""
     n_bytes, shown = -1, Text(f"Waiting for {file}")
     with Live(shown, console=console, auto_refresh=False) as live:
         try:
@@ -68,10 +69,19 @@ def _follow(file: Path, console: Console, every_s: float) -> None:
                 size = file.stat().st_size if file.is_file() else -1
                 if size != n_bytes:
                     n_bytes = size
-                    live.update(_drawn(read_jsonl(file), console.width, console.height), refresh=True)
+                    samples = _written_so_far(file)
+                    if samples:
+                        live.update(_drawn(samples, console.width, console.height), refresh=True)
                 time.sleep(every_s)
         except KeyboardInterrupt:
             return
+
+
+def _written_so_far(file: Path) -> list[Sample]:
+    """The samples that are there; a line that is being written is read when it is whole."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_jsonl(file) if file.is_file() else []
 
 
 def _drawn(samples: Sequence[Sample], width: int, height: int) -> Group:
