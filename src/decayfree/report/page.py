@@ -20,7 +20,7 @@ from decayfree.study.files.integrity import full_disk_explained
 from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
-TEMPLATES = ("page.html", "samples.html", "parts.html")
+TEMPLATES = ("base.html", "page.html", "samples.html", "parts.html")
 
 
 @checked()
