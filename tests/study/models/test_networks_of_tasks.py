@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from decayfree import find_invariant
 from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.study.models.detector import Locations
 from decayfree.study.models.fcos import FCOS
-from decayfree.study.models.fcos_loss import Locations, fcos_losses
+from decayfree.study.models.fcos_loss import fcos_losses
 from decayfree.study.models.networks import COUNTERS, DETECTORS, MODELS, SEGMENTERS
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.run_settings import MODELS_OF_TASK, OWN_MODELS, ModelSpec

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from decayfree import find_invariant
 from decayfree.study.data.truth import Ragged, Truth
 from decayfree.study.models.deeplab import DeepLab
+from decayfree.study.models.detector import padded
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.models.ttfnet import TTFNet
-from decayfree.study.models.ttfnet_loss import boxes_of, class_maps, gaussians_of, padded, ttfnet_losses
+from decayfree.study.models.ttfnet_loss import boxes_of, class_maps, gaussians_of, ttfnet_losses
 from decayfree.study.run_settings import MODELS_OF_TASK, ModelSpec, Recipe
 from decayfree.study.tasks.table import TASKS
 from support.available import import_or_skip

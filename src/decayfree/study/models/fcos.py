@@ -4,14 +4,14 @@ Says for each location a class, a box and how central it is; fcos_loss.py says w
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decayfree.study.models.fcos_loss import Locations, fcos_losses
+from decayfree.study.models.detector import Detector, Locations, Said, Targets
+from decayfree.study.models.fcos_loss import fcos_losses
 from decayfree.study.models.libraries import import_extra
 from decayfree.study.models.residual_body import ResidualBody
 from decayfree.study.models.resnet import convolution
@@ -28,7 +28,7 @@ _MOST_LOCATIONS = 1000
 _MOST_BOXES = 100
 
 
-class FCOS(nn.Module):
+class FCOS(Detector):
     """A ResNet-18 whose stem halves, a feature pyramid of strides 4 to 32, and two towers for all levels.
 
     Called like torchvision's detectors: in train mode with images and targets, for a dictionary of losses; in
@@ -51,28 +51,27 @@ class FCOS(nn.Module):
         self.backbone = Backbone(sizes.n_channels, width)
         self.head = Head(2 * width, sizes.n_classes)
 
-    def forward(
-        self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
-    ) -> Any:
-        """Losses of a batch, or what is seen in each image; boxes are (n, 4), x₁, y₁, x₂, y₂ in pixels.
+    def places(self, features: Sequence[Tensor]) -> Locations:
+        """Of all levels, the finest one's first."""
+        return Locations.of(zip(STRIDES, features, strict=True))
 
-        Args:
-            images: (n, channels, height, width), or as many of one size.
-            targets: Of each image boxes, labels (n_boxes,) and, maybe, boxes of which nothing is learned:
-                ignored.
-        """
-        images = images if isinstance(images, Tensor) else torch.stack(tuple(images))
-        levels = self.backbone(images)
-        said = {name: values.float() for name, values in self.head(levels).items()}
-        locations = _locations(levels)
-        if self.training:
-            assert targets is not None
-            return fcos_losses(said, locations, targets)
-        height, width = images.shape[-2:]
-        return [
-            _detections({name: values[image] for name, values in said.items()}, locations, height, width)
-            for image in range(len(images))
-        ]
+    def losses(self, said: Said, places: Locations, targets: Targets) -> dict[str, Tensor]:
+        """Of classes, boxes and centerness."""
+        return fcos_losses(said, places, targets)
+
+    def detections(self, said: Said, places: Locations, height: int, width: int) -> dict[str, Tensor]:
+        """The boxes of at least the least score, without those that overlap a better one's."""
+        # By location and class. The paper multiplies the two; torchvision takes the root, which orders alike.
+        scores = (said["class_logits"].sigmoid() * said["centerness"].sigmoid()).sqrt()
+        where, classes = (scores > _LEAST_SCORE).nonzero(as_tuple=True)
+        best, order = scores[where, classes].sort(descending=True, stable=True)
+        best, order = best[:_MOST_LOCATIONS], order[:_MOST_LOCATIONS]
+        where, classes = where[order], classes[order]
+        boxes = places.boxes(said["boxes"])[where]
+        limit = boxes.new_tensor([width, height, width, height])
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        kept = import_extra("torchvision.ops").batched_nms(boxes, best, classes, _MOST_OVERLAP)[:_MOST_BOXES]
+        return {"boxes": boxes[kept], "labels": classes[kept] + 1, "scores": best[kept]}
 
 
 class Backbone(nn.Module):
@@ -154,33 +153,3 @@ class Tower(nn.Module):
 
 def _by_location(values: Tensor) -> Tensor:
     return values.flatten(2).transpose(1, 2)
-
-
-def _locations(levels: Sequence[Tensor]) -> Locations:
-    """The middle of what each location stands for, row by row."""
-    centers, strides = [], []
-    for stride, level in zip(STRIDES, levels, strict=True):
-        height, width = level.shape[-2:]
-        y, x = torch.meshgrid(
-            torch.arange(height, device=level.device), torch.arange(width, device=level.device), indexing="ij"
-        )
-        centers.append((torch.stack([x, y], dim=-1).reshape(-1, 2) + 0.5) * stride)
-        strides.append(torch.full((height * width,), float(stride), device=level.device))
-    return Locations(torch.cat(centers), torch.cat(strides))
-
-
-def _detections(
-    said: Mapping[str, Tensor], locations: Locations, height: int, width: int
-) -> dict[str, Tensor]:
-    """Of one image: the boxes of at least the least score, without those that overlap a better one's."""
-    # The paper multiplies the two; torchvision takes the root, which orders boxes alike.
-    scores = (said["class_logits"].sigmoid() * said["centerness"].sigmoid()).sqrt()  # by location and class
-    where, classes = (scores > _LEAST_SCORE).nonzero(as_tuple=True)
-    best, order = scores[where, classes].sort(descending=True, stable=True)
-    best, order = best[:_MOST_LOCATIONS], order[:_MOST_LOCATIONS]
-    where, classes = where[order], classes[order]
-    boxes = locations.boxes(said["boxes"])[where]
-    limit = boxes.new_tensor([width, height, width, height])
-    boxes = torch.minimum(boxes.clamp(min=0), limit)
-    kept = import_extra("torchvision.ops").batched_nms(boxes, best, classes, _MOST_OVERLAP)[:_MOST_BOXES]
-    return {"boxes": boxes[kept], "labels": classes[kept] + 1, "scores": best[kept]}

@@ -4,38 +4,18 @@ Knows no network. Locations of all levels and images are compared with all boxes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decayfree.study.models.detector import Locations, padded, to_sides
 from decayfree.study.models.libraries import import_extra
 
 _RADIUS = 1.5
 """A location is of a box if it is within so many strides of the middle of the box."""
 _MOST_STRIDES = 8
 """A location's largest distance to a side is between half of so many strides and as many."""
-_LARGEST = 10.0
-"""e to this power, in strides, is beyond any image."""
-
-
-@dataclass(frozen=True)
-class Locations:
-    """Where locations are.
-
-    Attributes:
-        centers: (n_locations, 2), x and y in pixels.
-        strides: (n_locations,), pixels to the next.
-    """
-
-    centers: Tensor
-    strides: Tensor
-
-    def boxes(self, said: Tensor) -> Tensor:
-        """The boxes, in pixels, of logarithms of distances in strides, both (…, n_locations, 4)."""
-        left_top, right_bottom = (said.clamp(max=_LARGEST).exp() * self.strides[:, None]).chunk(2, dim=-1)
-        return torch.cat([self.centers - left_top, self.centers + right_bottom], dim=-1)
 
 
 def fcos_losses(
@@ -58,19 +38,19 @@ def fcos_losses(
     """
     ops = import_extra("torchvision.ops")
     logits, centerness = said["class_logits"], said["centerness"].squeeze(2)
-    boxes, labels = _padded(targets)
+    boxes, labels = padded(targets)
     chosen = _chosen(boxes, labels, locations)  # (n, n_locations), -1 for none
     has_box = chosen >= 0
     image = torch.arange(len(chosen), device=chosen.device)[:, None]
     wanted = torch.where(has_box, labels[image, chosen.clamp(min=0)], 0)
     classes = F.one_hot(wanted, logits.shape[2] + 1)[:, :, 1:].to(logits)
     focal = ops.sigmoid_focal_loss(logits, classes).sum(dim=2)
-    is_learned = has_box | ~_inside_ignored(targets, locations)
+    is_learned = has_box | ~locations.inside_ignored(targets)
     n_with_box = has_box.sum().clamp(min=1)
 
     true_boxes = boxes[image, chosen.clamp(min=0)][has_box]
     at = locations.centers.expand(*chosen.shape, 2)[has_box]
-    central = _centerness(_distances(at, true_boxes))
+    central = _centerness(to_sides(at, true_boxes))
     overlap_loss = ops.generalized_box_iou_loss(locations.boxes(said["boxes"])[has_box], true_boxes)
     return {
         "classification": (focal * is_learned).sum() / n_with_box,
@@ -80,18 +60,10 @@ def fcos_losses(
     }
 
 
-def _padded(targets: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Boxes (n, n_most, 4) and labels (n, n_most) of all images; label 0, at least once, for none."""
-    boxes = [F.pad(one["boxes"], (0, 0, 0, 1)) for one in targets]
-    labels = [F.pad(one["labels"], (0, 1)) for one in targets]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return pad(boxes, batch_first=True), pad(labels, batch_first=True)
-
-
 def _chosen(boxes: Tensor, labels: Tensor, locations: Locations) -> Tensor:
     """Of each location the smallest box that is its own, (n, n_locations), -1 where there is none."""
     stride = locations.strides[:, None]
-    distances = _distances(locations.centers[:, None], boxes[:, None])  # (n, n_locations, n_most, 4)
+    distances = to_sides(locations.centers[:, None], boxes[:, None])  # (n, n_locations, n_most, 4)
     from_middle = (locations.centers[:, None] - (boxes[:, None, :, :2] + boxes[:, None, :, 2:]) / 2).abs()
     largest = distances.amax(dim=3)
     # The finest level has all that are smaller as well, the coarsest all that are larger.
@@ -107,18 +79,6 @@ def _chosen(boxes: Tensor, labels: Tensor, locations: Locations) -> Tensor:
     area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
     smallest, chosen = torch.where(is_own, area[:, None], torch.inf).min(dim=2)
     return torch.where(smallest.isfinite(), chosen, -1)
-
-
-def _inside_ignored(targets: Sequence[Mapping[str, Tensor]], locations: Locations) -> Tensor:
-    nothing = locations.centers.new_zeros(0, 4)
-    ignored = [one.get("ignored", nothing) for one in targets]
-    inside = [(_distances(locations.centers[:, None], boxes) > 0).all(dim=2).any(dim=1) for boxes in ignored]
-    return torch.stack(inside)
-
-
-def _distances(points: Tensor, boxes: Tensor) -> Tensor:
-    """From points (…, 2) to the left, upper, right and lower sides of boxes (…, 4): (…, 4)."""
-    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
 
 
 def _centerness(distances: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ says what it should say.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decayfree.study.models.detector import Detector, Said, Targets
 from decayfree.study.models.residual_body import ResidualBody
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.models.ttfnet_loss import boxes_of, ttfnet_losses
@@ -25,7 +24,7 @@ _LEAST_SCORE = 0.05
 _MOST_BOXES = 100
 
 
-class TTFNet(nn.Module):
+class TTFNet(Detector):
     """A ResNet-18, three transposed convolutions to a stride of 4, and heads for classes and sides of boxes.
 
     CenterNet's network with losses in which every box has many locations, so that it learns in a seventh of
@@ -56,26 +55,27 @@ class TTFNet(nn.Module):
         self.backbone = Backbone(sizes.n_channels, width, first_stride=1 if is_small else 2)
         self.head = Head(self.backbone.n_out, sizes.n_classes)
 
-    def forward(
-        self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
-    ) -> Any:
-        """Losses of a batch, or what is seen in each image; boxes are (n, 4), x₁, y₁, x₂, y₂ in pixels.
+    def places(self, features: Tensor) -> int:
+        """Pixels from one location to the next."""
+        return self.stride
 
-        Args:
-            images: (n, channels, height, width), or as many of one size.
-            targets: Of each image boxes, labels (n_boxes,) and, maybe, boxes of which nothing is learned:
-                ignored.
-        """
-        images = images if isinstance(images, Tensor) else torch.stack(tuple(images))
-        said = {name: values.float() for name, values in self.head(self.backbone(images)).items()}
-        if self.training:
-            assert targets is not None
-            return ttfnet_losses(said, self.stride, targets)
-        height, width = images.shape[-2:]
-        return [
-            _detections({name: values[image] for name, values in said.items()}, self.stride, height, width)
-            for image in range(len(images))
-        ]
+    def losses(self, said: Said, places: int, targets: Targets) -> dict[str, Tensor]:
+        """Of classes and boxes."""
+        return ttfnet_losses(said, places, targets)
+
+    def detections(self, said: Said, places: int, height: int, width: int) -> dict[str, Tensor]:
+        """The boxes at the peaks of at least the least score."""
+        # Peaks are sought among logits: large ones differ where their probabilities are rounded to 1.
+        logits = said["class_logits"]
+        is_peak = logits == F.max_pool2d(logits, 3, stride=1, padding=1)
+        classes, rows, columns = (is_peak & (logits.sigmoid() > _LEAST_SCORE)).nonzero(as_tuple=True)
+        scores = logits[classes, rows, columns].sigmoid()
+        best, order = scores.sort(descending=True, stable=True)
+        best, order = best[:_MOST_BOXES], order[:_MOST_BOXES]
+        classes, rows, columns = classes[order], rows[order], columns[order]
+        boxes = boxes_of(said["sides"], places)[rows, columns].clamp(min=0)
+        boxes = torch.minimum(boxes, boxes.new_tensor([width, height, width, height]))
+        return {"boxes": boxes, "labels": classes + 1, "scores": best}
 
 
 class Backbone(nn.Module):
@@ -116,18 +116,3 @@ class Head(nn.Module):
 def _branch(width: int, n_out: int) -> nn.Sequential:
     kernels = nn.Conv2d(width, width, 3, padding=1, bias=False)
     return nn.Sequential(kernels, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, n_out, 1))
-
-
-def _detections(said: Mapping[str, Tensor], stride: int, height: int, width: int) -> dict[str, Tensor]:
-    """Of one image: the boxes at the peaks of at least the least score, the best first."""
-    # Peaks are sought among logits: large ones differ where their probabilities are rounded to 1.
-    logits = said["class_logits"]
-    is_peak = logits == F.max_pool2d(logits, 3, stride=1, padding=1)
-    classes, rows, columns = (is_peak & (logits.sigmoid() > _LEAST_SCORE)).nonzero(as_tuple=True)
-    scores = logits[classes, rows, columns].sigmoid()
-    best, order = scores.sort(descending=True, stable=True)
-    best, order = best[:_MOST_BOXES], order[:_MOST_BOXES]
-    classes, rows, columns = classes[order], rows[order], columns[order]
-    boxes = boxes_of(said["sides"], stride)[rows, columns].clamp(min=0)
-    boxes = torch.minimum(boxes, boxes.new_tensor([width, height, width, height]))
-    return {"boxes": boxes, "labels": classes + 1, "scores": best}

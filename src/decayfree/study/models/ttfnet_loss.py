@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decayfree.study.models.detector import Locations, padded
 from decayfree.study.models.libraries import import_extra
 
 BOX_WEIGHT = 5.0
@@ -18,8 +19,6 @@ _LEAST = 0.01
 """Locations where a box's Gaussian is at least so large learn its sides."""
 _ALPHA, _BETA = 2, 4
 """Exponents of the focal loss."""
-_LARGEST = 10.0
-"""e to this power, in strides, is beyond any image."""
 
 
 def ttfnet_losses(
@@ -47,7 +46,8 @@ def ttfnet_losses(
     gaussians = gaussians_of(boxes, stride, (logits.shape[-2], logits.shape[-1]))
     wanted = class_maps(gaussians, labels, n_classes=logits.shape[1])
     is_middle = wanted == 1
-    is_learned = is_middle | ~_inside_ignored(targets, stride, (logits.shape[-2], logits.shape[-1]))[:, None]
+    is_ignored = Locations.of([(stride, logits)]).inside_ignored(targets)
+    is_learned = is_middle | ~is_ignored.unflatten(1, (1, *logits.shape[-2:]))
     probability = logits.sigmoid()
     of_middles = (1 - probability) ** _ALPHA * F.logsigmoid(logits)
     of_others = (1 - wanted) ** _BETA * probability**_ALPHA * F.logsigmoid(-logits)
@@ -74,17 +74,8 @@ def ttfnet_losses(
 
 def boxes_of(sides: Tensor, stride: int) -> Tensor:
     """Boxes in pixels, (…, rows, columns, 4), of logarithms of distances in strides, (…, 4, rows, cols)."""
-    distances = sides.clamp(max=_LARGEST).exp().movedim(-3, -1) * stride
-    y, x = ((torch.arange(n, device=sides.device) + 0.5) * stride for n in sides.shape[-2:])
-    at = torch.stack(torch.broadcast_tensors(x, y[:, None]), dim=-1)
-    return torch.cat([at - distances[..., :2], at + distances[..., 2:]], dim=-1)
-
-
-def padded(targets: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Boxes (n, n_most, 4) and labels (n, n_most) of all images; label 0, at least once, for none."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    boxes = pad([F.pad(one["boxes"], (0, 0, 0, 1)) for one in targets], batch_first=True)
-    return boxes, pad([F.pad(one["labels"], (0, 1)) for one in targets], batch_first=True)
+    boxes = Locations.of([(stride, sides)]).boxes(sides.flatten(-2).movedim(-2, -1))
+    return boxes.view(*boxes.shape[:-2], *sides.shape[-2:], 4)
 
 
 def gaussians_of(boxes: Tensor, stride: int, map_size: tuple[int, int]) -> Tensor:
@@ -127,17 +118,3 @@ def _locations(middles: Tensor, map_size: tuple[int, int]) -> Tensor:
     """Column and row of the location in which a middle lies, in strides; the nearest for one outside."""
     limit = torch.tensor([map_size[1] - 1, map_size[0] - 1], device=middles.device)
     return torch.minimum(middles.floor().long().clamp(min=0), limit)
-
-
-def _inside_ignored(
-    targets: Sequence[Mapping[str, Tensor]], stride: int, map_size: tuple[int, int]
-) -> Tensor:
-    """Whether a location's middle is in an ignored box, (n_images, rows, columns)."""
-    inside = []
-    for one in targets:
-        ignored = one.get("ignored", one["boxes"][:0])
-        y, x = ((torch.arange(n, device=ignored.device) + 0.5) * stride for n in map_size)
-        across = (x > ignored[:, :1]) & (x < ignored[:, 2:3])
-        down = (y > ignored[:, 1:2]) & (y < ignored[:, 3:])
-        inside.append((down[:, :, None] & across[:, None, :]).any(dim=0))
-    return torch.stack(inside)
