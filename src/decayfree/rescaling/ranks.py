@@ -100,7 +100,7 @@ class Ranks:
             return
         answers = self.ask(settings, about="attachment", within_s=MEETING_TIME_OUT_S)
         missing = _said_of(answers, "make the WeightRescaling")
-        raise_all(faults_of(MismatchError, [one for one in (missing, answers.differences) if one]))
+        raise_all(faults_of(MismatchError, filter(None, [missing, answers.differences])))
 
     def agree(
         self, settings: Mapping[str, str], radii: dict[str, Tensor], *, takes_first: bool, stacklevel: int
@@ -127,7 +127,7 @@ class Ranks:
         numbers = {name: one.tolist() for name, one in radii.items()} if takes_first else {}
         answers = self.ask({**settings, **own}, about="first step", radii=numbers)
         if self._who[1]:
-            raise_all(faults_of(MismatchError, [answers.differences][: len(answers.differences)]))
+            raise_all(faults_of(MismatchError, filter(None, [answers.differences])))
         missing = _said_of(answers, "take its first step with a WeightRescaling")
         for message in filter(None, (missing, answers.differences)):
             warnings.warn(message, stacklevel=stacklevel + 1)
