@@ -4,6 +4,7 @@ Two processes on gloo; what each of them heard is looked at here.
 """
 
 import json
+import os
 import re
 import time
 import warnings
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import decayfree
 from decayfree.rescaling import ranks
+from support.forked import run_on_two_ranks
 from support.processes import in_processes, needs_gloo
 
 pytestmark = [needs_gloo, pytest.mark.filterwarnings("default")]
@@ -255,3 +257,21 @@ def test_ranks_that_may_train_models_of_their_own_are_told_and_go_on(heard) -> N
         said = one["models of their own"]
         assert said["radius"] == 1 + rank
         assert "radii 1 to 1" in said["warnings"][0]
+
+
+def end_after_check(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo")
+    _, wrs = attached(net())
+    dist.barrier()
+    if rank == 0:
+        time.sleep(0.5)
+    else:
+        ranks._POLL_S = 1.0  # hears the answer long after rank 0, which has the store, could have ended
+    (folder / f"{rank}.json").write_text(json.dumps(wrs.check().problems), encoding="utf-8")
+    os._exit(0)
+
+
+def test_the_first_rank_may_end_right_after_a_check(tmp_path: Path) -> None:
+    run_on_two_ranks(end_after_check, tmp_path)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert said == [[], []]

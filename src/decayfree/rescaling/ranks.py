@@ -190,7 +190,13 @@ class Ranks:
         are_together = store.compare_set(f"{key}/{number}/verdict", "", verdict) == b"together"
         store.compare_set(f"{key}/number", str(number), str(number + 1))
         there = [rank for rank, one in keys.items() if store.check([one])]
-        return {rank: json.loads(store.get(keys[rank])) for rank in there}, are_together
+        said = {rank: json.loads(store.get(keys[rank])) for rank in there}
+        n_heard = store.add(f"{key}/{number}/heard", 1)
+        # The store may end with its first process, and that one right after this.
+        while torch.distributed.get_rank() == 0 and n_heard < len(there) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            n_heard = store.add(f"{key}/{number}/heard", 0)
+        return said, are_together
 
 
 def _said_of(answers: Answers, what: str) -> str:
@@ -199,8 +205,8 @@ def _said_of(answers: Answers, what: str) -> str:
         return ""
     ranks, time_s = listed([str(rank) for rank in answers.missing]), f"{answers.within_s:g} s"
     return (
-        f"rank {ranks} did not {what} of these weights within {time_s} of this one: where ranks train one "
-        "model, do it on every rank, or their weights drift apart"
+        f"rank {ranks} did not {what} of these weights within {time_s} of this one, or ended before it: "
+        "where ranks train one model, do it on every rank, or their weights drift apart"
         if answers.missing
         else f"ranks came more than {time_s} apart to {what} of these weights"
     )
