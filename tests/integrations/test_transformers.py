@@ -172,6 +172,17 @@ def test_a_run_that_is_resumed_is_bitwise_the_one_that_went_on(tmp_path, radius,
     assert [sample.step for sample in samples] == [4, 6]
 
 
+def test_all_matrices_are_recorded_where_they_are_watched(tmp_path):
+    model, found = made("Qwen3")
+    callback = integration.RecorderCallback(decayfree.watch(model, found), every=2)
+    trainer_of(tmp_path, model, [callback], max_steps=2).train()
+    (sample,) = decayfree.dynamics.read_jsonl(tmp_path / "dynamics.jsonl")
+    matrices = {name for name, one in model.named_parameters() if one.ndim > 1}
+    assert sample.weights.keys() == matrices > {weight.name for weight in found}
+    again = integration.RecorderCallback(**json.loads(json.dumps(callback.state()["args"])))
+    assert again.found["weights"] == json.loads(json.dumps(callback.found.to_dict()["weights"]))
+
+
 def test_samples_go_where_the_trainer_logs(tmp_path):
     model, found = made("Qwen3")
     callback = integration.RecorderCallback(found, every=2, sink=lambda sample: trainer.log(sample.brief()))

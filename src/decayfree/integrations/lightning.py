@@ -113,7 +113,7 @@ class WeightRescalingCallback(_AtOptimizers):
             do as well, where statistics are measured.
         include: As for :func:`decayfree.find_invariant`.
         exclude: Likewise.
-        settings: As for :class:`decayfree.WeightRescaling`: ``radius``, ``every``, ``momentum``,
+        settings: As for :class:`decayfree.WeightRescaling`: ``radius``, ``at_most``, ``every``, ``momentum``,
             ``schedule``, ``fused``.
 
     Attributes:
@@ -236,8 +236,8 @@ class RecorderCallback(_AtOptimizers):
     """Record norms, angles and effective learning rates of scale-invariant weights in a Trainer.
 
     One :class:`decayfree.Recorder` on each optimizer that has some of the weights, from the start of training
-    on. Samples go to all loggers of the Trainer, at its ``global_step``, in the mean over the blocks of each
-    weight; to ``dynamics.jsonl`` in its ``default_root_dir`` where it has none.
+    on. Samples go to all loggers of the Trainer, at its ``global_step``, in at most 12 numbers under
+    ``decayfree/``; to ``dynamics.jsonl`` in its ``default_root_dir`` where it has none.
 
     Args:
         inputs: As for :class:`WeightRescalingCallback`, as are ``forward``, ``include`` and ``exclude``. None

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from decayfree.attachment import found_faults
 from decayfree.dynamics.recorder import Recorder
+from decayfree.dynamics.watched import Watched
 from decayfree.errors import InvalidInputError, extra_needed, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.turning import Turning
@@ -161,7 +162,8 @@ class RecorderCallback(_AtOptimizer):
     ``output_dir`` if ``sink`` says nothing else.
 
     Args:
-        found: As for :class:`WeightRescalingCallback`.
+        found: As for :class:`WeightRescalingCallback`; or from :func:`decayfree.watch`, to look at all
+            matrices.
         settings: As for :class:`decayfree.Recorder`.
 
     Attributes:
@@ -172,6 +174,9 @@ class RecorderCallback(_AtOptimizer):
     """
 
     _kind = Recorder
+
+    def __init__(self, found: Invariance | Watched | Mapping[str, Any], **settings: Any) -> None:
+        super().__init__(found.weights if isinstance(found, Watched) else found, **settings)
 
     def _attach(
         self, args: TrainingArguments, around: Mapping[str, Any], found: Invariance, *, is_saved: bool
