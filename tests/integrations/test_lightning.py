@@ -256,6 +256,24 @@ def test_samples_go_to_the_loggers_at_the_trainers_step(tmp_path):
     assert [row[head.index("step")] for row in rows if row[at]] == ["4", "9", "14"]
 
 
+def test_a_function_of_the_module_may_find_the_weights(tmp_path):
+    def head_too(module):
+        return decayfree.find_invariant(module, IMAGES[:8]).by_request({"net.10.weight": "row"})
+
+    callbacks = [
+        WeightRescalingCallback(head_too, radius={"net.10.*": 2.0}),
+        RecorderCallback(decayfree.watch, every=1),
+    ]
+    module = Net()
+    trained(tmp_path, module, callbacks)
+    assert module.net[10].weight.norm(dim=1).tolist() == pytest.approx([2.0] * 3)
+    assert set(callbacks[1].attached[0].last.weights) == {*HELD, "net.10.weight"}
+    with pytest.raises(decayfree.InvalidInputError, match=r"forward, include and exclude.* belong into it"):
+        RecorderCallback(decayfree.watch, exclude=["net.0.*"])
+    with pytest.raises(decayfree.InvalidInputError, match="found must come from"):
+        trained(tmp_path, Net(), [WeightRescalingCallback(lambda module: None)])
+
+
 def test_what_cannot_be_is_said_where_it_is(tmp_path):
     class Another(Net):
         def configure_optimizers(self):

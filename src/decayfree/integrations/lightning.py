@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from decayfree.arguments.wrappers import plain
-from decayfree.attachment import hooked, nothing_in_common, weights_in
+from decayfree.attachment import found_faults, hooked, nothing_in_common, weights_in
 from decayfree.dynamics.recorder import Recorder
 from decayfree.dynamics.samples import Sample
 from decayfree.dynamics.sinks import JsonLines, told
+from decayfree.dynamics.watched import Watched
 from decayfree.errors import InvalidInputError, MismatchError, extra_needed, faults_of, raise_all
 from decayfree.forward import Forward
 from decayfree.invariance.discovery import find_invariant
@@ -52,6 +53,11 @@ class _AtOptimizers(Callback):
     ) -> None:
         self.found: Invariance | None = None
         self.attached: dict[int, Any] = {}
+        if callable(inputs) and (forward or include or exclude):
+            raise InvalidInputError(
+                "inputs is a function that finds the weights by itself: forward, include and exclude, with "
+                "which it is not called, belong into it"
+            )
         self._inputs, self._forward = inputs, forward
         self._choice: dict[str, Any] = {"include": include, "exclude": exclude}
         self._saved: Mapping[int, Any] = {}
@@ -60,7 +66,12 @@ class _AtOptimizers(Callback):
         """Find the weights, before anything is sharded, wrapped or copied."""
         if stage == "fit":
             self._saved = {}
-            self.found = find_invariant(pl_module, self._inputs, forward=self._forward, **self._choice)
+            if callable(self._inputs):
+                found = self._inputs(pl_module)
+                self.found = found.weights if isinstance(found, Watched) else found
+                raise_all(faults_of(InvalidInputError, found_faults(self.found)))
+            else:
+                self.found = find_invariant(pl_module, self._inputs, forward=self._forward, **self._choice)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach: weights and optimizers have what a checkpoint had, and no step was taken."""
@@ -108,7 +119,8 @@ class WeightRescalingCallback(_AtOptimizers):
 
     Args:
         inputs: What the module is called with to find the weights, as for
-            :func:`decayfree.find_invariant`.
+            :func:`decayfree.find_invariant`. Or a function of the module that gives what was found, such as
+            ``lambda module: decayfree.find_invariant(module, images).by_request({"*.fc1": "row"})``.
         forward: ``forward(module, inputs)``, if that is not ``module(inputs)``. A batch of training data must
             do as well, where statistics are measured.
         include: As for :func:`decayfree.find_invariant`.
@@ -241,7 +253,8 @@ class RecorderCallback(_AtOptimizers):
 
     Args:
         inputs: As for :class:`WeightRescalingCallback`, as are ``forward``, ``include`` and ``exclude``. None
-            where one of those is among the callbacks: its weights are recorded.
+            where one of those is among the callbacks: its weights are recorded. With :func:`decayfree.watch`
+            itself, which is a function of the module, all matrices are.
         sink: As for :class:`decayfree.Recorder`, instead of the loggers.
         settings: As for :class:`decayfree.Recorder`.
 

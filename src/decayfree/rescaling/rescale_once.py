@@ -77,7 +77,7 @@ def rescale_(
     """
     raise_all(faults_of(InvalidInputError, model_faults(model) + found_faults(found)))
     weights = [weight for weight in found if not weight.by_request]
-    faults = faults_of(InvalidInputError, radius_faults(radius, [weight.name for weight in weights]))
+    faults = faults_of(InvalidInputError, radius_faults(radius, [weight.name for weight in found]))
     if any(
         isinstance(value, str) for value in (radius.values() if isinstance(radius, Mapping) else [radius])
     ):
