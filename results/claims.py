@@ -13,9 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from keep import HERE, OURS, ROOT, THEIRS, of_method
+from outcomes import by_optimizer, turning_minus_decay
 
 from decayfree.report.numbers.compared import Entry, compare_chosen
-from decayfree.report.numbers.groups import Sweep, study_groups
+from decayfree.report.numbers.groups import StudyGroups, Sweep, study_groups
 from decayfree.report.numbers.pooled import contrasts
 from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import p_value, signed_interval, signed_points
@@ -46,6 +47,7 @@ def claims() -> Iterator[tuple[Path, str]]:
     yield from of_one_experiment()
     yield from over_groups()
     yield from of_powers()
+    yield from of_preset(study_groups(read_study(HERE / "preset")))
     yield from of_off_span_law(read_study(HERE / "figure1"))
     rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
     for path in (FRONT, page("architectures")):
@@ -102,6 +104,24 @@ def of_untuned_decay(study: Study) -> Iterator[tuple[Path, str]]:
     yield FRONT, f"WRS minus that untuned decay is {told(against(ours, untuned))}"
     hot = {cell.weight_decay: 100 * cell.final_test.mean for cell in at_rate(sweeps[THEIRS], 0.3)}
     yield FRONT, f"up to {max(hot.values()) - min(hot.values()):.0f} points at a learning rate of 0.3"
+
+
+def of_preset(groups: StudyGroups) -> Iterator[tuple[Path, str]]:
+    """What one preset of turning is beside tuned decay, over all cells and by optimizer."""
+    whole, _ = turning_minus_decay(groups)
+    differences = {name: told(anew.test.primary.difference) for name, anew in by_optimizer(groups).items()}
+    sgd, adamw, lion = differences.values()
+    for path in (FRONT, ROOT / "docs" / "turning.md"):
+        yield (
+            path,
+            f"turning as it comes minus tuned decay is {told(whole.test.primary.difference)} points",
+        )
+        yield (
+            path,
+            f"over {whole.test.n_groups} cells" if path != FRONT else f"Over {whole.test.n_groups} cells",
+        )
+    yield FRONT, f"With SGD it is {sgd}, with Lion {lion}"
+    yield ROOT / "docs" / "turning.md", f"{sgd} with SGD, {adamw} with AdamW and {lion} with Lion"
 
 
 def of_one_experiment() -> Iterator[tuple[Path, str]]:

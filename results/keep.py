@@ -23,7 +23,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from added import MARK, is_marked, note, planned
-from outcomes import OUTCOMES
+from outcomes import MARGIN, OUTCOMES, inferiority, turning_minus_decay
 
 from decayfree.report import write_report
 from decayfree.report.numbers.compared import REFERENCES, Entry, compare_all, compare_chosen
@@ -48,6 +48,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 UNDER_WAY = HERE / "under-way"
 OURS, THEIRS = REFERENCES
+LACKING = (
+    "intervals over groups are over groups and seeds alone: these runs did not keep which test images are "
+    "right, so that the chance in the images that all groups are scored on is in none."
+)
 
 
 def main() -> None:
@@ -173,10 +177,7 @@ def what_intervals_know(found: Sequence[Contrast]) -> str:
     """Over which samples intervals over groups are."""
     if all(contrast.is_over_images for contrast in found):
         return "On test images intervals over groups are over groups, seeds and these images."
-    return (
-        "Intervals over groups are over groups and seeds alone: these runs did not keep which test images "
-        "are right, so that the chance in the images that all groups are scored on is in none."
-    )
+    return LACKING[0].upper() + LACKING[1:]
 
 
 def heading(columns: Sequence[Column]) -> Iterator[str]:
@@ -223,12 +224,17 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
     )
     yield "|---|--:|--:|--:|--:|--:|--:|--:|---|"
     shown: dict[frozenset[str], str] = {}
-    pooled: list[Contrast] = []
+    without_images: list[str] = []
     for name, study in studies.items():
         groups = study_groups(study)
         if not {OURS, THEIRS} <= {sweep.name for group in groups.groups for sweep in group.sweeps}:
             continue
-        pooled += contrasts(groups)
+        arms = list(
+            dict.fromkeys(one.label for group in groups.groups for one in group.sweeps if one.name == OURS)
+        )
+        whole, groups = groups, without(groups, arms[1:])
+        if not all(contrast.is_over_images for contrast in contrasts(groups)):
+            without_images.append(name)
         entries = compare_chosen(groups).entries
         theirs = of_method(entries, THEIRS)
         accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
@@ -242,7 +248,8 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
         before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
         cells = [
             f"[{name}](results/{name}){f' {MARK}' if note(name) else ''}"
-            + (f" (the runs of {first})" if first != name else ""),
+            + (f" (the runs of {first})" if first != name else "")
+            + (f": {arms[0]}" if len(arms) > 1 else ""),
             str(len(study.runs)),
             *accuracies,
             difference(theirs),
@@ -251,12 +258,44 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
             seen(groups, theirs),
         ]
         yield f"| {' | '.join(cells)} |"
+        if name == "preset":
+            yield primary_of_preset(study, whole)
     yield (
         f"\n{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; "
         "each study's page marks them. Where validation images choose between settings, the difference on "
         "them is a replication that is not quite free."
-        + (f" {what_intervals_know(pooled)}" if pooled else "")
+        + (f" In {', '.join(without_images)}: {LACKING}" if without_images else "")
     )
+
+
+def without(groups: StudyGroups, arms: Sequence[str]) -> StudyGroups:
+    """What is left where some arms, by their labels, are not looked at."""
+    left = (
+        dataclasses.replace(group, sweeps=tuple(one for one in group.sweeps if one.label not in arms))
+        for group in groups.groups
+    )
+    return dataclasses.replace(groups, groups=tuple(left))
+
+
+def primary_of_preset(study: Study, groups: StudyGroups) -> str:
+    """The row of what preset decides: turning, of which nothing is tuned, in the place of WRS."""
+    anew, chose = turning_minus_decay(groups)
+    entries = anew.entries
+    means = [
+        sum(cell.final_test.mean for cell in cells if cell and cell.final_test) / len(entries)
+        for cells in ([one.cell for one in entries], [one.reference for one in entries])
+    ]
+    cells = [
+        "[preset](results/preset): turning as it comes, in the place of WRS, on new seeds",
+        str(len(study.runs)),
+        "–",
+        *(percent(mean, 2) for mean in means),
+        f"{told(anew.test.primary.difference)}, {anew.test.n_groups} groups",
+        told(chose.validation.primary.difference) if chose and chose.validation else "–",
+        "all was planned",
+        f"{inferiority(anew)[0]} (margin {100 * MARGIN:g})",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def of_method(entries: Sequence[Entry], name: str) -> list[Entry]:

@@ -72,16 +72,28 @@ def preset(study: Study) -> Iterator[str]:
     groups = study_groups(study)
     default = "weight decay, published default"
     beside = replace(groups, groups=tuple(_with_default(one, study, default) for one in groups.groups))
-    arms = list(minus_decay(beside))
-    yield from beside_decay(arms)
-    primary = next(anew.test.primary.difference for label, anew, _ in arms if "memory" in label)
-    low = primary.mean if primary.low is None else primary.low
-    verdict = "not inferior" if low > -MARGIN else "not shown to be non-inferior"
+    yield from beside_decay(minus_decay(beside))
+    anew, _ = turning_minus_decay(groups)
+    verdict, where = inferiority(anew)
     yield (
-        f"\n**Primary outcome:** turning as it comes minus tuned decay is {_told(primary)} points; the lower "
-        f"end is {'above' if low > -MARGIN else 'below'} −{100 * MARGIN:g}: {verdict}."
+        "\n**Primary outcome:** turning as it comes minus tuned decay is "
+        f"{_told(anew.test.primary.difference)} points; the lower end is {where} −{100 * MARGIN:g}: "
+        f"{verdict}."
     )
     yield from _trials(budgets_of(groups))
+    yield from _by_optimizer(groups)
+
+
+def turning_minus_decay(groups: StudyGroups) -> tuple[Contrast, Contrast | None]:
+    """Turning with its default memory minus tuned decay, on new seeds and on those that chose."""
+    return next((anew, chose) for label, anew, chose in minus_decay(groups) if "memory" in label)
+
+
+def inferiority(found: Contrast) -> tuple[str, str]:
+    """The verdict on a difference, and on which side of the margin its lower end is."""
+    difference = found.test.primary.difference
+    low = difference.mean if difference.low is None else difference.low
+    return ("not inferior", "above") if low > -MARGIN else ("not shown to be non-inferior", "below")
 
 
 def beside_decay(arms: Iterable[tuple[str, Contrast, Contrast | None]]) -> Iterator[str]:
@@ -171,6 +183,53 @@ def figure1_tuned(study: Study) -> Iterator[str]:
 def of_other_tasks(study: Study) -> Iterator[str]:
     """Every arm minus tuned decay on new seeds, pooled over networks."""
     yield from beside_decay(minus_decay(study_groups(study)))
+
+
+def _by_optimizer(groups: StudyGroups) -> Iterator[str]:
+    yield "\nExploratory, decided after a look: turning minus decay by optimizer, points.\n"
+    yield (
+        "| optimizer | minus tuned decay (new seeds) | least of a cell | minus decay at turning's own "
+        "learning rate, best coefficient by validation | cells |"
+    )
+    yield "|---|--:|--:|--:|--:|"
+    own: dict[str, list[float]] = defaultdict(list)
+    for group in groups.groups:
+        if (found := _at_its_own_rate(group)) is not None:
+            own[_optimizer_of(group)].append(found)
+    for optimizer, anew in by_optimizer(groups).items():
+        yield (
+            f"| {optimizer} | {_told(anew.test.primary.difference)} | "
+            f"{signed_points(min(anew.test.by_group), 2)} | {_told(mean_interval(own[optimizer]))} | "
+            f"{anew.test.n_groups} |"
+        )
+
+
+def by_optimizer(groups: StudyGroups) -> dict[str, Contrast]:
+    """Optimizer -> turning with its default memory minus tuned decay on new seeds, over its cells."""
+    found: dict[str, list[Group]] = defaultdict(list)
+    for group in groups.groups:
+        found[_optimizer_of(group)].append(group)
+    return {
+        optimizer: turning_minus_decay(replace(groups, groups=tuple(of_optimizer)))[0]
+        for optimizer, of_optimizer in found.items()
+    }
+
+
+def _optimizer_of(group: Group) -> str:
+    return group.cells[0].settings.recipe.optimizer.label
+
+
+def _at_its_own_rate(group: Group) -> float | None:
+    """Turning minus decay with the same learning rate for all that has a scale, on seeds that choose."""
+    turning = next(sweep.cells[0] for sweep in group.sweeps if "memory" in sweep.label)
+    decay = next(sweep for sweep in group.sweeps if sweep.name == "weight_decay")
+    same = [cell for cell in decay.cells if cell.learning_rate == turning.learning_rate]
+    done = [cell for cell in same if cell.final_test]
+    if not done or not turning.final_test:
+        return None
+    best = max(done, key=lambda cell: fmean(cell.validation.values()))
+    assert best.final_test
+    return turning.final_test.mean - best.final_test.mean
 
 
 def _in_the_middle(run: Run) -> float:
