@@ -148,6 +148,24 @@ def sharded_on_one_rank(rank: int) -> Heard:
     return {}
 
 
+def state_of_one_rank(rank: int) -> Heard:
+    from torch.distributed.fsdp import fully_shard
+
+    model = net()
+    found = decayfree.find_invariant(model, batch())
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    turning = decayfree.Turning(optimizer, found, steps_per_epoch=5)
+    step(model, optimizer)
+    together = turning.state_dict()
+    if rank == 0:
+        assert str(turning.state_dict()) == str(together)  # without the others, who have not moved either
+    step(model, optimizer)
+    if rank == 0:
+        turning.state_dict()
+    return {}
+
+
 def models_of_their_own(rank: int) -> Heard:
     model = net(seed=rank)
     optimizer, wrs = attached(model, radius=1.0 + rank)
@@ -169,6 +187,7 @@ SCENES: dict[str, Callable[[int], Heard]] = {
     "detached on one rank": detached_on_one_rank,
     "checked on one rank": checked_on_one_rank,
     "sharded on one rank": sharded_on_one_rank,
+    "state of one rank": state_of_one_rank,
     "models of their own": models_of_their_own,
 }
 
@@ -250,6 +269,12 @@ def test_sharded_weights_are_refused_where_a_rank_holds_none(heard) -> None:
     said = heard[0]["sharded on one rank"]
     assert said["error"] == "MismatchError"
     assert "rank 1 did not make the WeightRescaling" in said["message"]
+
+
+def test_a_state_that_is_collected_is_refused_where_a_rank_does_not_ask_for_it(heard) -> None:
+    said = heard[0]["state of one rank"]
+    assert said["error"] == "MismatchError"
+    assert "rank 1 did not call state_dict()" in said["message"]
 
 
 def test_ranks_that_may_train_models_of_their_own_are_told_and_go_on(heard) -> None:
