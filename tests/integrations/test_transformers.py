@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import decayfree
 from support.available import import_or_skip
-from support.forked import run_on_two_ranks
+from support.processes import in_processes
 
 transformers = import_or_skip("transformers")
 integration = import_or_skip("decayfree.integrations.transformers")
@@ -248,7 +248,7 @@ def train_on_rank(rank: int, folder: Path) -> None:
 
 
 def test_ranks_stay_equal_in_ddp(tmp_path):
-    run_on_two_ranks(train_on_rank, tmp_path)
+    in_processes(train_on_rank, 2, tmp_path, meet=False)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     kept = [name for name in first if not name.endswith(("running_mean", "running_var"))]
     assert len(kept) < len(first)

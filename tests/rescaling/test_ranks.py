@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import decayfree
 from decayfree.rescaling import ranks
-from support.forked import run_on_two_ranks
 from support.processes import in_processes, needs_gloo
 
 pytestmark = [needs_gloo, pytest.mark.filterwarnings("default")]
@@ -297,6 +296,6 @@ def end_after_check(rank: int, folder: Path) -> None:
 
 
 def test_the_first_rank_may_end_right_after_a_check(tmp_path: Path) -> None:
-    run_on_two_ranks(end_after_check, tmp_path)
+    in_processes(end_after_check, 2, tmp_path, meet=False)
     said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert said == [[], []]
