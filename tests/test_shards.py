@@ -101,6 +101,12 @@ def _fsdp(model: nn.Module, mesh: Any) -> None:
     fully_shard(model, mesh=mesh)
 
 
+def offloaded(model: nn.Module) -> None:
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
+    fully_shard(model, mesh=mesh_of(2), offload_policy=CPUOffloadPolicy(pin_memory=False))
+
+
 def _parallel(model: nn.Module, mesh: Any) -> None:
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -117,6 +123,7 @@ def both(model: nn.Module) -> None:
 LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], None], int, int]] = {
     "FSDP2 on 2": (convolutions, fsdp(2), 2, 1),
     "FSDP2 on 4": (convolutions, fsdp(4), 4, 1),
+    "FSDP2 on 2, offloaded": (convolutions, offloaded, 2, 1),
     "HSDP 2x2": (convolutions, lambda model: _fsdp(model, mesh_of(2, 2)), 4, 1),
     "TP on 2": (heads, lambda model: _parallel(model, mesh_of(2)), 2, 1),
     "FSDP2 x TP 2x2": (heads, both, 4, 2),
