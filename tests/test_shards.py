@@ -4,6 +4,7 @@ Four processes on gloo; the reference is the same training in this process.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from support.processes import in_processes, needs_gloo
 pytestmark = [needs_gloo, pytest.mark.filterwarnings("default")]
 
 N_STEPS = 4
-SETTINGS: dict[str, dict[str, Any]] = {
-    "radius 2": {"radius": 2.0},
-    "init": {"radius": "init"},
-    "every 2, moments": {"every": 2, "momentum": "scale"},
+SETTINGS: dict[str, Callable[..., decayfree.WeightRescaling]] = {
+    "radius 2": partial(decayfree.WeightRescaling, radius=2.0),
+    "init": partial(decayfree.WeightRescaling, radius="init"),
+    "every 2, moments": partial(decayfree.WeightRescaling, every=2, momentum="scale"),
+    "follow": partial(decayfree.WeightRescaling, schedule="follow"),
+    "turning": partial(decayfree.Turning, steps_per_epoch=2),
 }
 
 
@@ -50,7 +53,7 @@ def convolutions() -> nn.Module:
 
 
 class Heads(nn.Module):
-    """Column-parallel heads of four rows, and a row-parallel weight with a joint bias."""
+    """Column-parallel heads of three rows and a free one, and a row-parallel weight with a joint bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,8 +62,9 @@ class Heads(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         heads = self.heads(inputs).unflatten(-1, (-1, 4))
-        heads = heads / (heads.square().mean(-1, keepdim=True) + 1e-12).sqrt()
-        return self.out(self.norm(self.mix(heads.flatten(-2).relu())))
+        held, free = heads.split([3, 1], dim=-1)
+        held = held / (held.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+        return self.out(self.norm(self.mix(torch.cat([held, free], dim=-1).flatten(-2).relu())))
 
 
 def heads() -> nn.Module:
@@ -97,6 +101,12 @@ def _fsdp(model: nn.Module, mesh: Any) -> None:
     fully_shard(model, mesh=mesh)
 
 
+def offloaded(model: nn.Module) -> None:
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
+    fully_shard(model, mesh=mesh_of(2), offload_policy=CPUOffloadPolicy(pin_memory=False))
+
+
 def _parallel(model: nn.Module, mesh: Any) -> None:
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -113,6 +123,7 @@ def both(model: nn.Module) -> None:
 LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], None], int, int]] = {
     "FSDP2 on 2": (convolutions, fsdp(2), 2, 1),
     "FSDP2 on 4": (convolutions, fsdp(4), 4, 1),
+    "FSDP2 on 2, offloaded": (convolutions, offloaded, 2, 1),
     "HSDP 2x2": (convolutions, lambda model: _fsdp(model, mesh_of(2, 2)), 4, 1),
     "TP on 2": (heads, lambda model: _parallel(model, mesh_of(2)), 2, 1),
     "FSDP2 x TP 2x2": (heads, both, 4, 2),
@@ -121,7 +132,8 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], None], i
 CASES = [
     *((layout, "radius 2") for layout in LAYOUTS),
     *(("FSDP2 on 4", setting) for setting in SETTINGS if setting != "radius 2"),
-    ("FSDP2 x TP 2x2", "every 2, moments"),
+    *(("FSDP2 x TP 2x2", setting) for setting in ("every 2, moments", "follow", "turning")),
+    *((layout, "turning") for layout in ("FSDP2 on 2", "TP on 2", "kernels")),
 ]
 
 
@@ -136,13 +148,14 @@ def trained(model: nn.Module, found: decayfree.Invariance, images: Tensor, setti
         counts.append(seen.get_total_counts())
         return result
 
-    wrs = counted(lambda: decayfree.WeightRescaling(optimizer, found, **SETTINGS[setting]))
+    wrs = counted(lambda: SETTINGS[setting](optimizer, found))
     samples: list[Sample] = []
     recorder = Recorder(optimizer, found, every=N_STEPS, sink=samples.append)
     for _ in range(N_STEPS):
         optimizer.zero_grad()
         model(images).square().mean().backward()
         counted(optimizer.step)
+        optimizer.param_groups[0]["lr"] *= 0.8
     deviation = counted(wrs.check)
     parameters = {
         name: (one.full_tensor() if hasattr(one, "full_tensor") else one).detach()
@@ -153,6 +166,7 @@ def trained(model: nn.Module, found: decayfree.Invariance, images: Tensor, setti
         "parameters": parameters,
         "buffers": dict(model.named_buffers()),
         "radii": wrs.radii,
+        "lengths": wrs.state_dict().get("lengths", {}),
         "largest": deviation.largest,
         "problems": deviation.problems,
         "sample": recorder.last.flat(),
@@ -225,6 +239,10 @@ def test_sharded_weights_are_held_checked_and_recorded_like_whole_ones(
         for kind in ("parameters", "buffers", "radii"):
             for name, tensor in expected[kind].items():
                 assert torch.allclose(mine[kind][name], tensor, rtol=1e-12, atol=1e-13), (kind, name)
+        assert mine["lengths"].keys() == expected["lengths"].keys()
+        for kind in ("sizes", "learning_rates"):
+            for name, tensor in expected["lengths"].get(kind, {}).items():
+                assert torch.allclose(mine["lengths"][kind][name], tensor, rtol=1e-12, atol=0), (kind, name)
         assert mine["problems"] == expected["problems"] == ()
         assert mine["largest"] < 1e-12
         for key, value in expected["sample"].items():

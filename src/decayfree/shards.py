@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -177,6 +177,21 @@ class Spread:
         for member, local, part in zip(self.members, self._locals, parts, strict=True):
             local.mul_(member.spread(part, local))
 
+    @torch.no_grad()
+    def move_(self, before: Sequence[Tensor], along: Tensor, times: Tensor) -> None:
+        """Make of the step that numbers with a label took, from w to w + u, one to w + times·(u − along·w).
+
+        Args:
+            before: What this process had of each of ``members``.
+            along: By label, (n_labels,).
+            times: Likewise.
+        """
+        columns = [self.to_rows(of_labels, none=0.0) for of_labels in (along, times, torch.ones_like(times))]
+        for member, local, old, *parts in zip(self.members, self._locals, before, *columns, strict=True):
+            of_w, of_u, is_moved = (member.spread(part, local) for part in parts)
+            new = old + of_u * (local - old - of_w * old)
+            local.copy_(torch.where(is_moved > 0, new, local))
+
     def to_rows(self, of_labels: Tensor, *, none: float) -> Sequence[Tensor]:
         """One number for each label, (n_labels,), by tensor for each of the rows that this process has."""
         of_rows = torch.nn.functional.pad(of_labels, (0, 1), value=none)[self._all_labels]
@@ -195,13 +210,16 @@ class Spread:
         return list(of_labels.split(self.sizes, dim=-1))
 
 
-def add_up_(parts: Iterable[tuple[Spread, Tensor]], *, everywhere: bool) -> None:
+def add_up_(
+    parts: Iterable[tuple[Spread, Tensor]], *, everywhere: bool, op: Literal["SUM", "MAX"] = "SUM"
+) -> None:
     """Add up in place what each process has of sums, (*, n_labels), in one all-reduce a process group.
 
     Args:
         parts: What sums are over, and the sums.
         everywhere: Whether all processes are to have all sums; else each has right ones of what it has a
             part of, and where no label is on two processes nothing is sent.
+        op: ``"MAX"`` takes the largest that any of them has instead.
     """
     parts = list(parts)
     groups = dict.fromkeys(group for spread, _ in parts for group in spread.groups)
@@ -214,7 +232,7 @@ def add_up_(parts: Iterable[tuple[Spread, Tensor]], *, everywhere: bool) -> None
         if not chosen:
             continue
         sent = torch.cat([sums[..., columns].reshape(-1) for sums, columns in chosen])
-        torch.distributed.all_reduce(sent, group=group)
+        torch.distributed.all_reduce(sent, getattr(torch.distributed.ReduceOp, op), group=group)
         at = 0
         for sums, columns in chosen:
             shape = (*sums.shape[:-1], len(columns))

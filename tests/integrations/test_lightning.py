@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import decayfree
 from support.available import import_or_skip
-from support.forked import run_on_two_ranks
+from support.processes import in_processes
 
 pl = import_or_skip("lightning.pytorch")
 integration = import_or_skip("decayfree.integrations.lightning")
@@ -337,7 +337,7 @@ def train_on_rank(rank: int, folder: Path) -> None:
 
 
 def test_ranks_stay_equal_in_ddp_and_fsdp2_trains_the_same(tmp_path):
-    run_on_two_ranks(train_on_rank, tmp_path)
+    in_processes(train_on_rank, 2, tmp_path, meet=False)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for way in first:
         assert all(map(torch.equal, first[way], second[way])), way

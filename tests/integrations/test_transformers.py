@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import decayfree
 from support.available import import_or_skip
-from support.forked import run_on_two_ranks
+from support.processes import in_processes
 
 transformers = import_or_skip("transformers")
 integration = import_or_skip("decayfree.integrations.transformers")
@@ -222,6 +222,20 @@ def test_a_second_training_goes_on_and_turning_knows_the_epochs(tmp_path):
     assert callback.attached.check().problems == ()
 
 
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_ranks_collect_the_state_of_turning_before_the_first_alone_is_asked(tmp_path, monkeypatch, strategy):
+    model, found = made("Qwen3")
+    callback, collected, asked = integration.TurningCallback(found), [], []
+    collect = integration.Turning.state_dict
+    monkeypatch.setattr(
+        integration.Turning, "state_dict", lambda it: collected.append(it.n_steps) or collect(it)
+    )
+    monkeypatch.setattr(callback, "state", lambda: asked.append(list(collected)) or {})
+    saved = {"save_strategy": strategy, "save_steps": 2, "max_steps": 6}
+    trainer_of(tmp_path, model, [callback], **saved).train()
+    assert [one[-1] for one in asked if one] == ([2, 4, 6] if strategy == "steps" else [6])
+
+
 def train_on_rank(rank: int, folder: Path) -> None:
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
     model, found = made("ResNet", seed=rank)
@@ -234,7 +248,7 @@ def train_on_rank(rank: int, folder: Path) -> None:
 
 
 def test_ranks_stay_equal_in_ddp(tmp_path):
-    run_on_two_ranks(train_on_rank, tmp_path)
+    in_processes(train_on_rank, 2, tmp_path, meet=False)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     kept = [name for name in first if not name.endswith(("running_mean", "running_var"))]
     assert len(kept) < len(first)

@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import decayfree
 from decayfree.rescaling import ranks
-from support.forked import run_on_two_ranks
 from support.processes import in_processes, needs_gloo
 
 pytestmark = [needs_gloo, pytest.mark.filterwarnings("default")]
@@ -148,6 +147,24 @@ def sharded_on_one_rank(rank: int) -> Heard:
     return {}
 
 
+def state_of_one_rank(rank: int) -> Heard:
+    from torch.distributed.fsdp import fully_shard
+
+    model = net()
+    found = decayfree.find_invariant(model, batch())
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    turning = decayfree.Turning(optimizer, found, steps_per_epoch=5)
+    step(model, optimizer)
+    together = turning.state_dict()
+    if rank == 0:
+        assert str(turning.state_dict()) == str(together)  # without the others, who have not moved either
+    step(model, optimizer)
+    if rank == 0:
+        turning.state_dict()
+    return {}
+
+
 def models_of_their_own(rank: int) -> Heard:
     model = net(seed=rank)
     optimizer, wrs = attached(model, radius=1.0 + rank)
@@ -169,6 +186,7 @@ SCENES: dict[str, Callable[[int], Heard]] = {
     "detached on one rank": detached_on_one_rank,
     "checked on one rank": checked_on_one_rank,
     "sharded on one rank": sharded_on_one_rank,
+    "state of one rank": state_of_one_rank,
     "models of their own": models_of_their_own,
 }
 
@@ -252,6 +270,12 @@ def test_sharded_weights_are_refused_where_a_rank_holds_none(heard) -> None:
     assert "rank 1 did not make the WeightRescaling" in said["message"]
 
 
+def test_a_state_that_is_collected_is_refused_where_a_rank_does_not_ask_for_it(heard) -> None:
+    said = heard[0]["state of one rank"]
+    assert said["error"] == "MismatchError"
+    assert "rank 1 did not call state_dict()" in said["message"]
+
+
 def test_ranks_that_may_train_models_of_their_own_are_told_and_go_on(heard) -> None:
     for rank, one in enumerate(heard):
         said = one["models of their own"]
@@ -272,6 +296,6 @@ def end_after_check(rank: int, folder: Path) -> None:
 
 
 def test_the_first_rank_may_end_right_after_a_check(tmp_path: Path) -> None:
-    run_on_two_ranks(end_after_check, tmp_path)
+    in_processes(end_after_check, 2, tmp_path, meet=False)
     said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert said == [[], []]

@@ -147,6 +147,15 @@ class TurningCallback(WeightRescalingCallback):
 
     _kind = Turning
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Collect the state of sharded weights on all ranks: of a checkpoint, the first alone asks for it."""
+        if control.should_save or control.should_evaluate:  # which may be the best, and saved
+            self.attached.state_dict()
+
+    on_epoch_end = on_step_end
+
     def _settings(self, args: TrainingArguments, around: Mapping[str, Any]) -> dict[str, Any]:
         loader = around["train_dataloader"]
         if self.settings.keys() & {"steps_per_epoch", "forgetting"} or not hasattr(loader, "__len__"):

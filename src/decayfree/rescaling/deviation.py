@@ -106,7 +106,7 @@ def deviation_of(
         *others,
         *([in_eval] if (in_eval := mode(found)) else []),
         *(
-            [_off_radius(largest, where)]
+            [_off_radius(largest, where, next(one for one in held if one.name == where), optimizer)]
             if where and is_due and _is_off(largest, parameters.get(where))
             else []
         ),
@@ -170,12 +170,14 @@ def _is_off(largest: float, weight: Tensor | None) -> bool:
     return not largest <= (1e-5 if weight is None else ROUNDING_OF_WEIGHTS.get(weight.dtype, 1e-5))
 
 
-def _off_radius(largest: float, where: str | None) -> str:
+def _off_radius(largest: float, where: str, one: Held, optimizer: Optimizer) -> str:
     if not math.isfinite(largest):
         return f"{where} holds NaN or infinity"
-    return (
-        f"{where} is off its radius by {largest:.2g}: something changed it after the rescale "
-        "(a load, a copy, a hook)"
+    inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return f"{where} is off its radius by {largest:.2g}: " + (
+        "something changed it after the rescale (a load, a copy, a hook)"
+        if one.bias is None or id(one.bias) in inside
+        else "its bias, which is held with it, is not in this optimizer: give it both"
     )
 
 

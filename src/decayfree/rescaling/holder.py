@@ -124,6 +124,7 @@ class Holder:
         norms: Likewise. Norms as last measured, before scaling.
         factors: Likewise. Factors as last applied; 1 where a block was left alone.
         slices: Where each weight's blocks are among them, by name.
+        sharded: Those of the weights that are spread over processes, the last of ``held``.
     """
 
     def __init__(
@@ -152,14 +153,14 @@ class Holder:
         for one, runs in planned:
             pieces += runs or [one]
         self._groups = self._grouped(pieces)
-        self._sharded: ShardedGroup | None = None
+        self.sharded: ShardedGroup | None = None
         if sharded:
             at = slice(self.slices[sharded[0].name].start, None)
             columns = self.targets[at], self.norms[at], self.factors[at]
             # Targets may be known when norms are.
             own = [replace(one, targets=self.targets[self.slices[one.name]]) for one in sharded]
             self.held[-len(own) :] = own
-            self._sharded = ShardedGroup(sharded, *columns, shifts)
+            self.sharded = ShardedGroup(own, *columns, shifts)
         # Backwards: the optimizer has just walked forwards, so that the last weights are still in the cache.
         self._plan = [
             (one, one.measured, one.bias_norms, one.others, one.norms, one.targets, one.factors)
@@ -204,7 +205,7 @@ class Holder:
         """
         if self._in_few_calls:
             distances = [self._hold_without_looking_(group) for group in self._groups]
-            distances += [self._hold_shards_(self._sharded, everywhere)] if self._sharded else []
+            distances += [self._hold_shards_(self.sharded, everywhere)] if self.sharded else []
             return distances[0] if len(distances) == 1 else torch.stack(distances).max()
         # Written flat: at three microseconds an operation, calls and keywords would be a tenth of the whole.
         worst, rounding, norm_of, dtype = 0.0, self._rounding, torch.linalg.vector_norm, self.norms.dtype
@@ -235,7 +236,7 @@ class Holder:
                 torch.add(F.hardshrink(factors.sub_(1.0), rounding), 1.0, out=factors)
             group.scale_()
             worst = max(worst, distance)
-        return max(worst, float(self._hold_shards_(self._sharded, everywhere))) if self._sharded else worst
+        return max(worst, float(self._hold_shards_(self.sharded, everywhere))) if self.sharded else worst
 
     def _hold_shards_(self, group: ShardedGroup, everywhere: bool) -> Tensor:
         group.measure() if everywhere else group.measure_here()
@@ -252,8 +253,8 @@ class Holder:
 
     def _all_groups(self) -> "Iterator[_Group | Batch | ShardedGroup]":
         yield from self._groups
-        if self._sharded is not None:
-            yield self._sharded
+        if self.sharded is not None:
+            yield self.sharded
 
     def careful_factors(self) -> Tensor:
         """Target over norm; 1 where either is 0, where a value is not finite, or where nothing is to do."""

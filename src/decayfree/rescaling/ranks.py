@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -90,16 +90,23 @@ class Ranks:
         """Whether there is nobody to ask."""
         return len(self._who[0]) < 2
 
-    def meet(self, settings: Mapping[str, str]) -> None:
+    def meet(
+        self, settings: Mapping[str, str], *, about: Literal["attachment", "state"] = "attachment"
+    ) -> None:
         """Where norms are sums over ranks, come together first: a collective would wait without end.
+
+        Args:
+            settings: What must be the same everywhere, in words.
+            about: What is to be done together.
 
         Raises:
             MismatchError: If one does not come, or has other settings.
         """
         if self.is_alone or not any(map(is_sharded, self._weights.values())):
             return
-        answers = self.ask(settings, about="attachment", within_s=MEETING_TIME_OUT_S)
-        missing = _said_of(answers, "make the WeightRescaling")
+        is_start = about == "attachment"
+        answers = self.ask(settings, about=about, within_s=MEETING_TIME_OUT_S if is_start else TIME_OUT_S)
+        missing = _said_of(answers, "make the WeightRescaling" if is_start else "call state_dict()")
         raise_all(faults_of(MismatchError, filter(None, [missing, answers.differences])))
 
     def agree(

@@ -26,6 +26,9 @@ from decayfree.errors import (
 )
 from decayfree.optimizers import OPTIMIZERS, Correlation, nearest_row
 from decayfree.rescaling.held import Held
+from decayfree.rescaling.holder import Holder
+from decayfree.rescaling.sharded import ShardedGroup
+from decayfree.shards import local_of
 
 # This share of the running mean square of an update's norm stays from step to step. Steps of ten or so are
 # alike; over a hundred, updates of Adagrad shrink by more than they scatter.
@@ -57,40 +60,54 @@ class StepLengths:
     def __init__(
         self, optimizer: Optimizer, weights: Mapping[str, Tensor], full_rate: float | None = None
     ) -> None:
-        groups = {name: group_of(weight, optimizer) for name, weight in weights.items()}
+        self._groups = {name: group_of(weight, optimizer) for name, weight in weights.items()}
         self._full_rates = {
             name: full_rate or float(group.get("max_lr") or group.get("initial_lr") or group["lr"])
-            for name, group in groups.items()
+            for name, group in self._groups.items()
         }
         if not all(self._full_rates.values()):
             raise InvalidInputError("a learning rate of 0 is no full rate to follow: pass full_rate=")
         self._before: dict[str, list[Tensor]] = {}
 
     def see(self, held: Iterable[Held]) -> None:
-        """Look at weights before a step."""
-        self._before = {one.name: [tensor.detach().clone() for tensor in one.tensors] for one in held}
+        """Look at weights before a step; of sharded ones, at what this process has."""
+        self._before = {one.name: [local_of(tensor).clone() for tensor in one.tensors] for one in held}
 
     @torch.no_grad()
-    def change_(self, held: Sequence[Held], optimizer: Optimizer, n_steps: int) -> None:
+    def change_(self, holders: Sequence[Holder], optimizer: Optimizer, n_steps: int) -> None:
         """Make the step that was taken as long as it shall be.
 
         Args:
-            held: The weights after it, not yet on their norms.
+            holders: Of the weights after it, not yet on their norms.
             optimizer: That took it.
             n_steps: How many there were before.
         """
-        for one in held:
-            group = group_of(one.weight, optimizer)
-            if float(group["lr"]) > 0 and one.name in self._before:
-                self._change_one_(one, group, optimizer.state[one.weight], n_steps)
+        group_by_id = {id(entry): group for group in optimizer.param_groups for entry in group["params"]}
+        for holder in holders:
+            self._groups |= {one.name: group_by_id[id(one.weight)] for one in holder.held}
+        for holder in holders if self._before else ():
+            for one in holder.held:
+                if not one.is_sharded and self._rate(one) > 0:
+                    self._change_one_(one, optimizer, n_steps)
+            if holder.sharded is not None:
+                before = [tensor for one in holder.sharded.held for tensor in self._before[one.name]]
+                self._change_shards_(holder.sharded, before, optimizer, n_steps)
         self._before = {}
 
-    def _change_one_(
-        self, one: Held, group: Mapping[str, Any], state: Mapping[str, Any], n_steps: int
-    ) -> None:
+    def _change_one_(self, one: Held, optimizer: Optimizer, n_steps: int) -> None:
         before, update = self._before_and_update(one)
-        update.scale_(torch.full_like(one.targets, self._share(one, group) ** -0.5))
+        update.scale_(self._times(one))
         self._take_(one, before, update)
+
+    def _change_shards_(
+        self, group: ShardedGroup, before: Sequence[Tensor], optimizer: Optimizer, n_steps: int
+    ) -> None:
+        times = torch.cat([self._times(one) for one in group.held])
+        group.move_(before, torch.zeros_like(times), times)
+
+    def _times(self, one: Held) -> Tensor:
+        share = self._share(one)
+        return torch.full_like(one.targets, share**-0.5 if share > 0 else 1.0)
 
     def _before_and_update(self, one: Held) -> tuple[Part, Part]:
         weight, *bias = self._before[one.name]
@@ -102,8 +119,11 @@ class StepLengths:
         add_(update, before)
         one.put_in_(update)
 
-    def _share(self, one: Held, group: Mapping[str, Any]) -> float:
-        return float(group["lr"]) / self._full_rates[one.name]
+    def _rate(self, one: Held) -> float:
+        return float(self._groups[one.name]["lr"])
+
+    def _share(self, one: Held) -> float:
+        return self._rate(one) / self._full_rates[one.name]
 
     def __repr__(self) -> str:
         rates = sorted(set(self._full_rates.values()))
@@ -171,7 +191,8 @@ class Angles(StepLengths):
     Attributes:
         forgotten: D so far.
         angles_rad: By parameter name, θ of the last step.
-        learning_rates: By parameter name, (n_blocks,), at which the optimizer alone would have taken it.
+        learning_rates: By parameter name, (n_blocks,), at which the optimizer alone would have taken it; 0
+            for blocks that other processes have.
 
     Raises:
         InvalidInputError: If nobody knows how long the optimizer's steps remember a gradient.
@@ -190,30 +211,57 @@ class Angles(StepLengths):
     def __repr__(self) -> str:
         return f"{super().__repr__()}, {self._pace}"
 
-    def change_(self, held: Sequence[Held], optimizer: Optimizer, n_steps: int) -> None:
-        super().change_(held, optimizer, n_steps)
-        shares = [self._share(one, group_of(one.weight, optimizer)) for one in held]
+    def change_(self, holders: Sequence[Holder], optimizer: Optimizer, n_steps: int) -> None:
+        super().change_(holders, optimizer, n_steps)
+        shares = [self._share(one) for holder in holders for one in holder.held]
         self.forgotten += max((self._pace.forgetting(n_steps, share) for share in shares), default=0.0)
 
-    def _change_one_(
-        self, one: Held, group: Mapping[str, Any], state: Mapping[str, Any], n_steps: int
-    ) -> None:
-        forgetting = self._pace.forgetting(n_steps, self._share(one, group))
-        angle = math.sqrt(2 * forgetting / self._correlation(group, state))
-        self.angles_rad[one.name] = angle
+    def _change_one_(self, one: Held, optimizer: Optimizer, n_steps: int) -> None:
         before, update = self._before_and_update(one)
         along = before.each(torch.clone)
         along.scale_(quotient(update.dots(before), one.targets.square()))
         add_(update, along, alpha=-1)
-        rate = float(group["lr"])
-        squares = (update.norms() / rate).square()
+        update.scale_(self._times_aside(one, update.norms(), optimizer, n_steps))
+        self._take_(one, before, update)
+
+    def _change_shards_(
+        self, group: ShardedGroup, before: Sequence[Tensor], optimizer: Optimizer, n_steps: int
+    ) -> None:
+        # ‖u − kw‖² = ‖u‖² − 2k⟨w, u⟩ + k²‖w‖², k = ⟨w, u⟩/R²: sums of the step as the optimizer took it, so
+        # that they are added up once. What of an update is shorter than 1e-8 of the whole is rounding.
+        sums = group.sums_of_step(before)
+        squares, dots, of_step = sums
+        along = quotient(dots, group.targets.square())
+        aside = (of_step - along * (2 * dots - along * squares)).clamp(min=0.0).sqrt().to(group.targets.dtype)
+        along, times = along.to(group.targets.dtype), torch.ones_like(group.targets)
+        parts = zip(group.held, *map(group.by_weight, (aside, along, times)), strict=True)
+        for one, of_one, along_one, times_one in parts:
+            if self._rate(one) > 0:
+                times_one.copy_(self._times_aside(one, of_one, optimizer, n_steps))
+            else:
+                along_one.zero_()
+        group.move_(before, along, times, sums)
+
+    def _times_aside(self, one: Held, norms: Tensor, optimizer: Optimizer, n_steps: int) -> Tensor:
+        """How much longer an update gets, (n_blocks,), of which these norms are aside of the weight."""
+        settings, rate = self._groups[one.name], self._rate(one)
+        forgetting = self._pace.forgetting(n_steps, self._share(one))
+        angle = math.sqrt(2 * forgetting / self._correlation(settings, optimizer.state[one.weight]))
+        self.angles_rad[one.name] = angle
+        squares = (norms / rate).square()
         seen = self._sizes.get(one.name, torch.zeros_like(squares))
         mean = torch.where(seen > 0, torch.lerp(squares, seen, _AVERAGING), squares)
         self._sizes[one.name] = torch.where(squares > 0, mean, seen)
         rates = quotient(one.targets * math.tan(angle), mean.sqrt())
         self.learning_rates[one.name] = torch.where(one.targets > 0, rates, rate)
-        update.scale_(self.learning_rates[one.name] / rate)
-        self._take_(one, before, update)
+        return self.learning_rates[one.name] / rate
+
+    def tell_all_(self, group: ShardedGroup) -> None:
+        """Let all processes have what each remembers of its blocks."""
+        for table in (self._sizes, self.learning_rates):
+            of_all = [table.get(one.name, torch.zeros_like(one.targets)) for one in group.held]
+            told = group.by_weight(group.largest(torch.cat(of_all)))
+            table |= {one.name: own for one, own in zip(group.held, told, strict=True) if one.name in table}
 
     def state_dict(self) -> dict[str, Any]:
         sizes = {name: sizes.detach().clone() for name, sizes in self._sizes.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -103,11 +103,28 @@ class Turning(WeightRescaling):
         raise_all(faults_of(InvalidInputError, said))
         pace = _pace(steps_per_epoch, memory_epochs, forgetting, total_steps, schedule)
         self._make_angles = partial(Angles, pace=pace, full_rate=full_rate)
+        self._collected_at = 0
         super().__init__(optimizer, found, radius=radius, copies=copies)
 
     def _step_lengths(self, schedule: str) -> Angles:
         self._angles = self._make_angles(self.optimizer, self._weights_by_name())
         return self._angles
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of :class:`WeightRescaling`; of sharded weights it is collected, so that every rank has to call.
+
+        Until the next step, what was collected is known.
+
+        Raises:
+            MismatchError: If one of the ranks does not call it within 20 seconds.
+        """
+        groups = [holder.sharded for holder in self._holders if holder.sharded is not None]
+        if groups and self._collected_at != self.n_steps:
+            self._ranks.meet(self._settings(), about="state")
+            for group in groups:
+                self._angles.tell_all_(group)
+            self._collected_at = self.n_steps
+        return super().state_dict()
 
     @property
     def forgotten(self) -> float:
@@ -123,7 +140,8 @@ class Turning(WeightRescaling):
     def learning_rates(self) -> dict[str, Tensor]:
         """By parameter name, (n_blocks,): at which the optimizer alone would have taken the last step.
 
-        One with the usual size of updates, from the norms that are held.
+        One with the usual size of updates, from the norms that are held. Of a sharded weight those of blocks
+        of which this process has a part; 0 for the others.
         """
         return {name: rates.clone() for name, rates in self._angles.learning_rates.items()}
 

@@ -226,7 +226,7 @@ class WeightRescaling(Attached):
             InvalidInputError: If a value in it is outside what is allowed. After an error nothing has
                 changed.
         """
-        raise_all(state_faults(state, self.state_dict()))
+        raise_all(state_faults(state, WeightRescaling.state_dict(self)))  # of this rank: no other is asked
         raise_all(setting_faults(state["every"], state["momentum"], self.fused, state["at_most"]))
         if self._lengths:
             raise_all(self._lengths.state_faults(state["lengths"], self._planned()))
@@ -328,7 +328,7 @@ class WeightRescaling(Attached):
             raise_all(faults_of(InvalidInputError, self._moment_faults()))
         self._make_current()
         if self._lengths:
-            self._lengths.change_(self._planned(), self.optimizer, self.n_steps - 1)
+            self._lengths.change_(self._holders, self.optimizer, self.n_steps - 1)
         # This may be a step that was skipped, as only the device knows: nothing moved, and factors are
         # exactly 1.
         is_due = self._steps.is_multiple_of(self.every)
