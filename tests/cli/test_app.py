@@ -322,7 +322,7 @@ def test_a_model_without_a_normalization_is_no_error(zoo: str) -> None:
         ("net", ["--input", "4,x"], "expected a shape such as 4,3,64,64, got '4,x'"),
         ("net", ["--input", "4,3,8,8", "--include", "nothing.*"], "nothing.*"),
         ("token_model", ["--input", "8,16"], "do not fit Sequential"),
-        ("nett", ["--input", "4,3,8,8"], "has no 'nett'; did you mean net?"),
+        ("nett", ["--input", "4,3,8,8"], "there is no 'nett'; did you mean net?"),
         ("net", [], "--input"),
     ],
 )

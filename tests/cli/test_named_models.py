@@ -31,6 +31,16 @@ number = 3
 """
 
 
+WIDE = """
+from torch import nn
+
+def net(width, bias=True, sides=()):
+    made = nn.Linear(width, 2, bias=bias)
+    made.sides = sides
+    return made
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -57,18 +67,50 @@ def test_a_ready_model_is_put_in_train_mode(here: Path) -> None:
     assert build_named("named_by_a_test:ready").training
 
 
+def test_arguments_are_typed_as_toml_has_them(here: Path) -> None:
+    (here / "wide.py").write_text(WIDE, encoding="utf-8")
+    model = build_named("./wide.py:net", args=["width=8", "bias=false", "sides=[1, 2]"])
+    assert isinstance(model, nn.Linear)
+    assert (model.in_features, model.bias, model.sides) == (8, None, (1, 2))
+    assert (
+        repr(build_named("wide:net", args=["width=3"])) == "Linear(in_features=3, out_features=2, bias=True)"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["width", "width=", "width=relu", "=8", "a b=8", "width=8\nb=3", "width=2020-01-01"]
+)
+def test_an_argument_that_is_none_is_said(here: Path, text: str) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"--arg .*: expected NAME=VALUE with a value as TOML has it"
+    ) as told:
+        build_named("named_by_a_test:net", args=["w", text])
+    assert str(told.value).count("--arg ") == 2
+
+
+def test_a_library_gets_arguments() -> None:
+    import_or_skip("timm")
+    model = build_named("timm:vit_tiny_patch16_224", args=["img_size=64", "depth=1"])
+    assert model.pos_embed.shape[1] == 17  # 4 × 4 patches and the class
+    with pytest.raises(InvalidInputError, match="could not be built: TypeError"):
+        build_named("timm:resnet10t", args=["no_such_argument=1"])
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet18", r"expected torchvision:NAME, timm:NAME or package\.module:factory, got 'resnet18'"),
+        (
+            "resnet18",
+            r"expected torchvision:NAME, timm:NAME, package\.module:NAME or \./file\.py:NAME, got 'resnet18'",
+        ),
         (":net", "expected torchvision:NAME"),
         ("named_by_a_test:", "expected torchvision:NAME"),
-        ("named_by_a_test:nets", r"named_by_a_test has no 'nets'; did you mean net\?"),
-        ("named_by_a_test:number", "neither a model nor a function that returns one, but 3"),
-        ("named_by_a_test:fails", "could not be built: TypeError: three things are missing"),
-        ("named_by_a_test:returns_a_number", r"returned int, expected a torch\.nn\.Module"),
+        ("named_by_a_test:nets", r"named_by_a_test:nets: there is no 'nets'; did you mean net\?"),
+        ("named_by_a_test:number", "expected a class or a function that gives a torch.nn.Module, got 3"),
+        ("named_by_a_test:fails", "named_by_a_test:fails raised TypeError: three things are missing"),
+        ("named_by_a_test:returns_a_number", r"expected to give a torch\.nn\.Module, got int"),
         ("no_such_module:net", "no module named 'no_such_module'.*looked in"),
-        ("broken_by_a_test:net", "broken_by_a_test cannot be imported: ZeroDivisionError"),
+        ("broken_by_a_test:net", "broken_by_a_test:net cannot be imported: ZeroDivisionError"),
         ("needs_by_a_test:net", "no module named 'no_such_package'"),
     ],
 )

@@ -368,5 +368,5 @@ def test_faults_are_told_together():
 
 def test_a_model_is_built_only_where_all_else_is_right(zoo):
     words = (*ADAMW, "--model", f"{zoo}:nothing", "--input", "4,3,8,8")
-    assert "has no 'nothing'" in call(*words)[2]
-    assert "has no 'nothing'" not in call(*words, "--fan-in", "9")[2]
+    assert "there is no 'nothing'" in call(*words)[2]
+    assert "there is no 'nothing'" not in call(*words, "--fan-in", "9")[2]

@@ -210,7 +210,7 @@ def test_a_device_that_is_not_there_is_found_out_before_any_run_starts(
         (["run", "figure1", "--size", "huge"], "huge"),
         (["run", "figure1", "--seeds", "0"], "--seeds"),
         (["run"], "Missing argument"),
-        (["show", "figure2"], "expected a built-in study, one of figure1"),
+        (["show", "figure2"], "figure2 is neither a file nor a built-in study, which are figure1"),
         (["report", "nowhere"], "no study in nowhere"),
         (["list", "nowhere"], "no study in nowhere"),
         (["tune", "FILE"], "--trials"),
@@ -437,5 +437,5 @@ def test_files_that_were_set_aside_are_told(
     monkeypatch.setattr("decayfree.study.runner.run_study.run_study", Damaged())
     code, text, _ = call("study", "run", str(file), "--out", str(tmp_path / "out"))
     assert code == 0
-    assert "1 run had damaged files, set aside in their folders, and began anew:" in text
+    assert "Files of 1 run were set aside in their folders, and the runs begun anew:" in text
     assert "no decay, seed 0: metrics.jsonl was cut off" in text

@@ -95,6 +95,8 @@ def _judge(function: Callable[..., Any], given: Mapping[str, object], ranges: Ma
 
 def kind_fault(name: str, hint: Any, value: object, within: Range | None = None) -> str | None:
     """What is wrong with a value by its annotation, and by its range where it is a number."""
+    if type(value) is hint and hint is not float and within is None:  # nearly all of them
+        return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if fits(hint, value) and (within is None or not is_number or within[0] <= value <= within[1]):  # type: ignore[operator]
         return None
@@ -153,7 +155,7 @@ def words(hint: Any) -> str:
         return f"a {'tuple' if origin is tuple else 'list'} ({_name(hint)})"
     if origin is Mapping:
         return f"a table ({_name(hint)})"
-    return _WORDS.get(hint) or f"a {_name(hint)}"
+    return _WORDS.get(hint) or getattr(hint, "in_words", None) or f"a {_name(hint)}"
 
 
 def _fits_inside(hint: Any, value: object) -> bool:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from decayfree.cli.options import (
     FAILED,
     FORMS,
+    ArgsOption,
     JobsOption,
     JsonOption,
     TokensOption,
@@ -115,6 +116,7 @@ def inspect(
         list[str],
         option("SHAPE", "Shape of a random input, as in 4,3,64,64; once for each input.", "--input"),
     ],
+    arg: ArgsOption = None,
     tokens: TokensOption = None,
     include: Annotated[
         list[str] | None, option("PATTERN", "Show only weights that this pattern matches; may be repeated.")
@@ -127,15 +129,15 @@ def inspect(
 ) -> None:
     """Show which weights of a model are scale-invariant, and why the others are not.
 
-    The model is built with random weights, in train mode; nothing is downloaded. A module in the current
-    directory can be named.
+    The model is built with random weights, in train mode; nothing is downloaded. A file or a module in the
+    current directory can be named: it is imported, so that its code runs.
     """
     with errors_told(DecayFreeError):
         from decayfree.invariance.discovery import find_invariant
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            built, inputs = _named(model, input, tokens=tokens, seed=seed)
+            built, inputs = _named(model, input, arg, tokens=tokens, seed=seed)
             found = find_invariant(built, inputs, include=include, exclude=exclude or (), seed=seed)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
@@ -178,6 +180,7 @@ def recipe(
     input: Annotated[
         list[str] | None, option("SHAPE", "Shape of a random input for the model.", "--input")
     ] = None,
+    arg: ArgsOption = None,
     tokens: Annotated[int | None, count("Make the inputs whole numbers below this.")] = None,
     as_json: Annotated[bool, flag("--json", "Print JSON instead of text.")] = False,
 ) -> None:
@@ -216,7 +219,7 @@ def recipe(
             gradient_norm=gradient_norm,
             find=None
             if model is None
-            else lambda: find_invariant(*_named(model, input or [], tokens=tokens, seed=0)),
+            else lambda: find_invariant(*_named(model, input or [], arg, tokens=tokens, seed=0)),
             faults=_apart("--model and --input", "--model torchvision:resnet18", model, input),
         )
     if as_json:
@@ -232,7 +235,7 @@ def _apart(names: str, example: str, model: str | None, shapes: list[str] | None
 
 
 def _named(
-    model: str, shapes: list[str], *, tokens: int | None, seed: int
+    model: str, shapes: list[str], args: list[str] | None, *, tokens: int | None, seed: int
 ) -> "tuple[nn.Module, tuple[Tensor, ...]]":
     """The model that is asked for, and random inputs for it."""
     from decayfree.cli.named_models import build_named, random_input
@@ -240,7 +243,7 @@ def _named(
     inputs = tuple(
         random_input(shape, n_tokens=tokens, seed=seed + index) for index, shape in enumerate(shapes)
     )
-    return build_named(model, seed=seed), inputs
+    return build_named(model, seed=seed, args=args or ()), inputs
 
 
 @app.command()
@@ -253,6 +256,7 @@ def verify(
         list[str] | None,
         option("SHAPE", "Shape of a random input for MODEL, as in 4,3,64,64.", "--input"),
     ] = None,
+    arg: ArgsOption = None,
     tokens: TokensOption = None,
     steps: Annotated[int, count("Length of each short training of MODEL.", least=2)] = 6,
     seed: Annotated[int, option("N", "Seeds weights, inputs and batches.")] = 0,
@@ -270,7 +274,7 @@ def verify(
         apart = _apart("MODEL and --input", "decayfree verify torchvision:resnet18", model, input)
         raise_all(faults_of(InvalidInputError, apart))
         with console.status("measuring") as status:
-            for check in _checks(model, input or [], tokens=tokens, n_steps=steps, seed=seed):
+            for check in _checks(model, input or [], arg, tokens=tokens, n_steps=steps, seed=seed):
                 checks.append(check)
                 status.update(f"measuring: {len(checks)} statements done")
     passed = all(check.passed for check in checks)
@@ -283,7 +287,13 @@ def verify(
 
 
 def _checks(
-    model: str | None, shapes: list[str], *, tokens: int | None, n_steps: int, seed: int
+    model: str | None,
+    shapes: list[str],
+    args: list[str] | None,
+    *,
+    tokens: int | None,
+    n_steps: int,
+    seed: int,
 ) -> "Iterator[Check]":
     from decayfree.theory.verification import verify, verify_model
 
@@ -291,7 +301,7 @@ def _checks(
         from decayfree.cli.verify import tinted_digits
 
         return verify(*tinted_digits(), seed=seed)
-    return verify_model(*_named(model, shapes, tokens=tokens, seed=seed), n_steps=n_steps, seed=seed)
+    return verify_model(*_named(model, shapes, args, tokens=tokens, seed=seed), n_steps=n_steps, seed=seed)
 
 
 def _show_checks(checks: "list[Check]", elapsed_s: float, *, explain: bool) -> None:

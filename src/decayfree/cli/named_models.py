@@ -3,42 +3,56 @@
 It never downloads: models come with random weights. It does not look inside a model.
 """
 
-import importlib
 import math
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.address import Address, Args, looking_in
 from decayfree.cli.options import FORMS
-from decayfree.errors import InvalidInputError, closest
+from decayfree.errors import InvalidInputError, faults_of, raise_all
 
-Factory = Callable[[], Any]
 _MAX_NUMBERS, _MAX_DIMENSIONS = 1 << 28, 16
 
 
-def build_named(name: str, *, seed: int = 0) -> nn.Module:
+def build_named(name: str, *, seed: int = 0, args: Sequence[str] = ()) -> nn.Module:
     """Build a model in train mode with random weights; the global random state stays as it was.
 
-    A factory is called without arguments; a module that lies in the current directory can be imported, and
-    the name of a ready model works too.
+    A file or a module in the current directory can be named, and the name of a ready model works too.
+
+    Args:
+        name: As `FORMS` says.
+        seed: Seeds the weights.
+        args: What it is built with, ``NAME=VALUE`` each, values as TOML has them.
 
     Raises:
         InvalidInputError: If there is no such model, or it cannot be built.
         MissingExtraError: If the package that holds it is not installed.
     """
-    source, separator, rest = name.partition(":")
-    if not (separator and source and rest):
+    source, _, rest = name.partition(":")
+    is_of_library = source in ("torchvision", "timm") and bool(rest)
+    address = Address.taken(name)
+    if not is_of_library and not isinstance(address, Address):
         raise InvalidInputError(f"expected {FORMS}, got {name!r}")
     _check_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    given = _typed(args)
+    with torch.random.fork_rng(devices=[]), looking_in(None):
         torch.manual_seed(seed)  # a module may make models while it is imported
-        factory = _factory(source, rest)
-        torch.manual_seed(seed)  # whatever its import has drawn
-        return _built(name, factory).train()
+        if not is_of_library:
+            ready = address.thing()
+            torch.manual_seed(seed)  # whatever its import has drawn
+            model = ready if isinstance(ready, nn.Module) and not given else _own(address, given)
+        else:
+            # Studies are heavy to import: only names of libraries wait for them.
+            from decayfree.study.models.libraries import library_factory
+
+            factory = library_factory(source, rest, args=given)
+            torch.manual_seed(seed)
+            model = _built(name, factory)
+        return model.train()
 
 
 def random_input(shape: str, *, n_tokens: int | None = None, seed: int = 0) -> Tensor:
@@ -75,48 +89,34 @@ def _check_seed(seed: int) -> None:
         raise InvalidInputError(f"seed must be a whole number of 64 bits, got {seed}")
 
 
-def _factory(source: str, rest: str) -> Factory:
-    # Studies are heavy to import: only names of libraries wait for them.
-    if source not in ("torchvision", "timm"):
-        return _factory_in_module(source, rest)
-    from decayfree.study.models.libraries import library_factory
-
-    return library_factory(source, rest)
-
-
-def _factory_in_module(module_name: str, attribute: str) -> Factory:
-    module = _import_from_here(module_name)
-    known = [key for key in vars(module) if not key.startswith("_")]
-    if not hasattr(module, attribute):
-        raise InvalidInputError(f"{module_name} has no {attribute!r}{closest(attribute, known)}")
-    factory: Factory | nn.Module = getattr(module, attribute)
-    if isinstance(factory, nn.Module):
-        return lambda: factory
-    if not callable(factory):
-        raise InvalidInputError(
-            f"{module_name}:{attribute} is neither a model nor a function that returns one, but {factory!r}"
-        )
-    return factory
-
-
-def _built(name: str, factory: Factory) -> nn.Module:
-    try:
-        model = factory()
-    except Exception as error:  # whatever a factory raises, its name must be in the message
-        raise InvalidInputError(f"{name} could not be built: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
+def _own(address: Address, args: Mapping[str, Any]) -> nn.Module:
+    model: nn.Module = address.call(args=args, gives=nn.Module, said="a torch.nn.Module")
     return model
 
 
-def _import_from_here(name: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+def _built(name: str, factory: Callable[[], Any]) -> nn.Module:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        hint = "" if error.name != name else f" (looked in {here} and where Python's packages are)"
-        raise InvalidInputError(f"no module named {error.name!r}{hint}; models are named {FORMS}") from error
-    except Exception as error:  # whatever a module raises while it is imported
-        raise InvalidInputError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+        model: nn.Module = factory()
+    except Exception as error:  # whatever a library raises, the model's name must be in the message
+        raise InvalidInputError(f"{name} could not be built: {type(error).__name__}: {error}") from error
+    return model
+
+
+def _typed(args: Sequence[str]) -> dict[str, Any]:
+    """Arguments by name; all that are none at once."""
+    found: dict[str, Any] = {}
+    faults = []
+    for text in args:
+        name, _, value = text.partition("=")
+        try:
+            given = tomllib.loads(f"value = {value}")
+            if not name.isidentifier() or len(given) > 1:
+                raise ValueError
+            found |= Args.of({name: given["value"]}).to_dict()
+        except ValueError:
+            faults.append(
+                f"--arg {text}: expected NAME=VALUE with a value as TOML has it: width=8, bias=false, "
+                "'act=\"relu\"'"
+            )
+    raise_all(faults_of(InvalidInputError, faults))
+    return found

@@ -14,7 +14,7 @@ from decayfree.dynamics.samples import without_nan
 from decayfree.errors import DecayFreeError
 
 FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
-FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
+FORMS = "torchvision:NAME, timm:NAME, package.module:NAME or ./file.py:NAME"
 """How a model is named."""
 
 
@@ -34,6 +34,10 @@ def flag(name: str, help: str) -> Any:
 
 
 TokensOption = Annotated[int | None, count("Make the inputs whole numbers below this, for token models.")]
+ArgsOption = Annotated[
+    list[str] | None,
+    option("NAME=VALUE", "What the model is built with, as TOML has it: width=8; may be repeated.", "--arg"),
+]
 JsonOption = Annotated[bool, flag("--json", "Print JSON instead of the table.")]
 JobsOption = Annotated[int, count("Trainings at a time, each with its share of the cores.")]
 

@@ -18,12 +18,14 @@ from decayfree.cli.study_progress import (
     run_and_report,
     say_how_to_go_on,
     show_page,
+    tell_differing,
     tell_failed,
     tell_left_out,
+    tell_own,
     watching,
 )
 from decayfree.cli.study_tables import list_builtin, list_runs, tuned_budgets, tuned_table
-from decayfree.errors import DecayFreeError, InvalidInputError, closest
+from decayfree.errors import InvalidInputError, closest
 
 if TYPE_CHECKING:
     from decayfree.study.search.tuning import TuneOutcome
@@ -79,6 +81,7 @@ def run(
 
         spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
         folder = out or Path(Path(study).stem)
+        tell_own(spec)
         _look_for_data(spec, on_cluster=ray is not None)
         _tell_what_is_there(grown(spec, folder), folder)
         code = run_and_report(spec, folder, n_jobs=jobs, same_command=as_typed(context), ray_address=ray)
@@ -106,21 +109,27 @@ def list_(
             status, spec = study_status(out), StudySpec.load(out / "study.toml")
             list_runs(spec, status, as_json=as_json)
             tell_left_out(out, spec)
+            tell_differing(out, spec)
 
 
 @app.command()
 def show(
-    study: Annotated[str, typer.Argument(metavar="NAME", help="A built-in study.")],
+    study: Named,
     size: SizeOption = None,
     resolved: Annotated[bool, flag("--resolved", "Write every setting out, defaults included.")] = False,
 ) -> None:
-    """Print a built-in study as TOML, with the claims it is held against: a start for a file of your own."""
-    from decayfree.study.builtin.specs import builtin_spec, builtin_text
+    """Print a study as TOML, with the claims it is held against: a start for a file of your own.
 
-    chosen = size or "small"
-    with errors_told(DecayFreeError):
-        text = builtin_spec(study, chosen).to_toml() if resolved else builtin_text(study, chosen)
-    typer.echo(text, nl=False)
+    Of a file it says what code of its author's runs when the study is run, and runs none.
+    """
+    from decayfree.study.builtin.specs import BUILTIN, builtin_text
+
+    with errors_told():
+        spec = _spec(study, size=size, device=None, seeds=None, data_dir=None)
+        is_file = study not in BUILTIN
+        text = Path(study).read_text(encoding="utf-8") if is_file else builtin_text(study, size or "small")
+    tell_own(spec)
+    typer.echo(spec.to_toml() if resolved else text, nl=False)
 
 
 @app.command()
@@ -139,6 +148,7 @@ def report(
         spec = spec_in(out)
         show_page(out, Console(), reference=reference)
         tell_left_out(out, spec)
+        tell_differing(out, spec)
 
 
 @app.command()
@@ -178,6 +188,7 @@ def tune(
         spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
         folder = out or Path(Path(study).stem)
         ranges = Ranges(None if lr is None else _range("--lr", lr), _range("--weight-decay", weight_decay))
+        tell_own(spec)
         _look_for_data(spec, on_cluster=ray is not None)
         asked: dict[str, Any] = {"n_trials": trials, "methods": method, "n_test_seeds": test_seeds}
         if ray is not None:
@@ -212,30 +223,43 @@ def _spec(
 
 def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
     """Raise before anything runs if the images or the device are not there; a cluster looks for its own."""
+    from decayfree.arguments.address import looking_in
     from decayfree.study.data.loading import load
     from decayfree.study.models.sizes import Sizes
-    from decayfree.study.tasks.table import TASKS
+    from decayfree.study.run_settings import library_of
+    from decayfree.study.runner.own_check import check_own
+    from decayfree.study.tasks.table import task_of
     from decayfree.study.training.building import device_of
 
+    check_own(spec, with_data=not on_cluster)
     if on_cluster:
         return
     recipes = {run.recipe for run in spec.runs()}
     for recipe in {recipe.device: recipe for recipe in recipes}.values():
         device_of(recipe)
-    for task, data in {(recipe.task, recipe.data) for recipe in recipes}:
-        load(data, spec.data_dir, task=task)
-    for task, model, data in {(one.task, one.model, one.data) for one in recipes if ":" in one.model.name}:
-        # A library's network may not exist, or not take such images.
-        dataset = load(data, spec.data_dir, task=task)
-        height, width = dataset.train.pixels.shape[-2:]
-        TASKS[task].build(model, Sizes(n_classes=dataset.n_classes, image_size=(height, width)), 0)
+    with looking_in(spec.source_dir):
+        for task, data in {(recipe.task, recipe.data) for recipe in recipes}:
+            load(data, spec.data_dir, task=task)
+        for recipe in {(one.task, one.model, one.data): one for one in recipes}.values():
+            if library_of(recipe.model.name):  # which may have no such network, or one for other images
+                dataset = load(recipe.data, spec.data_dir, task=recipe.task)
+                height, width = dataset.train.pixels.shape[-2:]
+                sizes = Sizes(n_classes=dataset.n_classes, image_size=(height, width))
+                task_of(recipe).build(recipe.model, sizes, 0)
 
 
 def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:
     """What becomes of the runs that a folder holds, where its spec differs from what is asked for now."""
     from decayfree.study.files.checkpoint import read_state
     from decayfree.study.files.results import run_directory
+    from decayfree.study.runner.own_check import changed_sources
 
+    for said in changed_sources(spec, out):
+        typer.echo(
+            f"Warning: {said}. They stay as they are, and the page says so: to compare like with like, put "
+            "the source back, or use another folder.",
+            err=True,
+        )
     path = out / "study.toml"
     if not path.is_file() or path.read_bytes() == spec.to_toml().encode():
         tell_left_out(out, spec)

@@ -92,7 +92,7 @@ def _show_results(outcome: "StudyOutcome", out: Path, console: Console) -> int:
     if outcome.set_aside:
         n = len(outcome.set_aside)
         console.print(
-            f"{n} run{'s' * (n != 1)} had damaged files, set aside in their folders, and began anew:",
+            f"Files of {n} run{'s' * (n != 1)} were set aside in their folders, and the runs begun anew:",
             highlight=False,
         )
         for said in outcome.set_aside[:MAX_REASONS]:
@@ -139,6 +139,30 @@ def tell_left_out(out: Path, spec: "StudySpec") -> None:
         f"them out: {', '.join(named)}. With the spec that they were made by they are back.",
         err=True,
     )
+
+
+def tell_own(spec: "StudySpec") -> None:
+    """Say, beside the output, what code of its author's a spec runs, and from where; runs none of it."""
+    named = spec.own()
+    if not named:
+        return
+    folder = Path(spec.source_dir or ".").resolve()
+    typer.echo("This study runs code of its author's; run it only if you trust who wrote it:", err=True)
+    for address, settings in named.items():
+        where = f" in {folder}" if address.startswith("./") else ""
+        typer.echo(f"  {address}{where} ({', '.join(settings)})", err=True)
+
+
+def tell_differing(out: Path, spec: "StudySpec") -> None:
+    """Say, beside the output, what runs in a folder had several sources of; by their records alone."""
+    from decayfree.study.files.archive import folder_of_runs
+    from decayfree.study.files.results import sources_in
+    from decayfree.study.files.sources import differing
+
+    if spec.own():
+        with folder_of_runs(out) as folder:
+            for said in differing(sources_in(folder, spec)):
+                typer.echo(f"Warning: {said}.", err=True)
 
 
 def clock(seconds: float) -> str:

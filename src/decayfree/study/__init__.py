@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from decayfree.study.files.status import StudyStatus as StudyStatus
     from decayfree.study.files.status import study_status as study_status
     from decayfree.study.optimizers import equilibrium_at as equilibrium_at
+    from decayfree.study.own_method import OwnMethod as OwnMethod
     from decayfree.study.run_settings import DataSpec as DataSpec
     from decayfree.study.run_settings import ModelSpec as ModelSpec
     from decayfree.study.run_settings import OptimizerSpec as OptimizerSpec

@@ -24,12 +24,14 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decayfree.arguments.address import Address, Args
 from decayfree.arguments.kinds import checked
 from decayfree.equilibrium import Equilibrium, sgd
 from decayfree.errors import InvalidInputError, MissingExtraError, faults_of, raise_all
 from decayfree.methods.method import Method
 from decayfree.methods.weight_decay import WeightDecay
 from decayfree.optimizers import in_studies
+from decayfree.study.own import own
 from decayfree.study.run_settings import OptimizerSpec, Recipe
 
 ParamGroups = list[dict[str, Any]]
@@ -52,15 +54,32 @@ def build_optimizer(
         MissingExtraError: If it comes from a package that is not there.
     """
     raise_all(faults_of(InvalidInputError, optimizer_faults(spec, method)))
-    made = spec.in_studies
-    settings = {"lr": learning_rate, **_settings(spec, made.settings)}
+    settings = {"lr": learning_rate}
+    if not isinstance(spec.name, Address):
+        settings |= _settings(spec, spec.in_studies.settings)
     replaced = method.optimizer(spec.name, groups, settings)
     if replaced is not None:
         return replaced
+    if isinstance(spec.name, Address):
+        return _own(spec, groups, learning_rate)
+    made = spec.in_studies
     kind = _class(made.package, in_studies()[spec.name].classes.split()[0])
     if made.is_for_matrices:
         return kind(_with_adamw(groups, spec, learning_rate))
     return kind(groups, **settings, **made.fast)
+
+
+def _own(spec: OptimizerSpec, groups: ParamGroups, learning_rate: float) -> Optimizer:
+    """The user's; one that would not decay what it is asked to decay is refused."""
+    assert isinstance(spec.name, Address)
+    args = Args.of({"lr": learning_rate, **dict(spec.args)})
+    optimizer: Optimizer = own("optimizer.name", spec.name, groups, args=args)
+    if "weight_decay" not in optimizer.defaults and any(group["weight_decay"] for group in groups):
+        raise InvalidInputError(
+            f"optimizer.name: {spec.name} has no weight_decay among its defaults, so it would not decay what "
+            "is to be decayed: use a method without decay and rest_weight_decay = 0"
+        )
+    return optimizer
 
 
 def optimizer_faults(spec: OptimizerSpec, method: Method) -> list[str]:
@@ -125,7 +144,8 @@ def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | N
     Returns:
         The angle of a step at that balance, √(2ηλ/(1+μ)) to first order in ηλ, and how many steps it takes to
         come there; None under a method without decay, which has no such balance, for optimizers other than
-        SGD, and where decay alone would turn a weight around in one step.
+        SGD, under a schedule of the user's own, which is not run for it, and where decay alone would turn a
+        weight around in one step.
 
     References:
         Wan et al., "Spherical Motion Dynamics", 2021, arXiv 2006.08419.
@@ -133,6 +153,8 @@ def equilibrium_at(method: Method, recipe: Recipe, step: int) -> Equilibrium | N
     """
     optimizer = recipe.optimizer
     if not isinstance(method, WeightDecay) or method.weight_decay == 0 or optimizer.name != "sgd":
+        return None
+    if isinstance(recipe.schedule, Address):
         return None
     learning_rate = recipe.learning_rate_at(step)
     if learning_rate * method.weight_decay >= 1:

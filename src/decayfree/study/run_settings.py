@@ -9,16 +9,17 @@ import hashlib
 import json
 import math
 import typing
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from decayfree.arguments.kinds import kind_fault
+from decayfree.arguments.address import FORMS, Address, Args
 from decayfree.errors import closest
 from decayfree.methods.method import ADDED, Method
 from decayfree.optimizers import InStudies, in_studies
+from decayfree.study.checked_settings import CheckedSettings, SettingsTold
+from decayfree.study.own import OWN, own
 
 TaskName = Literal["classification", "segmentation", "detection", "counting"]
 DATA_OF_TASK: Mapping[str, tuple[str, ...]] = {
@@ -58,96 +59,17 @@ MODELS_OF_TASK: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 OWN_MODELS = tuple(name for own, _ in MODELS_OF_TASK.values() for name in own)
 
 
-class _Told:
-    """What is wrong, but for what rests on a value that could not be read."""
-
-    def __init__(self, settings: "_Checked", unread: Collection[str]) -> None:
-        self.faults: list[str] = []
-        self._settings, self._unread = settings, unread
-
-    def unless(self, is_right: bool, fields: str, sentence: str) -> None:
-        """Tell it unless it is right.
-
-        Args:
-            is_right: Whether it is.
-            fields: Dotted names of all that the check looks at, divided by spaces; it is told of the first.
-            sentence: What was expected and what was found.
-        """
-        names = fields.split()
-        if not is_right and not any(is_unread(name, self._unread) for name in names):
-            self.faults.append(f"{names[0]}: {sentence}")
-
-    def each(self, fields: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
-        """Tell each of these fields, divided by spaces, whose value is not what is wanted."""
-        for name in fields.split():
-            value = getattr(self._settings, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            self.unless(is_number and is_right(value), name, f"expected {wanted}, got {value}")
-
-    def part(self, name: str) -> None:
-        """Tell what is wrong with the settings in this field."""
-        if not is_unread(name, self._unread):
-            faults = getattr(self._settings, name).faults(unread_in(name, self._unread))
-            self.faults += [f"{name}.{fault}" for fault in faults]
-
-
-class _Checked(ABC):
-    """Settings that say what is wrong with them."""
-
-    def faults(self, unread: Collection[str] = ()) -> list[str]:
-        """What is wrong here and in the parts, one sentence each, beginning with the field's dotted name.
-
-        Args:
-            unread: Dotted names of fields that hold a stand-in for what could not be read; nothing that rests
-                on one is told.
-        """
-        hints = _hints(type(self))
-        wrong = {
-            name: fault
-            for name, hint in hints.items()
-            if (fault := kind_fault(name, hint, getattr(self, name)))
-        }
-        if wrong:  # what else is to be said rests on kinds
-            kinds = {
-                name: fault.replace(f"{name} must be", f"{name}: expected", 1)
-                for name, fault in wrong.items()
-            }
-            return [fault for name, fault in kinds.items() if not is_unread(name, unread)]
-        told = _Told(self, unread)
-        self._check(told)
-        return told.faults
-
-    @abstractmethod
-    def _check(self, told: _Told) -> None:
-        """Tell all of it."""
-
-
-_NUMBER = int | float
-
-
-@lru_cache
-def _hints(cls: type) -> Mapping[str, Any]:
-    hints = typing.get_type_hints(cls)
-    # Numbers that are not finite have their own sentence.
-    names = [entry.name for entry in dataclasses.fields(cls)]
-    return {name: _NUMBER if hints[name] is float else hints[name] for name in names}
-
-
-def is_unread(field: str, unread: Collection[str]) -> bool:
-    """Whether a field, or the table that it is in, is among those that could not be read."""
-    return any(field == one or field.startswith(f"{one}.") for one in unread)
-
-
-def unread_in(part: str, unread: Collection[str]) -> set[str]:
-    """The names, within a table, of those in it that could not be read."""
-    return {one.removeprefix(f"{part}.") for one in unread if one.startswith(f"{part}.")}
+def library_of(model: str) -> str:
+    """The library whose model this names; empty for others."""
+    library, _, name = model.partition(":")
+    return library if library in LIBRARY_NAMES and name else ""
 
 
 @dataclass(frozen=True)
-class DataSpec(_Checked):
+class DataSpec(CheckedSettings):
     """Which images, how many of them to train on, and what is done to them."""
 
-    name: DataName = "digits"
+    name: DataName | Address = "digits"
     n_train: int = 400
     n_validation: int = 0
     """So many more images of the training part are scored and not trained on: settings are chosen by them."""
@@ -176,8 +98,16 @@ class DataSpec(_Checked):
     """So many tasks follow each other evenly over the run: in each but the first the classes change their
     names, by a permutation that is drawn by the run's seed.
     """
+    args: Args = field(default=Args(), metadata=ADDED)
+    """What a data set of one's own is called with."""
+    augmentation: Literal[""] | Address = field(default="", metadata=ADDED)
+    """One's own, after the others: it is called with a batch."""
+    augmentation_args: Args = field(default=Args(), metadata=ADDED)
+    """What it is called with besides."""
 
-    def _check(self, told: _Told) -> None:
+    def _check(self, told: SettingsTold) -> None:
+        told.only_with_an_address("args", "name")
+        told.only_with_an_address("augmentation_args", "augmentation")
         told.each("n_train n_test n_tasks", "at least 1", lambda n: n >= 1)
         told.each("image_size", "at most 4,096 pixels", lambda n: n <= 4096)
         told.each("blank_channels", "at most 2 of the 3", lambda n: n <= 2)
@@ -189,7 +119,7 @@ class DataSpec(_Checked):
             f"expected at least the {self.n_train + self.n_validation} images that are taken out of it, or 0",
         )
         told.each("label_noise", "a share from 0 to 1", lambda share: 0 <= share <= 1)
-        has_a_size = self.name in HAVE_A_SIZE
+        has_a_size = self.name in HAVE_A_SIZE or isinstance(self.name, Address)
         told.unless(
             has_a_size or self.image_size != 0,
             "image_size name",
@@ -203,22 +133,30 @@ class DataSpec(_Checked):
 
 
 @dataclass(frozen=True)
-class ModelSpec(_Checked):
+class ModelSpec(CheckedSettings):
     """Which network and how large."""
 
     name: str = "vgg4-bn"
-    """One of the networks of ``decayfree.study.models``, or ``timm:NAME`` and the like."""
+    """One of the networks of ``decayfree.study.models``, ``timm:NAME`` and the like, or one's own."""
     width_factor: float = 1.0
     """Channels of each layer over the published network's; 1 for those of libraries, which set theirs."""
     batch_norm: Literal["live", "frozen"] = field(default="live", metadata=ADDED)
     """``frozen``: BatchNorms of the backbone stay in eval mode, their gains and biases as they are."""
     backbone: str = field(default="", metadata=ADDED)
     """A file with the state of the backbone to begin with, as ``torch.save`` writes it; none where empty."""
+    args: Args = field(default=Args(), metadata=ADDED)
+    """What a library's network, or one's own, is built with besides."""
 
-    def _check(self, told: _Told) -> None:
-        library, _, name = self.name.partition(":")
-        if self.name not in OWN_MODELS and not (library in LIBRARY_NAMES and name):
-            known = _one_of((*OWN_MODELS, *(f"{one}:NAME" for one in LIBRARY_NAMES)))
+    def _named(self, value: Any) -> Any:
+        return str(value) if isinstance(value, str) and library_of(value) else Address.taken(value)
+
+    def _check(self, told: SettingsTold) -> None:
+        is_ours = ":" not in self.name
+        told.unless(
+            not (is_ours and self.args), "args name", f"{self.name} takes none, got {dict(self.args)}"
+        )
+        if self.name not in OWN_MODELS and not library_of(self.name) and not isinstance(self.name, Address):
+            known = _one_of((*OWN_MODELS, *(f"{one}:NAME" for one in LIBRARY_NAMES), *FORMS))
             meant = closest(self.name, OWN_MODELS)
             told.unless(False, "name", f"expected {known}; got {self.name!r}{meant}")
         told.each("width_factor", "a finite number above 0", lambda factor: 0 < factor < math.inf)
@@ -231,10 +169,10 @@ class ModelSpec(_Checked):
 
 
 @dataclass(frozen=True)
-class OptimizerSpec(_Checked):
+class OptimizerSpec(CheckedSettings):
     """Which optimizer; settings that it does not have are not looked at."""
 
-    name: OptimizerName = "sgd"
+    name: OptimizerName | Address = "sgd"
     momentum: float = 0.9
     """Of sgd, rmsprop and muon."""
     nesterov: bool = False
@@ -245,10 +183,12 @@ class OptimizerSpec(_Checked):
     """Of the same; lion's authors use 0.99. It is rmsprop's smoothing constant as well."""
     eps: float = 1e-8
     """Of all that divide by gradients they remember."""
+    args: Args = field(default=Args(), metadata=ADDED)
+    """Of one's own."""
 
     @property
     def in_studies(self) -> InStudies:
-        """How it is made."""
+        """How it is made, unless it is one's own."""
         made = in_studies()[self.name].study
         assert made is not None
         return made
@@ -256,16 +196,22 @@ class OptimizerSpec(_Checked):
     @property
     def label(self) -> str:
         """What a table says: SGD, momentum 0.9."""
+        if isinstance(self.name, Address):
+            return self.name.label(self.args)
         if self.name != "sgd":
             return self.in_studies.label
         if self.momentum == 0:
             return "SGD"
         return f"SGD, {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"
 
-    def _check(self, told: _Told) -> None:
+    def _check(self, told: SettingsTold) -> None:
+        told.only_with_an_address("args", "name")
         told.each("momentum beta1 beta2", "at least 0 and below 1", lambda share: 0 <= share < 1)
         told.unless(
-            not self.nesterov or self.momentum != 0 or "nesterov" not in self.in_studies.settings,
+            not self.nesterov
+            or self.momentum != 0
+            or isinstance(self.name, Address)
+            or "nesterov" not in self.in_studies.settings,
             "nesterov momentum name",
             "needs a momentum above 0",
         )
@@ -273,13 +219,15 @@ class OptimizerSpec(_Checked):
 
 
 @dataclass(frozen=True)
-class Recipe(_Checked):
+class Recipe(CheckedSettings):
     """All that decides a run beside its method and its seed."""
 
-    task: TaskName = "classification"
+    task: TaskName | Address = "classification"
     learning_rate: float = 0.1
-    schedule: Literal["cosine", "constant", "step"] = "cosine"
-    """``step`` is a tenth after half of the steps and a hundredth after three quarters."""
+    schedule: Literal["cosine", "constant", "step"] | Address = "cosine"
+    """``step`` is a tenth after half of the steps and a hundredth after three quarters; one's own is called
+    with the share of the steps that is done.
+    """
     n_cycles: int = field(default=1, metadata=ADDED)
     """The schedule runs so many times, one after the other: warm restarts."""
     n_warmup_epochs: float = 0.0
@@ -309,6 +257,10 @@ class Recipe(_Checked):
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    task_args: Args = field(default=Args(), metadata=ADDED)
+    """What a task of one's own is called with."""
+    schedule_args: Args = field(default=Args(), metadata=ADDED)
+    """What a schedule of one's own is called with besides."""
 
     @property
     def n_steps_per_epoch(self) -> int:
@@ -333,13 +285,17 @@ class Recipe(_Checked):
         return step * self.data.n_tasks // max(self.n_steps, 1)
 
     def _scheduled(self, share_done: float) -> float:
+        if isinstance(self.schedule, Address):
+            return float(own("schedule", self.schedule, share_done, args=self.schedule_args))
         if self.schedule == "constant":
             return 1.0
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * share_done))
         return 1.0 if share_done < 0.5 else 0.1 if share_done < 0.75 else 0.01
 
-    def _check(self, told: _Told) -> None:
+    def _check(self, told: SettingsTold) -> None:
+        told.only_with_an_address("task_args", "task")
+        told.only_with_an_address("schedule_args", "schedule")
         told.each("n_epochs batch_size n_cycles", "at least 1", lambda n: n >= 1)
         told.each("n_epochs n_samples", "at most 1,000,000", lambda n: n <= 1_000_000)
         told.each("n_samples", "at least 1 (the end)", lambda n: n >= 1)
@@ -361,24 +317,28 @@ class Recipe(_Checked):
             f"expected at most the {self.data.n_train} training images, got {self.batch_size}",
         )
 
-    def _check_task(self, told: _Told) -> None:
+    def _check_task(self, told: SettingsTold) -> None:
         """Tell what data, network or settings are not for the task."""
-        data, (own, libraries) = DATA_OF_TASK[self.task], MODELS_OF_TASK[self.task]
+        known = "classification" if isinstance(self.task, Address) else self.task
+        data, (ours, libraries) = DATA_OF_TASK[known], MODELS_OF_TASK[known]
         told.unless(
-            self.data.name in data,
+            self.data.name in data or isinstance(self.data.name, Address),
             "data.name task",
-            f"expected {_one_of(data)} for {self.task}; got {self.data.name!r}"
+            f"expected {_one_of((*data, *FORMS))} for {self.task}; got {self.data.name!r}"
             f"{closest(self.data.name, data)}",
         )
-        library, _, name = self.model.name.partition(":")
-        known = (*own, *(f"{one}:NAME" for one in libraries))
+        models = (*ours, *(f"{one}:NAME" for one in libraries), *FORMS)
         told.unless(
-            self.model.name in own or bool(library in libraries and name) or bool(self.model.faults()),
+            self.model.name in ours
+            or library_of(self.model.name) in libraries
+            or isinstance(self.model.name, Address)
+            or isinstance(self.task, Address)
+            or bool(self.model.faults()),
             "model.name task",
-            f"expected {_one_of(known)} for {self.task}; got {self.model.name!r}"
-            f"{closest(self.model.name, own)}",
+            f"expected {_one_of(models)} for {self.task}; got {self.model.name!r}"
+            f"{closest(self.model.name, ours)}",
         )
-        if self.task == "classification":
+        if known == "classification":
             return
         for field_name, default in _OF_CLASSIFICATION.items():
             part, _, name = field_name.rpartition(".")
@@ -434,8 +394,24 @@ class RunSettings:
         head, *rest = name.split(".")
         value: Any = getattr(self, head) if head in ("seed", "method") else getattr(self.recipe, head, None)
         for part in rest:
-            value = getattr(value, part, None)
+            table = dict(value) if isinstance(value, Args) else None
+            value = getattr(value, part, None) if table is None else table.get(part)
         return value
+
+    def addresses(self) -> dict[str, Address]:
+        """What of it is the user's own, by the dotted name of the setting."""
+        named = {path: self.at(path) for path in OWN}
+        return {path: value for path, value in named.items() if isinstance(value, Address)}
+
+    def sources(self) -> dict[str, dict[str, str]]:
+        """Of which source that is, and of which version a library's network; runs nothing."""
+        found = {path: {"name": str(one), **one.source().to_dict()} for path, one in self.addresses().items()}
+        library = library_of(self.recipe.model.name)
+        if library:
+            package = "segmentation_models_pytorch" if library == "smp" else library
+            source = Address(f"{package}:NAME").source()
+            found["model.name"] = {"name": self.recipe.model.name, "version": source.version, "sha256": ""}
+        return found
 
     def flat(self) -> dict[str, Any]:
         """All settings by dotted name: ``method.name``, ``method.radius``, ``seed``, ``optimizer.name``."""
@@ -463,7 +439,9 @@ def plain(settings: Any, *, is_key: bool = False) -> dict[str, Any]:
         value = getattr(settings, entry.name)
         if is_key and "is_added" in entry.metadata and value == entry.default:
             continue
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Args):
+            value = value.to_dict()
+        elif dataclasses.is_dataclass(value):
             value = plain(value, is_key=is_key)
         elif type(value) is int and entry.name in _numbers(settings.__class__):
             value = float(value)

@@ -17,6 +17,7 @@ from decayfree.study.runner.process_pool import Job, Report
 from decayfree.study.runner.ray_pool import ClusterError
 from decayfree.study.training.loop import train
 from support.available import import_or_skip
+from support.own_parts import SOURCE, TEXT, written
 from support.small_study import recipe
 from support.study_files import assert_same_files
 
@@ -133,6 +134,28 @@ def test_a_task_gets_what_its_run_has_left_and_the_norms_that_it_replays(tmp_pat
         f"runs/{decay.key}/norms.f32": b"norms.f32",
         f"runs/{scaling.key}/last.pt": b"last.pt",
     }
+
+
+def test_a_task_gets_the_files_of_the_user_and_not_what_is_installed(tmp_path):
+    (run,) = written(tmp_path, text=TEXT.replace("./mine.py:Steps", "torch.optim:SGD")).runs()
+    job = Job(run, tmp_path / "out", None, record_norms=False, n_threads=1, source_dir=tmp_path)
+    assert on_ray._files_needed(job) == {"sources/mine.py": SOURCE.encode()}
+
+
+@pytest.mark.slow
+def test_what_is_the_users_own_trains_on_a_node_that_does_not_have_it(cluster, tmp_path):
+    (tmp_path / "spec").mkdir()
+    spec = written(tmp_path / "spec")
+
+    def gone(*_):
+        (tmp_path / "spec" / "mine.py").unlink(missing_ok=True)  # sent already, and there is no other
+
+    cluster, _ = cluster
+    (run,) = spec.runs()
+    train(run, tmp_path / "here", source_dir=tmp_path / "spec")
+    outcome = run_study(spec, tmp_path / "cluster", ray_address=cluster.address, on_progress=gone)
+    assert (outcome.n_done, outcome.reasons) == (1, ())
+    assert_same_files(run, tmp_path / "cluster", tmp_path / "here")
 
 
 def test_files_come_back_in_an_order_in_which_a_kill_does_no_harm(tmp_path, monkeypatch):

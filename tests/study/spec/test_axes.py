@@ -225,7 +225,7 @@ def test_all_faults_of_axes_and_overrides_are_told_at_once():
         ),
         (
             {"recipe": dataclasses.replace(RECIPE, model=ModelSpec("vgg5"))},
-            "torchvision:NAME or smp:NAME; got 'vgg5'",
+            "smp:NAME, package.module:NAME or ./file.py:NAME; got 'vgg5'",
         ),
         (
             {

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from decayfree.arguments.address import FORMS
 from decayfree.methods import METHODS as ALL_METHODS
 from decayfree.methods import WRS, LearningRateScaling, NoTreatment, WeightDecay
 from decayfree.study import DataSpec, ModelSpec, OptimizerSpec, Recipe, SpecError, StudySpec
@@ -68,11 +69,12 @@ def test_all_faults_of_a_file_are_reported_at_once_with_the_known_keys():
         "seeds: expected a list of whole numbers, got [0, 'one']",
         f"recipe.learning_rte: no such key; known keys: {names(Recipe)}; did you mean learning_rate or "
         "rest_learning_rate?",
-        "recipe.schedule: expected one of cosine, constant, step; got 'linear'",
+        "recipe.schedule: expected one of cosine, constant, step, package.module:NAME, ./file.py:NAME; "
+        "got 'linear'",
         "recipe.n_epochs: expected a whole number, got 1.5",
         "recipe.data: expected a table, got 3",
         "recipe.model.width_factor: expected a number, got True",
-        f"methods[0].name: expected one of {', '.join(ALL_METHODS)}; got 'sgdx'",
+        f"methods[0].name: expected one of {', '.join((*ALL_METHODS, *FORMS))}; got 'sgdx'",
         "methods[1].weight_decay: missing",
         "methods[2].evry: no such key; known keys: none",
     ]
@@ -203,6 +205,8 @@ OTHER_VALUES = {
     "n_samples": 6,
     "off_span": False,
     "clean_off_span": True,
+    "task_args": {"margin": 1.0},
+    "schedule_args": {"power": 2.0},
 }
 
 

@@ -32,7 +32,8 @@ def test_keys_of_runs_from_before_there_were_tasks_stay():
         (
             recipe_of("segmentation", data=DataSpec()),
             [
-                "data.name: expected one of scenes, voc, cityscapes, camvid or coco-stuff for segmentation; "
+                "data.name: expected one of scenes, voc, cityscapes, camvid, coco-stuff, "
+                "package.module:NAME or ./file.py:NAME for segmentation; "
                 "got 'digits'"
             ],
         ),

@@ -12,6 +12,7 @@ from decayfree.methods import NoTreatment
 from decayfree.span.layer_span import LayerSpan
 from decayfree.span.patches import RowLayout
 from decayfree.study.data import Dataset, Images, load
+from decayfree.study.tasks.table import TASKS
 from decayfree.study.training.first_layer import FirstLayer
 from decayfree.study.training.laws import OffSpanLaw
 from decayfree.study.training.sampling import Sampler, family_or_none, sample_steps
@@ -56,6 +57,7 @@ def sampler(seed):
         method=NoTreatment().attach(optimizer, found),
         recipe=recipe(),
         seed=0,
+        task=TASKS["classification"],
         dataset=dataset,
         family="sgd",
         first_layer=FirstLayer(
@@ -120,6 +122,7 @@ def test_an_angle_counts_a_bias_that_works_together_with_its_weight(seed):
         method=NoTreatment().attach(optimizer, found),
         recipe=spec,
         seed=0,
+        task=TASKS["classification"],
         dataset=load(spec.data),
         family="none",
         first_layer=None,

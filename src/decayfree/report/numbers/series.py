@@ -13,7 +13,7 @@ from decayfree.study.files.results import Row, Run, Study
 from decayfree.study.optimizers import equilibrium_at
 from decayfree.study.run_settings import Recipe, RunSettings
 from decayfree.study.statistics.estimates import Estimate, mean_interval
-from decayfree.study.tasks.metric import METRICS, Metric
+from decayfree.study.tasks.metric import Metric, metric_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Cell:
     @property
     def metric(self) -> Metric:
         """What its score is called."""
-        return METRICS[self.settings.recipe.task]
+        return metric_of(self.settings.recipe.task)
 
     @property
     def learning_rate(self) -> float:

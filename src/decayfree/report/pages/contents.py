@@ -76,6 +76,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         "no_faults": ending.no_faults(study),
         "set_aside": ending.set_aside(study),
         "left_out": ending.left_out(study),
+        "changed_sources": ending.changed_sources(study),
         "data_notes": list(dict.fromkeys(note for run in study.runs for note in run.notes)),
         "settings_text": ending.settings_text(numbers),
         "settings": ending.settings_tables(study),

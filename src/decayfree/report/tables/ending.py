@@ -9,8 +9,9 @@ from typing import Any
 
 from decayfree.report.numbers.groups import StudyGroups, setting_text
 from decayfree.report.tables.table import folder_of
-from decayfree.report.words.wording import SPACE, count, listing
+from decayfree.report.words.wording import SPACE, count, listing, sentences
 from decayfree.study.files.results import Run, Study
+from decayfree.study.files.sources import differing
 
 _MOST_LEFT_OUT = 100
 
@@ -29,15 +30,12 @@ def no_faults(study: Study) -> str:
 
 
 def set_aside(study: Study) -> str:
-    """How many runs were begun anew because their files were found damaged; empty where none was."""
+    """How many runs were begun anew, damaged or of another source, and why; empty where none was."""
     damaged = [run for run in study.runs if run.set_aside]
     if not damaged:
         return ""
     reasons = "; ".join(dict.fromkeys(reason for run in damaged for reason in run.set_aside))
-    return (
-        f"Files of {count(len(damaged), 'run')} were found damaged and set aside, "
-        f"and the runs begun anew: {reasons}."
-    )
+    return f"Files of {count(len(damaged), 'run')} were set aside, and the runs begun anew: {reasons}."
 
 
 def left_out(study: Study) -> str:
@@ -50,6 +48,11 @@ def left_out(study: Study) -> str:
         f"{count(len(study.left_out), 'finished run')} beside these, no part of study.toml, "
         f"{'is' if len(study.left_out) == 1 else 'are'} not on this page: {listing(named)}."
     )
+
+
+def changed_sources(study: Study) -> str:
+    """What of the user's own was not the same in all runs; empty where all was."""
+    return sentences(*(f"{said}." for said in differing(run.sources for run in study.runs)))
 
 
 def settings_text(numbers: StudyGroups) -> str:

@@ -6,6 +6,7 @@ It draws nothing. The prediction is the study's, from the recipe alone; nothing 
 import math
 from collections.abc import Mapping, Sequence
 
+from decayfree.arguments.address import Address
 from decayfree.report.numbers.series import (
     Cell,
     StudyNumbers,
@@ -181,7 +182,7 @@ def _following(numbers: StudyNumbers, method: Cell) -> str:
         return ""
     middle = _middle(numbers, list(curve))
     later = [step for step in curve if step >= middle]
-    if len(later) < 2:
+    if len(later) < 2 or isinstance(recipe.schedule, Address):  # a page runs nothing of the user's
         return ""
     rates = {step: recipe.learning_rate_at(step - 1) for step in later}
     changes = [curve[step] / rates[step] / (curve[middle] / rates[middle]) for step in later]

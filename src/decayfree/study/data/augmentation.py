@@ -8,17 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decayfree.arguments.address import Address, Args
+from decayfree.errors import InvalidInputError
 from decayfree.study.data.draws import generator_for
+from decayfree.study.own import OWN, own
 from decayfree.study.run_settings import DataSpec
 
 
 def augmented(inputs: Tensor, spec: DataSpec, *, seed: int, step: int) -> Tensor:
-    """Mirror, crop and cut out, in this order, as far as the spec asks for it.
+    """Mirror, crop, cut out and what is the user's own, in this order, as far as the spec asks for it.
 
     Args:
         inputs: (n, n_channels, height, width), standardized, so that the mean color is 0; in any memory
             format, which is kept.
-        spec: Its ``flip``, ``crop_padding`` and ``cutout`` are looked at.
+        spec: Its ``flip``, ``crop_padding``, ``cutout`` and ``augmentation`` are looked at.
         seed: The run's seed.
         step: The step that sees them.
 
@@ -36,7 +39,22 @@ def cropped_and_cut_out(inputs: Tensor, spec: DataSpec, *, seed: int, step: int)
         inputs = cropped(inputs, padding=spec.crop_padding, seed=seed, step=step)
     if spec.cutout:
         inputs = cut_out(inputs, side=spec.cutout, seed=seed, step=step)
+    if isinstance(spec.augmentation, Address):
+        inputs = _changed(inputs, spec.augmentation, spec.augmentation_args, seed=seed, step=step)
     return inputs
+
+
+def _changed(inputs: Tensor, address: Address, args: Args, *, seed: int, step: int) -> Tensor:
+    """What the user's own makes of a batch."""
+    generator = generator_for("augmentation", seed, step)
+    made: Tensor = own("data.augmentation", address, inputs, generator, args=args)
+    if (made.shape, made.dtype, made.device) != (inputs.shape, inputs.dtype, inputs.device):
+        raise InvalidInputError(
+            f"data.augmentation: {address}: expected {OWN['data.augmentation'].gives}, "
+            f"{tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}; got {tuple(made.shape)} of "
+            f"{made.dtype} on {made.device}"
+        )
+    return made
 
 
 def flipped(inputs: Tensor, *, seed: int, step: int) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from decayfree.arguments.address import Address, Args
 from decayfree.arguments.kinds import checked
 from decayfree.errors import InvalidInputError, faults_of, raise_all
 from decayfree.study.data import (
@@ -23,10 +24,12 @@ from decayfree.study.data import (
     fashion_mnist,
     image_folder,
     opencv_digits,
+    own_data,
     svhn,
 )
 from decayfree.study.data.choice import check_enough, chosen, chosen_of_lists, mixed
 from decayfree.study.data.images import N_CHANNELS, Dataset, Images
+from decayfree.study.own import source_of
 from decayfree.study.run_settings import DATA_OF_TASK, DataSpec
 
 SHARE_OF_GPU = 0.5
@@ -47,11 +50,12 @@ def load(
     The first ones, those to validate on after those to train on. With ``by_seed`` the last of the pool are to
     validate on, and those to train on are drawn from the others.
 
-    Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN and folders of images are mixed
-    first, in an order that depends on no seed of a run: the classes of a subset are as frequent as in a
-    random draw without replacement, not exactly as in the whole. Both sets of digits have no test part of
-    their own: it is what comes after the training and the validation images. Scenes come by number, those
-    to validate on being others than those to train on; other sets with masks, boxes or points are mixed.
+    Digits, Fashion-MNIST and CIFAR come in a mixed order, which is kept. SVHN, folders of images and the
+    user's own are mixed first, in an order that depends on no seed of a run: the classes of a subset are as
+    frequent as in a random draw without replacement, not exactly as in the whole. Both sets of digits have no
+    test part of their own: it is what comes after the training and the validation images. Scenes come by
+    number, those to validate on being others than those to train on; other sets with masks, boxes or points
+    are mixed.
 
     Pixels stay bytes. On a GPU they lie in its memory, as far as they fit, and else in the computer's, from
     which each batch is moved. Those of a folder of images are decoded once, into a file of the user's cache
@@ -70,12 +74,24 @@ def load(
             are damaged, or augmentation exceeds the images.
         MissingExtraError: If a package that reads the files is not installed.
     """
-    if spec.name not in DATA_OF_TASK.get(task, ()):
+    if isinstance(task, Address) and not isinstance(spec.name, Address):
+        task = "classification"
+    if not isinstance(spec.name, Address) and spec.name not in DATA_OF_TASK.get(task, ()):
         known = "; ".join(f"{one} of {', '.join(names)}" for one, names in DATA_OF_TASK.items())
         raise InvalidInputError(f"there is no {task} of {spec.name}, expected {known}")
-    same = dataclasses.replace(spec, label_noise=0.0, flip=False, crop_padding=0, cutout=0, n_tasks=1)
+    same = dataclasses.replace(
+        spec,
+        label_noise=0.0,
+        flip=False,
+        crop_padding=0,
+        cutout=0,
+        n_tasks=1,
+        augmentation="",
+        augmentation_args=Args(),
+    )
     folder = None if data_dir is None else str(data_dir)
-    dataset = _load(same, folder, str(device), seed if spec.by_seed else None, task)
+    drawn_by = seed if spec.by_seed else None
+    dataset = _load(same, folder, str(device), drawn_by, task, source_of(spec.name))
     side = min(dataset.train.pixels.shape[-2:])
     faults = [
         f"{name}: expected less than the {side} pixels of an image, got {getattr(spec, name)}"
@@ -87,17 +103,22 @@ def load(
 
 
 @lru_cache(maxsize=2)
-def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None, task: str) -> Dataset:
+def _load(
+    spec: DataSpec, data_dir: str | None, device: str, seed: int | None, task: str, source: object
+) -> Dataset:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    if task != "classification":
+    if isinstance(spec.name, Address):
+        parts, n_classes = _from_arrays(spec, *own_data.read(spec, data_dir, task), seed, is_mixed=True)
+        counts = None
+    elif task != "classification":
         read = annotations.read(spec, data_dir, seed, task)
         parts, n_classes, counts = list(read.parts), read.n_classes, read.counts
         class_names, notes = read.class_names, read.notes
     elif spec.name == "image-folder":
         parts, n_classes, counts = _from_folder(spec, data_dir, seed)
     else:
-        parts, n_classes = _from_arrays(spec, data_dir, seed)
+        parts, n_classes = _from_arrays(spec, *_read(spec, data_dir), seed, is_mixed=spec.name == "svhn")
         counts = None
     mean, std = _moments(_counts(parts[0].pixels) if counts is None else counts)
     train, validation, test = _placed(_blanked(parts, spec), torch.device(device))
@@ -111,11 +132,11 @@ def _load(spec: DataSpec, data_dir: str | None, device: str, seed: int | None, t
     )
 
 
-def _from_arrays(spec: DataSpec, data_dir: str | None, seed: int | None) -> tuple[list[Images], int]:
+def _from_arrays(
+    spec: DataSpec, train: Images, test: Images, n_classes: int, seed: int | None, *, is_mixed: bool
+) -> tuple[list[Images], int]:
     """The three parts of data that is read whole, and how many classes it has."""
-    train, test, n_classes = _read(spec, data_dir)
     check_enough(spec, len(train), len(test))
-    is_mixed = spec.name == "svhn"
     order = mixed(len(train), len(train)) if is_mixed else torch.arange(len(train))
     of_test = mixed(len(test), spec.n_test) if is_mixed else torch.arange(spec.n_test)
     to_train, to_validate = chosen(order, spec, seed)

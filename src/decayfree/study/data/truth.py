@@ -84,11 +84,11 @@ def mirrored(truth: Truth, which: Tensor, *, width: int) -> Truth:
         rows = truth.rows.clone()
         rows[moves, : 2 * len(x) : 2] = width - truth.rows[moves][:, x]
         return Ragged(rows, truth.counts)
-    if truth.ndim == 1:
+    if truth.ndim != _N_DIMENSIONS_OF_MASKS:
         return truth
     return torch.where(which.to(truth.device)[:, None, None], truth.flip(2), truth)
 
 
-_N_NUMBERS_OF_A_POINT = 2
+_N_NUMBERS_OF_A_POINT, _N_DIMENSIONS_OF_MASKS = 2, 3
 IGNORED = 255
 """The class of pixels that are neither trained on nor scored."""

@@ -21,6 +21,7 @@ from decayfree.study.disk import replace_text, replacing
 from decayfree.study.files import results
 from decayfree.study.files.integrity import GrowingFile, ResultError, Seal, seal_zip, sealed_json, zip_fault
 from decayfree.study.files.saved_state import seals_in, unpickled
+from decayfree.study.files.sources import Sources
 from decayfree.study.run_settings import RunSettings
 
 _OF_A_RUN = (results.CHECKPOINT_FILE, results.ROWS_FILE, results.NORMS_FILE, results.SPECTRA_FILE)
@@ -175,8 +176,13 @@ def write_record(
     cost: Mapping[str, Any] | None = None,
     seals: Mapping[str, Seal] | None = None,
     notes: Sequence[str] = (),
+    sources: Sources | None = None,
 ) -> None:
-    """Write ``run.json``, with the ``seals`` of the other files once the run has ended, and notes on data."""
+    """Write ``run.json``.
+
+    With the ``seals`` of the other files once the run has ended, notes on data, and the sources of what is
+    the user's own.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "settings": settings.to_dict(),
@@ -191,6 +197,7 @@ def write_record(
         "cost": without_nan(dict(cost or {})),
         "set_aside": list(results.set_aside_reasons(directory)),
         "notes": list(notes),
+        **({"sources": sources} if sources else {}),
         "files": {name: dataclasses.asdict(seal) for name, seal in (seals or {}).items()},
     }
     replace_text(directory / results.RECORD_FILE, sealed_json(record, indent=1))

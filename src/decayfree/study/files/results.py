@@ -18,6 +18,7 @@ from decayfree.study.disk import as_path, read_bytes, read_text
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
 from decayfree.study.files.integrity import ResultError, Seal, json_of, sealed_json, unsealed_json
 from decayfree.study.files.of_images import images_of_text
+from decayfree.study.files.sources import Sources, sources_from
 from decayfree.study.spec.study_spec import StudySpec
 
 _SET_ASIDE = re.compile(r"set-aside-(\d{1,9})", re.ASCII)
@@ -119,9 +120,11 @@ class Run:
     cost: Mapping[str, float] = field(default_factory=dict)
     """What the training took, by name with its unit: epoch seconds, bytes of memory; empty if unmeasured."""
     set_aside: tuple[str, ...] = ()
-    """Why files of this run were found damaged and set aside, and the run begun anew; once for each time."""
+    """Why files of this run were set aside, and the run begun anew; once for each time."""
     notes: tuple[str, ...] = ()
     """What was left out of its data, or taken in place of something else, a sentence each."""
+    sources: Sources = field(default_factory=dict)
+    """Of which source what it took from its user was."""
 
     @property
     def method(self) -> str:
@@ -198,6 +201,15 @@ def left_out(out: Path, spec: StudySpec) -> tuple[str, ...]:
     return tuple(said)
 
 
+def sources_in(out: Path, spec: StudySpec) -> list[Sources]:
+    """Of which sources the ended runs of a spec are that lie in a folder."""
+    records = []
+    for run in spec.runs():
+        with contextlib.suppress(ResultError):
+            records.append(read_record(run_directory(out, run.key)))
+    return [record["sources"] for record in records if record["state"] in ENDED]
+
+
 def run_directory(out: Path, key: str) -> Path:
     """Where the files of a run are."""
     return out / "runs" / key
@@ -238,6 +250,7 @@ def _check_types(record: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}: expected texts")
     for seal in record["files"].values():
         Seal.from_dict(seal)
+    sources_from(record["sources"])
 
 
 def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
@@ -396,15 +409,16 @@ def _read_run(directory: Path) -> Run:
         cost={name: _number(value) for name, value in record["cost"].items()},
         set_aside=tuple(record["set_aside"]),
         notes=tuple(record["notes"]),
+        sources=sources_from(record["sources"]),
         **values,
     )
 
 
-_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside", "notes")
+_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside", "notes", "sources")
 _IN_RECORD = {entry.name for entry in fields(Run)} - set(_READ_OTHERWISE)
-_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}, "notes": []}
+_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}, "notes": [], "sources": {}}
 _KINDS_IN_RECORD: Mapping[str, Any] = {
-    **dict.fromkeys(("settings", "versions", "hardware", "cost", "files"), dict),
+    **dict.fromkeys(("settings", "versions", "hardware", "cost", "files", "sources"), dict),
     **dict.fromkeys(("label", "first_layer"), str),
     "reason": str | None,
     "n_steps": int,

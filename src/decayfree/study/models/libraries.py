@@ -6,11 +6,14 @@ Never downloads, and imports the libraries only when asked for one of their mode
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from decayfree.errors import InvalidInputError, MissingExtraError, closest
 
 Factory = Callable[[], Any]
+Made = tuple[Callable[..., Any], dict[str, Any]]
+"""What builds a model, and with what."""
 
 
 def library_factory(
@@ -20,6 +23,7 @@ def library_factory(
     n_classes: int | None = None,
     image_size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Factory:
     """A function that makes the model.
 
@@ -30,17 +34,19 @@ def library_factory(
         image_size: Height and width in pixels, for models of timm that are made for images of one size;
             theirs where None.
         options: Further arguments of torchvision's builder, where it has them.
+        args: Arguments that go before all these.
 
     Raises:
         InvalidInputError: If the library has no such model.
         MissingExtraError: If the library is not installed.
     """
-    return LIBRARIES[library](name, n_classes, image_size, options or {})
+    builder, arguments = LIBRARIES[library](name, n_classes, image_size, options or {})
+    return lambda: builder(**{**arguments, **(args or {})})
 
 
 def _torchvision_factory(
     name: str, n_classes: int | None, image_size: tuple[int, int] | None, options: Mapping[str, Any]
-) -> Factory:
+) -> Made:
     models = import_extra("torchvision.models")
     known = models.list_models()
     if name not in known:
@@ -52,12 +58,12 @@ def _torchvision_factory(
     arguments = {key: value for key, value in wanted.items() if key in known_options}
     if n_classes is not None:
         arguments["num_classes"] = n_classes
-    return lambda: builder(**arguments)
+    return builder, arguments
 
 
 def _timm_factory(
     name: str, n_classes: int | None, image_size: tuple[int, int] | None, options: Mapping[str, Any]
-) -> Factory:
+) -> Made:
     timm = import_extra("timm")
     if not timm.is_model(name):
         raise InvalidInputError(f"timm has no model {name!r}{closest(name, timm.list_models())}")
@@ -67,12 +73,12 @@ def _timm_factory(
     published = timm.models.get_pretrained_cfg(name)
     if image_size is not None and published is not None and published.fixed_input_size:
         arguments["img_size"] = image_size
-    return lambda: timm.create_model(name, pretrained=False, **arguments)
+    return partial(timm.create_model, name), {"pretrained": False, **arguments}
 
 
 def _smp_factory(
     name: str, n_classes: int | None, image_size: tuple[int, int] | None, options: Mapping[str, Any]
-) -> Factory:
+) -> Made:
     """``Unet`` with the encoder that it has by default, ``Unet/resnet18`` with another."""
     smp = import_extra("segmentation_models_pytorch")
     architecture, _, encoder = name.partition("/")
@@ -85,10 +91,10 @@ def _smp_factory(
     arguments: dict[str, Any] = {"encoder_name": encoder} if encoder else {}
     if n_classes is not None:
         arguments["classes"] = n_classes
-    return lambda: smp.create_model(architecture, encoder_weights=None, **arguments)
+    return partial(smp.create_model, architecture), {"encoder_weights": None, **arguments}
 
 
-LIBRARIES: dict[str, Callable[[str, int | None, tuple[int, int] | None, Mapping[str, Any]], Factory]] = {
+LIBRARIES: dict[str, Callable[[str, int | None, tuple[int, int] | None, Mapping[str, Any]], Made]] = {
     "timm": _timm_factory,
     "torchvision": _torchvision_factory,
     "smp": _smp_factory,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.address import Address
 from decayfree.errors import DecayFreeError, InvalidInputError, raise_all
 from decayfree.forward import Surroundings
 from decayfree.study.models.backbone import begin_
@@ -19,7 +20,7 @@ from decayfree.study.models.csrnet import CSRNet
 from decayfree.study.models.deeplab import DeepLab
 from decayfree.study.models.densenet import DenseNetBC
 from decayfree.study.models.fcos import FCOS
-from decayfree.study.models.libraries import library_factory
+from decayfree.study.models.libraries import Factory, library_factory
 from decayfree.study.models.mcnn import MCNN
 from decayfree.study.models.mlp import MlpBN
 from decayfree.study.models.mobilenet import MobileNetV2
@@ -29,7 +30,8 @@ from decayfree.study.models.sizes import Builder, Sizes
 from decayfree.study.models.ttfnet import TTFNet
 from decayfree.study.models.unet import UNet
 from decayfree.study.models.vgg import VggBN
-from decayfree.study.run_settings import ModelSpec
+from decayfree.study.own import own
+from decayfree.study.run_settings import ModelSpec, library_of
 
 MODELS: dict[str, Builder] = {
     "vgg4-bn": partial(VggBN, depths=(2, 2)),
@@ -87,7 +89,7 @@ def build_model(
         def try_out(model: nn.Module, images: Tensor) -> None:
             check_logits(spec.name, "classifier", (2, n_classes), model(images))
 
-        return library_model(spec.name, sizes, seed, n_classes=n_classes, trial=try_out).train()
+        return library_model(spec, sizes, seed, n_classes=n_classes, trial=try_out).train()
     with Surroundings(seed):
         return MODELS[spec.name](sizes).train()
 
@@ -97,7 +99,7 @@ def build_with_backbone(
     sizes: Sizes,
     seed: int,
     *,
-    own: Mapping[str, Builder],
+    ours: Mapping[str, Builder],
     of_library: Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
     """A network of another task in train mode; its backbone is loaded and frozen where the spec says so.
@@ -106,27 +108,27 @@ def build_with_backbone(
         spec: Which network, how wide, and how its backbone begins.
         sizes: What it is built for.
         seed: Seeds the weights.
-        own: Our own networks of the task, by name.
-        of_library: Makes a library's network; None where the task has none.
+        ours: Our own networks of the task, by name.
+        of_library: Makes a library's network, or the user's own; None where the task has none.
 
     Raises:
         InvalidInputError: If there is no such network, or the backbone cannot begin so.
     """
     raise_all([(InvalidInputError, fault) for fault in spec.faults()])
-    if spec.name in own:
+    if spec.name in ours:
         with Surroundings(seed):
-            model = own[spec.name](sizes)
+            model = ours[spec.name](sizes)
     elif ":" in spec.name and of_library is not None:
         model = of_library()
     else:
         raise InvalidInputError(
-            f"model.name: {spec.name} is no network of this task, as {' and '.join(own)} are"
+            f"model.name: {spec.name} is no network of this task, as {' and '.join(ours)} are"
         )
     return begin_(model, spec).train()
 
 
 def library_model(
-    full_name: str,
+    spec: ModelSpec,
     sizes: Sizes,
     seed: int,
     *,
@@ -134,10 +136,10 @@ def library_model(
     trial: Callable[[nn.Module, Tensor], object],
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A model of a library by its name in studies, tried on two images.
+    """A model of a library by its name in studies, or the user's own, tried on two images.
 
     Args:
-        full_name: ``timm:NAME`` and the like.
+        spec: ``timm:NAME`` and the like, or an address, and with which arguments.
         sizes: Of the images.
         seed: Seeds the weights.
         n_classes: As many as the library is to be told.
@@ -149,13 +151,22 @@ def library_model(
         InvalidInputError: If there is no such model, or the trial raises: with what it said.
         MissingExtraError: If the library is not installed.
     """
-    library, _, name = full_name.partition(":")
+    full_name = spec.name
     if sizes.n_channels != 3:
         raise InvalidInputError(f"{full_name} takes images of 3 channels, got {sizes.n_channels}")
-    with Surroundings(seed):
-        factory = library_factory(
-            library, name, n_classes=n_classes, image_size=sizes.image_size, options=options
-        )
+    if isinstance(full_name, Address):
+        also = {"n_classes": n_classes, "image_size": sizes.image_size}
+        factory: Factory = partial(own, "model.name", full_name, args=spec.args, also=also)
+    else:
+        with Surroundings(seed):
+            factory = library_factory(
+                library_of(full_name),
+                full_name.partition(":")[2],
+                n_classes=n_classes,
+                image_size=sizes.image_size,
+                options=options,
+                args=spec.args.to_dict(),
+            )
     images = torch.zeros(2, sizes.n_channels, *sizes.image_size)
     try:
         with Surroundings(seed):  # whatever the library's import has drawn

@@ -39,6 +39,7 @@ class Job:
     data_dir: str | Path | None
     record_norms: bool
     n_threads: int
+    source_dir: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,14 @@ def train_job(job: Job, tell: Callable[[Report], bool]) -> Report:
     reporter = _Reporter(job.settings.key, tell)
     try:
         (run_directory(job.out, job.settings.key) / ERROR_FILE).unlink(missing_ok=True)
-        train(job.settings, job.out, data_dir=job.data_dir, record_norms=job.record_norms, on_step=reporter)
+        train(
+            job.settings,
+            job.out,
+            data_dir=job.data_dir,
+            source_dir=job.source_dir,
+            record_norms=job.record_norms,
+            on_step=reporter,
+        )
     except Exception as error:
         return _note_failure(job, error, n_steps=reporter.n_steps)
     return Report(job.settings.key, job.settings.recipe.n_steps, is_over=True)

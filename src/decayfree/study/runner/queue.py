@@ -23,7 +23,8 @@ class Queue:
 
         A run that has not begun yet trains with ``n_threads``.
         """
-        self._out, self._data_dir, self._n_threads = out, spec.data_dir, n_threads
+        self._out, self._n_threads = out, n_threads
+        self._data_dir, self._source_dir = spec.data_dir, spec.source_dir
         self._runs = {run.key: run for run in spec.runs()}
         self._n_set_aside = {key: len(results.set_aside_reasons(self._directory(key))) for key in self._runs}
         self._replayed = {run.replayed_run.key for run in spec.runs() if run.replayed_run is not None}
@@ -79,7 +80,8 @@ class Queue:
                 continue
             self._running.append(key)
             n_threads = read_n_threads(self._directory(key)) or self._n_threads
-            return Job(run, self._out, self._data_dir, key in self._replayed, n_threads)
+            is_replayed = key in self._replayed
+            return Job(run, self._out, self._data_dir, is_replayed, n_threads, self._source_dir)
         return None
 
     def note(self, report: Report, *, n_tries: int) -> None:

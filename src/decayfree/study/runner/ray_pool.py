@@ -1,10 +1,10 @@
 """Runs as tasks on a running Ray cluster: sending what they need, hearing from them, pulling what they leave.
 
 Starts no cluster and decides nothing about which run comes next. No shared file system is assumed: a task
-gets the files it goes on from and the norms it replays, and sends its own back at the end and every half
-minute, so that a run whose node is lost goes on elsewhere from there. The nodes need this version of
-decayfree, and the images where ``data_dir`` says. Results are bitwise those of another machine only where
-processor and torch are the same.
+gets the files it goes on from, the norms it replays and the files of the user's own, and sends its own back
+at the end and every half minute, so that a run whose node is lost goes on elsewhere from there. The nodes
+need this version of decayfree, packages of the user's own, and the images where ``data_dir`` says. Results
+are bitwise those of another machine only where processor and torch are the same.
 """
 
 import contextlib
@@ -18,12 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from decayfree.arguments.address import looking_in
 from decayfree.errors import DecayFreeError, extra_needed
 from decayfree.study.disk import replacing
 from decayfree.study.files.checkpoint import write_failure
 from decayfree.study.files.results import CHECKPOINT_FILE, NORMS_FILE, RECORD_FILE, run_directory
 from decayfree.study.runner.process_pool import Job, Report, train_job
 
+_SOURCES = "sources"
 _LISTEN_FOR_S = 0.2
 _SEND_FILES_EVERY_S = 30.0
 _STOP_WITHIN_S = 30.0
@@ -178,7 +180,9 @@ def _train(job: Job, files: Files, mailbox: Any, send_files_every_s: float) -> t
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             (out / path).write_bytes(content)
         directory = run_directory(out, job.settings.key)
-        report = train_job(dataclasses.replace(job, out=out), _sender(mailbox, directory, send_files_every_s))
+        source_dir = out / _SOURCES if (out / _SOURCES).is_dir() else job.source_dir
+        here = dataclasses.replace(job, out=out, source_dir=source_dir)
+        report = train_job(here, _sender(mailbox, directory, send_files_every_s))
         return report, _files_below(directory)
 
 
@@ -201,7 +205,10 @@ def _sender(mailbox: Any, directory: Path, send_files_every_s: float) -> Callabl
 
 
 def _files_needed(job: Job) -> dict[str, bytes]:
-    """What the task begins with: the run's files, if it was begun before, and the norms it replays."""
+    """What the task begins with.
+
+    The run's files, if it was begun before, the norms it replays, and files of the user's own that it takes.
+    """
     directory = run_directory(job.out, job.settings.key)
     files = {
         str(directory.relative_to(job.out) / name): content
@@ -211,6 +218,10 @@ def _files_needed(job: Job) -> dict[str, bytes]:
     if replayed is not None:
         path = run_directory(job.out, replayed.key) / NORMS_FILE
         files[str(path.relative_to(job.out))] = path.read_bytes()
+    with looking_in(job.source_dir):
+        for address in job.settings.addresses().values():
+            for name, path in address.source().files.items():
+                files[f"{_SOURCES}/{name}"] = path.read_bytes()
     return files
 
 

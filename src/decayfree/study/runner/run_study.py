@@ -5,6 +5,7 @@ same folder again goes on where it was stopped, killed or failed; runs that the 
 are left alone.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from decayfree.study.files.integrity import DiskFullError, full_disk_explained
 from decayfree.study.files.results import ENDED, run_directory
 from decayfree.study.runner.cores import threads_each
 from decayfree.study.runner.growing import grown
+from decayfree.study.runner.own_check import changed_sources, check_own
 from decayfree.study.runner.process_pool import Pool
 from decayfree.study.runner.queue import Queue
 from decayfree.study.spec.study_spec import StudySpec
@@ -61,7 +63,11 @@ class StudyOutcome:
     interrupted: bool
     """Whether Ctrl-C stopped it; calling again goes on."""
     set_aside: tuple[str, ...] = ()
-    """What was found damaged, set aside and done again, one sentence each, with method and seed."""
+    """What was found damaged, or begun with another source than there is now, set aside and done again, one
+    sentence each, with method and seed.
+    """
+    changed: tuple[str, ...] = ()
+    """What runs that had ended before had another source of, one sentence each; they stay as they are."""
 
 
 @checked(n_jobs=COUNT)
@@ -80,6 +86,7 @@ def run_study(
     found damaged is set aside and done again. A run goes on with the number of threads it began with,
     whatever ``n_jobs`` is by then: other numbers of threads round otherwise. Where the spec has rules
     (``extend``, ``confirm_seeds``), what they ask for runs next, and stands in the folder's ``study.toml``.
+    What is the user's own is tried first: its modules run, here and in every process.
 
     Args:
         spec: What to run.
@@ -97,6 +104,7 @@ def run_study(
 
     Raises:
         InvalidInputError: If ``n_jobs`` is below 1, or there is no cluster at the address.
+        SpecError: If what is the user's own is not what it must be.
         FolderInUseError: If another runner is at work in ``out``.
         DiskFullError: If the disk takes no more. All checkpoints and rows so far are kept; calling again goes
             on.
@@ -104,6 +112,9 @@ def run_study(
     """
     out = Path(out)
     interrupted = False
+    if spec.own():
+        check_own(spec, with_data=ray_address is None)
+    changed = changed_sources(spec, out)
     with full_disk_explained(out, GO_ON):
         out.mkdir(parents=True, exist_ok=True)
         with FolderLock(out) as lock:
@@ -125,7 +136,8 @@ def run_study(
                 set_aside += queue.set_aside
                 before, spec = spec, grown(spec, out)
             _write_spec(spec, out)  # where Ctrl-C came between two rounds, what comes next stands there
-    return _outcome(spec, out, interrupted=interrupted, set_aside=set_aside)
+    outcome = _outcome(spec, out, interrupted=interrupted, set_aside=set_aside)
+    return dataclasses.replace(outcome, changed=changed)
 
 
 def _workers(n_jobs: int, ray_address: str | None, lock: LockShare) -> "Pool | RayPool":

@@ -106,6 +106,7 @@ def best_spec(spec: StudySpec, searches: Sequence[Search], *, n_seeds: int) -> S
         title=f"{spec.title}, at settings chosen by validation",
         question=spec.question,
         data_dir=spec.data_dir,
+        source_dir=spec.source_dir,
     )
     # What is chosen comes last, and so wins over what the spec sets.
     chosen = tuple(

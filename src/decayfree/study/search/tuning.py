@@ -206,6 +206,7 @@ def _trial_spec(spec: StudySpec, proposed: RunSettings) -> StudySpec:
         recipe=proposed.recipe,
         title=f"{spec.title}: one trial of a search",
         data_dir=spec.data_dir,
+        source_dir=spec.source_dir,
     )
 
 

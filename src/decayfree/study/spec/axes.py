@@ -5,14 +5,17 @@ Knows no seeds and no files. What is wrong is told fault by fault; `study_spec` 
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decayfree.arguments.address import Address, Args
 from decayfree.errors import closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
-from decayfree.study.run_settings import Recipe, RunSettings, is_unread
+from decayfree.study.checked_settings import is_unread
+from decayfree.study.own_method import OwnMethod
+from decayfree.study.run_settings import Recipe, RunSettings
 from decayfree.study.spec import toml
 from decayfree.study.spec.bounds import shown
 from decayfree.study.spec.told import Fault
@@ -41,6 +44,10 @@ class Axis:
     """Values of the setting; for a table such as ``optimizer``, (name, value) pairs set upon the recipe's;
     for ``recipe``, (dotted name, value) pairs.
     """
+
+    def __post_init__(self) -> None:
+        if isinstance(self.values, tuple):
+            object.__setattr__(self, "values", tuple(map(_with_addresses, self.values)))
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -182,7 +189,7 @@ def unused_faults(
             f"overrides[{index}].set: {path}: {run.method.name} has no such setting"
             for path, _ in override.set
             for run in fitting
-            if path.startswith(_METHOD) and path.removeprefix(_METHOD) not in _settings_of(type(run.method))
+            if path.startswith(_METHOD) and _head(path) not in _settings_of(type(run.method))
         }
         yield from sorted(lacking)
         if not lacking:
@@ -195,7 +202,7 @@ def with_setting(run: RunSettings, path: str, value: Any) -> RunSettings:
         recipe = toml.replaced(run.recipe, path, _as_field(Recipe, path, value))
         return dataclasses.replace(run, recipe=recipe)
     name = path.removeprefix(_METHOD)
-    if name not in _settings_of(type(run.method)):
+    if _head(path) not in _settings_of(type(run.method)):
         return run  # `unused_faults` tells
     method = toml.replaced(run.method, name, _as_field(type(run.method), name, value))
     return dataclasses.replace(run, method=method)
@@ -220,9 +227,11 @@ def _setting_faults(path: Any, value: Any, where: str, *, may_be_any: bool) -> I
         yield from _recipe_faults(path, value, where, f"{where}.{path}")
         return
     name = path.removeprefix(_METHOD)
-    hints = [toml.field_type(cls, name) for cls in METHODS.values() if name in _settings_of(cls)]
+    classes: tuple[type[Method], ...] = (*METHODS.values(), OwnMethod)
+    found = [toml.field_type(cls, name) for cls in classes if _head(path) in _settings_of(cls)]
+    hints = [hint for hint in found if hint is not None]
     if not hints:
-        known = sorted({f"{_METHOD}{one}" for cls in METHODS.values() for one in _settings_of(cls)})
+        known = sorted({f"{_METHOD}{one}" for cls in classes for one in _settings_of(cls)})
         yield _no_such_setting(where, path, "a method", known)
         return
     faults = [toml.value_fault(hint, value, f"{where}.{path}") for hint in hints]
@@ -254,7 +263,13 @@ def _no_such_setting(where: str, path: Any, of: str, known: list[str]) -> str:
 
 
 def _settings_of(cls: type[Method]) -> list[str]:
-    return [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return [name for name in names if name != "name"]  # of one's own it is a field, and no setting
+
+
+def _head(path: str) -> str:
+    """The setting of a method that a path is in: that of method.args.rate is args."""
+    return path.removeprefix(_METHOD).partition(".")[0]
 
 
 def is_table(value: object) -> bool:
@@ -262,6 +277,15 @@ def is_table(value: object) -> bool:
     return isinstance(value, tuple) and all(
         isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) for entry in value
     )
+
+
+def _with_addresses(value: Any) -> Any:
+    """With classes and functions by where they are, and tables of arguments as values that can be hashed."""
+    if isinstance(value, Mapping):
+        return Args.of(value)
+    if is_table(value):
+        return Args((name, _with_addresses(one)) for name, one in value)
+    return value if isinstance(value, str) else Address.taken(value)
 
 
 def _thawed(value: Any) -> Any:

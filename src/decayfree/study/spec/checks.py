@@ -12,8 +12,9 @@ from typing import Any
 
 from decayfree.methods.method import Method
 from decayfree.methods.none import NoTreatment
+from decayfree.study.checked_settings import is_unread, unread_in
 from decayfree.study.optimizers import optimizer_faults
-from decayfree.study.run_settings import Recipe, RunSettings, is_unread, unread_in
+from decayfree.study.run_settings import Recipe, RunSettings
 from decayfree.study.spec.axes import (
     UNREAD,
     WHOLE,

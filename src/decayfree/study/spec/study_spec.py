@@ -13,13 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from decayfree.arguments.address import FORMS, Address
 from decayfree.arguments.kinds import kind_fault
 from decayfree.errors import DecayFreeError, closest
 from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
+from decayfree.study.checked_settings import unread_in
 from decayfree.study.disk import as_path, read_text
-from decayfree.study.run_settings import Recipe, RunSettings, plain, unread_in
-from decayfree.study.spec.axes import UNREAD, Axis, Override
+from decayfree.study.own_method import OwnMethod
+from decayfree.study.run_settings import Recipe, RunSettings, plain
+from decayfree.study.spec.axes import UNREAD, Axis, Override, is_table
 from decayfree.study.spec.bounds import MAX_CHARACTERS, MAX_FAULTS, shown, table_of
 from decayfree.study.spec.checks import MAX_METHODS, MAX_RUNS, grid_of, parts_of, whole_faults
 from decayfree.study.spec.rounds import Added, Always, Extension, added_runs, rounds_faults
@@ -64,16 +67,22 @@ class StudySpec:
     """Where the images lie, for data that is not embedded in a package; no part of a run's settings. Kept as
     a `str`.
     """
+    source_dir: str | Path | None = field(default=None, compare=False)
+    """Where ``./file.py`` is looked for: the folder of the spec's file, or the current one; kept likewise."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.methods, tuple):
+            object.__setattr__(self, "methods", tuple(map(OwnMethod.taken, self.methods)))
         hints = typing.get_type_hints(StudySpec)
         kinds = [
             kind_fault(one.name, hints[one.name], getattr(self, one.name)) for one in dataclasses.fields(self)
         ]
         if any(kinds):
-            raise _spec_error(filter(None, kinds))
+            raise spec_error(filter(None, kinds))
         if self.data_dir is not None:
             object.__setattr__(self, "data_dir", str(self.data_dir))
+        if self.source_dir is not None:
+            object.__setattr__(self, "source_dir", str(self.source_dir))
         told = Told()
         for index, method in enumerate(self.methods):
             told.faults += [f"methods[{index}].{fault}" for fault in method.faults()]
@@ -89,7 +98,7 @@ class StudySpec:
                     f"task: expected one for all runs, whose scores are compared; got {', '.join(tasks)}"
                 )
         if faults:
-            raise _spec_error(faults)
+            raise spec_error(faults)
 
     def runs(self) -> tuple[RunSettings, ...]:
         """Every run once, seed by seed, in the order of the axes, then of the methods; then those added."""
@@ -104,6 +113,14 @@ class StudySpec:
         if self.confirm_seeds:
             return not any(run.seed in self.confirm_seeds for run in self._runs)
         return bool(self.extend) and n_ended < len(self._runs)
+
+    def own(self) -> dict[Address, tuple[str, ...]]:
+        """What runs take from their user, with the settings that name it: code that runs when they do."""
+        named: dict[Address, dict[str, None]] = {}
+        for run in self._runs:
+            for path, address in run.addresses().items():
+                named.setdefault(address, {})[path] = None
+        return {address: tuple(paths) for address, paths in named.items()}
 
     def varying(self) -> tuple[str, ...]:
         """Dotted names of the settings in which runs differ, like ``method.radius``; seeds do not count.
@@ -121,17 +138,19 @@ class StudySpec:
             lines.append(f"confirm_seeds = {to_toml(self.confirm_seeds)}")
         if self.data_dir is not None:
             lines.append(f"data_dir = {to_toml(self.data_dir)}")
+        if self.own():
+            lines.append(f"source_dir = {to_toml(str(Path(self.source_dir or '.').resolve()))}")
         lines += tables_to_toml("recipe", plain(self.recipe))
         for method in self.methods:
             settings = {"name": method.name, **plain(method)}
             lines += ["", "[[methods]]", *(f"{key} = {to_toml(value)}" for key, value in settings.items())]
         for axis in self.axes:
-            values = [dict(value) if isinstance(value, tuple) else value for value in axis.values]
+            values = [dict(value) if is_table(value) and value else value for value in axis.values]
             lines += ["", "[[axes]]", f"path = {to_toml(axis.path)}", f"values = {to_toml(values)}"]
         for override in self.overrides:
             lines += ["", "[[overrides]]", f"when = {to_toml(dict(override.when))}"]
             tables = {
-                path: dict(value) if isinstance(value, tuple) else value for path, value in override.set
+                path: dict(value) if is_table(value) and value else value for path, value in override.set
             }
             lines.append("skip = true" if override.skip else f"set = {to_toml(tables)}")
         for rule in self.extend:
@@ -153,17 +172,14 @@ class StudySpec:
         """
         if not isinstance(text, str):
             raise SpecError(f"text must be TOML in a str, got {type(text).__name__}")
-        table, faults = table_of(text)
-        if faults:
-            raise _spec_error(faults)
-        return _study_from(table)
+        return _study_of(text, None)
 
     @staticmethod
     def load(path: str | Path) -> "StudySpec":
         """Read a spec from a file of UTF-8; a `SpecError` names the file."""
         path = as_path("path", path)
         try:
-            return StudySpec.from_toml(read_text(path, at_most=4 * MAX_CHARACTERS))
+            return _study_of(read_text(path, at_most=4 * MAX_CHARACTERS), path.parent.resolve())
         except (SpecError, OSError, ValueError) as error:
             raise SpecError(f"{path}: {error}") from error
 
@@ -197,6 +213,17 @@ def first_seeds(n: int) -> tuple[int, ...]:
     return tuple(range(n))
 
 
+def _study_of(text: str, folder: Path | None) -> StudySpec:
+    """The study that a text says, in a file of this folder, or in none."""
+    table, faults = table_of(text)
+    if faults:
+        raise spec_error(faults)
+    source_dir = table.get("source_dir", "")
+    if folder is not None and isinstance(source_dir, str):
+        table["source_dir"] = str(folder / source_dir)
+    return _study_from(table)
+
+
 def _study_from(table: Mapping[str, Any]) -> StudySpec:
     told = Told()
     values = read_values(StudySpec, table, "", told, skipped=("methods", *_TABLES))
@@ -216,7 +243,7 @@ def _study_from(table: Mapping[str, Any]) -> StudySpec:
         methods_are_whole=methods_are_whole,
         tables_are_whole=len(told.faults) == n_before,
     )
-    raise _spec_error([*told.faults, *whole_faults(parts)])
+    raise spec_error([*told.faults, *whole_faults(parts)])
 
 
 def _read_tables(
@@ -255,17 +282,26 @@ def _read_methods(tables: object, told: Told) -> tuple[tuple[Method, ...], bool]
     for index, table in enumerate(tables):
         where = f"methods[{index}]."
         name = table.get("name") if isinstance(table, dict) else None
-        if not isinstance(name, str) or name not in METHODS:
+        kind = _method_kind(name)
+        if kind is None:
             meant = closest(name, METHODS) if isinstance(name, str) else ""
-            told.faults.append(Fault(f"{where}name", f"one of {', '.join(METHODS)}", name, meant))
+            known = f"one of {', '.join((*METHODS, *FORMS))}"
+            told.faults.append(Fault(f"{where}name", known, name, meant))
             are_whole = False
             continue
         empty = [key for key, value in table.items() if value == []]
         told.faults += [f"{where}{key}: expected a value or a list of at least one, got []" for key in empty]
-        read = [_read_method(METHODS[name], options, where, told) for options in _each(table)]
+        named = {"name": name} if kind is OwnMethod else {}
+        read = [_read_method(kind, {**named, **options}, where, told) for options in _each(table)]
         methods += [method for method, _ in read if method is not None]
         are_whole = are_whole and not empty and all(is_whole for _, is_whole in read)
     return tuple(methods), are_whole
+
+
+def _method_kind(name: object) -> type[Method] | None:
+    if isinstance(Address.taken(name) if isinstance(name, str) else None, Address):
+        return OwnMethod
+    return METHODS[name] if isinstance(name, str) and name in METHODS else None
 
 
 def _read_method(
@@ -302,7 +338,8 @@ def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(options, values, strict=True))
 
 
-def _spec_error(faults: Iterable[Fault | str]) -> SpecError:
+def spec_error(faults: Iterable[Fault | str]) -> SpecError:
+    """The one error of all these faults; of very many, the first ones."""
     lines = list(dict.fromkeys(map(str, faults)))
     more = [f"and {len(lines) - MAX_FAULTS} more"] if len(lines) > MAX_FAULTS else []
     return SpecError(

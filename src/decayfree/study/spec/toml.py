@@ -11,12 +11,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-from decayfree.errors import closest
+from decayfree.arguments.address import FORMS, Address, Args
+from decayfree.errors import InvalidInputError, closest
 from decayfree.study.spec.told import Fault, Told, no_such_key
 
 Table = tuple[tuple[str, Any], ...]
 """A TOML table as a value that can be hashed."""
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Args: Args.in_words,
+}
 
 
 MISFIT: Any = object()
@@ -80,13 +87,24 @@ def as_field(hint: Any, value: Any) -> Any:
         return tuple(value) if is_list else MISFIT
     if hint is float and type(value) is int:
         return float(value)
-    return value if type(value) is hint else MISFIT
+    if hint is Address:
+        taken = Address.taken(value)
+        return taken if isinstance(taken, Address) else MISFIT
+    if hint is Args and isinstance(value, Args | Mapping):
+        try:
+            return Args.of(dict(value))
+        except InvalidInputError:
+            return MISFIT
+    is_one = hint is Any or type(value) is hint or (hint is str and isinstance(value, Address))
+    return value if is_one else MISFIT
 
 
 def wanted(hint: Any) -> str:
     """What a field of this type takes, in words; TOML has no null, so None is not among it."""
     if is_table(hint):
         return "a table"
+    if Address in typing.get_args(hint):
+        return f"one of {', '.join(_choices(hint))}"
     if _is_union(hint):
         return " or ".join(wanted(kind) for kind in typing.get_args(hint) if kind is not type(None))
     if typing.get_origin(hint) is Literal:
@@ -105,8 +123,10 @@ def _is_union(hint: Any) -> bool:
 
 
 def _choices(hint: Any) -> list[str]:
+    if hint is Address:
+        return list(FORMS)
     if typing.get_origin(hint) is Literal:
-        return list(map(str, typing.get_args(hint)))
+        return [str(one) for one in typing.get_args(hint) if one != ""]
     return [one for kind in typing.get_args(hint) for one in _choices(kind)] if _is_union(hint) else []
 
 
@@ -117,6 +137,8 @@ def field_type(cls: type, path: str) -> Any:
     hint = typing.get_type_hints(cls).get(head)
     if hint is None or not rest:
         return hint
+    if hint is Args:  # only who is called with them knows which there are
+        return None if "." in rest else Any
     return field_type(hint, rest) if is_table(hint) else None
 
 
@@ -134,6 +156,8 @@ def field_paths(cls: type) -> list[str]:
 def replaced(settings: Any, path: str, value: Any) -> Any:
     """Dataclass ``settings`` with ``path`` set; a `Table` sets those fields of a nested one that it names."""
     head, _, rest = path.partition(".")
+    if isinstance(settings, Args):
+        return Args.of({**dict(settings), head: value})
     before = getattr(settings, head)
     if rest:
         return dataclasses.replace(settings, **{head: replaced(before, rest, value)})
@@ -147,12 +171,14 @@ def replaced(settings: Any, path: str, value: Any) -> Any:
 def frozen(value: Any) -> Any:
     """A TOML value that can be hashed: tables become pairs, lists tuples."""
     if isinstance(value, Mapping):
-        return tuple((key, frozen(entry)) for key, entry in value.items())
+        return Args((key, frozen(entry)) for key, entry in value.items())
     return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 def to_toml(value: Any) -> str:
     """A TOML value; JSON writes text, booleans, whole numbers and lists the same way, and repr the floats."""
+    if isinstance(value, Args):
+        value = dict(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(name)} = {to_toml(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -167,10 +193,10 @@ def to_toml(value: Any) -> str:
 
 def tables_to_toml(name: str, table: Mapping[str, Any]) -> list[str]:
     """The lines of a table with its values and, after it, the tables within."""
-    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    values = {key: value for key, value in table.items() if not (isinstance(value, dict) and value)}
     lines = ["", f"[{name}]", *(f"{key} = {to_toml(value)}" for key, value in values.items())]
     for key, value in table.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             lines += tables_to_toml(f"{name}.{key}", value)
     return lines
 

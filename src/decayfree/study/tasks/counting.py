@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.address import Address
+from decayfree.errors import InvalidInputError
 from decayfree.study.data.truth import Ragged, Truth
-from decayfree.study.models.networks import COUNTERS, build_with_backbone
+from decayfree.study.models.networks import COUNTERS, build_with_backbone, library_model
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.run_settings import ModelSpec, Recipe
 from decayfree.study.tasks.jackknife import pseudo_values
@@ -21,7 +23,19 @@ class Counting:
     """Truth: rows x, y in pixels of the image."""
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
-        return build_with_backbone(spec, sizes, seed, own=COUNTERS)
+        def try_out(model: nn.Module, images: Tensor) -> None:
+            density = model(images)
+            if not isinstance(density, Tensor) or density.ndim != 3:
+                raise InvalidInputError(
+                    f"{spec.name} is no network that counts: expected maps, (2, height, width), got "
+                    f"{tuple(density.shape) if isinstance(density, Tensor) else type(density).__name__}"
+                )
+
+        def of_user() -> nn.Module:
+            return library_model(spec, sizes, seed, n_classes=sizes.n_classes, trial=try_out)
+
+        is_own = isinstance(spec.name, Address)
+        return build_with_backbone(spec, sizes, seed, ours=COUNTERS, of_library=of_user if is_own else None)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Any:
         return model(inputs)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decayfree.arguments.address import Address
 from decayfree.forward import Surroundings
 from decayfree.study.data.truth import Ragged, Truth
 from decayfree.study.models.libraries import import_extra
@@ -37,10 +38,12 @@ class Detection:
             self.outputs(model, images)
 
         def of_library() -> nn.Module:
-            model = library_model(spec.name, sizes, seed, n_classes=sizes.n_classes + 1, trial=try_out)
-            return _with_images_as_they_are(model, sizes.image_size)
+            model = library_model(spec, sizes, seed, n_classes=sizes.n_classes + 1, trial=try_out)
+            return (
+                model if isinstance(spec.name, Address) else _with_images_as_they_are(model, sizes.image_size)
+            )
 
-        return build_with_backbone(spec, sizes, seed, own=DETECTORS, of_library=of_library)
+        return build_with_backbone(spec, sizes, seed, ours=DETECTORS, of_library=of_library)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Any:
         """What all heads say of each location, and of fixed boxes where boxes are looked at twice.

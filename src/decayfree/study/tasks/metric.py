@@ -38,6 +38,11 @@ METRICS: Mapping[str, Metric] = {
 """By task."""
 
 
+def metric_of(task: str) -> Metric:
+    """By what number networks of a task are compared; of one's own nobody here knows what it is."""
+    return METRICS.get(task) or Metric("score", f"What {task} scores: a share, larger is better.")
+
+
 def is_share(name: str) -> bool:
     """Whether a number of a task is a share; those that are not say their unit: "MAE, items".
 

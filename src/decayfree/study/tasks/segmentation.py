@@ -29,7 +29,7 @@ class Segmentation:
 
         def of_library() -> nn.Module:
             return library_model(
-                spec.name,
+                spec,
                 sizes,
                 seed,
                 n_classes=sizes.n_classes,
@@ -37,7 +37,7 @@ class Segmentation:
                 options={"aux_loss": True},
             )
 
-        return build_with_backbone(spec, sizes, seed, own=SEGMENTERS, of_library=of_library)
+        return build_with_backbone(spec, sizes, seed, ours=SEGMENTERS, of_library=of_library)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Any:
         return model(inputs)

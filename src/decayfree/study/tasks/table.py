@@ -1,5 +1,9 @@
 """The tasks by name."""
 
+from decayfree.arguments.address import Address
+from decayfree.errors import InvalidInputError
+from decayfree.study.own import OWN, own
+from decayfree.study.run_settings import Recipe
 from decayfree.study.tasks.classification import Classification
 from decayfree.study.tasks.counting import Counting
 from decayfree.study.tasks.detection import Detection
@@ -12,3 +16,24 @@ TASKS: dict[str, Task] = {
     "detection": Detection(),
     "counting": Counting(),
 }
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task of a recipe; one of the user's own is made anew.
+
+    Raises:
+        InvalidInputError: If that is no task.
+    """
+    if not isinstance(recipe.task, Address):
+        return TASKS[recipe.task]
+    made: Task = own("task", recipe.task, args=recipe.task_args, gives=object)
+    lacking = [name for name in _METHODS if not callable(getattr(made, name, None))]
+    if lacking:
+        raise InvalidInputError(
+            f"task: {recipe.task}: expected to give {OWN['task'].gives}, got {type(made).__name__} without "
+            f"{', '.join(lacking)}"
+        )
+    return made
+
+
+_METHODS = ("build", "outputs", "loss", "evaluate")

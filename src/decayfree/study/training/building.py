@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from decayfree.arguments.address import Address, Args
 from decayfree.errors import InvalidInputError
 from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.result import Invariance
@@ -25,8 +26,10 @@ from decayfree.study.files.norm_log import read_norms
 from decayfree.study.files.results import NORMS_FILE, run_directory
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.optimizers import build_optimizer
-from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings
-from decayfree.study.tasks.table import TASKS
+from decayfree.study.own import source_of
+from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings, TaskName
+from decayfree.study.tasks.table import task_of
+from decayfree.study.tasks.task import Task
 from decayfree.study.training.first_layer import first_layer
 from decayfree.study.training.sampling import Sampler, family_or_none
 
@@ -40,6 +43,7 @@ _N_PROBE_IMAGES = 32
 class Parts:
     """A run before its first step."""
 
+    task: Task
     dataset: Dataset
     model: nn.Module
     found: Invariance
@@ -56,6 +60,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
         MismatchError: If the norms to replay do not fit.
     """
     recipe, method = settings.recipe, settings.method
+    task = task_of(recipe)
     device = device_of(recipe)
     dataset = load(recipe.data, data_dir, device, seed=settings.seed, task=recipe.task)
     if recipe.data.label_noise:
@@ -66,7 +71,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             seed=settings.seed,
         )
         dataset = dataclasses.replace(dataset, train=Images(dataset.train.pixels, noisy))
-    model, found = _model_and_found(settings, dataset)
+    model, found = _model_and_found(settings, task, dataset)
     groups = method.param_groups(model, found, rest_weight_decay=recipe.rest_weight_decay)
     if recipe.rest_learning_rate:
         _set_rates_apart(groups, found, recipe.rest_learning_rate / recipe.learning_rate)
@@ -86,8 +91,8 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             replayed=replayed,
         )
     family = family_or_none(optimizer)
-    sampler = Sampler(model, found, attached, recipe, settings.seed, dataset, family, first)
-    return Parts(dataset, model, found, optimizer, attached, sampler)
+    sampler = Sampler(model, found, attached, recipe, settings.seed, task, dataset, family, first)
+    return Parts(task, dataset, model, found, optimizer, attached, sampler)
 
 
 def set_rates(optimizer: Optimizer, learning_rate: float) -> None:
@@ -123,26 +128,31 @@ def _set_rates_apart(groups: ParamGroups, found: Invariance, factor: float) -> N
             group[_RATE_FACTOR] = factor
 
 
-def _model_and_found(settings: RunSettings, dataset: Dataset) -> tuple[nn.Module, Invariance]:
+def _model_and_found(settings: RunSettings, task: Task, dataset: Dataset) -> tuple[nn.Module, Invariance]:
     """The network, as the method wants it, and its scale-invariant weights: found once for all seeds."""
     recipe = settings.recipe
     height, width = dataset.train.pixels.shape[-2:]
     sizes = Sizes(
         n_classes=dataset.n_classes, image_size=(height, width), width_factor=recipe.model.width_factor
     )
-    model = TASKS[recipe.task].build(recipe.model, sizes, settings.seed)
+    model = task.build(recipe.model, sizes, settings.seed)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.to(recipe.device)
-    found = Invariance.from_dict(_found_record(recipe.task, recipe.model, sizes), model)
+    sources = source_of(recipe.task), source_of(recipe.model.name)
+    record = _found_record(recipe.task, recipe.task_args, recipe.model, sizes, sources)
+    found = Invariance.from_dict(record, model)
     return model, settings.method.prepare(model, found)
 
 
 @lru_cache(maxsize=16)
-def _found_record(task: str, spec: ModelSpec, sizes: Sizes) -> dict[str, Any]:
-    model = TASKS[task].build(spec, sizes, 0)
+def _found_record(
+    name: TaskName | Address, args: Args, spec: ModelSpec, sizes: Sizes, sources: object
+) -> dict[str, Any]:
+    task = task_of(Recipe(name, task_args=args))
+    model = task.build(spec, sizes, 0)
     inputs = torch.randn(_N_PROBE_IMAGES, N_CHANNELS, *sizes.image_size, generator=generator_for("probe"))
-    return find_invariant(model, inputs, forward=TASKS[task].outputs).to_dict()
+    return find_invariant(model, inputs, forward=task.outputs).to_dict()
 
 
 def _replayed_norms(settings: RunSettings, out: Path, found: Invariance) -> Mapping[str, Tensor] | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from decayfree.arguments.address import Address
 from decayfree.forward import Surroundings
 from decayfree.invariance.result import Invariance
 from decayfree.methods.exact_replay import ExactReplay
@@ -25,6 +26,7 @@ from decayfree.span.input_span import InputSpan
 from decayfree.span.layer_span import LayerSpan
 from decayfree.study.data.images import Dataset
 from decayfree.study.data.loading import load
+from decayfree.study.own import source_of
 from decayfree.study.run_settings import DataSpec, Recipe
 from decayfree.study.training.laws import OffSpanLaw
 
@@ -93,6 +95,7 @@ def first_layer(
     span = span_seen(recipe, data_dir, convolution, seed)
     is_followed = (
         isinstance(optimizer, SGD)
+        and not isinstance(recipe.optimizer.name, Address)
         and isinstance(method, _FOLLOWED)
         and getattr(method, "form", "own") == "own"
         # Else no normalization centers its inputs, and its gradients leave this span.
@@ -123,11 +126,14 @@ def span_seen(recipe: Recipe, data_dir: str | None, convolution: nn.Conv2d, seed
     c = convolution
     settings = (c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, c.dilation, c.groups)
     same = seed if recipe.data.by_seed else 0
-    return _span(recipe.task, recipe.data, data_dir, (*settings, False, c.padding_mode), same)
+    source = source_of(recipe.data.name)
+    return _span(recipe.task, recipe.data, data_dir, (*settings, False, c.padding_mode), same, source)
 
 
 @lru_cache(maxsize=2)
-def _span(task: str, data: DataSpec, data_dir: str | None, settings: tuple[Any, ...], seed: int) -> LayerSpan:
+def _span(
+    task: str, data: DataSpec, data_dir: str | None, settings: tuple[Any, ...], seed: int, source: object
+) -> LayerSpan:
     """The span for a convolution with these settings, in the order in which torch takes them."""
     dataset: Dataset = load(data, data_dir, seed=seed, task=task)
     images = dataset.to_input(dataset.train.pixels[:N_SPAN_IMAGES])

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decayfree.arguments.address import looking_in
 from decayfree.arguments.kinds import checked
 from decayfree.errors import MismatchError, NonFiniteWeightError
 from decayfree.study.data.draws import batch_indices
 from decayfree.study.files import checkpoint, norm_log
 from decayfree.study.files.results import ENDED, RunState, read_spectra, run_directory
+from decayfree.study.files.sources import change
 from decayfree.study.run_settings import RunSettings
-from decayfree.study.tasks.table import TASKS
 from decayfree.study.training.building import Parts, build, device_of, set_rates
 from decayfree.study.training.cleaned import clean_
 from decayfree.study.training.cost import cost_of
@@ -36,6 +37,7 @@ def train(
     out: str | Path,
     *,
     data_dir: str | Path | None = None,
+    source_dir: str | Path | None = None,
     record_norms: bool = False,
     on_step: Callable[[int], bool] | None = None,
 ) -> RunState:
@@ -46,6 +48,8 @@ def train(
         out: The study's folder; the run's files are in ``out/runs/<key>``, and a run that it replays lies
             beside.
         data_dir: Where the images are, for data that is not embedded in a package.
+        source_dir: Where ``./file.py`` is, for what is the user's own; the current folder by default. A
+            checkpoint of another source is set aside, and the run begins anew.
         record_norms: Keep every block's norm at every step, for a run that replays them.
         on_step: Called with the number of steps done after each; False saves and stops.
 
@@ -59,7 +63,7 @@ def train(
     """
     device = device_of(settings.recipe)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _repeatable(device):
+    with looking_in(source_dir), torch.random.fork_rng(devices=devices), _repeatable(device):
         torch.manual_seed(settings.seed)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -74,6 +78,7 @@ class _Run:
     def __init__(self, settings: RunSettings, out: Path, *, data_dir: str | None, record_norms: bool) -> None:
         self.settings, self.recipe = settings, settings.recipe
         self.directory = run_directory(out, settings.key)
+        self.sources = settings.sources()
         checkpoint.write_record(self.directory, settings, state="running")
         self.parts: Parts = build(settings, out, data_dir=data_dir)
         self.device = device_of(self.recipe)
@@ -105,7 +110,7 @@ class _Run:
                 self._record("diverged", f"the loss or the weights of step {self.n_done} were not finite")
                 return "diverged"
             if self.n_done == self.recipe.n_steps and self.recipe.clean_off_span:
-                clean_(self.parts.model, self.parts.dataset, TASKS[self.recipe.task])
+                clean_(self.parts.model, self.parts.dataset, self.parts.task)
             if is_sampled:
                 self._sample()
             if not on_step(self.n_done):
@@ -130,7 +135,7 @@ class _Run:
         inputs = dataset.batch(chosen, recipe.data, seed=seed, step=step, channels_last=recipe.channels_last)
         truth = parts.sampler.renamed(dataset.truth(chosen, recipe.data, seed=seed, step=step), step)
         with self._autocast():
-            loss = TASKS[recipe.task].loss(self.forward, inputs, truth, recipe)
+            loss = parts.task.loss(self.forward, inputs, truth, recipe)
         parts.optimizer.zero_grad()
         loss.backward()
         self.n_done += 1
@@ -168,6 +173,7 @@ class _Run:
         first = self.parts.sampler.first_layer
         state = {
             "key": self.settings.key,
+            "sources": self.sources,
             "n_done": self.n_done,
             "elapsed_s": self.elapsed_s,
             "steps_s": self.steps_s,
@@ -188,6 +194,10 @@ class _Run:
             raise MismatchError(
                 f"{self.directory / 'last.pt'} is of the run {state['key']}, expected {self.settings.key}"
             )
+        changed = "" if state is None else change(state.get("sources", {}), self.sources)
+        if changed:
+            checkpoint.set_aside(self.directory, f"its source changed: {changed}", keep_record=True)
+            return False
         if state is None or (self.recipe.off_span and 0 not in read_spectra(self.directory)):
             return False
         parts = self.parts
@@ -213,6 +223,7 @@ class _Run:
             elapsed_s=self.elapsed_s,
             first_layer="" if first is None else first.name,
             notes=parts.dataset.notes,
+            sources=self.sources,
             cost=cost_of(
                 parts.model,
                 parts.optimizer,

@@ -26,8 +26,7 @@ from decayfree.study.data.truth import Truth
 from decayfree.study.files.of_images import text_of_images
 from decayfree.study.files.results import Row, Spectrum
 from decayfree.study.run_settings import Recipe
-from decayfree.study.tasks.table import TASKS
-from decayfree.study.tasks.task import Score
+from decayfree.study.tasks.task import Score, Task
 from decayfree.study.training.examples import examples_of
 from decayfree.study.training.first_layer import IMAGES_AT_ONCE, FirstLayer
 from decayfree.study.training.spectra import spectra_of
@@ -47,6 +46,7 @@ class Sampler:
     method: AttachedMethod
     recipe: Recipe
     seed: int
+    task: Task
     dataset: Dataset
     family: UpdateFamily | Literal["none"]
     """What an effective learning rate is; with ``none`` there is none."""
@@ -104,7 +104,7 @@ class Sampler:
     def spectra(self) -> dict[str, Spectrum]:
         """Where the energy of every weight lies over the spectrum of its inputs, now."""
         inputs = self.dataset.to_input(self.dataset.train.pixels[:N_SPECTRUM_IMAGES])
-        spectra = spectra_of(self.model, self.found, inputs, TASKS[self.recipe.task].outputs)
+        spectra = spectra_of(self.model, self.found, inputs, self.task.outputs)
         return {plain_name(name): spectrum for name, spectrum in spectra.items()}
 
     def _score(self, images: Images, step: int, *, each: bool = False) -> Score:
@@ -112,7 +112,7 @@ class Sampler:
         if not len(images):
             return Score(math.nan, math.nan)
         images = Images(images.pixels, self.renamed(images.labels, max(step - 1, 0)))
-        return TASKS[self.recipe.task].evaluate(self.model, self._batches(images), each=each)
+        return self.task.evaluate(self.model, self._batches(images), each=each)
 
     def _batches(self, images: Images) -> Iterator[tuple[Tensor, Truth]]:
         for start in range(0, len(images), IMAGES_AT_ONCE):
