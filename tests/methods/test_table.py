@@ -95,7 +95,7 @@ def test_a_new_method_is_one_file(new_method):
 
 
 def test_a_new_method_is_in_the_messages_and_commands(new_method, tmp_path):
-    with pytest.raises(ValueError, match=f"rotational_equilibrium, {new_method}; got 'wrong'"):
+    with pytest.raises(ValueError, match=f"rotational_equilibrium, {new_method}, .*; got 'wrong'"):
         StudySpec.from_toml('seeds = [0]\n[[methods]]\nname = "wrong"\n')
     study = tmp_path / "study"
     study.mkdir()

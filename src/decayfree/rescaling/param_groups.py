@@ -201,9 +201,8 @@ def _divided(group: Mapping[str, Any], kinds: Mapping[int, Kind], decays: Sequen
     parts: dict[Kind, Group] = {}
     for kind, changed in settings.items():
         if kind in of_each:
-            # A learning rate in a tensor is changed in place by schedulers: each group wants its own.
-            parts[kind] = {key: one.clone() if isinstance(one, Tensor) else one for key, one in group.items()}
-            parts[kind] |= changed
+            # A learning rate in a tensor stays the one that its owner fills, as in groups that torch makes.
+            parts[kind] = {**group, **changed}
             for key in _BY_PARAMETER & group.keys():
                 values = zip(group[key], of_each, strict=True)
                 parts[kind][key] = [value for value, its in values if its == kind]
