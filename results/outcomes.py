@@ -86,7 +86,8 @@ def preset(study: Study) -> Iterator[str]:
 
 def turning_minus_decay(groups: StudyGroups) -> tuple[Contrast, Contrast | None]:
     """Turning with its default memory minus tuned decay, on new seeds and on those that chose."""
-    return next((anew, chose) for label, anew, chose in minus_decay(groups) if "memory" in label)
+    arms = (_minus_decay(groups, label) for label in groups.methods if "memory" in label)
+    return next(arm for arm in arms if arm is not None)
 
 
 def inferiority(found: Contrast) -> tuple[str, str]:
@@ -113,10 +114,14 @@ def beside_decay(arms: Iterable[tuple[str, Contrast, Contrast | None]]) -> Itera
 def minus_decay(groups: StudyGroups) -> Iterator[tuple[str, Contrast, Contrast | None]]:
     """Arm, its difference to tuned decay on new seeds, and with those that chose, where several did."""
     for label in groups.methods:
-        entries = compare_chosen(groups, label).of("weight decay")
-        anew = contrast_of([one for entry in entries if (one := entry.confirmation)])
-        if anew is not None:
-            yield label, anew, contrast_of(entries)
+        if (arm := _minus_decay(groups, label)) is not None:
+            yield label, *arm
+
+
+def _minus_decay(groups: StudyGroups, label: str) -> tuple[Contrast, Contrast | None] | None:
+    entries = compare_chosen(groups, label).of("weight decay")
+    anew = contrast_of([one for entry in entries if (one := entry.confirmation)])
+    return None if anew is None else (anew, contrast_of(entries))
 
 
 def rates(study: Study) -> Iterator[str]:

@@ -53,6 +53,22 @@ def test_all_seven_kinds_train_and_their_source_is_kept(tmp_path):
     assert last.norms["0.weight"] < first.norms["0.weight"]  # without shrinking they only grow
 
 
+def test_a_run_has_one_object_of_a_method(tmp_path):
+    source = f"""{SOURCE}
+
+class Shrink(Shrink):
+    def prepare(self, model, found):
+        object.__setattr__(self, "n_found", len(found))
+        return found
+
+    def attach(self, optimizer, found, **others):
+        assert self.n_found == len(found)
+        return super().attach(optimizer, found, **others)
+"""
+    (run,) = written(tmp_path, source=source).runs()
+    assert train(run, tmp_path, source_dir=tmp_path) == "done"
+
+
 def test_what_is_asked_for_is_what_trains(tmp_path):
     """Of each kind another argument, or the built-in one, changes what comes out."""
     spec, rows = written(tmp_path), {}

@@ -110,8 +110,7 @@ class Address(str):
     in_words = " or ".join(FORMS)
 
     def __new__(cls, text: str) -> "Address":
-        found = _FORM.fullmatch(text)
-        if found is None or ".." in (found["file"] or "").split("/"):
+        if _match(text) is None:
             raise InvalidInputError(f"expected {cls.in_words}, got {text!r}")
         return super().__new__(cls, text)
 
@@ -125,8 +124,7 @@ class Address(str):
         if isinstance(value, Address):
             return value
         if isinstance(value, str):
-            found = _FORM.fullmatch(value)
-            return Address(value) if found and ".." not in (found["file"] or "").split("/") else value
+            return value if _match(value) is None else Address(value)
         if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
             return _address_of(value)
         return value
@@ -249,8 +247,13 @@ class Address(str):
         return thing
 
 
+def _match(text: str) -> re.Match[str] | None:
+    found = _FORM.fullmatch(text)
+    return found if found and ".." not in (found["file"] or "").split("/") else None
+
+
 def _parts(address: Address) -> re.Match[str]:
-    match = _FORM.fullmatch(address)
+    match = _match(address)
     assert match is not None
     return match
 

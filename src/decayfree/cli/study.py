@@ -225,10 +225,8 @@ def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
     """Raise before anything runs if the images or the device are not there; a cluster looks for its own."""
     from decayfree.arguments.address import looking_in
     from decayfree.study.data.loading import load
-    from decayfree.study.models.sizes import Sizes
     from decayfree.study.run_settings import library_of
-    from decayfree.study.runner.own_check import check_own
-    from decayfree.study.tasks.table import task_of
+    from decayfree.study.runner.own_check import check_own, try_model
     from decayfree.study.training.building import device_of
 
     check_own(spec, with_data=not on_cluster)
@@ -242,10 +240,7 @@ def _look_for_data(spec: "StudySpec", *, on_cluster: bool) -> None:
             load(data, spec.data_dir, task=task)
         for recipe in {(one.task, one.model, one.data): one for one in recipes}.values():
             if library_of(recipe.model.name):  # which may have no such network, or one for other images
-                dataset = load(recipe.data, spec.data_dir, task=recipe.task)
-                height, width = dataset.train.pixels.shape[-2:]
-                sizes = Sizes(n_classes=dataset.n_classes, image_size=(height, width))
-                task_of(recipe).build(recipe.model, sizes, 0)
+                try_model(recipe, load(recipe.data, spec.data_dir, task=recipe.task))
 
 
 def _tell_what_is_there(spec: "StudySpec", out: Path) -> None:

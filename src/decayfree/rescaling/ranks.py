@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -190,20 +190,23 @@ class Ranks:
         store.set(keys[torch.distributed.get_rank()], own)
         # Who did not answer is not waited for again.
         expected = [one for rank, one in keys.items() if rank not in self._silent]
-        while not store.check(expected) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+        _wait(lambda: store.check(expected), deadline)
         # The first one to say it decides for all, or some would go on and wait for those that did not.
         verdict = "together" if store.check(list(keys.values())) else "apart"
         are_together = store.compare_set(f"{key}/{number}/verdict", "", verdict) == b"together"
         store.compare_set(f"{key}/number", str(number), str(number + 1))
         there = [rank for rank, one in keys.items() if store.check([one])]
         said = {rank: json.loads(store.get(keys[rank])) for rank in there}
-        n_heard = store.add(f"{key}/{number}/heard", 1)
-        # The store may end with its first process, and that one right after this.
-        while torch.distributed.get_rank() == 0 and n_heard < len(there) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-            n_heard = store.add(f"{key}/{number}/heard", 0)
+        heard = f"{key}/{number}/heard"
+        store.add(heard, 1)
+        if torch.distributed.get_rank() == 0:  # the store may end with this process, and it right after this
+            _wait(lambda: store.add(heard, 0) >= len(there), deadline)
         return said, are_together
+
+
+def _wait(is_so: Callable[[], bool], deadline: float) -> None:
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _said_of(answers: Answers, what: str) -> str:

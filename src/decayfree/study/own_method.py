@@ -1,27 +1,20 @@
 """A method of the user's own in a spec: its name and its arguments, until it is trained with.
 
-What a spec, a table and a page ask of a method is told without it, so that reading them runs nothing.
+What a spec, a table and a page ask of a method is told without it, so that reading them runs nothing. A run
+trains with the one that is made of it.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
-from torch.optim import Optimizer
+from typing import Any
 
 from decayfree.arguments.address import Address, Args
 from decayfree.arguments.kinds import kind_fault
 from decayfree.errors import InvalidInputError, faults_of, raise_all
-from decayfree.methods.method import AttachedMethod, BlockNormsByStep, Method, ParamGroups, RunLength
+from decayfree.methods.method import Method
 from decayfree.methods.table import METHODS
 from decayfree.study.own import own
-
-if TYPE_CHECKING:
-    from decayfree.invariance.result import Invariance
 
 
 @dataclass(frozen=True)
@@ -74,25 +67,6 @@ class OwnMethod(Method):
         """
         made: Method = own("method.name", self.name, args=self.args)
         return made
-
-    def prepare(self, model: nn.Module, found: Invariance) -> Invariance:
-        return self.made().prepare(model, found)
-
-    def param_groups(self, model: nn.Module, found: Invariance, *, rest_weight_decay: float) -> ParamGroups:
-        return self.made().param_groups(model, found, rest_weight_decay=rest_weight_decay)
-
-    def optimizer(self, name: str, groups: ParamGroups, settings: Mapping[str, Any]) -> Optimizer | None:
-        return self.made().optimizer(name, groups, settings)
-
-    def attach(
-        self,
-        optimizer: Optimizer,
-        found: Invariance,
-        *,
-        replayed: BlockNormsByStep | None = None,
-        length: RunLength | None = None,
-    ) -> AttachedMethod:
-        return self.made().attach(optimizer, found, replayed=replayed, length=length)
 
 
 def _is_method(value: Any) -> bool:

@@ -96,7 +96,7 @@ def _trial(
     if not with_data:
         return run.at(path), lambda: None
     if path == "model.name":
-        return key, lambda: _try_model(recipe, _loaded(recipe, data_dir))
+        return key, lambda: try_model(recipe, _loaded(recipe, data_dir))
     if path == "data.augmentation":
         return key, lambda: _loaded(recipe, data_dir).batch(torch.arange(2), recipe.data, seed=0, step=0)
     return key, lambda: _loaded(recipe, data_dir)
@@ -140,8 +140,8 @@ def _try_schedule(recipe: Recipe) -> None:
         )
 
 
-def _try_model(recipe: Recipe, dataset: Dataset) -> None:
+def try_model(recipe: Recipe, dataset: Dataset) -> None:
+    """Build a network of a library, or one's own, for these images: it may not be there, or not take them."""
     height, width = dataset.train.pixels.shape[-2:]
     sizes = Sizes(n_classes=dataset.n_classes, image_size=(height, width))
-    assert isinstance(recipe.model.name, Address)
     task_of(recipe).build(recipe.model, sizes, 0)

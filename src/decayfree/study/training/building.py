@@ -27,6 +27,7 @@ from decayfree.study.files.results import NORMS_FILE, run_directory
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.optimizers import build_optimizer
 from decayfree.study.own import source_of
+from decayfree.study.own_method import OwnMethod
 from decayfree.study.run_settings import ModelSpec, Recipe, RunSettings, TaskName
 from decayfree.study.tasks.table import task_of
 from decayfree.study.tasks.task import Task
@@ -59,7 +60,9 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
         InvalidInputError: If the data is not there, or this torch does not see the device.
         MismatchError: If the norms to replay do not fit.
     """
-    recipe, method = settings.recipe, settings.method
+    recipe = settings.recipe
+    # The user's own is made once, so that what it remembers from one call is there in the next.
+    method = settings.method.made() if isinstance(settings.method, OwnMethod) else settings.method
     task = task_of(recipe)
     device = device_of(recipe)
     dataset = load(recipe.data, data_dir, device, seed=settings.seed, task=recipe.task)
@@ -72,6 +75,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
         )
         dataset = dataclasses.replace(dataset, train=Images(dataset.train.pixels, noisy))
     model, found = _model_and_found(settings, task, dataset)
+    found = method.prepare(model, found)
     groups = method.param_groups(model, found, rest_weight_decay=recipe.rest_weight_decay)
     if recipe.rest_learning_rate:
         _set_rates_apart(groups, found, recipe.rest_learning_rate / recipe.learning_rate)
@@ -84,7 +88,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             model,
             optimizer,
             found,
-            method,
+            settings.method,
             recipe=recipe,
             data_dir=data_dir,
             seed=settings.seed,
@@ -129,7 +133,7 @@ def _set_rates_apart(groups: ParamGroups, found: Invariance, factor: float) -> N
 
 
 def _model_and_found(settings: RunSettings, task: Task, dataset: Dataset) -> tuple[nn.Module, Invariance]:
-    """The network, as the method wants it, and its scale-invariant weights: found once for all seeds."""
+    """The network and its scale-invariant weights: found once for all seeds."""
     recipe = settings.recipe
     height, width = dataset.train.pixels.shape[-2:]
     sizes = Sizes(
@@ -141,8 +145,7 @@ def _model_and_found(settings: RunSettings, task: Task, dataset: Dataset) -> tup
     model.to(recipe.device)
     sources = source_of(recipe.task), source_of(recipe.model.name)
     record = _found_record(recipe.task, recipe.task_args, recipe.model, sizes, sources)
-    found = Invariance.from_dict(record, model)
-    return model, settings.method.prepare(model, found)
+    return model, Invariance.from_dict(record, model)
 
 
 @lru_cache(maxsize=16)
