@@ -102,6 +102,23 @@ def test_a_learning_rate_in_a_tensor_stays_its_owners():
     assert all(group["lr"] is lr for group in optimizer.param_groups)  # as where torch makes two groups
 
 
+@pytest.mark.parametrize("name", ["ExponentialLR", "LinearLR", "CosineAnnealingLR"])
+def test_a_scheduler_goes_the_same_way_with_a_learning_rate_in_a_tensor(name):
+    rates = []
+    for lr in (0.1, torch.tensor(0.1)):
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        exempt_(optimizer, decayfree.find_invariant(model, INPUTS))
+        given = {"ExponentialLR": {"gamma": 0.5}, "LinearLR": {}, "CosineAnnealingLR": {"T_max": 4}}[name]
+        scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **given)
+        for _ in range(3):
+            optimizer.step()
+            scheduler.step()
+            rates.append([float(group["lr"]) for group in optimizer.param_groups])
+    for one, other in zip(rates[:3], rates[3:], strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+
+
 def test_asgds_own_decay_is_decay():
     model = net()
     found = decayfree.find_invariant(model, INPUTS)
