@@ -188,16 +188,14 @@ def test_names_of_parameters_go_with_them(seed):
     assert "conv.weight" in optimizer.param_groups[1]["param_names"]
 
 
-def test_a_learning_rate_in_a_tensor_is_not_shared(seed):
-    model = mixed_net()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=torch.tensor(0.1), weight_decay=0.01, momentum=0.9, foreach=False
-    )
+def test_a_learning_rate_in_a_tensor_stays_its_owners(seed):
+    model, lr = mixed_net(), torch.tensor(0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=0.01, momentum=0.9, foreach=False)
     found = find(model)
     drop_decay(optimizer, found, gradient_norms=norms_for(found))
     one, other = (group["lr"] for group in optimizer.param_groups)
-    assert one is not other
-    assert float(one) == float(other) == pytest.approx(0.1)
+    assert one is other is lr
+    assert float(lr) == pytest.approx(0.1)
 
 
 def test_weights_of_another_optimizer_are_left_alone(seed):

@@ -97,7 +97,9 @@ def exempt_(optimizer: Optimizer, found: Invariance) -> list[str]:
     In place. A group that decays scale-invariant weights beside others is divided: the others stay in it, and
     these go to a new group behind all others, with the same settings (learning rate, layer decay, betas) but
     without decay. A group of them alone only loses its decay. Which weights these are, and what becomes of
-    those that are partly held, :func:`split_params` says. Moments stay with their parameters.
+    those that are partly held, :func:`split_params` says. Moments stay with their parameters. A
+    learning rate in a tensor stays that one tensor, as in groups that torch makes of one: give a group
+    another to part them.
 
     Call it before a scheduler is made, which knows the groups by number, and before the state of an optimizer
     is loaded that was made ready in the same way.
