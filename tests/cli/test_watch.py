@@ -99,9 +99,8 @@ def test_it_waits_for_the_file_follows_it_and_writes_the_page_at_the_end(tmp_pat
         until = time.monotonic() + 60
         is_over = False
         while text not in seen and time.monotonic() < until and not is_over:
-            is_over = (
-                watching.poll() is not None
-            )  # before the last look, or what it says at its end is missed
+            # Asked before the last look, or what it says at its end is missed.
+            is_over = watching.poll() is not None
             seen += (watching.stdout.read() or b"").decode()  # type: ignore[union-attr]
             time.sleep(0.05)
         assert text in seen, seen
