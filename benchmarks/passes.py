@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # What these get is only written.
 _OVERWRITING = {"aten::copy_", "aten::fill_", "aten::zero_"}
+# What these make is kept as what they get is.
+_LIKE = {"aten::clone", "aten::empty_like"}
 
 
 class Passes(TorchDispatchMode):
@@ -19,7 +21,7 @@ class Passes(TorchDispatchMode):
 
     Args:
         held: What is in memory when the work begins, as weights and gradients are: always counted, and so are
-            clones of it.
+            clones of it and what is made like it.
         cache_bytes: Other tensors up to this size are not: they are made and used up in the cache.
     """
 
@@ -47,6 +49,8 @@ class Passes(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = func._schema.name
+        if name in _LIKE and self._is_in_memory(args[0]):
+            self._hold([result])
         if func.is_view or "empty" in name:
             return result
         given = zip(func._schema.arguments, args, strict=False)
@@ -58,8 +62,6 @@ class Passes(TorchDispatchMode):
             if _is_written(argument):
                 self.count(*_tensors_in(value))
         made = list(_tensors_in(result)) if not any(written) else []
-        if name == "aten::clone" and self._is_in_memory(args[0]):
-            self._hold(made)
         self.count(*made)
         return result
 

@@ -169,7 +169,10 @@ def test_a_sampled_step_copies_the_weights_once_and_nothing_of_the_optimizer() -
 def test_a_sample_is_six_passes_over_what_is_recorded(
     compiled: bool, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy that is read and written, weights and gradients before the step, weights and copies after it."""
+    """A copy that is read and written, weights and gradients before the step, weights and copies after it.
+
+    Machine code copies a weight as it compares it with its gradient: one pass less.
+    """
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     passes = importlib.import_module("passes")
     if compiled:
@@ -194,9 +197,10 @@ def test_a_sample_is_six_passes_over_what_is_recorded(
     with counted:
         recorder._before_step(optimizer, (optimizer,), {})
         recorder._after_step(optimizer, (optimizer,), {})
-    # Before and after: two weights with kernels, a whole one, and its bias.
-    assert n_compiled == ([2] * 8 if compiled else [])
-    assert counted.n_bytes == 6 * sum(parameter.nbytes for parameter in held)
+    # Before and after: two weights with kernels, a whole one, and its bias; these are copied on their own.
+    assert n_compiled == ([3, 3, *[2] * 6] if compiled else [])
+    n_fewer = model.conv.weight.nbytes + model.grouped.weight.nbytes if compiled else 0
+    assert counted.n_bytes == 6 * sum(parameter.nbytes for parameter in held) - n_fewer
 
 
 def test_what_was_summed_is_read_of_all_weights_in_one_call() -> None:
@@ -225,7 +229,8 @@ def test_a_sample_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None
 
         return read
 
-    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__"):
+    # numpy() is no read on the CPU, where alone it is called: see below.
+    for name in ("item", "tolist", "cpu", "__float__", "__int__", "__bool__", "__index__"):
         monkeypatch.setattr(Tensor, name, counted(name))
     digit_losses(2)[1](model).backward()
     reads.clear()

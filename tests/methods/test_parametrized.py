@@ -205,7 +205,7 @@ def test_weights_that_cannot_be_parametrized_are_listed_and_the_model_is_left_al
         def __init__(self):
             super().__init__()
             self.first = parametrizations.weight_norm(nn.Conv2d(3, 4, 1, bias=False))
-            self.up = nn.ConvTranspose2d(4, 4, 2, bias=False)
+            self.up = nn.ConvTranspose2d(4, 4, 2, bias=False, groups=2)
             self.one, self.two = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
             self.two.weight = self.one.weight
             self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
@@ -226,12 +226,29 @@ def test_weights_that_cannot_be_parametrized_are_listed_and_the_model_is_left_al
     for part in (
         f"{method.label} does not know how to treat",
         "first.parametrizations.weight.original1 (4, 3, 1, 1), which is part of a parametrization",
-        "up.weight (4, 4, 2, 2), whose rows run along dimension 1",
+        "up.weight (4, 2, 2, 2), whose rows lie in 2 groups along dimension 1",
         "one.weight (4, 4, 1, 1), which layers share (one.weight, two.weight)",
         "thin.weight (4, 1), whose rows are single numbers",
     ):
         assert re.search(re.escape(part), str(caught.value))
     assert [name for name, _ in model.named_parameters()] == names
+
+
+@each_method
+def test_rows_of_a_transposed_kernel_run_along_its_second_dimension(method, seed):
+    model = nn.Sequential(
+        *(nn.ConvTranspose2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
+        *(nn.ConvTranspose2d(5, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(324, 2)),
+    )
+    plain = [model[index].weight.detach().clone() for index in (0, 3)]
+    said = method.prepare(model, find_invariant(model, IMAGES))
+    assert [(one.name, one.bias, one.blocks) for one in said] == [
+        (one.name, one.bias, one.blocks) for one in find_invariant(model, IMAGES)
+    ]
+    for layer, before in zip((model[0], model[3]), plain, strict=True):
+        rows, was = (weight.detach().movedim(1, 0).flatten(1) for weight in (layer.weight, before))
+        is_centered = isinstance(method, WeightStandardization)
+        torch.testing.assert_close(rows, standardized(was) if is_centered else was)
 
 
 def test_a_length_that_has_its_scale_in_common_with_a_bias_is_trained(seed):

@@ -19,12 +19,17 @@ LEAST = 1 << 16
 
 def fused_motion(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor | None:
     """As `row_sums.block_motion`, row by row; nothing where that is not for machine code."""
-    return _fused(_motion, before, after, blocks, n_sums=4)
+    return _fused(_motion, before, after, blocks=blocks, n_sums=4)
 
 
-def fused_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> Tensor | None:
-    """As `row_sums.block_slope`, row by row; nothing where that is not for machine code."""
-    return _fused(_slope, weight, gradient, blocks, n_sums=3)
+def fused_slope(
+    weight: Tensor, gradient: Tensor, blocks: Blocks, copy: Tensor | None = None
+) -> Tensor | None:
+    """As `row_sums.block_slope`, row by row; nothing where that is not for machine code.
+
+    ``copy`` gets the held rows of the weight in the same pass.
+    """
+    return _fused(_slope, weight, gradient, *([] if copy is None else [copy]), blocks=blocks, n_sums=3)
 
 
 def runs_of(blocks: Blocks) -> list[slice]:
@@ -44,7 +49,7 @@ def runs_of(blocks: Blocks) -> list[slice]:
 
 
 def _fused(
-    loop: Callable[..., None], first: Tensor, second: Tensor, blocks: Blocks, *, n_sums: int
+    loop: Callable[..., None], first: Tensor, second: Tensor, *others: Tensor, blocks: Blocks, n_sums: int
 ) -> Tensor | None:
     """What ``loop`` makes of every held row, (n_sums, n_rows)."""
     is_meant = (
@@ -54,7 +59,7 @@ def _fused(
         and first.numel() >= LEAST
         and blocks.axis == 0
     )
-    matrices = _in_memory(first, second) if is_meant else []
+    matrices = _in_memory(first, second, *others) if is_meant else []
     compiled = _compiled(loop) if matrices else None
     if compiled is None:
         return None
@@ -62,15 +67,15 @@ def _fused(
     arrays, filled, n_done = [matrix.numpy() for matrix in matrices], sums.numpy(), 0
     for run in runs_of(blocks):
         n = run.stop - run.start
-        compiled(*(array[run] for array in arrays), filled[n_done : n_done + n])
+        compiled(filled[n_done : n_done + n], *(array[run] for array in arrays))
         n_done += n
     return sums.t()
 
 
-def _in_memory(first: Tensor, second: Tensor) -> list[Tensor]:
-    """Both as (rows, numbers in a row), in the order of memory; nothing where they lie in different ones."""
-    order = sorted(range(1, first.ndim), key=first.stride, reverse=True)
-    turned = [tensor.permute(0, *order) for tensor in (first, second)]
+def _in_memory(*tensors: Tensor) -> list[Tensor]:
+    """All as (rows, numbers in a row), in the order of memory; nothing where they lie in different ones."""
+    order = sorted(range(1, tensors[0].ndim), key=tensors[0].stride, reverse=True)
+    turned = [tensor.permute(0, *order) for tensor in tensors]
     return (
         [tensor.view(len(tensor), -1) for tensor in turned] if all(map(Tensor.is_contiguous, turned)) else []
     )
@@ -88,26 +93,29 @@ def _compiled(loop: Callable[..., None]) -> Callable[..., None] | None:
     return compiled
 
 
-def _motion(before: Any, after: Any, sums: Any) -> None:
+def _motion(sums: Any, before: Any, after: Any) -> None:
     n_rows, row_size = before.shape
     for row in range(n_rows):
-        squares = along = squares_after = 0.0
+        squares = along = squares_after = changes = 0.0
         for column in range(row_size):
             # Times 1.0 to be in float64: numba's float() would leave a float32 as it is.
             old, new = 1.0 * before[row, column], 1.0 * after[row, column]
             squares += old * old
             along += old * (new - old)
+            changes += (new - old) * (new - old)
             squares_after += new * new
         growth = along / squares if squares != 0.0 else 0.0
-        aside = 0.0
-        for column in range(row_size):
-            old, new = 1.0 * before[row, column], 1.0 * after[row, column]
-            rest = (new - old) - growth * old
-            aside += rest * rest
+        aside = changes - growth * along
+        if not aside > 1e-4 * changes:  # most cancels: from the differences themselves
+            aside = 0.0
+            for column in range(row_size):
+                old, new = 1.0 * before[row, column], 1.0 * after[row, column]
+                rest = (new - old) - growth * old
+                aside += rest * rest
         sums[row, 0], sums[row, 1], sums[row, 2], sums[row, 3] = squares, along, aside, squares_after
 
 
-def _slope(weight: Any, gradient: Any, sums: Any) -> None:
+def _slope(sums: Any, weight: Any, gradient: Any, copy: Any = None) -> None:
     n_rows, row_size = weight.shape
     for row in range(n_rows):
         squares = gradient_squares = dots = 0.0
@@ -116,4 +124,7 @@ def _slope(weight: Any, gradient: Any, sums: Any) -> None:
             squares += w * w
             gradient_squares += g * g
             dots += w * g
+        if copy is not None:
+            for column in range(row_size):
+                copy[row, column] = weight[row, column]
         sums[row, 0], sums[row, 1], sums[row, 2] = squares, gradient_squares, dots

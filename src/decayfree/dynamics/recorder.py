@@ -23,7 +23,7 @@ from decayfree.dynamics.families import update_family
 from decayfree.dynamics.measures import distance_to_equilibrium
 from decayfree.dynamics.readings import as_scalar, motion_readings, slope_readings, summary
 from decayfree.dynamics.readings import labels as labels_of
-from decayfree.dynamics.row_sums import Sums, added_up, motion_here, slope_here
+from decayfree.dynamics.row_sums import Sums, added_up, motion_here, slope_and_copy_here
 from decayfree.dynamics.samples import Sample
 from decayfree.dynamics.sinks import JsonLines, Kept
 from decayfree.dynamics.watched import Watched
@@ -223,14 +223,16 @@ class Recorder(Attached):
                 stacklevel=2,
             )
         parts = {name: part for name, part in parts.items() if name not in gone}
+        self._slopes = {}
+        copies: dict[str, Part | None] = {}
         # Of all weights first, so that what this needs for a moment does not come on top of the copies.
-        self._slopes = {
-            name: slope_here(part, grad) for name, part in parts.items() if (grad := _gradient_of(part))
-        }
+        for name, part in parts.items():
+            if gradient := _gradient_of(part):
+                self._slopes[name], copies[name] = slope_and_copy_here(part, gradient)
         # A fused optimizer gets gradients that are still multiplied by the scale of a GradScaler.
         self._scale = getattr(self.optimizer, "grad_scale", None)
         for name, part in parts.items():
-            self._kept[name] = part.each(lambda tensor: tensor.detach().clone())
+            self._kept[name] = copies.get(name) or part.each(lambda tensor: tensor.detach().clone())
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_inner_step(optimizer) or self._idle_step.has_come(self._watched()):

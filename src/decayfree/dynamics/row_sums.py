@@ -92,8 +92,17 @@ def slope_here(weight: Part, gradient: Part) -> Sums:
     pairs = list(_pairs(weight, gradient))
     if weight.is_sharded:
         return _slope_of_shards(weight, gradient)
-    of_rows = _with_bias([_row_slope(*pair) for pair in pairs])
-    return Sums(over_blocks(torch.nn.functional.pad(of_rows, (0, 0, 0, 1), value=1.0), weight.blocks))
+    return _slope_of(_with_bias([_row_slope(*pair) for pair in pairs]), weight.blocks)
+
+
+def slope_and_copy_here(weight: Part, gradient: Part) -> tuple[Sums, Part | None]:
+    """`slope_here`, and a copy of the weight's held rows where one pass over memory makes both."""
+    if weight.is_sharded or weight.bias is not None:
+        return slope_here(weight, gradient), None
+    ((first, second, blocks),) = _pairs(weight, gradient)
+    copy = weight.each(torch.empty_like)
+    of_rows = fused_slope(first, second, blocks, copy.weight)
+    return (slope_here(weight, gradient), None) if of_rows is None else (_slope_of(of_rows, blocks), copy)
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -135,6 +144,11 @@ def _row_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> Tensor:
     """‖w‖², ‖g‖² and ⟨w, g⟩ of every held row: (3, n_rows)."""
     sums = fused_slope(weight, gradient, blocks)
     return _in_pieces(weight, gradient, blocks, _slope) if sums is None else sums
+
+
+def _slope_of(of_rows: Tensor, blocks: Blocks) -> Sums:
+    """From (3, n_rows) and a row of ones, for the number of rows."""
+    return Sums(over_blocks(torch.nn.functional.pad(of_rows, (0, 0, 0, 1), value=1.0), blocks))
 
 
 def _with_bias(of_rows: Sequence[Tensor]) -> Tensor:

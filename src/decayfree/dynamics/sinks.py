@@ -51,7 +51,10 @@ class JsonLines:
             raise InvalidInputError(f"samples cannot go to {self.path}: it is a folder; name a file in it")
 
     def __call__(self, sample: Sample) -> None:
-        line = json.dumps(without_nan(vars(sample)), allow_nan=False)
+        try:
+            line = json.dumps(vars(sample), allow_nan=False)
+        except ValueError:
+            line = json.dumps(without_nan(vars(sample)), allow_nan=False)
         with self.path.open("ab") as file:
             # What a killed process left of a line stays a line of its own.
             file.write((b"" if _ends_a_line(self.path) else b"\n") + line.encode() + b"\n")

@@ -17,9 +17,9 @@ from decayfree.invariance.result import Invariance
 from decayfree.invariance.running_statistics import NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
 
-Parametrize = Callable[[nn.Module, str], tuple[str, str | None]]
-"""Parametrizes a parameter of a module; returns what its tensor of directions is called among its originals,
-and that of lengths if any.
+Parametrize = Callable[[nn.Module, str, int], tuple[str, str | None]]
+"""Parametrizes a parameter of a module, whose rows run along a dimension; returns what its tensor of
+directions is called among its originals, and that of lengths if any.
 """
 
 
@@ -44,7 +44,7 @@ def parametrized(
 
     Raises:
         UnsupportedWeightError: If a weight is shared, has a parametrization, has rows of one number, rows
-            along another dimension than 0 or rows that are not scale-invariant. Then nothing has changed.
+            in groups of a transposed kernel or rows that are not scale-invariant. Then nothing has changed.
     """
     faults = [fault for weight in found for fault in _faults(model, weight)]
     if faults:
@@ -53,11 +53,13 @@ def parametrized(
     reasons: dict[str, str] = {}
     for one in found:
         module, _, name = one.name.rpartition(".")
-        directions, lengths = put_in(model.get_submodule(module), name)
+        directions, lengths = put_in(model.get_submodule(module), name, one.axis)
         prefix = f"{module}{'.' * bool(module)}parametrizations.{name}."
         rows, cancelled_in = (1,) * one.blocks.n_rows, (NormLayer(f"{prefix}0"),)
         directions = prefix + directions
-        weights[directions] = ScaleInvariantWeight(directions, None, 0, rows, cancelled_in, one.residual)
+        weights[directions] = ScaleInvariantWeight(
+            directions, None, one.axis, rows, cancelled_in, one.residual
+        )
         reasons[directions] = reason
         if lengths is None:
             continue
@@ -122,9 +124,9 @@ def _faults(model: nn.Module, weight: ScaleInvariantWeight) -> Iterator[str]:
         yield f"{at}, which is part of a parametrization"
     elif len(all_names) > 1:
         yield f"{at}, which layers share ({', '.join(all_names)})"
-    elif weight.axis != 0:
-        yield f"{at}, whose rows run along dimension {weight.axis}"
+    elif weight.groups > 1:
+        yield f"{at}, whose rows lie in {weight.groups} groups along dimension {weight.axis}"
     elif weight.blocks.is_partial:
         yield f"{at}, of which only some rows are scale-invariant"
-    elif parameter.numel() == len(parameter):
+    elif parameter.numel() == parameter.shape[weight.axis]:
         yield f"{at}, whose rows are single numbers"

@@ -49,8 +49,8 @@ class WeightNormalization(Method):
             if one.blocks.rows_are_blocks and one.bias is None
         }
 
-        def put_in(module: nn.Module, name: str) -> tuple[str, str | None]:
-            parametrizations.weight_norm(module, name)
+        def put_in(module: nn.Module, name: str, axis: int) -> tuple[str, str | None]:
+            parametrizations.weight_norm(module, name, dim=axis)
             length = getattr(module.parametrizations, name).original0
             length.requires_grad_(id(module) not in fixed)
             return "original1", "original0"

@@ -77,26 +77,38 @@ class WeightStandardization(Method):
 
 
 class Standardized(nn.Module):
-    """The parametrization: each slice along dimension 0 gets mean 0 and standard deviation 1.
+    """The parametrization: each slice along a dimension gets mean 0 and standard deviation 1.
+
+    Args:
+        axis: That dimension, in which rows follow each other.
 
     Attributes:
         eps: Added to the variance, in units of it. An attribute, so that the probe for scale-invariant
             weights can set it aside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, axis: int = 0) -> None:
         super().__init__()
+        self.axis = axis
         self.eps = _EPS
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Standardize (rows, …), floating."""
-        dims = tuple(range(1, weight.ndim))
-        centered = weight - weight.mean(dim=dims, keepdim=True)
-        return centered * torch.rsqrt(centered.square().mean(dim=dims, keepdim=True) + self.eps)
+        """Standardize each row of (*shape), floating."""
+        centered = _centered(weight, self.axis)
+        spread = centered.square().mean(dim=_within_rows(weight, self.axis), keepdim=True)
+        return centered * torch.rsqrt(spread + self.eps)
 
 
-def _put_in(module: nn.Module, name: str) -> tuple[str, str | None]:
-    parametrize.register_parametrization(module, name, Standardized())
+def _centered(weight: Tensor, axis: int) -> Tensor:
+    return weight - weight.mean(dim=_within_rows(weight, axis), keepdim=True)
+
+
+def _within_rows(weight: Tensor, axis: int) -> tuple[int, ...]:
+    return tuple(dim for dim in range(weight.ndim) if dim != axis)
+
+
+def _put_in(module: nn.Module, name: str, axis: int) -> tuple[str, str | None]:
+    parametrize.register_parametrization(module, name, Standardized(axis))
     return "original", None
 
 
@@ -115,6 +127,6 @@ class _Standardized(NothingToDo):
     @torch.no_grad()
     def learning_rates(self, weight: ScaleInvariantWeight, learning_rate: float) -> Tensor:
         tensor = self._model.get_parameter(weight.name)
-        centered = tensor - tensor.mean(dim=tuple(range(1, tensor.ndim)), keepdim=True)
+        centered = _centered(tensor, weight.axis)
         whole, moving = (block_norms(one, weight.blocks) for one in (tensor, centered))
         return learning_rate * (whole / moving).pow(self._power)
