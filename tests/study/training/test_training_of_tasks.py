@@ -87,6 +87,39 @@ def test_weights_are_cleaned_by_what_the_task_makes_of_images(task: str, tmp_pat
     assert all(last.norms[weight] <= first.norms[weight] * (1 + 1e-6) for weight in first.norms)
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "task"),
+    [
+        ("nuclei", "stardist", "detection"),
+        ("nuclei", "stardist", "counting"),
+        ("coins", "skimage", "detection"),
+        ("coins", "skimage", "counting"),
+        ("faces", "skimage", "detection"),
+    ],
+)
+def test_annotated_pictures_of_packages_are_learned_from(
+    name: str, package: str, task: str, tmp_path: Path
+) -> None:
+    import_or_skip(package)
+    data = DataSpec(name, n_train=6, n_validation=2, n_test=3, image_size=32)
+    recipe = Recipe(
+        task=task,
+        data=data,
+        model=ModelSpec({"detection": "ttfnet-bn", "counting": "csrnet-bn"}[task], width_factor=0.125),
+        n_epochs=15,
+        batch_size=3,
+        n_samples=3,
+        learning_rate=0.01,
+        off_span=False,
+    )
+    (settings,) = StudySpec(methods=(WRS(),), seeds=(3,), recipe=recipe).runs()
+    assert train(settings, tmp_path) == "done"
+    first, *_, last = rows_of(tmp_path, settings)
+    assert last.train_loss < first.train_loss
+    assert 0 <= last.test_score <= 1 or task == "counting"
+    assert all(map(math.isfinite, last.test_metrics.values()))
+
+
 def test_what_was_left_out_of_the_data_is_told_on_the_page(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for part, n in (("train", 12), ("val", 4)):
