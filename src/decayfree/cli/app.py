@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from decayfree.cli.doctor import doctor
 from decayfree.cli.options import (
     FAILED,
     FORMS,
@@ -149,6 +150,7 @@ def inspect(
 
 
 app.command()(watch)
+app.command()(doctor)
 
 
 @app.command()
