@@ -28,7 +28,7 @@ from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import Holder, holders_of
 from decayfree.rescaling.runs import runs_in_memory
 from gpt import GPT, with_heads
-from measure import Quartiles, Work, added, interleaved, quartiles, ratios
+from measure import Spread, Work, added, interleaved, quartiles, ratios
 from resnet50 import ResNet50, convolutions
 
 # What the disturbance between two rescales multiplies every weight by: about what a step does, and never
@@ -373,7 +373,7 @@ def ratio_line(
     what: str, elapsed: dict[str, list[float]], above: str, below: str, *, target: float | None = None
 ) -> Line:
     """A line with the median and quartiles of a ratio, round by round."""
-    ratio: Quartiles = ratios(elapsed[above], elapsed[below])
+    ratio: Spread = ratios(elapsed[above], elapsed[below])
     return Line(what, ratio.format(), ratio.median, target)
 
 
