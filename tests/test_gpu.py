@@ -1,5 +1,6 @@
 """``make gpu`` tried on the host: one file with what was tested and measured, or none and the reason."""
 
+import importlib
 import json
 import os
 import time
@@ -10,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from support.scripts import ROOT, script
+from support.scripts import ROOT
 
 RESULTS = """<testsuites><testsuite>
 <testcase classname="tests.a" name="test_one[cuda]" time="0.1" />
@@ -23,7 +24,7 @@ RESULTS = """<testsuites><testsuite>
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return script("benchmarks/gpu.py")
+    return importlib.import_module("gpu")
 
 
 @pytest.mark.slow

@@ -276,6 +276,8 @@ def test_samples_go_to_the_loggers_at_the_trainers_step(tmp_path):
     head, *rows = (line.split(",") for line in text.splitlines())
     at = head.index("decayfree/norm/mean")
     assert [row[head.index("step")] for row in rows if row[at]] == ["4", "9", "14"]
+    losses = [row[head.index("step")] for row in rows if row[head.index("loss")]]
+    assert losses == [str(step) for step in range(16)]
 
 
 def test_a_function_of_the_module_may_find_the_weights(tmp_path):
