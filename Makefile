@@ -25,7 +25,7 @@ PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo why results test test-slow lint format bench clean
+.PHONY: help demo why results test test-slow lint format bench gpu clean
 
 help:
 	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
@@ -37,6 +37,7 @@ help:
 	@echo "make lint       check format, style and types"
 	@echo "make format     format the code and mend what can be mended"
 	@echo "make bench      measure speed and memory beside the peers"
+	@echo "make gpu        run all tests and benchmarks that want a GPU, under 9 minutes, into gpu.json"
 	@echo "make clean      remove what was built; $(VENV) and $(OUT) stay"
 
 demo: $(VENV)/installed-study
@@ -78,6 +79,9 @@ bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/scenes.py
 	$(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python benchmarks/trainers.py
+
+gpu: $(VENV)/installed-develop
+	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,6 +28,14 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nobody else asks whether there is a GPU: tests that want one are marked."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU that torch sees"))
+
+
 @pytest.fixture
 def seed() -> int:
     """The seed of the test; torch's and Python's global generators start from it."""

@@ -1,12 +1,14 @@
 """How long do some pieces of work take beside each other on a machine that others use too?
 
 Rounds run every piece once, in random order, so that a busy second meets all of them; medians and quartiles
-are taken over rounds. One thread on the CPU is timed by the processor time that it got, which leaves out what
-others took. Prints no table.
+are taken over rounds. Whole trainings take a step each in turn likewise. One thread on the CPU is timed by
+the processor time that it got, which leaves out what others took. Prints no table.
 """
 
+import math
 import random
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +30,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Quartiles:
-    """Of a quantity over rounds."""
+class Spread:
+    """Of a quantity over rounds: its median between two quartiles, or the ends of an interval."""
 
     low: float
     median: float
@@ -71,18 +73,97 @@ def interleaved(
     return elapsed_ms
 
 
-def quartiles(values: Sequence[float]) -> Quartiles:
+class _Stepped(threading.Thread):
+    """A training that goes on by one step when it is told to, and meanwhile waits."""
+
+    def __init__(self, train: Callable[[Callable[[], None]], object]) -> None:
+        super().__init__(daemon=True)
+        self._train = train
+        self._may_go, self._has_stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self.is_over, self._error = False, None
+        self.start()
+
+    def run(self) -> None:
+        self._may_go.acquire()
+        try:
+            self._train(self._end_step)
+        except BaseException as error:
+            self._error = error
+        self.is_over = True
+        self._has_stopped.release()
+
+    def _end_step(self) -> None:
+        self._has_stopped.release()
+        self._may_go.acquire()
+
+    def go_on(self) -> None:
+        """To the end of its next step."""
+        self._may_go.release()
+        self._has_stopped.acquire()
+        if self._error is not None:
+            raise self._error
+
+
+def steps_in_turns(
+    trainings: Mapping[str, Callable[[Callable[[], None]], object]],
+    *,
+    n_steps: int,
+    n_skipped: int,
+    clock: Callable[[], float],
+) -> dict[str, list[float]]:
+    """Time the steps of trainings that take one each in turn, in an order drawn anew for each step.
+
+    Args:
+        trainings: By name. Each is called in a thread of its own, with what it has to call at the end of each
+            step: from there on the others go on. Never do two run at once.
+        n_steps: Steps that count.
+        n_skipped: Steps before them that do not; at least one, with which it is set up.
+        clock: Seconds.
+
+    Returns:
+        Milliseconds, one for each step, by name.
+    """
+    step_ms: dict[str, list[float]] = {name: [] for name in trainings}
+    threads = {name: _Stepped(train) for name, train in trainings.items()}
+    order, names = random.Random(0), list(trainings)
+    for number in range(-n_skipped, n_steps):
+        order.shuffle(names)
+        for name in names:
+            start = clock()
+            threads[name].go_on()
+            if number >= 0:
+                step_ms[name].append((clock() - start) * 1e3)
+    for thread in threads.values():
+        while not thread.is_over:
+            thread.go_on()
+    return step_ms
+
+
+def quartiles(values: Sequence[float]) -> Spread:
     """Of at least two values."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Quartiles(low, median, high)
+    return Spread(low, median, high)
 
 
-def ratios(above: Sequence[float], below: Sequence[float]) -> Quartiles:
+def median_between(values: Sequence[float]) -> Spread:
+    """The median between the ends of its interval of 95 %, which holds for whatever distribution.
+
+    Below six values there is none: then these are the smallest and the largest.
+    """
+    n, ordered = len(values), sorted(values)
+    # The median is below the k-th of them with the chance that a coin falls on one side fewer than k times.
+    tail, left_out = 0.5**n, 0
+    while (more := tail + math.comb(n, left_out + 1) * 0.5**n) <= 0.025:
+        tail, left_out = more, left_out + 1
+    return Spread(ordered[left_out], statistics.median(ordered), ordered[n - 1 - left_out])
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
     """Of one quantity over another, round by round."""
     return quartiles([a / b for a, b in zip(above, below, strict=True)])
 
 
-def added(total: Sequence[float], without: Sequence[float]) -> Quartiles:
+def added(total: Sequence[float], without: Sequence[float]) -> Spread:
     """What one quantity has more than another, round by round."""
     return quartiles([a - b for a, b in zip(total, without, strict=True)])
 

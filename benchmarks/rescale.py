@@ -1,6 +1,6 @@
 """What do the rescale and the search cost, beside the memory floor and the peers, in one run?
 
-    python benchmarks/rescale.py [--device cuda] [--rounds 30] [--only floor peers search training]
+    python benchmarks/rescale.py [--device cuda] [--rounds 30] [--only floor peers search]
 
 Prints ratios, each with the target it is held to and whether it was met. Sets nothing on the machine but the
 number of threads.
@@ -28,7 +28,7 @@ from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import Holder, holders_of
 from decayfree.rescaling.runs import runs_in_memory
 from gpt import GPT, with_heads
-from measure import Quartiles, Work, added, interleaved, quartiles, ratios
+from measure import Spread, Work, added, interleaved, quartiles, ratios
 from resnet50 import ResNet50, convolutions
 
 # What the disturbance between two rescales multiplies every weight by: about what a step does, and never
@@ -45,11 +45,17 @@ class Line:
     value: float | None = None
     target: float | None = None
 
-    def __str__(self) -> str:
+    @property
+    def verdict(self) -> str | None:
+        """Whether the figure is what it should be, if that was said."""
         if self.value is None or self.target is None:
+            return None
+        return "met" if self.value <= self.target else "missed"
+
+    def __str__(self) -> str:
+        if self.verdict is None:
             return f"  {self.what:<66} {self.figure}"
-        verdict = "met" if self.value <= self.target else "missed"
-        return f"  {self.what:<66} {self.figure:<22} target {self.target:g}: {verdict}"
+        return f"  {self.what:<66} {self.figure:<22} target {self.target:g}: {self.verdict}"
 
 
 def main() -> None:
@@ -116,7 +122,7 @@ def floor_of(name: str, found: decayfree.Invariance, device: torch.device, n_rou
     one_tensor = torch.ones(sum(rows.numel() for rows in memory), device=device)
     params = [param for part in found.parts().values() for param in part.tensors]
     whole, bare = Still(params), Still(params)
-    decayfree.WeightRescaling(whole, found)
+    decayfree.WeightRescaling(whole, found, radius={"*": 1.0})
     move = mover(params)
     works = {
         "multiply": Work(lambda: multiply(memory, _DISTURBANCE), move),
@@ -193,28 +199,6 @@ def search(device: torch.device, n_rounds: int) -> Iterator[Line]:
     yield Line("find_invariant / one training step, peak memory", f"{share:.2f}", share, 4)
 
 
-def training(device: torch.device, n_rounds: int) -> Iterator[Line]:
-    """The share of the rescale in a training step: bfloat16, 224 pixels, batch 256.
-
-    On the CPU nobody would train like that.
-    """
-    if device.type != "cuda":
-        yield Line("needs --device cuda", "not measured")
-        return
-    elapsed = interleaved(
-        {name: Work(bfloat16_step(device, with_wrs=name == "with")) for name in ("without", "with")},
-        n_rounds=n_rounds,
-        device=device,
-        n_warmup=5,
-    )
-    share = quartiles(
-        [t / without - 1 for t, without in zip(elapsed["with"], elapsed["without"], strict=True)]
-    )
-    yield Line("a training step without WRS, ms", quartiles(elapsed["without"]).format())
-    yield Line("WRS adds, ms", added(elapsed["with"], elapsed["without"]).format())
-    yield Line("WRS adds, share of the step", share.format(4), share.median, 0.01)
-
-
 PARTS: dict[str, tuple[str, Callable[[torch.device, int], Iterator[Line]]]] = {
     "floor": ("Rescaling in float32, after a step of SGD with momentum", floor),
     "peers": (
@@ -222,7 +206,6 @@ PARTS: dict[str, tuple[str, Callable[[torch.device, int], Iterator[Line]]]] = {
         peers,
     ),
     "search": ("Finding the weights", search),
-    "training": ("A ResNet-50 training step in bfloat16, batch 256", training),
 }
 
 
@@ -379,16 +362,6 @@ def training_step(
     return step
 
 
-def bfloat16_step(device: torch.device, *, with_wrs: bool) -> Callable[[], None]:
-    """A training step of a model of its own in bfloat16, weights in float32 and channels_last."""
-    model = ResNet50().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    if with_wrs:
-        decayfree.WeightRescaling(optimizer, find(model, device))
-    images = torch.randn(256, 3, 224, 224, device=device).to(memory_format=torch.channels_last)
-    return training_step(model, images, optimizer, dtype=torch.bfloat16)
-
-
 def peak_bytes(work: str, device: torch.device) -> int:
     """Peak memory of one piece of work in a process of its own."""
     script = Path(__file__).with_name("memory.py")
@@ -400,7 +373,7 @@ def ratio_line(
     what: str, elapsed: dict[str, list[float]], above: str, below: str, *, target: float | None = None
 ) -> Line:
     """A line with the median and quartiles of a ratio, round by round."""
-    ratio: Quartiles = ratios(elapsed[above], elapsed[below])
+    ratio: Spread = ratios(elapsed[above], elapsed[below])
     return Line(what, ratio.format(), ratio.median, target)
 
 

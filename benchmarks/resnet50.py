@@ -6,7 +6,7 @@ weights are loaded, and torchvision is not needed.
 
 from torch import Tensor, nn
 
-_STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride of the first block
+STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride of the first block
 _EXPANSION = 4
 
 
@@ -38,16 +38,20 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """53 convolutions, 23.45 M weights in 26,560 kernels, each before a BatchNorm, and a linear layer."""
+    """53 convolutions, 23.45 M weights in 26,560 kernels, each before a BatchNorm, and a linear layer.
 
-    def __init__(self, n_classes: int = 1000) -> None:
+    Other ``stages`` make a smaller one, to try things with.
+    """
+
+    def __init__(self, n_classes: int = 1000, stages: tuple[tuple[int, int, int], ...] = STAGES) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         n_inputs = 64
-        for number, (width, n_blocks, stride) in enumerate(_STAGES, start=1):
+        self.n_stages = len(stages)
+        for number, (width, n_blocks, stride) in enumerate(stages, start=1):
             blocks = []
             for index in range(n_blocks):
                 blocks.append(Bottleneck(n_inputs, width, stride if index == 0 else 1))
@@ -59,7 +63,7 @@ class ResNet50(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) in, logits (N, n_classes) out."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for number in range(1, len(_STAGES) + 1):
+        for number in range(1, self.n_stages + 1):
             x = self.get_submodule(f"layer{number}")(x)
         return self.fc(self.avgpool(x).flatten(1))
 

@@ -4,17 +4,24 @@
 
 A ResNet-18 of half its width, batches of 64 made-up images of 32×32, SGD with momentum: in a plain loop,
 under DistributedDataParallel on two processes, in Lightning, in the Trainer of transformers, and in the shape
-of timm's script. Bare, rescaled after each step, and recorded as it is by default (one sample in 50 steps)
-take turns; each takes 52 steps, of which the first two do not count. Prints ratios over bare, each with what
-it is held to.
-Sets nothing on the machine but the number of threads.
+of timm's script; on JAX, eight convolutions of Flax in a compiled step. Trainings that are bare, rescaled
+after each step, and recorded as it is by default (one sample in 50 steps) live in one process and take a step
+each in turn, so that what disturbs one disturbs all. Prints ratios over bare, of single steps, and of 50
+steps where they are recorded: the median of these pairs, its interval of 95 %, and what it is held to.
+``--steps 4 --batch 4 --rounds 1`` tries it. Sets nothing on the machine but the number of threads.
 """
 
 import argparse
+import json
+import logging
+import os
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +30,95 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import decayfree
 from decayfree.study import ModelSpec
 from decayfree.study.models import build_model
-from measure import quartiles, ratios
+from measure import median_between, quartiles, steps_in_turns
 from rescale import Line, hardware, is_installed
 
-N_STEPS, N_SKIPPED, BATCH = 52, 2, 64
+EVERY = 50  # the recorder's default
+N_SKIPPED = 2
 MOST = {"rescaled": 1.02, "recorded": 1.01}
-ARMS = ("bare", *MOST)
+MOST_ON_JAX = {"rescaled": 1.05}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long each training is.
+
+    Args:
+        n_steps: That count, after two that do not.
+        batch: Images in a step.
+    """
+
+    n_steps: int
+    batch: int
+
+    @property
+    def n_batches(self) -> int:
+        """All of them."""
+        return N_SKIPPED + self.n_steps
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of a training: a few, again and again."""
+        draws = torch.Generator().manual_seed(0)
+        few = [
+            (
+                torch.randn(self.batch, 3, 32, 32, generator=draws).to(memory_format=torch.channels_last),
+                torch.randint(10, (self.batch,), generator=draws),
+            )
+            for _ in range(8)
+        ]
+        return islice(cycle(few), self.n_batches)
 
 
 def main() -> None:
-    """Read the arguments, let the arms of each trainer take turns, print a line for each."""
+    """Read the arguments, let the trainings of each trainer take turns, print a line for each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each arm takes 52 steps, from 2 on")
+    parser.add_argument("--rounds", type=int, default=3, help="of 50 steps; that interval takes 6")
+    parser.add_argument("--steps", type=int, default=EVERY, help="in a round; fewer to try it")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    # Of XLA, which reads it when JAX begins.
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     print(hardware(torch.device("cpu")))
     for name in args.only:
-        needs = {"lightning": "lightning", "transformers": "transformers", "timm": "timm"}.get(name)
-        if needs and not is_installed(needs):
-            print(f"{name}: {needs} is not installed")
+        needs = {"lightning": "lightning", "transformers": "transformers", "timm": "timm", "jax": "flax"}
+        if name in needs and not is_installed(needs[name]):
+            print(f"{name}: {needs[name]} is not installed")
             continue
-        step_ms: dict[str, list[float]] = {arm: [] for arm in ARMS}
-        for _ in range(max(args.rounds, 2)):
-            for arm in ARMS:
-                step_ms[arm].append(TRAINERS[name](arm))
+        step_ms = TRAINERS[name](Run(args.rounds * args.steps, args.batch))
         print(f"{name}: a bare step takes {quartiles(step_ms['bare']).format(1)} ms")
-        for arm, most in MOST.items():
-            over = ratios(step_ms[arm], step_ms["bare"])
-            print(Line(f"{arm} over bare", over.format(3), over.median, most))
+        for arm, most in (MOST_ON_JAX if name == "jax" else MOST).items():
+            n_together = args.steps if arm == "recorded" else 1
+            pairs = zip(*(sums(step_ms[one], n_together) for one in (arm, "bare")), strict=True)
+            over = median_between([treated / bare for treated, bare in pairs])
+            print(Line(f"{arm} over bare", over.format(3), over.median, most), flush=True)
 
 
-class Clock:
-    """Milliseconds a step, from the end of the second one to that of the last; of processor time."""
+def sums(values: list[float], n_together: int) -> list[float]:
+    """Of so many at a time."""
+    return [sum(values[start : start + n_together]) for start in range(0, len(values), n_together)]
 
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
-        self._clock, self.ends = clock, list[float]()
 
-    def tick(self) -> None:
-        """A step has ended."""
-        self.ends.append(self._clock())
-
-    @property
-    def step_ms(self) -> float:
-        """In the mean, so that the one sample counts for a fiftieth."""
-        counted = self.ends[N_SKIPPED - 1 :]
-        return (counted[-1] - counted[0]) / (len(counted) - 1) * 1e3
+def in_turns(
+    train: Callable[[str, Run, Callable[[], None]], None],
+    run: Run,
+    *,
+    arms: tuple[str, ...] = ("bare", *MOST),
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Milliseconds of each step of each arm."""
+    trainings = {arm: partial(train, arm, run) for arm in arms}
+    return steps_in_turns(trainings, n_steps=run.n_steps, n_skipped=N_SKIPPED, clock=clock)
 
 
 def network() -> nn.Module:
@@ -85,14 +127,6 @@ def network() -> nn.Module:
         ModelSpec(name="resnet18", width_factor=0.5), n_classes=10, image_size=(32, 32), seed=0
     )
     return model.to(memory_format=torch.channels_last)
-
-
-def batches(seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of a training."""
-    draws = torch.Generator().manual_seed(seed)
-    for _ in range(N_STEPS):
-        images = torch.randn(BATCH, 3, 32, 32, generator=draws)
-        yield images.to(memory_format=torch.channels_last), torch.randint(10, (BATCH,), generator=draws)
 
 
 def treat(arm: str, optimizer: torch.optim.Optimizer, found: decayfree.Invariance, folder: str) -> None:
@@ -105,72 +139,73 @@ def treat(arm: str, optimizer: torch.optim.Optimizer, found: decayfree.Invarianc
 
 def found_in(model: nn.Module) -> decayfree.Invariance:
     """Of the plain model."""
-    return decayfree.find_invariant(model, next(batches())[0][:4])
+    return decayfree.find_invariant(model, torch.randn(4, 3, 32, 32))
 
 
-def plain(arm: str, *, clock: Clock | None = None, is_parallel: bool = False) -> float:
+def plain(arm: str, run: Run, tick: Callable[[], None], *, is_parallel: bool = False) -> None:
     """A loop of five lines."""
-    model, clock = network(), clock or Clock()
+    model = network()
     found = found_in(model)
     model = nn.parallel.DistributedDataParallel(model) if is_parallel else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with tempfile.TemporaryDirectory() as folder:
         treat(arm, optimizer, found, folder)
-        for images, labels in batches():
+        for images, labels in run.batches():
             optimizer.zero_grad()
             cross_entropy(model(images), labels).backward()
             optimizer.step()
-            clock.tick()
-    return clock.step_ms
+            tick()
 
 
-def ddp(arm: str) -> float:
+def ddp(run: Run) -> dict[str, list[float]]:
     """The same on two processes, by the clock on the wall of the first."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_on_rank, args=(arm, folder), nprocs=2)
-        return float((Path(folder) / "step_ms").read_text())
+        mp.spawn(_on_rank, args=(run, folder), nprocs=2)
+        step_ms: dict[str, list[float]] = json.loads((Path(folder) / "step_ms.json").read_text())
+        return step_ms
 
 
-def _on_rank(rank: int, arm: str, folder: str) -> None:
+def _on_rank(rank: int, run: Run, folder: str) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    step_ms = plain(arm, clock=Clock(time.perf_counter), is_parallel=True)
+    # Both ranks take turns in the same order.
+    step_ms = in_turns(partial(plain, is_parallel=True), run, clock=time.perf_counter)
     if rank == 0:
-        (Path(folder) / "step_ms").write_text(repr(step_ms))
+        (Path(folder) / "step_ms.json").write_text(json.dumps(step_ms))
     dist.destroy_process_group()
 
 
-def timm(arm: str) -> float:
+def timm(arm: str, run: Run, tick: Callable[[], None]) -> None:
     """Its optimizer by groups of layers, an average, a schedule."""
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
     from timm.utils import ModelEmaV3
 
-    model, clock = network(), Clock()
+    model = network()
     optimizer = create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=0.0)
     with tempfile.TemporaryDirectory() as folder:
         treat(arm, optimizer, found_in(model), folder)
         average = ModelEmaV3(model, decay=0.99)
         scheduler, _ = create_scheduler_v2(
-            optimizer, num_epochs=2, updates_per_epoch=N_STEPS, step_on_epochs=False
+            optimizer, num_epochs=2, updates_per_epoch=run.n_batches, step_on_epochs=False
         )
-        for step, (images, labels) in enumerate(batches(), start=1):
+        for step, (images, labels) in enumerate(run.batches(), start=1):
             optimizer.zero_grad()
             cross_entropy(model(images), labels).backward()
             optimizer.step()
             average.update(model, step=step)
             scheduler.step_update(num_updates=step)
-            clock.tick()
-    return clock.step_ms
+            tick()
 
 
-def lightning(arm: str) -> float:
+def lightning(arm: str, run: Run, tick: Callable[[], None]) -> None:
     """Its Trainer with our callbacks."""
     import lightning.pytorch as pl
 
     from decayfree.integrations.lightning import RecorderCallback, WeightRescalingCallback
 
-    clock, images = Clock(), next(batches())[0][:4]
+    images = torch.randn(4, 3, 32, 32)
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -185,7 +220,7 @@ def lightning(arm: str) -> float:
             return cross_entropy(self(batch[0]), batch[1])
 
         def on_train_batch_end(self, *_: Any) -> None:
-            clock.tick()
+            tick()
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
@@ -205,13 +240,12 @@ def lightning(arm: str) -> float:
             enable_model_summary=False,
             default_root_dir=folder,
             callbacks=callbacks[arm],
-        ).fit(Module(), DataLoader(list(batches()), batch_size=None))
-    return clock.step_ms
+        ).fit(Module(), DataLoader(list(run.batches()), batch_size=None))
 
 
-def transformers(arm: str) -> float:
+def transformers(arm: str, run: Run, tick: Callable[[], None]) -> None:
     """Its Trainer with our callbacks."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     from decayfree.integrations.transformers import RecorderCallback, WeightRescalingCallback
 
@@ -225,25 +259,32 @@ def transformers(arm: str) -> float:
 
     class Ticking(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.tick()
+            tick()
 
-    model, clock = Model(), Clock()
-    images, labels = next(batches())
+    class Images(Dataset[dict[str, Tensor]]):
+        def __init__(self) -> None:
+            batches = [*islice(run.batches(), 8)]
+            self.images, self.labels = (torch.cat(part) for part in zip(*batches, strict=True))
+
+        def __len__(self) -> int:
+            return run.n_batches * run.batch
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            index %= len(self.labels)
+            return {"pixel_values": self.images[index], "labels": self.labels[index]}
+
+    model = Model()
+    images, labels = next(run.batches())
     found = decayfree.find_invariant(model, {"pixel_values": images[:4], "labels": labels[:4]})
-    data = [
-        {"pixel_values": image, "labels": label}
-        for pair in batches()
-        for image, label in zip(*pair, strict=True)
-    ]
-    kinds: dict[str, list[Any]] = {
-        "bare": [],
-        "rescaled": [WeightRescalingCallback(found)],
-        "recorded": [RecorderCallback(found)],
-    }
     with tempfile.TemporaryDirectory() as folder:
+        kinds: dict[str, list[Any]] = {
+            "bare": [],
+            "rescaled": [WeightRescalingCallback(found)],
+            "recorded": [RecorderCallback(found)],
+        }
         arguments = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=run.batch,
             num_train_epochs=1,
             learning_rate=0.1,
             optim="sgd",
@@ -255,16 +296,62 @@ def transformers(arm: str) -> float:
             disable_tqdm=True,
             log_level="error",
         )
-        Trainer(model, arguments, train_dataset=data, callbacks=[*kinds[arm], Ticking()]).train()
-    return clock.step_ms
+        trainer = Trainer(model, arguments, train_dataset=Images(), callbacks=[*kinds[arm], Ticking()])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
-TRAINERS: dict[str, Callable[[str], float]] = {
-    "plain": plain,
+def jax(arm: str, run: Run, tick: Callable[[], None]) -> None:
+    """A compiled step of Flax and optax, the norms held by the last transformation of the chain."""
+    import optax
+    from flax import nnx
+    from jax import block_until_ready
+    from jax import numpy as jnp
+
+    from decayfree.integrations.flax import find_invariant, rescale
+    from decayfree.integrations.optax import hold_norms
+
+    widths = (3, 32, 32, 64, 64, 128, 128, 256, 256)
+
+    def network() -> Any:
+        rngs, layers = nnx.Rngs(0), []
+        for before, after in pairwise(widths):
+            stride = 2 if after > before > 3 else 1
+            conv = nnx.Conv(before, after, (3, 3), strides=stride, use_bias=False, rngs=rngs)
+            layers += [conv, nnx.BatchNorm(after, rngs=rngs), nnx.relu]
+        return nnx.Sequential(*layers, lambda images: images.mean((1, 2)), nnx.Linear(256, 10, rngs=rngs))
+
+    def step(model: Any, optimizer: Any, images: Any, labels: Any) -> Any:
+        def loss_of(model: Any) -> Any:
+            return optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
+
+        loss, gradients = nnx.value_and_grad(loss_of)(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    batches = [
+        (jnp.asarray(images.movedim(1, -1).numpy()), jnp.asarray(labels.numpy()))
+        for images, labels in islice(run.batches(), 8)
+    ]
+    model, chain = network(), optax.sgd(0.1, momentum=0.9)
+    if arm == "rescaled":
+        found = find_invariant(model, batches[0][0][:4])
+        model, chain = rescale(model, found), optax.chain(chain, hold_norms(found))
+    optimizer = nnx.Optimizer(model, chain, wrt=nnx.Param)
+    compiled = nnx.jit(step)
+    for images, labels in islice(cycle(batches), run.n_batches):
+        block_until_ready(compiled(model, optimizer, images, labels))
+        block_until_ready(nnx.state(model))
+        tick()
+
+
+TRAINERS: dict[str, Callable[[Run], dict[str, list[float]]]] = {
+    "plain": partial(in_turns, plain),
     "ddp": ddp,
-    "timm": timm,
-    "lightning": lightning,
-    "transformers": transformers,
+    "timm": partial(in_turns, timm),
+    "lightning": partial(in_turns, lightning),
+    "transformers": partial(in_turns, transformers),
+    "jax": partial(in_turns, jax, arms=("bare", "rescaled")),
 }
 
 if __name__ == "__main__":

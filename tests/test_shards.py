@@ -170,6 +170,7 @@ def trained(model: nn.Module, found: decayfree.Invariance, images: Tensor, setti
         "largest": deviation.largest,
         "problems": deviation.problems,
         "sample": recorder.last.flat(),
+        "n_written": len(samples),
         "counts": counts,
     }
 
@@ -188,6 +189,29 @@ def train_all(rank: int, folder: Path) -> None:
         result = trained(model, again, inputs_of(make), setting)
         torch.save(result, folder / f"{layout}, {setting}, rank {rank}.pt")
     alone(rank)
+    torch.save(in_bfloat16(), folder / f"bfloat16, rank {rank}.pt")
+
+
+def in_bfloat16() -> Tensor:
+    """Norms of heads whose weights are float32, and which compute in bfloat16."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    model, inputs = heads().float(), inputs_of(heads).float()
+    found = decayfree.find_invariant(model, inputs)
+    policy, mesh = MixedPrecisionPolicy(torch.bfloat16, torch.float32), mesh_of(4)
+    for layer in (model.heads, model.mix, model.out):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    wrs = decayfree.WeightRescaling(optimizer, found)
+    for _ in range(N_STEPS):
+        optimizer.zero_grad()
+        outputs = model(inputs)
+        assert outputs.dtype == torch.bfloat16
+        outputs.float().square().mean().backward()
+        optimizer.step()
+    assert wrs.check().problems == ()
+    return block_norms(model.heads.weight.full_tensor().detach(), found["heads.weight"].blocks)
 
 
 def alone(rank: int) -> None:
@@ -244,6 +268,7 @@ def test_sharded_weights_are_held_checked_and_recorded_like_whole_ones(
             for name, tensor in expected["lengths"].get(kind, {}).items():
                 assert torch.allclose(mine["lengths"][kind][name], tensor, rtol=1e-12, atol=0), (kind, name)
         assert mine["problems"] == expected["problems"] == ()
+        assert mine["n_written"] == (rank == 0)
         assert mine["largest"] < 1e-12
         for key, value in expected["sample"].items():
             # What is left of ⟨w, g⟩ is rounding.
@@ -256,3 +281,11 @@ def test_sharded_weights_are_held_checked_and_recorded_like_whole_ones(
         assert with_sample <= held + n_groups
         assert max(attached, checked) <= n_groups
     assert expected["counts"] == [0] * (N_STEPS + 2)
+
+
+def test_norms_are_held_in_float32_where_layers_compute_in_bfloat16(folder: Path) -> None:
+    for rank in range(4):
+        norms = torch.load(folder / f"bfloat16, rank {rank}.pt")
+        assert norms.dtype == torch.float32
+        # Four heads of three rows each.
+        assert torch.allclose(norms, torch.full((4,), 3**0.5), rtol=1e-6, atol=0)

@@ -214,6 +214,28 @@ def test_an_average_has_the_running_statistics_of_its_own_after_a_fit(tmp_path, 
     assert callback.attached[0].n_steps >= 48
 
 
+def test_statistics_are_measured_by_forward_also_where_a_function_finds_the_weights(tmp_path):
+    class Brighter(Net):
+        def forward(self, images, factor):
+            return self.net(factor * images)
+
+        def training_step(self, batch, index):
+            return functional.cross_entropy(self(batch[0], 3.0), batch[1])
+
+    def found_in(module):
+        return decayfree.find_invariant(module, (IMAGES[:8], 3.0))
+
+    def forward(module, batch):
+        return module(batch[0], 3.0)
+
+    module = Brighter()
+    callbacks = [WeightRescalingCallback(found_in, forward=forward), AVERAGES["EMA"]()]
+    trained(tmp_path, module, callbacks, max_epochs=1)
+    right = copy.deepcopy(module.net)
+    update_bn([3.0 * batch[0] for batch in loader()], right)
+    torch.testing.assert_close(dict(module.net.named_buffers()), dict(right.named_buffers()))
+
+
 @pytest.mark.parametrize("average", AVERAGES)
 def test_a_callback_that_averages_must_come_later(tmp_path, average):
     kind = type(AVERAGES[average]()).__name__
@@ -254,6 +276,8 @@ def test_samples_go_to_the_loggers_at_the_trainers_step(tmp_path):
     head, *rows = (line.split(",") for line in text.splitlines())
     at = head.index("decayfree/norm/mean")
     assert [row[head.index("step")] for row in rows if row[at]] == ["4", "9", "14"]
+    losses = [row[head.index("step")] for row in rows if row[head.index("loss")]]
+    assert losses == [str(step) for step in range(16)]
 
 
 def test_a_function_of_the_module_may_find_the_weights(tmp_path):
@@ -268,8 +292,11 @@ def test_a_function_of_the_module_may_find_the_weights(tmp_path):
     trained(tmp_path, module, callbacks)
     assert module.net[10].weight.norm(dim=1).tolist() == pytest.approx([2.0] * 3)
     assert set(callbacks[1].attached[0].last.weights) == {*HELD, "net.10.weight"}
-    with pytest.raises(decayfree.InvalidInputError, match=r"forward, include and exclude.* belong into it"):
-        RecorderCallback(decayfree.watch, exclude=["net.0.*"])
+    choice = {"forward": lambda module, images: module(images), "exclude": ["net.0.*"]}
+    with pytest.raises(decayfree.InvalidInputError, match=r"not called with forward, exclude: say it in the"):
+        RecorderCallback(decayfree.watch, **choice)
+    with pytest.raises(decayfree.InvalidInputError, match=r"is not called with exclude: say it in the"):
+        WeightRescalingCallback(head_too, **choice)
     with pytest.raises(decayfree.InvalidInputError, match="found must come from"):
         trained(tmp_path, Net(), [WeightRescalingCallback(lambda module: None)])
 

@@ -84,7 +84,7 @@ def test_a_model_without_values_is_told_once():
     assert "and 96 more" in str(error.value)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_inputs_on_another_device_are_told_where_to_go():
     with pytest.raises(DecayFreeError, match=r"on cpu and the model on cuda:0: pass inputs.to\('cuda:0'\)"):
         decayfree.find_invariant(net().cuda(), IMAGES)

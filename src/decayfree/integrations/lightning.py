@@ -21,7 +21,7 @@ from decayfree.dynamics.recorder import Recorder
 from decayfree.dynamics.samples import Sample
 from decayfree.dynamics.sinks import JsonLines, told
 from decayfree.dynamics.watched import Watched
-from decayfree.errors import InvalidInputError, MismatchError, extra_needed, faults_of, raise_all
+from decayfree.errors import InvalidInputError, MismatchError, extra_needed, faults_of, listed, raise_all
 from decayfree.forward import Forward
 from decayfree.invariance.discovery import find_invariant
 from decayfree.invariance.result import Invariance
@@ -53,10 +53,12 @@ class _AtOptimizers(Callback):
     ) -> None:
         self.found: Invariance | None = None
         self.attached: dict[int, Any] = {}
-        if callable(inputs) and (forward or include or exclude):
+        given = {"forward": forward, "include": include, "exclude": exclude}
+        useless = [name for name, value in given.items() if value]
+        if callable(inputs) and useless:
             raise InvalidInputError(
-                "inputs is a function that finds the weights by itself: forward, include and exclude, with "
-                "which it is not called, belong into it"
+                "inputs is a function that finds the weights by itself, and is not called with "
+                f"{listed(useless)}: say it in the function"
             )
         self._inputs, self._forward = inputs, forward
         self._choice: dict[str, Any] = {"include": include, "exclude": exclude}
@@ -122,8 +124,9 @@ class WeightRescalingCallback(_AtOptimizers):
             :func:`decayfree.find_invariant`. Or a function of the module that gives what was found, such as
             ``lambda module: decayfree.find_invariant(module, images).by_request({"*.fc1": "row"})``.
         forward: ``forward(module, inputs)``, if that is not ``module(inputs)``. A batch of training data must
-            do as well, where statistics are measured.
-        include: As for :func:`decayfree.find_invariant`.
+            do as well, where statistics are measured; with a function as ``inputs``, which finds by itself,
+            it is for that alone.
+        include: As for :func:`decayfree.find_invariant`, and not beside a function, as is ``exclude``.
         exclude: Likewise.
         settings: As for :class:`decayfree.WeightRescaling`: ``radius``, ``at_most``, ``every``, ``momentum``,
             ``schedule``, ``fused``.
@@ -135,7 +138,8 @@ class WeightRescalingCallback(_AtOptimizers):
 
     Raises:
         TypeError: If a setting is unknown, or ``copies``, which are found.
-        InvalidInputError: In setup, if a callback that averages weights comes before this one.
+        InvalidInputError: With ``include`` or ``exclude`` beside a function; in setup, if a callback that
+            averages weights comes before this one.
         MismatchError: At the start of training, if no optimizer has any of the weights, or the optimizers are
             not those of the checkpoint. All else as :class:`decayfree.WeightRescaling`.
 
@@ -160,7 +164,8 @@ class WeightRescalingCallback(_AtOptimizers):
         exclude: Iterable[str] = (),
         **settings: Any,
     ) -> None:
-        super().__init__(inputs, forward, include, exclude)
+        super().__init__(inputs, None if callable(inputs) else forward, include, exclude)
+        self._forward = forward
         self.settings = {"radius": self._default_radius} | settings
         signature(self._kind).bind(None, None, copies=(), **settings)  # so that a slip is told at once
 
@@ -254,7 +259,8 @@ class RecorderCallback(_AtOptimizers):
     Args:
         inputs: As for :class:`WeightRescalingCallback`, as are ``forward``, ``include`` and ``exclude``. None
             where one of those is among the callbacks: its weights are recorded. With :func:`decayfree.watch`
-            itself, which is a function of the module, all matrices are.
+            itself, which is a function of the module, all matrices are. Beside a function there is no use for
+            ``forward``, either.
         sink: As for :class:`decayfree.Recorder`, instead of the loggers.
         settings: As for :class:`decayfree.Recorder`.
 

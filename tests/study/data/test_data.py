@@ -195,7 +195,7 @@ def test_pixels_go_to_a_gpu_where_half_of_its_free_memory_takes_them(monkeypatch
     assert loading._fits(1001, torch.device("cpu"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("n_free", [10**9, 0])
 def test_a_gpu_is_fed_the_same_whether_the_pixels_fit_there_or_not(n_free, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (n_free, n_free))

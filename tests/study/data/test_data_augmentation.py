@@ -149,7 +149,7 @@ def test_crops_mirror_images_and_squares_are_drawn_independently():
     }
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_sees_the_same_images():
     inputs, spec = numbered(64), DataSpec(crop_padding=2, flip=True, cutout=2)
     on_gpu = augmented(inputs.cuda(), spec, seed=0, step=0)
