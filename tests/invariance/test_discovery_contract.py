@@ -7,6 +7,7 @@ test_discovery_refusals.py.
 import json
 import random
 import re
+from collections import OrderedDict
 from typing import Any
 
 import numpy
@@ -291,17 +292,17 @@ conv.weight     (6, 4, 3, 3)  6 kernels                           norm (BatchNor
 mix.qkv.weight  (18, 6)       5 blocks of 3 to 6 rows, with bias  mix.v_norm (LayerNorm) and 2 more  #e-##
 
 Not scale-invariant: 8
-  mix.out.weight  (6, 6)  scaling it moves the outputs, by # of its growth: nothing after it takes the scale \
-away
+  mix.out.weight (6, 6): scaling it moves the outputs, by # of its growth: nothing after it takes the scale
+    away
   and 7 vectors (gains and biases)
 
 Undecided: 4
-  spare.weight  (2, 2)  no output depends on it in this forward pass
+  spare.weight (2, 2): no output depends on it in this forward pass
   and 3 vectors (gains and biases)
 
 Frozen: 1
-  stem.weight  (4, 3, 3, 3)  requires_grad is False, so nothing moves it; if it were trained: the whole \
-weight without a scale: norm (BatchNorm2d) takes it away"""
+  stem.weight (4, 3, 3, 3): requires_grad is False, so nothing moves it; if it were trained: the whole weight
+    without a scale: norm (BatchNorm2d) takes it away"""
 
 
 def test_the_table_shows_every_kind_of_verdict() -> None:
@@ -310,6 +311,44 @@ def test_the_table_shows_every_kind_of_verdict() -> None:
         model, inputs = Mixed(), torch.randn(4, 3, 7, 6)
     table = repr(find_invariant(model, inputs))
     assert without_figures(table) == TABLE
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_reason_is_said_once_and_lists_end_unless_everything_is_asked_for(everything: bool) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(20))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([layer(x) for layer in self.layers]).sum(dim=0)
+
+    model = Sum()
+    found = find_invariant(model, torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
+    table = found.table(everything=everything)
+    assert table.count("takes the scale") == 1
+    named = [name for name, _ in model.named_parameters() if re.search(rf"(^|\s){re.escape(name)}\s", table)]
+    assert (len(named) == len(list(model.parameters()))) is everything
+    assert max(map(len, table.splitlines())) <= 110
+    assert ("more" in table) is not everything
+
+
+def test_reasons_name_what_is_beside_a_parameter_and_keep_their_numbers() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    table = repr(find_invariant(model, torch.randn(8, 6, generator=torch.Generator().manual_seed(0))))
+    assert re.search(r"2\.weight \(2, 4\): scaling it moves the outputs, by \d\.?\d* of its growth", table)
+
+
+def test_long_names_of_normalizations_are_cut_in_the_table_and_whole_on_request() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model: nn.Module = inner
+    for _ in range(8):
+        model = nn.Sequential(OrderedDict(deep_in_the_network=model))
+    found = find_invariant(model, torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
+    name = found[0].norm_layers[0].name
+    assert f"{name} (BatchNorm1d)" not in repr(found)
+    assert f"{found[0].name} " in repr(found)
+    assert f"{name} (BatchNorm1d)" in found.table(everything=True)
 
 
 def without_figures(table: str) -> str:

@@ -126,6 +126,7 @@ def inspect(
         list[str] | None, option("PATTERN", "Leave out weights that this pattern matches; may be repeated.")
     ] = None,
     seed: Annotated[int, option("N", "Seeds the weights, the inputs and the probe.")] = 0,
+    everything: Annotated[bool, flag("--all", "Every weight and parameter, nothing cut.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show which weights of a model are scale-invariant, and why the others are not.
@@ -146,7 +147,7 @@ def inspect(
     if as_json:
         print_json(found.to_dict())
     else:
-        typer.echo(repr(found))
+        typer.echo(found.table(everything=everything))
 
 
 app.command()(watch)

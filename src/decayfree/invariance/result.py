@@ -128,7 +128,18 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         )
 
     def __repr__(self) -> str:
-        return table_of(list(self), self.verdicts, self.model, self.dtype, self.confirmed_to)
+        return self.table()
+
+    def table(self, *, everything: bool = False) -> str:
+        """The table of scale-invariant weights, then what is not among them, each reason once.
+
+        Args:
+            everything: All weights, names and vectors, and no name of a normalization cut; without it lines
+                have 110 characters and long lists end early.
+        """
+        return table_of(
+            list(self), self.verdicts, self.model, self.dtype, self.confirmed_to, everything=everything
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the model, in types that JSON knows."""

@@ -4,6 +4,8 @@ Decides nothing.
 """
 
 import math
+import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -183,7 +185,11 @@ def describe(blocks: Blocks, shape: tuple[int, ...]) -> str:
     return f"{blocks.n_blocks} blocks of {min(blocks.block_sizes)} to {max(blocks.block_sizes)} rows"
 
 
-_MAX_LISTED = 12
+_WIDTH = 110
+"""Of lines, in characters; a longer name makes its line longer."""
+_LEAST_NORM = 16
+_MOST_WEIGHTS, _MOST_REASONS, _MOST_NAMES = 60, 8, 12
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
 BY_REQUEST = "by request: changes the model"
 
 
@@ -193,11 +199,14 @@ def table_of(
     model: nn.Module,
     dtype: torch.dtype,
     confirmed_to: float,
+    *,
+    everything: bool,
 ) -> str:
     """The table of scale-invariant weights, then what is not among them and why."""
-    lines = [*_head(weights, verdicts, dtype, confirmed_to), *_rows(weights, verdicts, model)]
+    lines = _head(weights, verdicts, dtype, confirmed_to)
+    lines += _rows(weights, verdicts, model, everything=everything)
     held = {name for weight in weights for name in (weight.name, weight.bias) if name}
-    return "\n".join([*lines, *others_of(verdicts, held)])
+    return "\n".join([*lines, *others_of(verdicts, held, everything=everything)])
 
 
 def _head(
@@ -233,12 +242,17 @@ def _head(
 
 
 def _rows(
-    weights: Sequence[ScaleInvariantWeight], verdicts: Mapping[str, Verdict], model: nn.Module
+    weights: Sequence[ScaleInvariantWeight],
+    verdicts: Mapping[str, Verdict],
+    model: nn.Module,
+    *,
+    everything: bool,
 ) -> list[str]:
     if not weights:
         return []
+    shown = weights if everything else weights[:_MOST_WEIGHTS]
     rows = [("weight", "shape", "blocks", "normalized by", "residual")]
-    for weight in weights:
+    for weight in shown:
         names = [name_with_type(layer, model) for layer in weight.norm_layers]
         by = BY_REQUEST if weight.by_request else listed(names, 1) or "?"
         shape = verdicts[weight.name].shape
@@ -246,11 +260,23 @@ def _rows(
         rows.append(
             (weight.name, str(shape), blocks, by, "" if weight.by_request else f"{weight.residual:.0e}")
         )
-    return aligned(rows)
+    taken = sum(max(len(row[column]) for row in rows) for column in (0, 1, 2, 4)) + 4 * 2
+    room = max(_WIDTH - taken, _LEAST_NORM)
+    if not everything:
+        rows = [
+            (*row[:3], row[3] if len(row[3]) <= room else f"{row[3][: room - 1]}…", row[4]) for row in rows
+        ]
+    n_more = len(weights) - len(shown)
+    return aligned(rows) + [f"and {n_more} more"] * bool(n_more)
 
 
-def others_of(verdicts: Mapping[str, Verdict], held: Collection[str]) -> list[str]:
-    """The lines on what is not held, and why."""
+def others_of(
+    verdicts: Mapping[str, Verdict], held: Collection[str], *, everything: bool = False
+) -> list[str]:
+    """The lines on what is not held, and why: each reason once, with those that it is true of.
+
+    Without ``everything`` a few of them, and vectors only where there is nothing else.
+    """
     others = [verdict for verdict in verdicts.values() if verdict.name not in held]
     lines: list[str] = []
     for title, chosen in (
@@ -259,19 +285,66 @@ def others_of(verdicts: Mapping[str, Verdict], held: Collection[str]) -> list[st
         ("Frozen", [v for v in others if v.verdict == "frozen"]),
         ("Scale-invariant, but left out", [v for v in others if v.verdict == "invariant"]),
     ):
-        matrices = [verdict for verdict in chosen if len(verdict.shape) > 1]
-        listed = (matrices or chosen)[:_MAX_LISTED]
         if not chosen:
             continue
+        matrices = [verdict for verdict in chosen if len(verdict.shape) > 1]
+        told = chosen if everything else matrices or chosen
         lines += ["", f"{title}: {len(chosen)}"]
-        lines += [f"  {line}" for line in aligned([(v.name, str(v.shape), v.reason) for v in listed])]
-        n_vectors = sum(len(verdict.shape) <= 1 for verdict in chosen if verdict not in listed)
-        n_more = len(chosen) - len(listed) - n_vectors
-        more = [f"{n_more} more"] * bool(n_more) + [f"{n_vectors} vectors (gains and biases)"] * bool(
-            n_vectors
-        )
+        reasons = _by_reason(told)
+        n_reasons = len(reasons) if everything else _MOST_REASONS
+        for reason, alike in list(reasons.items())[:n_reasons]:
+            n_named = len(alike) if everything else _MOST_NAMES
+            names = [f"{one.name} {one.shape}".replace(" ", "\xa0") for one in alike[:n_named]]
+            names += [f"and\xa0{len(alike) - n_named}\xa0more"] * (len(alike) > n_named)
+            if len(alike) == 1:
+                lines += _wrapped(f"{names[0]}: {reason}", 2, 4)
+            else:
+                lines += [*_wrapped(reason, 2, 2), *_wrapped(", ".join(names), 4, 4)]
+        n_more = sum(map(len, list(reasons.values())[n_reasons:]))
+        n_vectors = len(chosen) - len(told)
+        more = [f"{n_more} more for other reasons"] * bool(n_more)
+        more += [f"{n_vectors} vectors (gains and biases)"] * bool(n_vectors)
         lines += [f"  and {' and '.join(more)}"] if more else []
     return lines
+
+
+def _by_reason(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Those for which one reason holds, but for numbers and for what stands beside each in its layer."""
+    alike: dict[str, list[Verdict]] = {}
+    said: dict[str, str] = {}
+    for verdict in verdicts:
+        layer = verdict.name.rpartition(".")[0]
+        beside = re.compile(rf"(?<![\w.]){re.escape(layer)}\.(?=[A-Za-z_])")
+        said[verdict.name] = beside.sub("its ", verdict.reason) if layer else verdict.reason
+        alike.setdefault(_NUMBER.sub("#", said[verdict.name]), []).append(verdict)
+    return {_with_ranges([said[one.name] for one in of_reason]): of_reason for of_reason in alike.values()}
+
+
+def _with_ranges(reasons: Sequence[str]) -> str:
+    """One for all, which differ in numbers alone: those as ranges.
+
+    Example:
+        >>> _with_ranges(["moves by 0.5 of 2 rows", "moves by 1.5 of 2 rows"])
+        'moves by 0.5 to 1.5 of 2 rows'
+    """
+    columns = zip(*(_NUMBER.findall(reason) for reason in reasons), strict=True)
+    ranges = [sorted(set(column), key=float) for column in columns]
+    words = iter(
+        [numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}" for numbers in ranges]
+    )
+    return _NUMBER.sub(lambda _: next(words), reasons[0])
+
+
+def _wrapped(text: str, first: int, others: int) -> list[str]:
+    wrapped = textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=" " * first,
+        subsequent_indent=" " * others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\xa0", " ") for line in wrapped]
 
 
 def _numel(shape: Sequence[int]) -> int:
