@@ -103,7 +103,7 @@ def beside_decay(arms: Iterable[tuple[str, Contrast, Contrast | None]]) -> Itera
     yield "| arm | new seeds (test images) | these cells alone | validation images | spread | cells |"
     yield "|---|--:|--:|--:|--:|--:|"
     for label, anew, chose in arms:
-        validation, found = chose.validation if chose else None, anew.test
+        validation, found = (chose or anew).validation, anew.test
         yield (
             f"| {label} | {_told(found.primary.difference)} | {_ends(found.these_groups)} | "
             f"{_told(validation.primary.difference) if validation else '–'} | {100 * found.spread:.2f} | "
@@ -120,8 +120,8 @@ def minus_decay(groups: StudyGroups) -> Iterator[tuple[str, Contrast, Contrast |
 
 def _minus_decay(groups: StudyGroups, label: str) -> tuple[Contrast, Contrast | None] | None:
     entries = compare_chosen(groups, label).of("weight decay")
-    anew = contrast_of([one for entry in entries if (one := entry.confirmation)])
-    return None if anew is None else (anew, contrast_of(entries))
+    anew = contrast_of([one for entry in entries if (one := entry if entry.is_anew else entry.confirmation)])
+    return None if anew is None else (anew, contrast_of([one for one in entries if not one.is_anew]))
 
 
 def rates(study: Study) -> Iterator[str]:

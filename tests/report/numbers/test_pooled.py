@@ -18,6 +18,7 @@ from decayfree.report.tables.comparison import comparison_table
 from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.tables.table import TableCell
 from decayfree.report.words.pooled import pooled_notes, pooled_text
+from decayfree.report.words.verdicts import caption
 from decayfree.study import Added, Axis, RunSettings, StudySpec, read_study
 from decayfree.study.files.of_images import text_of_images
 from decayfree.study.statistics import pooled_difference
@@ -242,6 +243,30 @@ def test_what_is_confirmed_is_over_new_seeds_and_stands_in_columns_of_its_own(tm
     place = [column.title for column in rows.columns].index("… confirmed")
     decays = [row for row in rows.rows if row.cells[0].text == "weight decay"]
     assert {row.cells[place].text for row in decays} == {"−2.0"}
+
+
+def test_where_one_seed_chose_new_seeds_stand_for_what_it_chose(tmp_path: Path) -> None:
+    spec = axes_spec(n_seeds=1, confirm_seeds=(10, 11, 12))
+    added = tuple(Added(run.key, (10, 11, 12)) for run in spec.runs())
+
+    def final(run: RunSettings) -> float:
+        return 0.8 - 0.02 * (run.method.name == "wrs") * (run.seed >= 10) + 0.001 * (run.seed % 2)
+
+    Writer(tmp_path / "before", spec=spec, final_of=final, n_intervals=2).write()
+    Writer(tmp_path / "after", spec=replace(spec, added=added), final_of=final, n_intervals=2).write()
+    before, after = (study_groups(read_study(tmp_path / name)) for name in ("before", "after"))
+    assert {entry.cell.n for entry in compare_chosen(before).entries} == {1}
+    entries = compare_chosen(after)
+    assert {entry.cell.n for entry in entries.entries} == {3}
+    decays = entries.of("weight decay")
+    assert all(entry.is_anew and entry.judgement and entry.confirmation is None for entry in decays)
+    assert [entry.difference.mean for entry in decays if entry.difference] == pytest.approx(
+        [-0.02] * len(decays)
+    )
+    table = comparison_table(after, entries, "id", caption(after, entries))
+    assert "… confirmed" not in [column.title for column in table.columns]
+    assert table.caption.endswith("mean over seeds that nothing was chosen by.")
+    assert contrasts(after)[0].test.primary.difference.mean == pytest.approx(-0.02)
 
 
 def test_the_page_says_which_runs_confirm_and_that_rules_may_add_more(tmp_path: Path) -> None:

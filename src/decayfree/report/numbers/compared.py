@@ -56,6 +56,11 @@ class Entry:
     """Whether it is the only one of its method and group."""
 
     @property
+    def is_anew(self) -> bool:
+        """Whether its runs are of seeds that nothing was chosen by."""
+        return self.sweep.chosen is not None and self.cell is self.sweep.chosen.confirmation
+
+    @property
     def name(self) -> str:
         """What sentences call it within its group."""
         return self.sweep.label if self.is_alone else self.cell.label
@@ -152,14 +157,17 @@ def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
 
 
 def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entries:
-    """One cell a method and group, the chosen one, each against the chosen one of the reference."""
+    """One cell a method and group, the chosen one, each against the chosen one of the reference.
+
+    Where a single seed chose, with the seeds that nothing was chosen by.
+    """
     check_reference(numbers, reference)
     pairs = []
     for group in numbers.groups:
         base = reference_of(group.sweeps, reference)
-        against = base.chosen if base else None
+        against = base.standing if base else None
         for sweep in group.sweeps:
-            cell = sweep.chosen
+            cell = sweep.standing
             if cell is None and numbers.has_validation and not any(cell.n for cell in sweep.cells):
                 # A method of which no run ended stays in the table, with what became of it.
                 cell = sweep.cells[0]

@@ -50,8 +50,17 @@ class Sweep:
 
     @property
     def chosen(self) -> Cell | None:
-        """The cell that stands for the method; None where there is a choice and no validation data."""
+        """The cell that was chosen; None where there is a choice and no validation data."""
         return None if self.choice.chosen is None else self.cells[self.choice.chosen]
+
+    @property
+    def standing(self) -> Cell | None:
+        """The runs that stand for the method: of the chosen setting.
+
+        Where a single seed chose, those of seeds that nothing was chosen by, once there are any.
+        """
+        anew = self.chosen.confirmation if self.chosen and self.chosen.n_planned == 1 else None
+        return anew if anew and anew.n else self.chosen
 
 
 @dataclass(frozen=True)

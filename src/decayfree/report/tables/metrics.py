@@ -36,7 +36,7 @@ def standing(numbers: StudyGroups) -> list[tuple[Group, str, Cell]]:
     found = []
     for group in numbers.groups:
         for sweep in group.sweeps:
-            cells = sweep.cells if sweep.chosen is None else (sweep.chosen,)
+            cells = sweep.cells if sweep.standing is None else (sweep.standing,)
             found += [
                 (group, cell.short if len(cells) > 1 else sweep.label, cell) for cell in cells if cell.n
             ]

@@ -83,7 +83,8 @@ def caption(numbers: StudyGroups, entries: Entries) -> str:
     if any(len(entry.sweep.cells) > 1 for entry in entries.entries):
         are_chosen = all(entry.is_alone for entry in entries.entries)
         what += ", at the setting that validation data chose" if are_chosen else " and setting"
-    return f"{what}. Test {numbers.metric.name} after the last step, mean over seeds."
+    seeds = "seeds that nothing was chosen by" if any(one.is_anew for one in entries.entries) else "seeds"
+    return f"{what}. Test {numbers.metric.name} after the last step, mean over {seeds}."
 
 
 def reference_text(main: Entries) -> str:
