@@ -195,17 +195,18 @@ def table_of(
     confirmed_to: float,
 ) -> str:
     """The table of scale-invariant weights, then what is not among them and why."""
-    lines = [*_head(weights, verdicts, dtype, confirmed_to), *_rows(weights, verdicts, model)]
+    lines = [*head_of(weights, verdicts, dtype, confirmed_to), *aligned(rows_of(weights, verdicts, model))]
     held = {name for weight in weights for name in (weight.name, weight.bias) if name}
     return "\n".join([*lines, *others_of(verdicts, held)])
 
 
-def _head(
+def head_of(
     weights: Sequence[ScaleInvariantWeight],
     verdicts: Mapping[str, Verdict],
     dtype: torch.dtype,
     confirmed_to: float,
 ) -> list[str]:
+    """How many weights, of how many parameters, and how exact that is; with an empty line at the end."""
     precision = (
         "" if dtype == torch.float64 else " The probe ran in float32: this model does not run in float64."
     )
@@ -232,12 +233,13 @@ def _head(
     return [*lines, ""]
 
 
-def _rows(
+def rows_of(
     weights: Sequence[ScaleInvariantWeight], verdicts: Mapping[str, Verdict], model: nn.Module
-) -> list[str]:
+) -> list[tuple[str, ...]]:
+    """A row a weight below a head; empty without weights."""
     if not weights:
         return []
-    rows = [("weight", "shape", "blocks", "normalized by", "residual")]
+    rows: list[tuple[str, ...]] = [("weight", "shape", "blocks", "normalized by", "residual")]
     for weight in weights:
         names = [name_with_type(layer, model) for layer in weight.norm_layers]
         by = BY_REQUEST if weight.by_request else listed(names, 1) or "?"
@@ -246,7 +248,7 @@ def _rows(
         rows.append(
             (weight.name, str(shape), blocks, by, "" if weight.by_request else f"{weight.residual:.0e}")
         )
-    return aligned(rows)
+    return rows
 
 
 def others_of(verdicts: Mapping[str, Verdict], held: Collection[str]) -> list[str]:
