@@ -12,36 +12,25 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-from decayfree import theory
+from decayfree import plots, theory
 from decayfree.cli.verify import notes, tinted_digits
+from decayfree.display.paper import PAGE
+from decayfree.plots.drawn import figure_of
 from decayfree.report import compare, study_groups, study_numbers
-from decayfree.report.numbers import spectra
-from decayfree.report.numbers.series import (
-    Cell,
-    StudyNumbers,
-    mean_angular_update,
-    norm_of,
-    predicted_angles,
-    rate_of,
-)
+from decayfree.report.charts.curves import spectrum_charts
+from decayfree.report.numbers.series import StudyNumbers
 from decayfree.report.words import angles, spans, verdicts
 from decayfree.report.words import curves as findings
 from decayfree.report.words.wording import percent
-from decayfree.study import Row, read_study
+from decayfree.study import Study, read_study
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures"
 WIDTH = 120
-COLORS = ("#7f7f7f", "#e69f00", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 
 
 def main() -> None:
@@ -52,7 +41,8 @@ def main() -> None:
     if not numbers.shown:
         sys.exit(f"{sys.argv[1]}: no run of this study is done")
     PICTURES.mkdir(exist_ok=True)
-    draw(numbers)
+    for name, drawn in DRAWN.items():
+        drawn(numbers.study).savefig(PICTURES / f"{name}.svg")
     began_s = time.perf_counter()
     checks = list(theory.verify(*tinted_digits()))
     print(f"{len(checks)} statements checked in {time.perf_counter() - began_s:.0f} s")
@@ -61,153 +51,21 @@ def main() -> None:
     print(f"wrote {page} and {len(list(PICTURES.glob('*.svg')))} pictures")
 
 
-def draw(numbers: StudyNumbers) -> None:
-    """All pictures of the page."""
-    plt.rcParams.update(
-        {
-            "svg.hashsalt": "decayfree",
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "legend.frameon": False,
-            "figure.constrained_layout.use": True,
-        }
-    )
-    weights = numbers.shown[0].weights
-    each_layer(numbers, "norms", "norm of a kernel", norm_of, weights)
-    each_layer(numbers, "rates", "effective learning rate", rate_of, weights)
-    angular_updates(numbers)
-    off_span(numbers)
-    energies(numbers, weights)
-    accuracies(numbers)
-
-
-def each_layer(
-    numbers: StudyNumbers,
-    name: str,
-    label: str,
-    value: Callable[[str], Callable[[Row], float]],
-    weights: tuple[str, ...],
-) -> None:
-    """One small chart a layer."""
-    figure, panels = plt.subplots(
-        1, len(weights), figsize=(3 * len(weights), 2.8), sharey=True, squeeze=False
-    )
-    for axes, weight in zip(panels[0], weights, strict=True):
-        for method in numbers.shown:
-            curve(axes, numbers, method, value(weight))
-        axes.set_title(weight, fontsize=9)
-        logarithmic(axes)
-        axes.set_xlabel("step")
-    panels[0][0].set_ylabel(label)
-    save(figure, name, panels[0][0])
-
-
-def angular_updates(numbers: StudyNumbers) -> None:
-    """Measured angles, and the equilibrium ones of the methods that decay."""
-    figure, axes = plt.subplots(figsize=(8, 3.6))
-    for method in numbers.shown:
-        curve(axes, numbers, method, mean_angular_update)
-        points = predicted_angles(method)
-        if points:
-            axes.plot(*zip(*points, strict=True), color=color(numbers, method), linestyle="--", linewidth=1)
-    axes.set_ylabel("angular update, radians")
-    axes.set_xlabel("step (dashed: equilibrium in theory)")
-    logarithmic(axes)
-    save(figure, "angles", axes)
-
-
-def off_span(numbers: StudyNumbers) -> None:
-    """Share of the first layer off the span, measured (lines) and by its law (circles)."""
-    figure, axes = plt.subplots(figsize=(8, 3.6))
-    for method in numbers.shown:
-        measured, law = (
-            method.curve(value) for value in (lambda row: row.off_span_share, lambda row: row.off_span_law)
-        )
-        axes.plot(*xy(measured.points), color=color(numbers, method), label=method.label, linewidth=1.4)
-        circles = {"linestyle": "", "marker": "o", "markersize": 5, "markerfacecolor": "none"}
-        axes.plot(*xy(law.points), color=color(numbers, method), **circles)
-    axes.set_ylabel("off-span share ‖Qw‖/‖w‖")
-    axes.set_xlabel("step (lines: measured, circles: law)")
-    logarithmic(axes)
-    save(figure, "off-span", axes)
-
-
-def energies(numbers: StudyNumbers, weights: tuple[str, ...]) -> None:
+def energies(study: Study) -> Any:
     """Weight energy over the principal directions of each layer's inputs."""
-    figure, panels = plt.subplots(
-        1, len(weights), figsize=(3 * len(weights), 2.8), sharey=True, squeeze=False
-    )
-    for axes, weight in zip(panels[0], weights, strict=True):
-        start = spectra.first_spectrum(numbers.shown, weight)
-        if start is not None:
-            axes.plot(start.ranks, start.energy, color="0.6", linewidth=1, label="before training")
-        for method in numbers.shown:
-            end = spectra.last_spectrum([method], weight)
-            if end is not None:
-                axes.plot(
-                    end.ranks, end.energy, color=color(numbers, method), label=method.label, linewidth=1.4
-                )
-        axes.set_title(weight, fontsize=9)
-        axes.set_xlabel("rank of direction, share")
-        axes.set_yscale("log")
-    panels[0][0].set_ylabel("energy, 1 = uniform")
-    save(figure, "energy", panels[0][0])
+    charts = spectrum_charts(study_numbers(study))
+    return figure_of([(one.title, one) for one in charts], PAGE, y_title="energy, 1 = uniform")
 
 
-def accuracies(numbers: StudyNumbers) -> None:
-    """Final test accuracy of every seed, and the mean's interval."""
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.5 * len(numbers.shown)))
-    for place, method in enumerate(numbers.shown):
-        finals = [100 * value for value in method.test.values()]
-        axes.plot(finals, [place] * len(finals), "o", color=color(numbers, method), markersize=4, alpha=0.5)
-        estimate = method.final_test
-        if estimate is not None and estimate.low is not None and estimate.high is not None:
-            axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, color=color(numbers, method))
-            axes.plot([100 * estimate.mean], [place], "|", color=color(numbers, method), markersize=14)
-    axes.set_yticks(range(len(numbers.shown)), [method.label for method in numbers.shown])
-    axes.invert_yaxis()
-    axes.set_xlabel("test accuracy after the last step, % (dots: seeds, line: 95 % interval of the mean)")
-    save(figure, "accuracy", None)
-
-
-def curve(axes: Axes, numbers: StudyNumbers, method: Cell, value: Callable[[Row], float]) -> None:
-    """Geometric mean over seeds."""
-    points = method.curve(value, is_logarithmic=True).points
-    axes.plot(*xy(points), color=color(numbers, method), label=method.label, linewidth=1.4)
-
-
-def xy(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    """Coordinates apart."""
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def color(numbers: StudyNumbers, method: Cell) -> str:
-    """One for each method, told apart by the color-blind too."""
-    return COLORS[numbers.methods.index(method) % len(COLORS)]
-
-
-def logarithmic(axes: Axes) -> None:
-    """A logarithmic axis: plain numbers where it spans little, at most five decades where it spans a lot."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high / low < 100:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(bottom=max(low, high * 1e-5))
-
-
-def save(figure: plt.Figure, name: str, legend_of: Axes | None) -> None:
-    """Write the picture, with one legend below it."""
-    if legend_of is not None:
-        figure.legend(
-            *legend_of.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5
-        )
-    figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None}, facecolor="white")
-    plt.close(figure)
+DRAWN: dict[str, Callable[[Study], Any]] = {
+    "norms": partial(plots.norms, by_weight=True, width=PAGE),
+    "rates": partial(plots.effective_learning_rates, by_weight=True, width=PAGE),
+    "angles": partial(plots.angles, width=PAGE),
+    "off-span": partial(plots.off_span, width=PAGE),
+    "energy": energies,
+    "accuracy": partial(plots.accuracy, width=PAGE),
+}
+"""By name, all pictures of the page."""
 
 
 def story(numbers: StudyNumbers, checks: list[theory.Check]) -> Iterator[str]:

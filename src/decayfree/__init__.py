@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
 __getattr__ = lazy_face(
     __name__,
-    submodules="blocks conversion dynamics equilibrium invariance methods report rescaling span study theory",
+    submodules=(
+        "blocks conversion dynamics equilibrium invariance methods plots report rescaling span study theory"
+    ),
 )
 
 __version__ = "0.1.0"

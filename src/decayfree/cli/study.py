@@ -139,16 +139,51 @@ def report(
         str | None,
         option("METHOD", "Compare the others with this method, by its name, such as weight_decay."),
     ] = None,
+    format: Annotated[
+        Literal["csv", "json", "latex", "markdown"] | None,
+        typer.Option(help="Print a table instead: csv and json with all digits, latex with booktabs."),
+    ] = None,
+    table: Annotated[
+        str,
+        option("NAME", "Which: comparisons, settings, runs, rows, weights, or another of the page's."),
+    ] = "comparisons",
+    file: Annotated[Path | None, option("FILE", "Write the table there instead.", "--out")] = None,
 ) -> None:
-    """Write a study's page, report.html, and print its main table; runs that are not done are left out."""
+    """Write a study's page, report.html, and print its main table; runs that are not done are left out.
+
+    With --format it is one table of its numbers, for a spreadsheet, a paper or a script.
+    """
     with errors_told():
+        if format is None and (file is not None or table != "comparisons"):
+            raise InvalidInputError("--table and --out are for a table: say in which --format")
         require("the page", "scipy", "plotly", "jinja2")
         from decayfree.study.files.results import spec_in
 
         spec = spec_in(out)
-        show_page(out, Console(), reference=reference)
+        if format is None:
+            show_page(out, Console(), reference=reference)
+        else:
+            _write_table(out, format, table, reference, file)
         tell_left_out(out, spec)
         tell_differing(out, spec)
+
+
+def _write_table(
+    out: Path,
+    format: Literal["csv", "json", "latex", "markdown"],
+    table: str,
+    reference: str | None,
+    file: Path | None,
+) -> None:
+    from decayfree.report.written import written
+    from decayfree.study.disk import replace_text
+    from decayfree.study.files.results import read_study
+
+    text = written(read_study(out), format, table, reference)
+    if file is None:
+        typer.echo(text, nl=False)
+    else:
+        replace_text(file, text)
 
 
 @app.command()

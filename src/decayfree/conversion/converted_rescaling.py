@@ -128,6 +128,10 @@ class ConvertedRescaling(WeightRescaling):
         super().__init__(optimizer, found, radius=radius)
         self.recipe = recipe
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the recipe's table."""
+        return self.recipe._repr_html_()
+
     @checked(steps_per_call=ABOVE_0, start_angle=ABOVE_0)
     def schedules(
         self, multiplier: Multiplier, *, steps_per_call: float = 1, start_angle: float = 1.0

@@ -24,7 +24,13 @@ def text_of(weights: Sequence[WeightRecipe]) -> str:
         angles = torch.cat([one.angles_rad for one in alike])
         times = torch.cat([one.time_constants_steps for one in alike])
         moving = torch.isfinite(times)
-        lines += [*derivation_of(rule, angles[moving], times[moving]), "", _CHOICE, *_table(alike), ""]
+        lines += [
+            *derivation_of(rule, angles[moving], times[moving]),
+            "",
+            _CHOICE,
+            *(f"  {line}" for line in aligned(rows_of(alike))),
+            "",
+        ]
         if not bool(moving.all()):
             n_still = int((~moving).sum())
             lines += [f"{n_still} blocks had no gradient; they keep the norm that they have.", ""]
@@ -132,7 +138,8 @@ def _kind(rule: DecayRule) -> str:
     return ("Nesterov" if rule.nesterov else "SGD") + (" decoupled" if rule.decoupled else "")
 
 
-def _table(weights: Sequence[WeightRecipe]) -> list[str]:
+def rows_of(weights: Sequence[WeightRecipe]) -> list[list[str]]:
+    """A row a weight of one rule, below a head."""
     needs_g = weights[0].rule.needs_gradient_norm
     needs_c = weights[0].rule.optimizer != "SGD"
     needs_angle = weights[0].rule.optimizer == "Adam"
@@ -144,7 +151,7 @@ def _table(weights: Sequence[WeightRecipe]) -> list[str]:
         row += [_spread(one.gradient_norms)] if one.gradient_norms is not None else []
         row += [_spread(one.angles_rad)] if needs_angle else []
         rows.append([*row, _spread(one.radii), _spread(one.lr_at_radius_1)])
-    return [f"  {line}" for line in aligned(rows)]
+    return rows
 
 
 def _spread(values: Tensor, *, whole: bool = False) -> str:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from decayfree.conversion.decay_rule import DecayRule, name_of, settings_of
-from decayfree.conversion.explained import text_of
+from decayfree.conversion.explained import rows_of, text_of, title_of
 from decayfree.conversion.weight_recipe import WeightRecipe
+from decayfree.display.notebook import titled
 from decayfree.equilibrium import Equilibrium
 from decayfree.errors import Fault, InvalidInputError, MismatchError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
@@ -62,6 +63,16 @@ class FixedNormRecipe:
 
     def __repr__(self) -> str:
         return text_of(self.weights)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of each rule."""
+        rules = dict.fromkeys(one.rule for one in self.weights)
+        note = "Hold blocks at these radii at the same learning rate; print(recipe) says why, and its limits."
+        tables = [
+            titled(title_of(rule), rows_of([one for one in self.weights if one.rule == rule]), note)
+            for rule in rules
+        ]
+        return "".join(tables) or titled(repr(self), [])
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in types that JSON knows."""

@@ -9,6 +9,7 @@ from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
     from decayfree.dynamics.families import update_family as update_family
+    from decayfree.dynamics.frames import read_frame as read_frame
     from decayfree.dynamics.measures import Motion as Motion
     from decayfree.dynamics.measures import Slope as Slope
     from decayfree.dynamics.measures import angular_update_rad as angular_update_rad

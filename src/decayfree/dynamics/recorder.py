@@ -19,12 +19,15 @@ from torch.optim import Optimizer
 from decayfree.arguments.stored import unsupported_weights
 from decayfree.attachment import Attached, attachable, nothing_in_common, uncompiled, weights_in
 from decayfree.blocks import Part
+from decayfree.display.frame import Library
+from decayfree.display.notebook import titled
 from decayfree.dynamics.families import update_family
+from decayfree.dynamics.frames import frame_of_samples
 from decayfree.dynamics.measures import distance_to_equilibrium
 from decayfree.dynamics.readings import as_scalar, motion_readings, slope_readings, summary
 from decayfree.dynamics.readings import labels as labels_of
 from decayfree.dynamics.row_sums import Sums, added_up, motion_here, slope_and_copy_here
-from decayfree.dynamics.samples import Sample
+from decayfree.dynamics.samples import BRIEF, Sample, read_jsonl
 from decayfree.dynamics.sinks import JsonLines, Kept
 from decayfree.dynamics.watched import Watched
 from decayfree.errors import (
@@ -157,6 +160,48 @@ class Recorder(Attached):
     def __repr__(self) -> str:
         state = f"{self.n_steps} steps" if self.is_attached else "detached"
         return f"Recorder({len(self._weights)} weights, every={self.every}, {state})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the last sample's means, a row a weight."""
+        if self.last is None:
+            return titled(repr(self), [], "No step was looked at yet.")
+        means = {
+            name: {key: seen[key]["mean"] for key in BRIEF if key in seen}
+            for name, seen in self.last.weights.items()
+        }
+        shown = [key for key in BRIEF if any(key in of for of in means.values())]
+        rows = [
+            [name, *(f"{of[key]:.3g}" if key in of else "" for key in shown)] for name, of in means.items()
+        ]
+        title = f"{self!r}, step {self.last.step}, means over blocks"
+        return titled(title, [["weight", *(key.replace("_", " ") for key in shown)], *rows])
+
+    def samples(self) -> list[Sample]:
+        """What it has recorded so far, read back from the file that is its sink; empty before any sample.
+
+        Raises:
+            InvalidInputError: If its sink is no file.
+        """
+        if not isinstance(self.sink, JsonLines):
+            raise InvalidInputError(
+                f"samples of this recorder go to {self.sink!r:.60} and are not kept here: read them there, "
+                'or let it write a file, as with sink="dynamics.jsonl"'
+            )
+        if not self.sink.path.is_file():
+            return []
+        return [sample for sample in read_jsonl(self.sink.path) if sample.run == self.run]
+
+    def frame(self, *, library: Library | None = None) -> Any:
+        """The same as a data frame, as `decayfree.dynamics.read_frame` makes one of a file.
+
+        Args:
+            library: ``"polars"`` or ``"pandas"``; by default the first of them that is installed.
+
+        Raises:
+            InvalidInputError: If its sink is no file, or ``library`` is another one.
+            MissingExtraError: If polars and pandas are not installed.
+        """
+        return frame_of_samples(self.samples(), library)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to keep its steps and its name; loads with ``weights_only=True``."""

@@ -3,9 +3,10 @@
 Prints as a table and goes through JSON. Measures nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from decayfree.arguments.stored import is_flat_parameter, packed_weights
 from decayfree.arguments.wrappers import model_faults, plain
 from decayfree.blocks import Part, faults_of_shape
+from decayfree.display.notebook import titled
+from decayfree.display.paper import PAGE
 from decayfree.errors import (
     InvalidInputError,
     MismatchError,
@@ -23,7 +26,10 @@ from decayfree.errors import (
 from decayfree.invariance.by_request import By, requested
 from decayfree.invariance.running_statistics import UNKNOWN_SHIFT, NormLayer
 from decayfree.invariance.verdict import ScaleInvariantWeight, Verdict
-from decayfree.invariance.words import table_of
+from decayfree.invariance.words import head_of, rows_of, table_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Invariance(Sequence[ScaleInvariantWeight]):
@@ -140,6 +146,35 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         return table_of(
             list(self), self.verdicts, self.model, self.dtype, self.confirmed_to, everything=everything
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the weights, and how many parameters are not among them."""
+        head = head_of(list(self), self.verdicts, self.dtype, self.confirmed_to)
+        held = {name for weight in self for name in weight.names}
+        others = Counter(one.verdict for one in self.verdicts.values() if one.name not in held)
+        said = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in others.items())
+        note = f"{'The rest: ' if held else ''}{said}; print(found) says why." if said else ""
+        return titled(head[0], rows_of(list(self), self.verdicts, self.model), note)
+
+    def plot(self, *, width: float = PAGE) -> "Figure":
+        """A picture of the model: its weights in their order, by verdict, with blocks and normalizations.
+
+        Vectors (gains and biases) are drawn in small models and counted in others; ``print`` tells of all.
+
+        Args:
+            width: In inches. 3.25 is a column of two, 5.5 the text of a page, 6.75 both columns.
+
+        Returns:
+            A figure of matplotlib; ``.savefig("model.pdf")`` keeps it.
+
+        Raises:
+            InvalidInputError: If no figure is so wide.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        from decayfree.invariance.picture import picture_of  # few draw
+
+        title = head_of(list(self), self.verdicts, self.dtype, self.confirmed_to)[0]
+        return picture_of(list(self), self.verdicts, self.model, title, width)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the model, in types that JSON knows."""

@@ -203,18 +203,19 @@ def table_of(
     everything: bool,
 ) -> str:
     """The table of scale-invariant weights, then what is not among them and why."""
-    lines = _head(weights, verdicts, dtype, confirmed_to)
-    lines += _rows(weights, verdicts, model, everything=everything)
+    lines = head_of(weights, verdicts, dtype, confirmed_to)
+    lines += _shown(weights, verdicts, model, everything=everything)
     held = {name for weight in weights for name in (weight.name, weight.bias) if name}
     return "\n".join([*lines, *others_of(verdicts, held, everything=everything)])
 
 
-def _head(
+def head_of(
     weights: Sequence[ScaleInvariantWeight],
     verdicts: Mapping[str, Verdict],
     dtype: torch.dtype,
     confirmed_to: float,
 ) -> list[str]:
+    """How many weights, of how many parameters, and how exact that is; with an empty line at the end."""
     precision = (
         "" if dtype == torch.float64 else " The probe ran in float32: this model does not run in float64."
     )
@@ -241,18 +242,14 @@ def _head(
     return [*lines, ""]
 
 
-def _rows(
-    weights: Sequence[ScaleInvariantWeight],
-    verdicts: Mapping[str, Verdict],
-    model: nn.Module,
-    *,
-    everything: bool,
-) -> list[str]:
+def rows_of(
+    weights: Sequence[ScaleInvariantWeight], verdicts: Mapping[str, Verdict], model: nn.Module
+) -> list[tuple[str, ...]]:
+    """A row a weight below a head; empty without weights."""
     if not weights:
         return []
-    shown = weights if everything else weights[:_MOST_WEIGHTS]
-    rows = [("weight", "shape", "blocks", "normalized by", "residual")]
-    for weight in shown:
+    rows: list[tuple[str, ...]] = [("weight", "shape", "blocks", "normalized by", "residual")]
+    for weight in weights:
         names = [name_with_type(layer, model) for layer in weight.norm_layers]
         by = BY_REQUEST if weight.by_request else listed(names, 1) or "?"
         shape = verdicts[weight.name].shape
@@ -260,9 +257,21 @@ def _rows(
         rows.append(
             (weight.name, str(shape), blocks, by, "" if weight.by_request else f"{weight.residual:.0e}")
         )
-    taken = sum(max(len(row[column]) for row in rows) for column in (0, 1, 2, 4)) + 4 * 2
-    room = max(_WIDTH - taken, _LEAST_NORM)
-    if not everything:
+    return rows
+
+
+def _shown(
+    weights: Sequence[ScaleInvariantWeight],
+    verdicts: Mapping[str, Verdict],
+    model: nn.Module,
+    *,
+    everything: bool,
+) -> list[str]:
+    shown = weights if everything else weights[:_MOST_WEIGHTS]
+    rows = rows_of(shown, verdicts, model)
+    if rows and not everything:
+        taken = sum(max(len(row[column]) for row in rows) for column in (0, 1, 2, 4)) + 4 * 2
+        room = max(_WIDTH - taken, _LEAST_NORM)
         rows = [
             (*row[:3], row[3] if len(row[3]) <= room else f"{row[3][: room - 1]}…", row[4]) for row in rows
         ]

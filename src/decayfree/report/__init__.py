@@ -1,4 +1,4 @@
-"""Show me: one self-contained page from the result files of a study, and a figure of it for papers.
+"""Show me: one self-contained page from the result files of a study.
 
 It trains nothing and changes no result file; nothing but the command line imports it.
 """
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from decayfree.lazy_face import lazy_face
 
 if TYPE_CHECKING:
-    from decayfree.report.charts.paper import draw_budget as draw_budget
     from decayfree.report.numbers.compared import compare as compare
     from decayfree.report.numbers.compared import study_numbers as study_numbers
     from decayfree.report.numbers.groups import StudyGroups as StudyGroups

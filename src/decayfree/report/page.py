@@ -9,12 +9,15 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from decayfree.arguments.kinds import checked
 from decayfree.dynamics.samples import read_jsonl
 from decayfree.errors import InvalidInputError, extra_needed
 from decayfree.report.pages import samples as samples_page
 from decayfree.report.pages.contents import contents
+from decayfree.report.tables.formats import columns_of_table, csv_text
+from decayfree.report.tables.table import Table
 from decayfree.study.disk import as_path, replace_text
 from decayfree.study.files.integrity import full_disk_explained
 from decayfree.study.files.results import Study, read_study
@@ -95,6 +98,7 @@ def _rendered(template: str, contents_of: Callable[[], dict[str, Any]], *, run_b
         trim_blocks=False,
         keep_trailing_newline=True,
     )
+    environment.filters["csv_address"] = csv_address
     return environment.get_template(template).render(
         page=page,
         run_base=run_base,
@@ -103,6 +107,11 @@ def _rendered(template: str, contents_of: Callable[[], dict[str, Any]], *, run_b
         plotly=Markup(get_plotlyjs()),
         figures=Markup(embedded_json({"figures": page["figures"], "views": page.get("views", {})})),
     )
+
+
+def csv_address(table: Table) -> str:
+    """The table as CSV, as an address that holds it all: to follow it asks nobody for anything."""
+    return f"data:text/csv;charset=utf-8,{quote(csv_text(columns_of_table(table)), safe=',')}"
 
 
 def embedded_json(value: Any) -> str:

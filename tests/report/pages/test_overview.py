@@ -134,7 +134,8 @@ def test_the_difference_stands_on_validation_images_as_well(tmp_path: Path) -> N
 
 def test_every_link_leads_to_the_folder_of_a_run_and_every_run_is_linked(tmp_path: Path) -> None:
     parsed = Parsed.of(page_of(tmp_path, sweep_spec(), state_of=hot))
-    links = {value for name, value in parsed.attributes if name == "href"}
+    linked = {value for name, value in parsed.attributes if name == "href"}
+    links = {value for value in linked if not value.startswith("data:text/csv;")}  # downloads hold themselves
     assert links == {f"runs/{path.name}/" for path in (tmp_path / "runs").iterdir()}
 
 

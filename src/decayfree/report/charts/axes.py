@@ -256,6 +256,8 @@ def logarithmic_ticks(ends: Sequence[float], *, is_share: bool = False) -> dict[
     ticks = at((1, 2, 5) if ends[1] - ends[0] < 2.2 else (1,))
     if sum(ends[0] <= math.log10(tick) <= ends[1] for tick in ticks) < 2:
         ticks = at((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+    if sum(ends[0] <= math.log10(tick) <= ends[1] for tick in ticks) < 2:
+        ticks = _even_ticks(10 ** ends[0], 10 ** ends[1])
     return {"tickvals": ticks, "ticktext": [_tick_text(tick, is_share) for tick in ticks]}
 
 
@@ -290,10 +292,17 @@ def _error_ticks(low: float, high: float) -> list[float]:
     if high / low >= 6:
         ticks = [float(f"{step}e{exponent}") for exponent in range(-4, 0) for step in (1, 2, 5)]
         return [tick for tick in (*ticks, 0.9) if low <= tick <= high]
+    return [tick for tick in _even_ticks(low, high) if tick]
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, at most six."""
     raw = (high - low) / 5
-    step = next(s for s in (float(f"{m}e{e}") for e in range(-5, 1) for m in (1, 2, 5)) if s >= raw)
+    exponent = math.floor(math.log10(raw))
+    step = next(s for s in (float(f"{m}e{exponent}") for m in (1, 2, 5, 10)) if s >= raw)
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 6) for index in range(first, first + 8) if index and index * step <= high]
+    found = (float(f"{index * step:.10g}") for index in range(first, first + 8))
+    return [tick for tick in found if tick <= high]
 
 
 def _range(curves: Sequence[Curve], scale: Scale) -> list[float] | None:

@@ -34,12 +34,12 @@ def score_chart(numbers: StudyNumbers, which: Literal["train", "test"], drawn: L
     return _chart(numbers, f"{which}-score", title, _unit(numbers), value, axes.ACCURACY, drawn)
 
 
-def norm_charts(numbers: StudyNumbers) -> list[Chart]:
+def norm_charts(numbers: StudyNumbers, drawn: Looks | None = None) -> list[Chart]:
     """Mean block norm over training, one chart a weight, or their geometric mean where there are many."""
     weights = _weights(numbers)
     if len(weights) > MAX_SMALL_MULTIPLES:
-        return [mean_norm_chart(numbers)]
-    return _by_weight(numbers, "norm", series.norm_of, axes.NORM)
+        return [mean_norm_chart(numbers, drawn)]
+    return _by_weight(numbers, "norm", series.norm_of, axes.NORM, drawn)
 
 
 def mean_norm_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
@@ -55,11 +55,11 @@ def effective_learning_rate_chart(numbers: StudyNumbers, drawn: Looks | None = N
     return _chart(numbers, "effective-learning-rate", "Effective learning rate", unit, value, RATE, drawn)
 
 
-def effective_learning_rate_charts(numbers: StudyNumbers) -> list[Chart]:
+def effective_learning_rate_charts(numbers: StudyNumbers, drawn: Looks | None = None) -> list[Chart]:
     """Effective learning rate over training, one small chart a weight; none where there are many."""
     if len(_weights(numbers)) > MAX_SMALL_MULTIPLES:
         return []
-    return _by_weight(numbers, "effective-learning-rate", series.rate_of, RATE)
+    return _by_weight(numbers, "effective-learning-rate", series.rate_of, RATE, drawn)
 
 
 def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
@@ -72,11 +72,12 @@ def angular_update_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> C
     return chart
 
 
-def off_span_chart(numbers: StudyNumbers) -> Chart:
+def off_span_chart(numbers: StudyNumbers, drawn: Looks | None = None) -> Chart:
     """Off-span share of the first layer over training, with what it must be."""
     title, unit = "Off-span share of the first layer", f"{_unit(numbers)}, log scale"
-    chart = _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, axes.OFF_SPAN)
-    drawn = looks(numbers.methods)
+    drawn = drawn or looks(numbers.methods)
+    scale = axes.OFF_SPAN
+    chart = _chart(numbers, "off-span-share", title, unit, lambda row: row.off_span_share, scale, drawn)
     for method in numbers.shown:
         law = method.curve(lambda row: row.off_span_law)
         chart.figure["data"] += _law(method.label, drawn[method.label], law)
@@ -96,11 +97,15 @@ def _weights(numbers: StudyNumbers) -> tuple[str, ...]:
 
 
 def _by_weight(
-    numbers: StudyNumbers, id: str, value_of: Callable[[str], Callable[[Row], float]], scale: Scale
+    numbers: StudyNumbers,
+    id: str,
+    value_of: Callable[[str], Callable[[Row], float]],
+    scale: Scale,
+    drawn: Looks | None,
 ) -> list[Chart]:
     """One small chart a weight; all have one y axis."""
     charts = [
-        _chart(numbers, f"{id}-{index}", name, "", value_of(name), scale)
+        _chart(numbers, f"{id}-{index}", name, "", value_of(name), scale, drawn)
         for index, name in enumerate(_weights(numbers))
     ]
     axes.share_range([chart.figure["layout"] for chart in charts], scale)

@@ -156,6 +156,7 @@ def _level(label: str, cell: Cell, look: Look, ends: Sequence[float]) -> list[di
     common = {"type": "scatter", "name": plain_text(label), "legendgroup": label}
     level = {
         **common,
+        "meta": "level",
         "mode": "lines",
         "x": x,
         "y": [error_of(final.mean)] * len(x),

@@ -12,6 +12,7 @@ from decayfree.report.charts.axes import Chart, Look, looks
 from decayfree.report.charts.sensitivity import over_learning_rate, over_weight_decay, sensitivity_text
 from decayfree.report.numbers.compared import drawn_together
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
+from decayfree.report.numbers.series import StudyNumbers
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,11 @@ def curve_views(numbers: StudyGroups, looks: Mapping[str, Look]) -> Viewed:
 
 def method_looks(numbers: StudyGroups) -> dict[str, Look]:
     """A look, the same everywhere, for every cell where one page shows all of them, else for every method."""
-    if numbers.are_methods_all:
-        return looks(numbers.cells)
+    return looks(numbers.cells) if numbers.are_methods_all else sweep_looks(numbers)
+
+
+def sweep_looks(numbers: StudyGroups) -> dict[str, Look]:
+    """A look for every method, whatever its settings."""
     first = {sweep.label: sweep.cells[0] for group in numbers.groups for sweep in group.sweeps}
     return looks([replace(first[label], label=label) for label in numbers.methods])
 
@@ -100,19 +104,46 @@ def _parts(group: Group) -> list[tuple[str, list[Sweep]]]:
     return parts
 
 
-def _curves(numbers: StudyGroups, sweeps: Sequence[Sweep], looks: Mapping[str, Look]) -> tuple[Chart, ...]:
+def chosen_part(
+    numbers: StudyGroups, group: Group, looks: Mapping[str, Look]
+) -> tuple[StudyNumbers, dict[str, Look]]:
+    """What stands for the methods of a group where one setting does: the chosen one, else all of them."""
+    if numbers.are_methods_all:
+        return drawn_together(numbers.study, group.sweeps), dict(looks)
+    sweeps = [
+        replace(sweep, cells=(sweep.chosen,) if sweep.chosen else sweep.cells) for sweep in group.sweeps
+    ]
+    part, drawn = _part(numbers, sweeps, looks)
+    if any(len(sweep.cells) > 1 for sweep in sweeps):
+        return part, drawn
+    # One a method: its name is enough.
+    named = {cell.label: sweep.label for sweep in sweeps for cell in sweep.cells}
+    cells = {label: replace(cell, label=named[label]) for cell in part.methods if (label := cell.label)}
+    base = None if part.reference is None else cells[part.reference.label]
+    return replace(part, methods=tuple(cells.values()), reference=base), dict(looks)
+
+
+def _part(
+    numbers: StudyGroups, sweeps: Sequence[Sweep], looks: Mapping[str, Look]
+) -> tuple[StudyNumbers, dict[str, Look]]:
+    """Sweeps drawn together, and a look for every setting: of several the fainter, the smaller its decay."""
     ordered = [
         Sweep(sweep.label, tuple(sorted(sweep.cells, key=lambda cell: cell.weight_decay or 0.0)))
         for sweep in sweeps
     ]
-    part = drawn_together(numbers.study, ordered)
+    drawn = {
+        cell.label: looks[sweep.label].shaded(index, len(sweep.cells))
+        for sweep in ordered
+        for index, cell in enumerate(sweep.cells)
+    }
+    return drawn_together(numbers.study, ordered), drawn
+
+
+def _curves(numbers: StudyGroups, sweeps: Sequence[Sweep], looks: Mapping[str, Look]) -> tuple[Chart, ...]:
+    part, drawn = _part(numbers, sweeps, looks)
     if not part.shown:
         return ()
-    drawn, methods = {}, {}
-    for sweep in ordered:
-        for index, cell in enumerate(sweep.cells):
-            drawn[cell.label] = looks[sweep.label].shaded(index, len(sweep.cells))
-            methods[cell.label] = sweep.label
+    methods = {cell.label: sweep.label for sweep in sweeps for cell in sweep.cells}
     found = (
         charts.score_chart(part, "test", drawn),
         charts.score_chart(part, "train", drawn),

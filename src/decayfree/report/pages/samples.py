@@ -31,7 +31,7 @@ def contents(samples: Sequence[Sample]) -> dict[str, Any]:
     """What the page shows, for its template."""
     runs = list(dict.fromkeys(sample.run for sample in samples))
     looks = {run: Look(f"--m{index % 8}", "solid", 3.0) for index, run in enumerate(runs)}
-    charts = [chart for name in INSTRUMENTS if (chart := _chart(samples, name, looks)) is not None]
+    charts = [chart for name in INSTRUMENTS if (chart := instrument_chart(samples, name, looks)) is not None]
     weights = {name for sample in samples for name in sample.weights}
     steps = [sample.step for sample in samples]
     about = (
@@ -72,7 +72,8 @@ def over_weights(of: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[in
     return [(step, fmean(by_step[step])) for step in sorted(by_step)]
 
 
-def _chart(samples: Sequence[Sample], instrument: str, looks: Mapping[str, Look]) -> Chart | None:
+def instrument_chart(samples: Sequence[Sample], instrument: str, looks: Mapping[str, Look]) -> Chart | None:
+    """A thin line a weight and a thick one for the mean of all, by run; None where nobody measured it."""
     data, drawn = [], []
     for run, look in looks.items():
         of = means([sample for sample in samples if sample.run == run], instrument)

@@ -46,7 +46,7 @@ def _row(found: GroupBudget, bought: Bought, has_default: bool) -> TableRow:
 def _after(bought: Bought, index: int) -> TableCell:
     budget = bought.budget
     mean, band = budget.mean[index], (budget.low[index], budget.high[index])
-    return TableCell(percent(mean, 2), percent_range(*band, 2), mean)
+    return TableCell(percent(mean, 2), percent_range(*band, 2), mean, ends=band)
 
 
 def _to_default(found: GroupBudget, bought: Bought) -> TableCell:

@@ -23,7 +23,7 @@ from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks
 def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table:
     """A row for every method and group, with the interval of its difference on a common axis."""
     shown = [entry for entry in chosen.entries if entry.difference is not None]
-    axis = _axis(shown)
+    axis = forest_axis(shown)
     columns = [
         *Column.of_methods(numbers.axes),
         Column(
@@ -129,7 +129,7 @@ def _row(base: str, entry: Entry, axis: tuple[float, float], colors: Mapping[str
     )
 
 
-def _axis(entries: Sequence[Entry]) -> tuple[float, float]:
+def forest_axis(entries: Sequence[Entry]) -> tuple[float, float]:
     """Every mean fits, and intervals of three pairs or more up to three times the largest mean."""
     means = [abs(entry.difference.mean) for entry in entries if entry.difference]
     ends = [

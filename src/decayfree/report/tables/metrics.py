@@ -53,4 +53,4 @@ def _cell(cell: Cell, name: str) -> TableCell:
         return TableCell.of_share(final, 1) if final else NOTHING
     low, high = final.interval or (math.nan, math.nan)
     interval = f"{significant(low)} to {significant(high)}" if final.interval else ""
-    return TableCell(significant(final.mean), interval, final.mean)
+    return TableCell(significant(final.mean), interval, final.mean, ends=final.interval)

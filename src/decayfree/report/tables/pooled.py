@@ -73,4 +73,4 @@ def _p_cell(contrast: Contrast) -> TableCell:
 def _ends(estimate: Estimate) -> TableCell:
     if estimate.interval is None:
         return NOTHING
-    return TableCell(signed_interval(*estimate.interval, 2), sort=estimate.mean)
+    return TableCell(signed_interval(*estimate.interval, 2), sort=estimate.mean, ends=estimate.interval)

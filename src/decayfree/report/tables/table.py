@@ -65,6 +65,8 @@ class TableCell:
     runs: tuple[RunLink, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     """More, unfolded on demand: names and values."""
+    ends: tuple[float, float] | None = None
+    """Of the interval that the note tells, in the unit of ``sort``."""
 
     @property
     def key(self) -> str:
@@ -88,7 +90,7 @@ class TableCell:
         if final is None:
             return NOTHING
         interval = percent_range(*final.interval, decimals) if final.interval else ""
-        return TableCell(percent(final.mean, decimals), interval, final.mean)
+        return TableCell(percent(final.mean, decimals), interval, final.mean, ends=final.interval)
 
     @staticmethod
     def of_difference(difference: Estimate | None, decimals: int) -> "TableCell":
@@ -96,7 +98,9 @@ class TableCell:
         if difference is None:
             return NOTHING
         interval = signed_interval(*difference.interval, decimals) if difference.interval else ""
-        return TableCell(signed_points(difference.mean, decimals), interval, difference.mean)
+        return TableCell(
+            signed_points(difference.mean, decimals), interval, difference.mean, ends=difference.interval
+        )
 
 
 NOTHING = TableCell("–", sort=math.nan)

@@ -7,12 +7,16 @@ import contextlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from decayfree.display.frame import Library
+from decayfree.display.notebook import titled
 from decayfree.dynamics.samples import without_nan
 from decayfree.study.disk import as_path, read_bytes, read_text
 from decayfree.study.files.archive import ARCHIVE_FILE, folder_of_runs
@@ -27,6 +31,7 @@ MAIN_VARIANCE = 0.99
 """What `Spectrum.n_main` directions hold of the input variance."""
 RECORD_FILE, ROWS_FILE, SPECTRA_FILE = "run.json", "metrics.jsonl", "spectra.json"
 CHECKPOINT_FILE, NORMS_FILE, ERROR_FILE = "last.pt", "norms.f32", "error.txt"
+Table = Literal["runs", "rows", "weights", "settings", "comparisons"]
 RunState = Literal["running", "done", "failed", "diverged"]
 STATES: tuple[RunState, ...] = ("running", "done", "failed", "diverged")
 ENDED: tuple[RunState, ...] = ("done", "diverged")
@@ -150,6 +155,37 @@ class Study:
     @property
     def n_planned(self) -> int:
         return len(self.spec.runs())
+
+    def frame(self, table: Table = "runs", *, library: Library | None = None) -> Any:
+        """Its numbers, those of the page and unrounded, as a data frame; docs/figures.md has the columns.
+
+        Args:
+            table: ``"runs"``: one row a run that has begun. ``"rows"``: one a sample of a run, and
+                ``"weights"``: one a weight in it. ``"settings"``: one a setting, its seeds taken together.
+                ``"comparisons"``: one a comparison of the page.
+            library: ``"polars"`` or ``"pandas"``; by default the first of them that is installed.
+
+        Returns:
+            The frame. A number that nobody knows is null in polars, NaN in pandas. Scores and their
+            differences are shares from 0 to 1, angles radians, times seconds.
+
+        Raises:
+            InvalidInputError: If ``table`` or ``library`` is another one.
+            MissingExtraError: If polars and pandas are not installed.
+        """
+        # The one way up in this house: what a method is called on the page, and what it is compared with, the
+        # report knows. It is loaded when somebody asks, and named here alone.
+        frames = import_module("decayfree.report.frames")
+        return frames.study_frame(self, table, library)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how many runs of each method are in which state."""
+        states = [state for state in STATES if any(run.state == state for run in self.runs)]
+        labels = dict.fromkeys(settings.label for settings in self.spec.runs())
+        count = Counter((run.label, run.state) for run in self.runs)
+        rows = [[label, *(str(count[label, state]) for state in states)] for label in labels]
+        note = f"{len(self.runs)} of {self.n_planned} runs have begun; study.frame() has their numbers"
+        return titled(self.spec.title or "A study", [["method", *states], *rows], note)
 
 
 def read_study(out: str | Path) -> Study:
