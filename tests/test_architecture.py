@@ -77,6 +77,7 @@ MAX_FILES_AT_THE_TOP = 13
 EXTRAS = {
     "rescaling.fused_holder": {"numba"},
     "dynamics.fused_rows": {"numba"},
+    "dynamics.readings": {"numpy"},
     "dynamics.sinks": {"wandb", "mlflow"},
     "methods": {"adamp"},
     "study.data.annotated.yolo": {"yaml"},
@@ -93,6 +94,7 @@ EXTRAS = {
     "integrations.transformers": {"transformers"},
     "integrations.tree_probe": {"jax", "numpy"},
     "cli": {"typer", "rich"},
+    "cli.doctor": {"sklearn"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
