@@ -50,10 +50,10 @@ class Finding:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what works on this machine: torch, devices, extras, data, and where results can be written.
+    """Say what works on this machine, what is missing, and how to get it.
 
-    Each missing or broken thing comes with its cure. Exit code 1 where something that is installed does not
-    work.
+    That is torch, devices, extras, whether torchvision can be imported, data, and where results can be
+    written. Exit code 1 where something that is installed does not work.
     """
     findings = list(examined())
     if as_json:
