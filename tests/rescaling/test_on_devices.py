@@ -78,8 +78,8 @@ def test_weights_are_those_of_a_loop_by_hand_on_the_host(device: str) -> None:
 
 
 @on_devices
-def test_a_run_resumes_to_the_bit_and_angles_can_be_set(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+@torch.backends.cudnn.flags(enabled=True, deterministic=True)
+def test_a_run_resumes_to_the_bit_and_angles_can_be_set(device: str) -> None:
     model = net(device, torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
     turning = decayfree.Turning(optimizer, found_in(model), steps_per_epoch=10, memory_epochs=2)
