@@ -8,6 +8,7 @@ import pytest
 
 from decayfree.errors import InvalidInputError
 from decayfree.report import compare, study_groups
+from decayfree.report.charts.views import chosen_part, method_looks
 from decayfree.report.frames import TABLES, study_columns
 from decayfree.report.numbers.compared import compare_all
 from decayfree.report.numbers.pooled import contrasts
@@ -112,6 +113,19 @@ def test_what_is_over_all_groups_is_told_apart(swept: Study) -> None:
     # One a group and method, the chosen ones: those of every setting are no part of the family.
     of_groups = [row for row in found if row["scope"] == "group"]
     assert len(of_groups) == 4 < len(compare_all(study_groups(swept)).compared)
+
+
+def test_where_one_seed_chose_comparisons_and_curves_are_of_new_seeds(tmp_path: Path) -> None:
+    spec = axes_spec(n_seeds=1, confirm_seeds=(10, 11, 12))
+    added = tuple(Added(run.key, (10, 11, 12)) for run in spec.runs())
+    Writer(tmp_path, spec=replace(spec, added=added), final_of=lambda run: 0.8, n_intervals=2).write()
+    study = read_study(tmp_path)
+    compared = rows(study, "comparisons")
+    assert {row["kind"] for row in compared} == {"confirmatory"}
+    assert {row["scope"] for row in compared} == {"group", "all groups"}
+    numbers = study_groups(study)
+    part, _ = chosen_part(numbers, numbers.groups[0], method_looks(numbers))
+    assert [method.n for method in part.shown] == [3] * len(numbers.methods)
 
 
 def test_what_new_seeds_say_is_confirmatory(tmp_path: Path) -> None:

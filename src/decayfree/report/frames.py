@@ -149,7 +149,7 @@ def _comparisons(numbers: _Sorted) -> Iterator[Record]:
     for entry, shrunk in zip(entries, shrunk_differences(numbers.entries), strict=True):
         if entry.judgement is not None:
             yield {
-                **_judged(entry, EXPLORATORY),
+                **_judged(entry, CONFIRMATORY if entry.is_anew else EXPLORATORY),
                 **_interval("validation_difference", entry.validation_difference),
                 **_interval("shrunk_difference", shrunk),
             }
@@ -157,7 +157,8 @@ def _comparisons(numbers: _Sorted) -> Iterator[Record]:
             yield _judged(entry.confirmation, CONFIRMATORY)
 
     for contrast in contrasts(numbers.groups, numbers.reference):
-        for kind, pooled in ((EXPLORATORY, contrast.test), (CONFIRMATORY, contrast.confirmed)):
+        kind_of_test = CONFIRMATORY if contrast.entries[0].is_anew else EXPLORATORY
+        for kind, pooled in ((kind_of_test, contrast.test), (CONFIRMATORY, contrast.confirmed)):
             if pooled is not None:
                 told = {"scope": "all groups", "method": contrast.method, "reference": contrast.reference}
                 yield {**told, "kind": kind, **_comparison(pooled.primary), "n": pooled.n_groups}

@@ -107,11 +107,11 @@ def _parts(group: Group) -> list[tuple[str, list[Sweep]]]:
 def chosen_part(
     numbers: StudyGroups, group: Group, looks: Mapping[str, Look]
 ) -> tuple[StudyNumbers, dict[str, Look]]:
-    """What stands for the methods of a group where one setting does: the chosen one, else all of them."""
+    """What stands for the methods of a group: the chosen setting of each, else all of them."""
     if numbers.are_methods_all:
         return drawn_together(numbers.study, group.sweeps), dict(looks)
     sweeps = [
-        replace(sweep, cells=(sweep.chosen,) if sweep.chosen else sweep.cells) for sweep in group.sweeps
+        replace(sweep, cells=(sweep.standing,) if sweep.standing else sweep.cells) for sweep in group.sweeps
     ]
     part, drawn = _part(numbers, sweeps, looks)
     if any(len(sweep.cells) > 1 for sweep in sweeps):
