@@ -2,8 +2,10 @@
 
 Two methods are imagined, each trained with five seeds and scored on the same images: images differ in how
 hard they are and in which method they suit, seeds in how well they went.
+``--log-cli-level=INFO`` shows the shares.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,7 @@ from decayfree.study.tasks.jackknife import pseudo_values
 from decayfree.study.tasks.segmentation import _mean_over_classes
 
 N_SEEDS = 5
+_log = logging.getLogger(__name__)
 Ability = NDArray[np.float64]
 """(2 methods, n_seeds, n_images): by how much each does an image better than others do."""
 Simulate = Callable[[Any, int, float], CrossedEstimate]
@@ -126,7 +129,11 @@ def ragged(rows: list[NDArray[Any]]) -> Ragged:
 def coverage(simulate: Simulate, n: int, truth: float, *, n_images: int, apart: float) -> float:
     generator = np.random.default_rng(1)
     found = [simulate(generator, n_images, apart) for _ in range(n)]
-    return sum(one.low <= truth <= one.high for one in found) / n
+    share = sum(one.low <= truth <= one.high for one in found) / n
+    _log.info(
+        "%s, apart %s: %d intervals hold %.4f in %.1f %%", simulate.__name__, apart, n, truth, 100 * share
+    )
+    return share
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.5])
