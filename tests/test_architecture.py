@@ -94,7 +94,6 @@ EXTRAS = {
     "integrations.transformers": {"transformers"},
     "integrations.tree_probe": {"jax", "numpy"},
     "cli": {"typer", "rich"},
-    "cli.doctor": {"sklearn"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

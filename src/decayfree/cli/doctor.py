@@ -5,7 +5,6 @@ Asks and tries; installs nothing and changes nothing.
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -158,33 +157,19 @@ def _torchvision() -> Finding:
 
 
 def _data() -> Iterator[Finding]:
-    def digits() -> Path:
-        import sklearn.datasets
-
-        return Path(sklearn.datasets.__file__).parent
-
-    def fashion_mnist() -> Path:
-        from decayfree.study.data.fashion_mnist import locate
-
-        return locate()
-
-    def opencv_digits() -> Path:
-        from decayfree.study.data.opencv_digits import locate
-
-        return locate()
+    from decayfree.study.data import digits, fashion_mnist, opencv_digits
 
     places: dict[str, Callable[[], Path]] = {
-        "digits": digits,
-        "fashion-mnist": fashion_mnist,
-        "opencv-digits": opencv_digits,
+        "digits": digits.locate,
+        "fashion-mnist": fashion_mnist.locate,
+        "opencv-digits": opencv_digits.locate,
     }
     for name, find in places.items():
         try:
             yield Finding(f"data {name}", "ok", str(find()))
-        except ImportError as error:
-            yield Finding(f"data {name}", "missing", str(error), "pip install 'decayfree[study]'")
         except DecayFreeError as error:
-            answer, _, cure = str(error).partition(". ")
+            # What is missing, then how to get it.
+            answer, cure = re.split(r"\. |: ", str(error), maxsplit=1)
             yield Finding(f"data {name}", "missing", answer, cure)
 
 

@@ -40,6 +40,7 @@ app = typer.Typer(
 
 
 Size = Literal["small", "paper"]
+Format = Literal["csv", "json", "latex", "markdown"]
 Named = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A built-in study, or a TOML file; see docs/studies.md.")
 ]
@@ -140,7 +141,7 @@ def report(
         option("METHOD", "Compare the others with this method, by its name, such as weight_decay."),
     ] = None,
     format: Annotated[
-        Literal["csv", "json", "latex", "markdown"] | None,
+        Format | None,
         typer.Option(help="Print a table instead: csv and json with all digits, latex with booktabs."),
     ] = None,
     table: Annotated[
@@ -170,7 +171,7 @@ def report(
 
 def _write_table(
     out: Path,
-    format: Literal["csv", "json", "latex", "markdown"],
+    format: Format,
     table: str,
     reference: str | None,
     file: Path | None,

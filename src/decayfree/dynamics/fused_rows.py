@@ -22,14 +22,18 @@ def fused_motion(before: Tensor, after: Tensor, blocks: Blocks) -> Tensor | None
     return _fused(_motion, before, after, blocks=blocks, n_sums=4)
 
 
-def fused_slope(
-    weight: Tensor, gradient: Tensor, blocks: Blocks, copy: Tensor | None = None
-) -> Tensor | None:
-    """As `row_sums.block_slope`, row by row; nothing where that is not for machine code.
+def fused_slope(weight: Tensor, gradient: Tensor, blocks: Blocks) -> Tensor | None:
+    """As `row_sums.block_slope`, row by row; nothing where that is not for machine code."""
+    return _fused(_slope, weight, gradient, blocks=blocks, n_sums=3)
 
-    ``copy`` gets the held rows of the weight in the same pass.
-    """
-    return _fused(_slope, weight, gradient, *([] if copy is None else [copy]), blocks=blocks, n_sums=3)
+
+def fused_slope_and_copy(weight: Tensor, gradient: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor] | None:
+    """The same and a copy of the weight's held rows, in one pass; its other rows are undefined."""
+    if not _is_meant(weight, gradient, blocks):
+        return None
+    copy = torch.empty_like(weight)
+    sums = _fused(_slope, weight, gradient, copy, blocks=blocks, n_sums=3)
+    return None if sums is None else (sums, copy)
 
 
 def runs_of(blocks: Blocks) -> list[slice]:
@@ -52,14 +56,7 @@ def _fused(
     loop: Callable[..., None], first: Tensor, second: Tensor, *others: Tensor, blocks: Blocks, n_sums: int
 ) -> Tensor | None:
     """What ``loop`` makes of every held row, (n_sums, n_rows)."""
-    is_meant = (
-        type(first) is type(second) is Tensor
-        and first.device.type == "cpu"
-        and first.dtype == second.dtype in (torch.float32, torch.float64)
-        and first.numel() >= LEAST
-        and blocks.axis == 0
-    )
-    matrices = _in_memory(first, second, *others) if is_meant else []
+    matrices = _in_memory(first, second, *others) if _is_meant(first, second, blocks) else []
     compiled = _compiled(loop) if matrices else None
     if compiled is None:
         return None
@@ -70,6 +67,16 @@ def _fused(
         compiled(filled[n_done : n_done + n], *(array[run] for array in arrays))
         n_done += n
     return sums.t()
+
+
+def _is_meant(first: Tensor, second: Tensor, blocks: Blocks) -> bool:
+    return (
+        type(first) is type(second) is Tensor
+        and first.device.type == "cpu"
+        and first.dtype == second.dtype in (torch.float32, torch.float64)
+        and first.numel() >= LEAST
+        and blocks.axis == 0
+    )
 
 
 def _in_memory(*tensors: Tensor) -> list[Tensor]:

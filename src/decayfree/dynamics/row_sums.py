@@ -20,7 +20,7 @@ from decayfree.blocks import (
     over_blocks,
     spread_of,
 )
-from decayfree.dynamics.fused_rows import fused_motion, fused_slope, runs_of
+from decayfree.dynamics.fused_rows import fused_motion, fused_slope, fused_slope_and_copy, runs_of
 from decayfree.errors import InvalidInputError
 from decayfree.shards import Spread, add_up_
 
@@ -97,12 +97,12 @@ def slope_here(weight: Part, gradient: Part) -> Sums:
 
 def slope_and_copy_here(weight: Part, gradient: Part) -> tuple[Sums, Part | None]:
     """`slope_here`, and a copy of the weight's held rows where one pass over memory makes both."""
-    if weight.is_sharded or weight.bias is not None:
-        return slope_here(weight, gradient), None
-    ((first, second, blocks),) = _pairs(weight, gradient)
-    copy = weight.each(torch.empty_like)
-    of_rows = fused_slope(first, second, blocks, copy.weight)
-    return (slope_here(weight, gradient), None) if of_rows is None else (_slope_of(of_rows, blocks), copy)
+    if not weight.is_sharded and weight.bias is None:
+        ((first, second, blocks),) = _pairs(weight, gradient)
+        if (made := fused_slope_and_copy(first, second, blocks)) is not None:
+            sums, copy = made
+            return _slope_of(sums, blocks), Part(copy, None, blocks)
+    return slope_here(weight, gradient), None
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -73,7 +73,8 @@ def picture_of(
         panels = figure.subplots(1, n_columns, squeeze=False).ravel()
         for at, panel in enumerate(panels):
             _draw(panel, rows[at * in_a_column : (at + 1) * in_a_column], in_a_column, width / n_columns)
-        legend_below(figure, *zip(*_legend(rows), strict=True)) if rows else None
+        if rows:
+            legend_below(figure, *zip(*_legend(rows), strict=True))
     return figure
 
 
@@ -104,11 +105,7 @@ def _ends(blocks: Blocks, shape: tuple[int, ...]) -> list[tuple[float, float]]:
     """Where blocks begin and end, as shares of all rows; of many, a few that stand for them."""
     if blocks.n_blocks > _MOST_BLOCKS and not blocks.is_partial:
         return [(at / _MOST_BLOCKS, (at + 1) / _MOST_BLOCKS) for at in range(_MOST_BLOCKS)]
-    starts, at = list(blocks.starts), 0
-    if not starts:
-        for size in blocks.block_sizes:
-            starts.append(at)
-            at += size
+    starts = [run.first_row + at * run.size for run in blocks.runs for at in range(run.n_blocks)]
     n_rows = max(shape[blocks.axis] * (blocks.groups if blocks.axis else 1), 1)
     pairs = zip(starts, blocks.block_sizes, strict=True)
     ends = [(start / n_rows, (start + size) / n_rows) for start, size in pairs]

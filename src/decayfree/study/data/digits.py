@@ -16,8 +16,8 @@ from decayfree.study.data.images import Images
 N_CLASSES = 10
 
 
-def read() -> Images:
-    """All of them, in a mixed order that is the same for all seeds.
+def locate() -> Path:
+    """Scikit-learn's own file, since importing it all takes as long as importing torch.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
@@ -26,9 +26,16 @@ def read() -> Images:
         spec = find_spec("sklearn")
         if spec is None or spec.origin is None:
             raise ImportError("there is no module sklearn")
-    # Its own file, since importing it all takes as long as importing torch.
-    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    rows = gzip.decompress(path.read_bytes()).decode().split()
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+def read() -> Images:
+    """All of them, in a mixed order that is the same for all seeds.
+
+    Raises:
+        MissingExtraError: If scikit-learn is not installed.
+    """
+    rows = gzip.decompress(locate().read_bytes()).decode().split()
     numbers = torch.tensor([list(map(int, map(float, row.split(",")))) for row in rows])
     order = torch.randperm(len(numbers), generator=generator_for("split"))
     pixels, labels = numbers[order].split([64, 1], dim=1)
