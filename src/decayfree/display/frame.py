@@ -24,14 +24,29 @@ def frame_of(columns: Columns, library: Library | None = None) -> Any:
         library: Whose frame; by default the first of polars and pandas that is installed.
 
     Raises:
-        InvalidInputError: If it is another library.
-        MissingExtraError: If it is not installed or, where none was asked for, neither is.
+        InvalidInputError, MissingExtraError: As in :func:`library_for`.
 
     Example:
         >>> frame_of({"step": [1, 2], "norm": [1.0, math.nan]}, "polars")["norm"].to_list()
         [1.0, None]
     """
-    known = get_args(Library)
+    name = library_for(library)
+    frames = import_module(name)
+    if name == "pandas":
+        return frames.DataFrame({key: list(values) for key, values in columns.items()})
+    floats = {key for key, values in columns.items() if any(isinstance(one, float) for one in values)}
+    told = {key: _without_nan(values) if key in floats else list(values) for key, values in columns.items()}
+    return frames.DataFrame(told, schema_overrides=dict.fromkeys(floats, frames.Float64))
+
+
+def library_for(library: Library | None) -> Library:
+    """Whose frame it will be: to be asked before anything is read for it.
+
+    Raises:
+        InvalidInputError: If it is another library.
+        MissingExtraError: If it is not installed or, where none was asked for, neither is.
+    """
+    known: tuple[Library, ...] = get_args(Library)
     if library not in (*known, None):
         raise InvalidInputError(f"library must be {' or '.join(map(repr, known))} or None, got {library!r}")
     name = library or next((one for one in known if find_spec(one)), None)
@@ -41,12 +56,7 @@ def frame_of(columns: Columns, library: Library | None = None) -> Any:
             f"for a frame {lacking} not installed: pip install 'decayfree[frames]' for polars, or pip "
             "install pandas"
         )
-    frames = import_module(name)
-    if name == "pandas":
-        return frames.DataFrame({key: list(values) for key, values in columns.items()})
-    floats = {key for key, values in columns.items() if any(isinstance(one, float) for one in values)}
-    told = {key: _without_nan(values) if key in floats else list(values) for key, values in columns.items()}
-    return frames.DataFrame(told, schema_overrides=dict.fromkeys(floats, frames.Float64))
+    return name
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

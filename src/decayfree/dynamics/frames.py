@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from decayfree.display.frame import Library, columns_of, frame_of
+from decayfree.display.frame import Library, columns_of, frame_of, library_for
 from decayfree.dynamics.samples import Sample, read_jsonl
 
 
@@ -31,6 +31,7 @@ def read_frame(path: str | os.PathLike[str], *, library: Library | None = None) 
         InvalidInputError: If there is no such file, or ``library`` is another one.
         MissingExtraError: If polars and pandas are not installed.
     """
+    library = library_for(library)
     return frame_of_samples(read_jsonl(path), library)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from decayfree.display.frame import Library, columns_of, frame_of
+from decayfree.display.frame import Library, columns_of, frame_of, library_for
 from decayfree.errors import InvalidInputError
 from decayfree.report.numbers import series
 from decayfree.report.numbers.compared import Entries, Entry, compare
@@ -25,6 +25,7 @@ EXPLORATORY, CONFIRMATORY = "exploratory", "confirmatory"
 
 def study_frame(study: Study, table: str, library: Library | None = None) -> Any:
     """What `Study.frame` gives: see there for the columns."""
+    library = library_for(library)
     return frame_of(study_columns(study, table), library)
 
 
