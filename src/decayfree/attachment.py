@@ -5,7 +5,7 @@ Says it in sentences with the cure, and raises them together. Changes nothing.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch.optim import Optimizer
@@ -14,6 +14,8 @@ from decayfree.arguments.stored import is_flat_parameter, unsupported_weights
 from decayfree.errors import InvalidInputError, UnsupportedWeightError, faults_of, raise_all
 from decayfree.invariance.result import Invariance
 from decayfree.invariance.verdict import ScaleInvariantWeight
+
+_Attached = TypeVar("_Attached", bound="Attached")
 
 
 def attachable(optimizer: object, found: Invariance) -> tuple[Optimizer, Invariance]:
@@ -97,7 +99,7 @@ class Attached:
         for hooks, key in list(self._hooks()):
             del hooks[key]
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Attached) -> _Attached:
         return self
 
     def __exit__(self, *_: object) -> None:

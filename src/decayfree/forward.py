@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import FrameType, MappingProxyType, MethodType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.utils.checkpoint
@@ -166,7 +166,7 @@ class Surroundings(TorchDispatchMode):
 
     # torch's own way in and out sets variables of the process besides, and imports its compiler: a second.
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Surroundings":
         if "torch._dynamo" in sys.modules:  # a compiled function inside would have it compile what is here
             self.__torch_dispatch__ = MethodType(_NOT_COMPILED, self)  # type: ignore[method-assign]
         _push_mode(self)
@@ -279,11 +279,15 @@ class _Stream:
         return self._generators[key]
 
 
+_COMPOSED = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
 @cache
 def _kind(func: Any) -> Literal["plain", "random", "composed"]:
     if not isinstance(func, torch._ops.OpOverload):
         return "plain"
-    if func._can_decompose():
+    # Said by hand, since torch's own `_can_decompose` came after 2.4.
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSED):
         return "composed"
     return "random" if torch.Tag.nondeterministic_seeded in func.tags else "plain"
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from decayfree.errors import DecayFreeError
 State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": "[green]✓[/]", "missing": "[yellow]–[/]", "broken": "[red]✗[/]"}
 _OF_DEVELOPERS = {"test", "lint", "benchmarks", "docs"}
+_OF_OLD_PYTHONS = re.compile(r"python_version < ['\"]3\.(\d+)['\"]")
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,-]+)\])?\s*(?:>=([\w.]+))?.*?extra == ['\"]([\w-]+)['\"]")
 
 
@@ -115,6 +117,9 @@ def _extras() -> Iterator[Finding]:
     needed: dict[str, dict[str, str]] = {}
     for line in importlib.metadata.requires("decayfree") or ():
         parsed = _REQUIREMENT.match(line)
+        before = _OF_OLD_PYTHONS.search(line)
+        if before and sys.version_info >= (3, int(before[1])):
+            continue
         if parsed and parsed[4] not in _OF_DEVELOPERS and not parsed[2]:
             needed.setdefault(parsed[4], {})[parsed[1]] = parsed[3] or ""
     for extra, of_extra in needed.items():

@@ -4,7 +4,7 @@ It never downloads: models come with random weights. It does not look inside a m
 """
 
 import math
-import tomllib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from decayfree.arguments.address import Address, Args, looking_in
 from decayfree.cli.options import FORMS
 from decayfree.errors import InvalidInputError, faults_of, raise_all
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _MAX_NUMBERS, _MAX_DIMENSIONS = 1 << 28, 16
 

@@ -5,7 +5,7 @@ nothing.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class GradientNorms(Mapping[str, Tensor]):
         """Stop counting; what was measured stays."""
         self._handle.remove()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "GradientNorms":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -61,9 +61,8 @@ class FusedHolder(Holder):
         # Writing by address goes past autograd, which must know of it to refuse a backward pass through
         # weights that have changed.
         distances = zip(self._written, self._distances.tolist(), strict=True)
-        torch.autograd.graph.increment_version(
-            [one for of, distance in distances if distance > 0 for one in of]
-        )
+        for one in (one for of, distance in distances if distance > 0 for one in of):
+            torch.autograd.graph.increment_version(one)
         return worst
 
 

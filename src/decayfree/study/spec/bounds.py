@@ -4,8 +4,13 @@ Reads TOML and knows no setting.
 """
 
 import re
-import tomllib
+import sys
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MAX_CHARACTERS = 500_000
 MAX_VALUES = 30_000
@@ -24,7 +29,7 @@ _OPAQUE = re.compile(
     r'"""(?:\\.|[^\\])*?(?:"""|\Z)|\'\'\'.*?(?:\'\'\'|\Z)|"(?:\\.|[^"\\\n])*"?|\'[^\'\n]*\'?|#[^\n]*',
     re.DOTALL,
 )
-_LONG_NAME = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
+_LONG_NAME = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 
 
 def table_of(text: str) -> tuple[dict[str, Any], list[str]]:
