@@ -1,4 +1,4 @@
-# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make.
+# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make; the library needs 3.10.
 # `make help` lists the targets.
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo why results test test-slow lint format bench gpu clean
+.PHONY: help demo why results test test-slow lint format bench gpu dist clean
 
 help:
 	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
@@ -38,6 +38,7 @@ help:
 	@echo "make format     format the code and mend what can be mended"
 	@echo "make bench      measure speed and memory beside the peers"
 	@echo "make gpu        run all tests and benchmarks that want a GPU, under 9 minutes, into gpu.json"
+	@echo "make dist       build wheel and sdist into dist/, and check what an index would say of them"
 	@echo "make clean      remove what was built; $(VENV) and $(OUT) stay"
 
 demo: $(VENV)/installed-study
@@ -83,6 +84,12 @@ bench: $(VENV)/installed-develop
 gpu: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
+# Wheel and sdist, as an index would take them; publishes nothing.
+dist: $(VENV)/installed-develop
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -94,11 +101,11 @@ $(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-develop: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing decayfree with torch and the tools for its tests, once; this takes a few minutes."
-	@$(PIP_INSTALL) -e ".[test,lint,models,benchmarks,docs,real]" $(SHOW_DOWNLOADS)
+	@$(PIP_INSTALL) -e ".[test,lint,release,models,benchmarks,docs,real]" $(SHOW_DOWNLOADS)
 	@touch $@ $(VENV)/installed-study
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "decayfree needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version);" \
+		{ echo "the tools of decayfree need Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version);" \
 			"try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -25,7 +25,7 @@ def test_the_changelog_begins_with_what_is_not_released_and_dates_the_rest() -> 
 
 def test_the_version_is_the_same_wherever_it_is_told() -> None:
     version, date = SECTIONS[1]
-    assert PROJECT["version"] == version
+    assert PROJECT["dynamic"] == ["version"]
     assert decayfree.__version__ == version
     assert CITATION["version"] == version
     assert str(CITATION["date-released"]) == date

@@ -1,7 +1,7 @@
 """Does the library work with torch alone? ``python tests/support/core_alone.py``, without pytest.
 
-Keeps numpy away, finds weights, holds them by each of the two ways and records, on the torch and the Python that
-it is run with. Of numbers it asks only what is true by definition; the tests beside it ask for the rest.
+Keeps numpy away, finds weights, holds them in both ways and records, on the torch and the Python that it is
+run with. Of numbers it asks only what is true by definition.
 """
 
 import json
