@@ -1,4 +1,4 @@
-# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make; the library needs 3.10.
+# Everything a developer does, set-up included. Needs Python >= 3.11 with venv, and make.
 # `make help` lists the targets.
 
 PYTHON ?= python3

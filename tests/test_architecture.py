@@ -81,6 +81,9 @@ EXTRAS = {
     "dynamics.sinks": {"wandb", "mlflow"},
     "methods": {"adamp"},
     "study.data.annotated.yolo": {"yaml"},
+    # Where Python has no tomllib yet.
+    "study.spec.bounds": {"tomli"},
+    "cli.named_models": {"tomli"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},
     "report": {"jinja2", "markupsafe", "plotly"},
     "display.paper": {"matplotlib"},

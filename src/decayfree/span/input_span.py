@@ -5,7 +5,7 @@ weight; cleaning.py does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class InputSpan:
         """Whether its hooks are on the model."""
         return bool(self._handles)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "InputSpan":
         if self.is_watching:
             raise AlreadyAttachedError("this InputSpan is watching already: leave its with block first")
         for name, (_, modules) in self._watched.items():

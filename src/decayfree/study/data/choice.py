@@ -3,7 +3,7 @@
 Reads no files and knows no format.
 """
 
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,16 +23,16 @@ def chosen(order: Tensor, spec: DataSpec, seed: int | None) -> tuple[Tensor, Ten
     return rest[drawn], to_validate
 
 
+_List = TypeVar("_List", bound="_Listed")
+
+
 class _Listed(Protocol):
     """Images in a list."""
 
     def __len__(self) -> int: ...
 
-    def at(self, positions: list[int]) -> Self:
+    def at(self: _List, positions: list[int]) -> _List:
         """Those at these positions, in this order."""
-
-
-_List = TypeVar("_List", bound=_Listed)
 
 
 def chosen_of_lists(

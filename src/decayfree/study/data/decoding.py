@@ -222,7 +222,8 @@ def _image(path: str, size: int, way: Way = CUT) -> bytes | str:
         if way.is_cut:
             return _cut(image, size).tobytes()
         how = Image.Resampling.NEAREST if way.is_mask else Image.Resampling.BILINEAR
-        return image.resize((size, size), how).tobytes()
+        pixels: bytes = image.resize((size, size), how).tobytes()
+        return pixels
     except Exception as error:  # a damaged file may raise anything
         return f"{type(error).__name__}: {error}"
 

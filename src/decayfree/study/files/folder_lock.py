@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from multiprocessing import reduction
 from pathlib import Path
 from typing import IO, Any
@@ -66,7 +66,7 @@ class FolderLock:
                 file.close()
                 raise FolderInUseError(_refusal(self._path))
             time.sleep(_TRY_AGAIN_AFTER_S)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         holder = Holder(pid=os.getpid(), host=socket.gethostname(), since=now)
         file.truncate(0)
         file.write(json.dumps(holder.__dict__) + "\n")
