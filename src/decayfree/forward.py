@@ -192,9 +192,11 @@ class Surroundings(TorchDispatchMode):
             return twin(*args, **kwargs, generator=self._stream().generator(device, given))
         if func is torch.ops.aten.native_dropout.default:
             return _dropout(args[0], args[1], args[2], self._stream().generator(device))
-        if device.type == "cpu" or not _drops_out(func, args, kwargs):
+        if not _is_like(func) and (device.type == "cpu" or not _drops_out(func, args, kwargs)):
             return func(*args, **kwargs)
-        own = torch.get_device_module(device).default_generators[device.index or 0]
+        own = torch.default_generator
+        if device.type != "cpu":
+            own = torch.get_device_module(device).default_generators[device.index or 0]
         return _in_a_moment_of(own, self._stream().next_seed(), lambda: func(*args, **kwargs))
 
     def _stream(self) -> "_Stream":
@@ -311,6 +313,11 @@ def _with_generator(func: Any) -> Any:
     return taking[0] if taking else None
 
 
+def _is_like(func: Any) -> bool:
+    """Whether it is ``rand_like`` or another such, which take a generator in newer versions of torch only."""
+    return str(func.overloadpacket.__name__).endswith("_like")
+
+
 def _drops_out(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     values = {**dict(zip(_arguments(func), args, strict=False)), **kwargs}
     return any(values.get(name, 0.0) for name in ("dropout_p", "dropout"))
@@ -326,7 +333,7 @@ def _dropout(
 
 
 def _in_a_moment_of(generator: torch.Generator, seed: int, call: Callable[[], _T]) -> _T:
-    """Call what takes no generator but its device's own, and put that back: fused attention with dropout."""
+    """Call what takes no generator but its device's own, and put that back: fused attention, `rand_like`."""
     before = generator.get_state()
     generator.manual_seed(seed)
     try:
