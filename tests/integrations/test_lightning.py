@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
@@ -369,3 +369,18 @@ def test_ranks_stay_equal_in_ddp_and_fsdp2_trains_the_same(tmp_path):
     for way in first:
         assert all(map(torch.equal, first[way], second[way])), way
     torch.testing.assert_close(first["DDP"], first["FSDP2"], rtol=1e-5, atol=1e-6)
+
+
+class FSDPOnCPU(pl.strategies.FSDPStrategy):
+    """Lightning wants an accelerator of this class by its name; what it does is the same without one."""
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")
+def test_flattened_parameters_are_refused(tmp_path):
+    class Flattened(Net):
+        def configure_model(self):
+            self.net = FullyShardedDataParallel(self.net, device_id=torch.device("cpu"))
+
+    strategy = FSDPOnCPU(process_group_backend="gloo")
+    with pytest.raises(decayfree.UnsupportedWeightError, match=r"flat parameter of FSDP1.*use FSDP2"):
+        trained(tmp_path, Flattened(), [WeightRescalingCallback(IMAGES[:8])], strategy=strategy, max_epochs=1)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from decayfree.arguments.wrappers import plain
-from decayfree.attachment import found_faults, hooked, nothing_in_common, weights_in
+from decayfree.attachment import attachable, found_faults, nothing_in_common, weights_in
 from decayfree.dynamics.recorder import Recorder
 from decayfree.dynamics.samples import Sample
 from decayfree.dynamics.sinks import JsonLines, told
@@ -78,7 +78,7 @@ class _AtOptimizers(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach: weights and optimizers have what a checkpoint had, and no step was taken."""
         assert self.found is not None
-        optimizers = list(map(hooked, trainer.optimizers))
+        optimizers = [attachable(one, self.found)[0] for one in trainer.optimizers]
         holding = [index for index, one in enumerate(optimizers) if weights_in(one, self.found)]
         if not holding:
             raise MismatchError(f"{type(self).__name__}: {nothing_in_common(optimizers[0], self.found)}")
