@@ -109,16 +109,19 @@ def number_faults(name: str, value: object, *, least: float = -math.inf) -> list
     return [] if is_one else [f"{name} must be a number{bound}, got {value!r}"]
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: what may have been meant.
+def closest(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what may have been meant; nothing of what is no text.
 
     Example:
         >>> closest("resnet19", ["resnet18", "vgg16"])
         '; did you mean resnet18?'
-        >>> closest("x", ["resnet18"])
-        ''
+        >>> closest("wsr", ["WRS"]), closest("x", ["resnet18"])
+        ('; did you mean WRS?', '')
     """
     import difflib  # rarely needed, and slow to import
 
-    matches = difflib.get_close_matches(name, list(known), n=3)
+    if not isinstance(name, str):
+        return ""
+    spelled = {one.lower(): one for one in known}
+    matches = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=3)]
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

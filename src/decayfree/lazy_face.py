@@ -13,6 +13,8 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
+from decayfree.errors import closest
+
 
 def lazy_face(package: str, *, submodules: str = "") -> Callable[[str], Any]:
     """A ``__getattr__`` for a package, which knows its ``__all__`` as well.
@@ -39,7 +41,8 @@ def lazy_face(package: str, *, submodules: str = "") -> Callable[[str], Any]:
         elif name in room_of():
             value = getattr(import_module(room_of()[name]), name)
         else:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            meant = "" if name.startswith("_") else closest(name, room_of())
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{meant}")
         setattr(sys.modules[package], name, value)
         return value
 

@@ -42,7 +42,7 @@ def test_it_is_readable_in_a_narrow_terminal(columns: int) -> None:
 def test_extras_of_users_are_asked_for_and_those_of_developers_are_not() -> None:
     asked = {name.removeprefix("extra ") for name in found() if name.startswith("extra ")}
     every = set(importlib.metadata.metadata("decayfree").get_all("Provides-Extra") or ())
-    assert asked == every - {"test", "lint", "benchmarks", "docs"}
+    assert asked == every - {"test", "lint", "release", "site", "benchmarks", "docs"}
 
 
 def test_what_is_not_installed_is_missing_and_what_is_too_old_broken(monkeypatch: pytest.MonkeyPatch) -> None:

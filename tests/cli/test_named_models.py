@@ -101,9 +101,11 @@ def test_a_library_gets_arguments() -> None:
     [
         (
             "resnet18",
-            r"expected torchvision:NAME, timm:NAME, package\.module:NAME or \./file\.py:NAME, got 'resnet18'",
+            r"expected torchvision:NAME, timm:NAME, smp:NAME, package\.module:NAME or \./file\.py:NAME, "
+            "got 'resnet18'",
         ),
         (":net", "expected torchvision:NAME"),
+        ("torchvison:resnet18", "there is no library 'torchvison'; did you mean torchvision"),
         ("named_by_a_test:", "expected torchvision:NAME"),
         ("named_by_a_test:nets", r"named_by_a_test:nets: there is no 'nets'; did you mean net\?"),
         ("named_by_a_test:number", "expected a class or a function that gives a torch.nn.Module, got 3"),

@@ -51,7 +51,7 @@ def use(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> Runner:
     return runner
 
 
-@pytest.mark.parametrize("command", ["", "run", "list", "show", "report", "tune"])
+@pytest.mark.parametrize("command", ["", "new", "schema", "run", "list", "show", "report", "tune"])
 def test_the_help_text_is_the_one_that_was_looked_at(command: str) -> None:
     code, text, _ = call("study", *command.split(), "--help")
     assert code == 0

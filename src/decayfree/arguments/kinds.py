@@ -8,11 +8,11 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from decayfree.errors import InvalidInputError, faults_of, raise_all
+from decayfree.errors import InvalidInputError, closest, faults_of, raise_all
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,7 +101,17 @@ def kind_fault(name: str, hint: Any, value: object, within: Range | None = None)
     if fits(hint, value) and (within is None or not is_number or within[0] <= value <= within[1]):  # type: ignore[operator]
         return None
     wanted = words(hint) + (f" {within[2]}" if within else "")
-    return f"{name} must be {wanted}, got {_short(value)}"
+    choices = [one for one in _literals(hint) if isinstance(one, str)]
+    return f"{name} must be {wanted}, got {_short(value)}{closest(value, choices)}"
+
+
+def _literals(hint: Any) -> Iterator[object]:
+    """The values that an annotation names, those in a union as well."""
+    for inside in typing.get_args(hint):
+        if typing.get_origin(hint) is Literal:
+            yield inside
+        else:
+            yield from _literals(inside)
 
 
 def fits(hint: Any, value: object) -> bool:

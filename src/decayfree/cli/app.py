@@ -52,7 +52,6 @@ app = typer.Typer(
     epilog="For a start: decayfree demo, or decayfree inspect torchvision:resnet18 --input 4,3,64,64",
     rich_markup_mode="markdown",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(study_app, name="study")

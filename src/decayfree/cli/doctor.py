@@ -27,7 +27,7 @@ from decayfree.errors import DecayFreeError
 
 State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": "[green]✓[/]", "missing": "[yellow]–[/]", "broken": "[red]✗[/]"}
-_OF_DEVELOPERS = {"test", "lint", "benchmarks", "docs"}
+_OF_DEVELOPERS = {"test", "lint", "release", "site", "benchmarks", "docs"}
 _OF_OLD_PYTHONS = re.compile(r"python_version < ['\"]3\.(\d+)['\"]")
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,-]+)\])?\s*(?:>=([\w.]+))?.*?extra == ['\"]([\w-]+)['\"]")
 
@@ -105,7 +105,7 @@ def _device() -> Finding:
     if torch.version.cuda or torch.version.hip:
         return Finding(
             "device",
-            "broken",
+            "missing",
             "this torch is built for GPUs, and sees none: everything runs on the CPU",
             "see whether nvidia-smi (or rocm-smi) shows one; else its driver is missing or too old",
         )

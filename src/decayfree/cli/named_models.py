@@ -6,6 +6,7 @@ It never downloads: models come with random weights. It does not look inside a m
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from decayfree.arguments.address import Address, Args, looking_in
 from decayfree.cli.options import FORMS
-from decayfree.errors import InvalidInputError, faults_of, raise_all
+from decayfree.errors import InvalidInputError, closest, faults_of, raise_all
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+_LIBRARIES = ("torchvision", "timm", "smp")
 _MAX_NUMBERS, _MAX_DIMENSIONS = 1 << 28, 16
 
 
@@ -38,10 +40,13 @@ def build_named(name: str, *, seed: int = 0, args: Sequence[str] = ()) -> nn.Mod
         MissingExtraError: If the package that holds it is not installed.
     """
     source, _, rest = name.partition(":")
-    is_of_library = source in ("torchvision", "timm") and bool(rest)
+    is_of_library = source in _LIBRARIES and bool(rest)
     address = Address.taken(name)
     if not is_of_library and not isinstance(address, Address):
         raise InvalidInputError(f"expected {FORMS}, got {name!r}")
+    meant = "" if is_of_library else closest(source, _LIBRARIES)
+    if meant and find_spec(source) is None:
+        raise InvalidInputError(f"there is no library {source!r}{meant}")
     _check_seed(seed)
     given = _typed(args)
     with torch.random.fork_rng(devices=[]), looking_in(None):

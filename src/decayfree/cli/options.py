@@ -14,7 +14,7 @@ from decayfree.dynamics.samples import without_nan
 from decayfree.errors import DecayFreeError
 
 FAILED, BAD_REQUEST, INTERRUPTED = 1, 2, 130
-FORMS = "torchvision:NAME, timm:NAME, package.module:NAME or ./file.py:NAME"
+FORMS = "torchvision:NAME, timm:NAME, smp:NAME, package.module:NAME or ./file.py:NAME"
 """How a model is named."""
 
 
@@ -23,9 +23,9 @@ def option(metavar: str, help: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, **settings)
 
 
-def count(help: str, *, least: int = 1) -> Any:
+def count(help: str, *, least: int = 1, **settings: Any) -> Any:
     """An option whose value is a whole number of at least ``least``."""
-    return option("N", help, min=least)
+    return option("N", help, min=least, **settings)
 
 
 def flag(name: str, help: str) -> Any:

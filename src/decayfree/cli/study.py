@@ -1,4 +1,4 @@
-"""The commands ``decayfree study run | list | show | report | tune``, for studies from a file or by name.
+"""The commands ``decayfree study new | schema | run | list | show | report | tune``: studies by file or name.
 
 It computes nothing itself. Exit codes are those of the other commands: 0, 1 where a run failed, 2 where the
 request cannot be met, 130 after Ctrl-C.
@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from decayfree.cli.completion import studies_named
 from decayfree.cli.options import INTERRUPTED, JobsOption, JsonOption, count, errors_told, flag, option
+from decayfree.cli.study_new import new, schema
 from decayfree.cli.study_progress import (
     as_typed,
     require,
@@ -24,7 +26,7 @@ from decayfree.cli.study_progress import (
     tell_own,
     watching,
 )
-from decayfree.cli.study_tables import list_builtin, list_runs, tuned_budgets, tuned_table
+from decayfree.cli.study_tables import follow_runs, list_builtin, list_runs, tuned_budgets, tuned_table
 from decayfree.errors import InvalidInputError, closest
 
 if TYPE_CHECKING:
@@ -37,12 +39,19 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     no_args_is_help=True,
 )
+app.command()(new)
+app.command()(schema)
 
-
+_LOOK_AGAIN_AFTER_S = 2.0
 Size = Literal["small", "paper"]
 Format = Literal["csv", "json", "latex", "markdown"]
 Named = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A built-in study, or a TOML file; see docs/studies.md.")
+    str,
+    typer.Argument(
+        metavar="NAME|FILE",
+        help="A built-in study, or a TOML file; see docs/studies.md.",
+        autocompletion=studies_named,
+    ),
 ]
 SizeOption = Annotated[
     Size | None,
@@ -98,15 +107,25 @@ def list_(
         ),
     ] = None,
     as_json: JsonOption = False,
+    live: Annotated[
+        bool, flag("--live", "Draw it anew every two seconds, until all runs have ended.")
+    ] = False,
 ) -> None:
-    """Show the runs of a study, what failed and why, and the time left; without DIR, the built-in studies."""
+    """Show the runs of a study, what failed and why, and the time left; without DIR, the built-in studies.
+
+    Curves are of test scores, each from its own least to its own most, and the number is the last, in %.
+    """
     with errors_told():
+        if live and (out is None or as_json):
+            raise InvalidInputError("--live draws the runs in DIR, and is not for JSON")
         if out is None:
             list_builtin(as_json=as_json)
         else:
             from decayfree.study.files.status import study_status
             from decayfree.study.spec.study_spec import StudySpec
 
+            if live:
+                follow_runs(out, Console(), _LOOK_AGAIN_AFTER_S)
             status, spec = study_status(out), StudySpec.load(out / "study.toml")
             list_runs(spec, status, as_json=as_json)
             tell_left_out(out, spec)

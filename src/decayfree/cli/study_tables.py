@@ -4,25 +4,39 @@ Computes nothing and knows no command.
 """
 
 import dataclasses
+import math
+import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from decayfree.cli.options import print_json
 from decayfree.cli.study_progress import clock
+from decayfree.cli.watch import sparkline
 
 if TYPE_CHECKING:
-    from decayfree.study.files.status import StudyStatus
+    from decayfree.study.files.status import RunStatus, StudyStatus
     from decayfree.study.search.searches import Search
     from decayfree.study.spec.study_spec import StudySpec
 
-_COLUMNS = ("State", "Run", "Seed", "Steps", "Time", "Left", "Folder")
-_NUMBERS = ("Seed", "Steps", "Time", "Left")
+_COLUMNS = ("State", "Run", "Seed", "Test", "Left", "Steps", "Time", "Folder")
+"""In the order in which they are given up where the terminal is narrow, the last first."""
+_NUMBERS = ("Seed", "Left", "Steps", "Time")
+_WIDE = 80
+"""Below, there is no room for questions."""
+_LEAST_RUN, _GAP, _CURVE = 16, 2, 8
 _BUDGETS = (3, 10, 30, 100, 300)
 _STATES = ("done", "running", "waiting", "diverged", "failed")
+_FIRST_LIVE = ("running", "failed", "diverged", "done", "waiting")
+_AT_LEAST = ("State", "Run", "Seed", "Test")
 
 
 def list_builtin(*, as_json: bool) -> None:
@@ -45,16 +59,18 @@ def list_builtin(*, as_json: bool) -> None:
     if as_json:
         print_json(records)
         return
+    console = Console()
     table = Table(box=None, pad_edge=False)
     table.add_column("Name", no_wrap=True)
-    table.add_column("Question")
+    if console.width >= _WIDE:
+        table.add_column("Question")
     for size in SIZES:
         table.add_column(f"Runs × steps, {size}", justify="right")
     for name in BUILTIN:
         sizes = [specs[name, size].runs() for size in SIZES]
         work = [f"{len(runs)} × {runs[0].recipe.n_steps:,}" for runs in sizes]
-        table.add_row(name, escape(specs[name, "small"].question), *work)
-    console = Console()
+        question = [escape(specs[name, "small"].question)] if console.width >= _WIDE else []
+        table.add_row(name, *question, *work)
     console.print(table)
     console.print(
         "\ndecayfree study show NAME prints one, decayfree study run NAME runs it.", highlight=False
@@ -62,33 +78,69 @@ def list_builtin(*, as_json: bool) -> None:
 
 
 def list_runs(spec: "StudySpec", status: "StudyStatus", *, as_json: bool) -> None:
-    """Print where every run of a study stands, why runs failed, and the time left."""
+    """Print where every run of a study stands, its test scores, why runs failed, and the time left."""
     if as_json:
         print_json(_record(status))
         return
-    console = Console()
-    table = Table(title=escape(spec.title), title_justify="left", box=None, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "Run")
-    names = _names(spec)
-    for run in status.runs:
-        n_steps = f"{run.settings.recipe.n_steps:,}"
-        table.add_row(
-            run.state,
-            escape(names[run.settings.key]),
-            str(run.settings.seed),
-            n_steps if run.fraction == 1 else f"{run.n_done:,} of {n_steps}",
-            clock(run.elapsed_s) if run.elapsed_s else "",
-            "" if run.seconds_left is None else clock(run.seconds_left),
-            run.settings.key,
-        )
-    console.print(table)
+    console, names = Console(), _names(spec)
+    console.print(_table_of(spec, names, status.runs, console.width))
     for run in status.runs:
         for said, reason in ((run.state, run.reason), *(("set aside", reason) for reason in run.set_aside)):
             if reason:
                 name = f"{names[run.settings.key]}, seed {run.settings.seed}"
                 console.print(f"\n{escape(name)}, {said}: {escape(reason)}", highlight=False)
     console.print(f"\n{_summary(spec, status)}", highlight=False)
+
+
+def follow_runs(out: Path, console: Console, every_s: float) -> None:
+    """Draw the table anew, as many runs as fit, those at work first, until all have ended or Ctrl-C."""
+    from decayfree.study.files.results import spec_in
+    from decayfree.study.files.status import study_status
+
+    with Live(console=console, auto_refresh=False, transient=True) as live, suppress(KeyboardInterrupt):
+        while True:
+            status, spec = study_status(out), spec_in(out)
+            n_shown = max(console.height - 5, 1)
+            runs = sorted(status.runs, key=lambda run: _FIRST_LIVE.index(run.state))
+            table = _table_of(spec, _names(spec), runs[:n_shown], console.width)
+            live.update(Group(table, Text(f"\n{_summary(spec, status)}")), refresh=True)
+            is_over = status.holder is None and not spec.may_grow(
+                sum(run.state in ("done", "diverged") for run in runs)
+            )
+            if is_over and all(run.state not in ("running", "waiting") for run in runs):
+                return
+            time.sleep(every_s)
+
+
+def _table_of(spec: "StudySpec", names: Mapping[str, str], runs: "Sequence[RunStatus]", width: int) -> Table:
+    """A line a run, with the columns for which there is room."""
+    lines = [_line(names[run.settings.key], run) for run in runs]
+    widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in _COLUMNS}
+    widths["Run"] = min(widths["Run"], _LEAST_RUN)
+    kept = list(_COLUMNS)
+    while sum(widths[name] + _GAP for name in kept) - _GAP > width and len(kept) > len(_AT_LEAST):
+        kept.pop()
+    table = Table(title=escape(spec.title), title_justify="left", box=None, pad_edge=False)
+    for name in kept:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=name != "Run")
+    for line in lines:
+        table.add_row(*(Text(line[name]) for name in kept))
+    return table
+
+
+def _line(name: str, run: "RunStatus") -> dict[str, str]:
+    n_steps = f"{run.settings.recipe.n_steps:,}"
+    scores = [score for score in run.test_scores if not math.isnan(score)]
+    return {
+        "State": run.state,
+        "Run": name,
+        "Seed": str(run.settings.seed),
+        "Test": f"{sparkline(scores, _CURVE):<{_CURVE}} {100 * scores[-1]:.1f}" if scores else "",
+        "Left": "" if run.seconds_left is None else clock(run.seconds_left),
+        "Steps": n_steps if run.fraction == 1 else f"{run.n_done:,} of {n_steps}",
+        "Time": clock(run.elapsed_s) if run.elapsed_s else "",
+        "Folder": run.settings.key,
+    }
 
 
 def _names(spec: "StudySpec") -> dict[str, str]:
@@ -127,6 +179,7 @@ def _record(status: "StudyStatus") -> dict[str, Any]:
                 "elapsed_s": run.elapsed_s,
                 "seconds_left": run.seconds_left,
                 "set_aside": run.set_aside,
+                "test_scores": run.test_scores,
             }
             for run in status.runs
         ],

@@ -10,7 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from decayfree.errors import InvalidInputError, faults_of, number_faults, raise_all, whole_number_faults
+from decayfree.errors import (
+    InvalidInputError,
+    closest,
+    faults_of,
+    number_faults,
+    raise_all,
+    whole_number_faults,
+)
 
 Shape = Literal["cosine", "linear", "constant", "step"]
 SHAPES: tuple[Shape, ...] = ("cosine", "linear", "constant", "step")
@@ -57,7 +64,8 @@ class RateSchedule:
                 f"n_warmup_steps must be fewer than all {self.n_steps:,}, got {self.n_warmup_steps:,}"
             )
         if self.shape not in SHAPES:
-            faults.append(f"shape must be one of {', '.join(map(repr, SHAPES))}, got {self.shape!r}")
+            known = ", ".join(map(repr, SHAPES))
+            faults.append(f"shape must be one of {known}, got {self.shape!r}{closest(self.shape, SHAPES)}")
         no_numbers = []
         for name, value in (("last_share", self.last_share), ("drop_factor", self.drop_factor)):
             out_of_range = number_faults(name, value, least=0)

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
-from decayfree.errors import InvalidInputError, MissingExtraError
+from decayfree.errors import InvalidInputError, MissingExtraError, closest
 
 Library = Literal["polars", "pandas"]
 Columns = Mapping[str, Sequence[Any]]
@@ -48,7 +48,8 @@ def library_for(library: Library | None) -> Library:
     """
     known: tuple[Library, ...] = get_args(Library)
     if library not in (*known, None):
-        raise InvalidInputError(f"library must be {' or '.join(map(repr, known))} or None, got {library!r}")
+        listed = " or ".join(map(repr, known))
+        raise InvalidInputError(f"library must be {listed} or None, got {library!r}{closest(library, known)}")
     name = library or next((one for one in known if find_spec(one)), None)
     if name is None or not find_spec(name):
         lacking = f"{name} is needed, which is" if name else "polars or pandas is needed, and neither is"

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from decayfree.errors import InvalidInputError, faults_of, raise_all
+from decayfree.errors import InvalidInputError, closest, faults_of, raise_all
 from decayfree.invariance.verdict import ScaleInvariantWeight
 
 By = Literal["row", "whole"] | int
@@ -40,6 +40,7 @@ def requested(model: nn.Module, by: Mapping[str, By]) -> dict[str, ScaleInvarian
     listed = ", ".join(list(matrices)[:4]) + (", …" if len(matrices) > 4 else "")
     faults = [
         f"{key!r} matches none of the {len(matrices)} trained matrices and kernels ({listed})"
+        f"{closest(key, matrices)}"
         for key in unmatched
     ]
     faults += [fault for name, how in chosen.items() for fault in _faults(name, matrices[name], how, model)]

@@ -20,6 +20,7 @@ from decayfree.errors import (
     DecayFreeError,
     InvalidInputError,
     UnsupportedWeightError,
+    closest,
     faults_of,
     raise_all,
     whole_number_faults,
@@ -309,7 +310,7 @@ def _check_arguments(
     raise_all(faults_of(UnsupportedWeightError, faults[:4] + more), about=about)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     wrong = [
-        f"{argument}: {pattern!r} matches no parameter"
+        f"{argument}: {pattern!r} matches no parameter{closest(pattern, names)}"
         for argument, listed in patterns.items()
         for pattern in listed
         if not fnmatch.filter(names, pattern)

@@ -20,6 +20,7 @@ from decayfree.errors import (
     InvalidInputError,
     MismatchError,
     UnsupportedWeightError,
+    closest,
     faults_of,
     raise_all,
 )
@@ -73,7 +74,7 @@ class Invariance(Sequence[ScaleInvariantWeight]):
         raise MismatchError(
             f"{key!r} is {verdict.verdict}: {verdict.reason}"
             if verdict
-            else f"the model has no parameter {key!r}"
+            else f"the model has no parameter {key!r}{closest(key, self.verdicts)}"
         )
 
     def __len__(self) -> int:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from decayfree.errors import closest
+
 if TYPE_CHECKING:
     from decayfree.invariance.result import Invariance
     from decayfree.invariance.verdict import ScaleInvariantWeight
@@ -174,7 +176,7 @@ def choice_faults(name: str, value: object, *choices: str) -> list[str]:
     """What is wrong with a setting that must be one of some texts."""
     if isinstance(value, str) and value in choices:
         return []
-    return [f"{name} must be one of {', '.join(choices)}; got {value!r}"]
+    return [f"{name} must be one of {', '.join(choices)}; got {value!r}{closest(value, choices)}"]
 
 
 def only_with(label: str, optimizer: str, *names: str, reason: str) -> list[str]:

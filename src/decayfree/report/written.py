@@ -40,7 +40,10 @@ def written(study: Study, format: Format, table: str = "comparisons", reference:
         UnknownReferenceError: If the study has no method called like the reference.
     """
     if format not in get_args(Format):
-        raise InvalidInputError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+        known = get_args(Format)
+        raise InvalidInputError(
+            f"format must be one of {', '.join(known)}, got {format!r}{closest(format, known)}"
+        )
     if table not in NAMES:
         raise InvalidInputError(
             f"table must be one of {', '.join(NAMES)}, got {table!r}{closest(table, NAMES)}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decayfree.blocks import Blocks, Part, norm_dtype
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, closest
 
 # What float32 holds with room for √rows and for squares.
 _LEAST, _MOST = 1e-18, 1e18
@@ -34,7 +34,8 @@ def radius_faults(radius: Radius, names: Sequence[str]) -> list[str]:
     listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     unmatched = [pattern for pattern in radius if not fnmatch.filter(names, pattern)]
     return faults + [
-        f"radius: {pattern!r} matches none of the {len(names)} weights ({listed})" for pattern in unmatched
+        f"radius: {pattern!r} matches none of the {len(names)} weights ({listed}){closest(pattern, names)}"
+        for pattern in unmatched
     ]
 
 

@@ -13,7 +13,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decayfree.errors import InvalidInputError, faults_of, number_faults, raise_all, whole_number_faults
+from decayfree.errors import (
+    InvalidInputError,
+    closest,
+    faults_of,
+    number_faults,
+    raise_all,
+    whole_number_faults,
+)
 from decayfree.invariance.result import Invariance
 from decayfree.rescaling.radius import Radius
 from decayfree.rescaling.step_lengths import OWN_SHAPES, Angles, Pace, own_share
@@ -182,7 +189,8 @@ def _setting_faults(
         faults += [] if value is None else whole_number_faults(name, value)
     shapes = ("follow", "plain", *OWN_SHAPES)
     if schedule not in shapes:
-        faults.append(f"schedule must be one of {', '.join(map(repr, shapes))}, got {schedule!r}")
+        known = ", ".join(map(repr, shapes))
+        faults.append(f"schedule must be one of {known}, got {schedule!r}{closest(schedule, shapes)}")
     is_own = schedule in OWN_SHAPES
     if forgetting is None and steps_per_epoch is None:
         faults.append(

@@ -17,6 +17,7 @@ from decayfree.errors import (
     AlreadyAttachedError,
     InvalidInputError,
     MismatchError,
+    closest,
     faults_of,
     raise_all,
     whole_number_faults,
@@ -277,5 +278,7 @@ def _chosen(names: Mapping[str, str], found: Iterable[Named | str]) -> set[str]:
     unknown = [name for name in asked if name not in names]
     if unknown:
         listed = ", ".join(unknown[:6]) + (", …" if len(unknown) > 6 else "")
-        raise MismatchError(f"the model has no parameter of these names: {listed}")
+        raise MismatchError(
+            f"the model has no parameter of these names: {listed}{closest(unknown[0], names)}"
+        )
     return {names[name] for name in asked}

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Literal
 
 from decayfree.arguments.kinds import checked
-from decayfree.errors import DecayFreeError
+from decayfree.errors import DecayFreeError, closest
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep, study_groups
 from decayfree.report.numbers.series import Cell, StudyNumbers
 from decayfree.study.files.results import Study
@@ -217,6 +217,7 @@ def check_reference(numbers: StudyGroups, reference: str | None) -> None:
     names = dict.fromkeys(sweep.name for group in numbers.groups for sweep in group.sweeps)
     raise UnknownReferenceError(
         f"expected a method to compare with, one of {', '.join(names)}; got {reference!r}"
+        f"{closest(reference, names)}"
     )
 
 

@@ -7,6 +7,7 @@ checkpoints can be large: the runner judges them.
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class RunStatus:
     """At its own pace while it runs, at that of runs of its size while it waits; None if none is known."""
     set_aside: tuple[str, ...]
     """Why files of it were set aside as damaged."""
+    test_scores: tuple[float, ...] = ()
+    """Of the rows of its metrics so far (of very many, the last), as shares; NaN where one is none."""
 
     @property
     def fraction(self) -> float:
@@ -104,12 +107,13 @@ def _left_by(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) 
         faults = list(filter(None, [results.rows_fault(directory)]))
     if faults:
         return dataclasses.replace(anew, reason=f"{_DAMAGED}: {'; '.join(faults)}", set_aside=set_aside)
-    n_done, elapsed_s, state = _last_step(directory / results.ROWS_FILE), record["elapsed_s"], record["state"]
+    n_done, scores = _steps_and_scores(directory / results.ROWS_FILE)
+    elapsed_s, state = record["elapsed_s"], record["state"]
     if state == "running" and is_held:
         elapsed_s += max(0.0, now_s - (directory / results.RECORD_FILE).stat().st_mtime)
     elif state == "running":
         state = "waiting"
-    return RunStatus(run, state, record["reason"], n_done, elapsed_s, None, set_aside)
+    return RunStatus(run, state, record["reason"], n_done, elapsed_s, None, set_aside, scores)
 
 
 class _Paces:
@@ -141,14 +145,17 @@ def _size(run: RunStatus) -> tuple[Any, ...]:
     return recipe.model, recipe.data.name, recipe.batch_size, recipe.device, recipe.precision
 
 
-def _last_step(path: Path) -> int:
-    """The step of the last whole row of metrics; 0 where there is none."""
+def _steps_and_scores(path: Path) -> tuple[int, tuple[float, ...]]:
+    """The step of the last whole row of metrics, and the scores of all in the file's end; 0 where none is."""
     if not path.is_file():
-        return 0
+        return 0, ()
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]
+        start = max(0, path.stat().st_size - _TAIL_BYTES)
+        file.seek(start)
+        lines = file.read().split(b"\n")[bool(start) : -1]
     try:
-        return int(json.loads(lines[-1])["step"]) if lines else 0
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0
+        rows = [json.loads(line) for line in lines]
+        scores = [row.get("test_score") for row in rows]
+        return int(rows[-1]["step"]), tuple(math.nan if one is None else float(one) for one in scores)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return 0, ()

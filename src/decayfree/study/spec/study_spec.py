@@ -29,7 +29,7 @@ from decayfree.study.spec.rounds import Added, Always, Extension, added_runs, ro
 from decayfree.study.spec.told import Fault, Told, no_such_key
 from decayfree.study.spec.toml import frozen, read_values, tables_to_toml, to_toml
 
-_TABLES: Mapping[str, type[Axis | Override | Extension | Always | Added]] = {
+TABLES: Mapping[str, type[Axis | Override | Extension | Always | Added]] = {
     "axes": Axis,
     "overrides": Override,
     "extend": Extension,
@@ -226,10 +226,10 @@ def _study_of(text: str, folder: Path | None) -> StudySpec:
 
 def _study_from(table: Mapping[str, Any]) -> StudySpec:
     told = Told()
-    values = read_values(StudySpec, table, "", told, skipped=("methods", *_TABLES))
+    values = read_values(StudySpec, table, "", told, skipped=("methods", *TABLES))
     methods, methods_are_whole = _read_methods(table.get("methods"), told)
     n_before = len(told.faults)
-    tables = {name: _read_tables(cls, table, name, told) for name, cls in _TABLES.items()}
+    tables = {name: _read_tables(cls, table, name, told) for name, cls in TABLES.items()}
     if not told.faults:
         values |= {name: tuple(read.values()) for name, read in tables.items()}
         return StudySpec(**values, methods=methods)
