@@ -32,7 +32,7 @@ _COLUMNS = ("State", "Run", "Seed", "Test", "Left", "Steps", "Time", "Folder")
 _NUMBERS = ("Seed", "Left", "Steps", "Time")
 _WIDE = 80
 """Below, there is no room for questions."""
-_LEAST_RUN, _GAP, _CURVE = 16, 2, 8
+_LEAST_RUN, _GAP, _CURVE = 28, 2, 8
 _BUDGETS = (3, 10, 30, 100, 300)
 _STATES = ("done", "running", "waiting", "diverged", "failed")
 _FIRST_LIVE = ("running", "failed", "diverged", "done", "waiting")
