@@ -379,7 +379,7 @@ def test_a_page_shows_the_table_that_is_printed(seed: int) -> None:
 
 
 def tree_of_files() -> list[str]:
-    """The paths of the tree in CONTRIBUTING.md: what stands before a comment, below the folder it is under."""
+    """The paths of the tree in CONTRIBUTING.md: what stands before a comment, below its folder."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = re.search(r"## The files\n.*?```text\n(.*?)```", text, re.DOTALL)
     assert block, "CONTRIBUTING.md has no file tree under the heading 'The files'"
