@@ -99,7 +99,7 @@ dist: $(VENV)/installed-develop
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/reference .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
