@@ -18,14 +18,15 @@ BIN := $(VENV)/bin
 # pip says which files it fetches, which takes minutes the first time, and nothing else.
 PIP_INSTALL := set -o pipefail; $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 SHOW_DOWNLOADS := | awk '/^ *Downloading/ { print "  " $$2, $$3, $$4; fflush() }'
-PYTEST := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python -m pytest -n $(WORKERS)
+WITH_PRELOAD := $(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)")
+PYTEST := $(WITH_PRELOAD) $(BIN)/python -m pytest -n $(WORKERS)
 
 # One thread a process, and none that spins while it waits: two workers on two cores would slow each other
 # down tenfold.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo why results test test-slow lint format bench gpu dist clean
+.PHONY: help demo why results test test-slow lint format bench gpu site dist clean
 
 help:
 	@echo "make demo       train five methods on real digits in about two minutes, and write $(OUT)/report.html"
@@ -38,6 +39,7 @@ help:
 	@echo "make format     format the code and mend what can be mended"
 	@echo "make bench      measure speed and memory beside the peers"
 	@echo "make gpu        run all tests and benchmarks that want a GPU, under 9 minutes, into gpu.json"
+	@echo "make site       make the pages of docs/ and the docstrings into build/site; a warning is an error"
 	@echo "make dist       build wheel and sdist into dist/, and check what an index would say of them"
 	@echo "make clean      remove what was built; $(VENV) and $(OUT) stay"
 
@@ -79,10 +81,16 @@ bench: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/scenes.py
-	$(if $(TEST_PRELOAD),env LD_PRELOAD="$(TEST_PRELOAD)") $(BIN)/python benchmarks/trainers.py
+	$(WITH_PRELOAD) $(BIN)/python benchmarks/trainers.py
 
 gpu: $(VENV)/installed-develop
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
+
+# Needs no network to be read: open build/site/index.html.
+site: $(VENV)/installed-develop
+	rm -rf build/site
+	$(WITH_PRELOAD) $(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
+	$(WITH_PRELOAD) $(BIN)/python docs/site/check.py build/site
 
 # Wheel and sdist, as an index would take them; publishes nothing.
 dist: $(VENV)/installed-develop
@@ -91,7 +99,7 @@ dist: $(VENV)/installed-develop
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/reference .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
@@ -101,7 +109,7 @@ $(VENV)/installed-study: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-develop: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing decayfree with torch and the tools for its tests, once; this takes a few minutes."
-	@$(PIP_INSTALL) -e ".[test,lint,release,models,benchmarks,docs,real]" $(SHOW_DOWNLOADS)
+	@$(PIP_INSTALL) -e ".[test,lint,release,models,benchmarks,docs,real,site]" $(SHOW_DOWNLOADS)
 	@touch $@ $(VENV)/installed-study
 
 $(BIN)/python:

@@ -27,7 +27,7 @@ from decayfree.study.statistics.significance import sign_flip_p
 from decayfree.study.statistics.sweeps import best_of_sweep
 
 UNTUNED = 1e-3
-FRONT = ROOT / "README.md"
+FRONT = ROOT / "docs" / "numbers.md"
 
 
 def main() -> None:

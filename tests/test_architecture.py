@@ -361,15 +361,15 @@ def test_no_docstring_or_page_names_a_file_that_is_not_there() -> None:
     assert not {(path, name) for path, name in named if name not in known}
 
 
-def test_readme_shows_the_table_that_is_printed(seed: int) -> None:
+def test_a_page_shows_the_table_that_is_printed(seed: int) -> None:
     model = nn.Sequential(
         *(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 32, 3), nn.GroupNorm(4, 32), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
     )
     printed = repr(decayfree.find_invariant(model, torch.randn(8, 3, 32, 32)))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"<!-- table -->\n```text\n(.*?)\n```\n<!-- /table -->", readme, re.DOTALL)
+    page = (ROOT / "docs" / "which-weights.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- table -->\n```text\n(.*?)\n```\n<!-- /table -->", page, re.DOTALL)
     assert shown
 
     def without_rounding(text: str) -> str:
@@ -378,11 +378,11 @@ def test_readme_shows_the_table_that_is_printed(seed: int) -> None:
     assert without_rounding(shown.group(1)) == without_rounding(printed)
 
 
-def tree_in_readme() -> list[str]:
-    """The paths of README's tree: what stands before each comment, below the folder it is indented under."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def tree_of_files() -> list[str]:
+    """The paths of the tree in CONTRIBUTING.md: what stands before a comment, below its folder."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = re.search(r"## The files\n.*?```text\n(.*?)```", text, re.DOTALL)
-    assert block, "README has no file tree under the heading 'The files'"
+    assert block, "CONTRIBUTING.md has no file tree under the heading 'The files'"
     paths: list[str] = []
     folders: list[tuple[int, str]] = []
     for line in block.group(1).splitlines():
@@ -392,16 +392,16 @@ def tree_in_readme() -> list[str]:
         while folders and folders[-1][0] >= indent:
             folders.pop()
         path = "".join(name for _, name in folders) + line.split()[0]
-        assert path.endswith("/"), f"README lists folders, not files: {path}"
+        assert path.endswith("/"), f"the tree lists folders, not files: {path}"
         folders.append((indent, line.split()[0]))
         paths.append(path)
     return paths
 
 
-def test_readme_shows_folders_that_are_there() -> None:
-    assert not [path for path in tree_in_readme() if not (ROOT / path).exists()]
+def test_the_tree_shows_folders_that_are_there() -> None:
+    assert not [path for path in tree_of_files() if not (ROOT / path).exists()]
 
 
-def test_readme_shows_every_folder_of_the_package() -> None:
+def test_the_tree_shows_every_folder_of_the_package() -> None:
     expected = {f"src/decayfree/{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
-    assert not expected - set(tree_in_readme())
+    assert not expected - set(tree_of_files())

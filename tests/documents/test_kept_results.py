@@ -51,7 +51,7 @@ def test_every_table_says_what_the_files_say(keeping):
         assert path.read_text(encoding="utf-8") == text, path
 
 
-def test_readme_says_what_trials_of_the_kept_study_buy():
+def test_a_page_says_what_trials_of_the_kept_study_buy():
     (found,) = budgets_of(study_groups(read_study(RESULTS / "sensitivity")))
     none, decay, ours = (method.budget for method in found.methods)
     one, four, last = (
@@ -63,7 +63,7 @@ def test_readme_says_what_trials_of_the_kept_study_buy():
         f"{decay.trials_to_reach(ours.mean[-1])}; all its {decay.n} lead to {last[0]} %."
     )
     assert (none.n, ours.n) == (4, 4)
-    assert said in " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert said in " ".join((RESULTS.parent / "docs" / "numbers.md").read_text(encoding="utf-8").split())
 
 
 def test_every_sentence_that_states_a_figure_stands_on_its_page():

@@ -66,7 +66,7 @@ def pooled_difference(cells: npt.ArrayLike, *others: npt.ArrayLike) -> PooledDif
     their seeds' names only. V and v are then of all G groups, each counted once.
 
     With d_g a group's mean, V the variance that seeds and images give the mean over G groups, and v that of a
-    group's own error (its interactions with seeds and images), all groups err together by V − v/G, and
+    group's own error (its interactions with seeds and images), all groups err together by V − v/G, and::
 
         spread²            τ² = s²(d) − v, at least 0,
         such groups        V − v/G + s²(d)/G, at least V: what all share, and the t interval over groups,

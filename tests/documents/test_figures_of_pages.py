@@ -1,0 +1,38 @@
+"""Figures that a page repeats are those of the page that measured them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def text_of(page: str) -> str:
+    return " ".join((DOCS / page).read_text(encoding="utf-8").split())
+
+
+def test_the_page_of_questions_counts_the_optimizers_that_were_tried() -> None:
+    tried = sum(map(int, re.findall(r"\d+ of (\d+) hold", text_of("optimizers.md"))))
+    assert f"With {tried} that were tried" in text_of("faq.md")
+
+
+def test_the_page_of_questions_says_what_a_step_costs_as_it_was_measured() -> None:
+    shares = [
+        float(share)
+        for peer in ("SGDP adds to SGD", "AdamP adds to AdamW")
+        for share in re.findall(rf"of what {peer} \| ([\d.]+) to ([\d.]+)", text_of("speed.md"))[0]
+    ]
+    assert f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of what AdamP or SGDP add" in text_of(
+        "faq.md"
+    )
+
+
+def test_the_memory_that_one_moves_to_is_that_of_the_published_recipe() -> None:
+    recipes = tomllib.loads((DOCS / "published.toml").read_text(encoding="utf-8"))["recipes"]
+    assert recipes[0]["name"] == "ResNet-18, CIFAR-10"
+    row = next(
+        line for line in (DOCS / "published.md").read_text().splitlines() if "| ResNet-18, CIFAR-10" in line
+    )
+    assert "| 5.12 |" in row
+    for page in ("migration.md", "published.md"):
+        assert "memory_epochs=5.12" in text_of(page)
