@@ -85,7 +85,7 @@ EXTRAS = {
     "study.spec.bounds": {"tomli"},
     "cli.named_models": {"tomli"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},
-    "report": {"jinja2", "markupsafe", "plotly"},
+    "report": {"jinja2", "markupsafe"},
     "display.paper": {"matplotlib"},
     "display.frame": {"polars", "pandas"},
     "invariance.picture": {"matplotlib"},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decayfree.report.charts import curves as charts
 from decayfree.report.charts.axes import Chart
 from decayfree.report.numbers.series import StudyNumbers
+from decayfree.report.tables.table import Table
 from decayfree.report.words import angles, spans
 from decayfree.report.words import curves as findings
 
@@ -18,11 +19,15 @@ class Section:
     """A heading with one paragraph, its charts, small ones for each weight, and notes on how to read them."""
 
     id: str
+    short: str
+    """What the contents bar calls it."""
     title: str
     text: str
     charts: list[Chart] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     by_weight: list[Chart] = dataclasses.field(default_factory=list)
+    table: Table | None = None
+    """The numbers behind the paragraph."""
     keys: list[dict[str, str]] = dataclasses.field(default_factory=list)
     """What is drawn in these charts beside the methods: the kind of mark and what it means."""
 
@@ -35,12 +40,14 @@ def sections(numbers: StudyNumbers) -> list[Section]:
     found = [
         Section(
             "test",
+            "Test",
             f"Test {name} while training",
             findings.test_score(numbers),
             [charts.score_chart(numbers, "test")],
         ),
         Section(
             "train",
+            "Training",
             f"Training {name}",
             findings.train_score(numbers),
             [charts.score_chart(numbers, "train")],
@@ -48,6 +55,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         _norms(numbers),
         Section(
             "rates",
+            "Rates",
             "Effective learning rates",
             findings.effective_learning_rates(numbers),
             [charts.effective_learning_rate_chart(numbers)],
@@ -56,6 +64,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         ),
         Section(
             "angles",
+            "Angles",
             "Angular updates",
             angles.angular_updates(numbers),
             [charts.angular_update_chart(numbers)],
@@ -63,6 +72,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         ),
         Section(
             "span",
+            "Off-span",
             "Off-span share of the first layer",
             spans.off_span(numbers),
             [charts.off_span_chart(numbers)],
@@ -71,6 +81,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         ),
         Section(
             "spectrum",
+            "Spectrum",
             "Where the weights lie in the spectrum of their inputs",
             spans.spectrum(numbers),
             by_weight=charts.spectrum_charts(numbers),
@@ -96,4 +107,4 @@ def _without_empty_charts(section: Section) -> Section:
 def _norms(numbers: StudyNumbers) -> Section:
     drawn = charts.norm_charts(numbers)
     large, small = (drawn, []) if len(drawn) == 1 else ([], drawn)
-    return Section("norms", "Weight norms", findings.norms(numbers), large, by_weight=small)
+    return Section("norms", "Norms", "Weight norms", findings.norms(numbers), large, by_weight=small)

@@ -53,7 +53,9 @@ def choices_table(numbers: StudyGroups) -> Table:
         Column("Best", "had the test chosen", is_number=True),
     ]
     rows = [_row(group, sweep) for group, sweep in _swept(numbers)]
-    return table_of("choices-table", "One row for each method with several settings.", columns, rows)
+    return table_of(
+        "choices-table", "One row for each method with several settings.", columns, rows, title="Every choice"
+    )
 
 
 def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:

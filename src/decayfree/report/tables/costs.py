@@ -82,7 +82,9 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
         Column("n", "runs", is_number=True),
     ]
     rows = [_row(one, has_peak) for one in known]
-    return table_of("costs-table", f"Training time and memory; ratios to {base}.", columns, rows)
+    return table_of(
+        "costs-table", f"Training time and memory; ratios to {base}.", columns, rows, title="Every cost"
+    )
 
 
 def costs_text(costs: Sequence[Priced], base: str) -> str:

@@ -12,6 +12,9 @@ from decayfree.report.words.wording import percent, percent_range, signed_interv
 from decayfree.study.files.results import Run
 from decayfree.study.statistics.estimates import Estimate
 
+MAX_SHOWN = 12
+"""Rows; longer tables are unfolded on demand."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -34,10 +37,10 @@ class Column:
 
 @dataclass(frozen=True)
 class RunLink:
-    """A run, what it is called where its cell is known, and where its files are."""
+    """A run: what it is called where its cell is known, its key, and how it ended."""
 
     text: str
-    href: str
+    key: str
     result: str
 
 
@@ -63,6 +66,8 @@ class TableCell:
     sort: float | str | None = None
     strip: Strip | None = None
     runs: tuple[RunLink, ...] = ()
+    link: RunLink | None = None
+    """Instead of a text."""
     facts: tuple[tuple[str, str], ...] = ()
     """More, unfolded on demand: names and values."""
     ends: tuple[float, float] | None = None
@@ -79,9 +84,9 @@ class TableCell:
     def of_runs(
         n: int, runs: Iterable[Run], note: str = "", facts: tuple[tuple[str, str], ...] = ()
     ) -> "TableCell":
-        """How many runs a row is about, with each seed's result and its folder beside the page."""
+        """How many runs a row is about, with each seed's result and a link to its view."""
         ordered = sorted(runs, key=lambda run: run.seed)
-        links = tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run)) for run in ordered)
+        links = tuple(RunLink(f"seed {run.seed}", run.key, _result(run)) for run in ordered)
         return TableCell(str(n), note, float(n), runs=links, facts=facts)
 
     @staticmethod
@@ -127,7 +132,8 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
-    label: str = ""
+    title: str = ""
+    """What a folded one is called."""
     filters: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Index of a column -> the values that rows can be chosen by."""
 
@@ -136,20 +142,22 @@ class Table:
         """Whether it is worth searching."""
         return len(self.rows) > 8
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is longer than a page wants to show unasked."""
+        return len(self.rows) > MAX_SHOWN
 
-def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[TableRow]) -> Table:
+
+def table_of(
+    id: str, caption: str, columns: Sequence[Column], rows: Sequence[TableRow], *, title: str = "Table"
+) -> Table:
     """A table with its filters: the columns marked for it that have several values."""
     filters = {}
     for index, column in enumerate(columns):
         values = tuple(dict.fromkeys(row.cells[index].text for row in rows))
         if column.is_filter and len(values) > 1:
             filters[index] = values
-    return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
-
-
-def folder_of(run: Run) -> str:
-    """Where a run's files are, seen from the page."""
-    return f"runs/{run.key}/"
+    return Table(id, caption, tuple(columns), tuple(rows), title, filters)
 
 
 def place(value: float, axis: tuple[float, float]) -> float:

@@ -42,6 +42,22 @@ def decimals(entries: Sequence[Entry]) -> int:
     return 2 if widths and widths[len(widths) // 2] < 0.005 else 1
 
 
+def verdict(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast] = ()) -> str:
+    """The result in one sentence: over all groups where there are several, else method by method."""
+    if not any(entry.cell.n for entry in main.entries):
+        return "Nothing can be said before a run is done."
+    if len(numbers.groups) == 1:
+        return _in_short(main)
+    if contrasts:
+        return pooled_text(contrasts)
+    if not main.compared:
+        return "There is no comparison yet: it takes two seeds that two methods of a group finished."
+    method = next(
+        method for method in numbers.methods if any(one in main.compared for one in main.of(method))
+    )
+    return _beside(main, method)
+
+
 def summary(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast] = ()) -> list[str]:
     """What was trained; what the comparisons show in short; what the study could have seen."""
     if len(numbers.groups) > 1:
