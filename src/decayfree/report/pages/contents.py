@@ -52,7 +52,7 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         "question": study.spec.question,
         "kicker": _kicker(numbers, len(looks)),
         "verdict": verdicts.verdict(numbers, main, over_groups),
-        "summary": verdicts.summary(numbers, main, over_groups),
+        "summary": verdicts.summary(numbers, main),
         "methods": [_legend_entry(label, look) for label, look in looks.items()],
         "pooled": pooled_table(over_groups),
         "comparison": comparison_table(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from decayfree.report.charts import curves as charts
 from decayfree.report.charts.axes import Chart
 from decayfree.report.numbers.series import StudyNumbers
-from decayfree.report.tables.table import Table
+from decayfree.report.tables.table import Table, table_behind
 from decayfree.report.words import angles, spans
 from decayfree.report.words import curves as findings
+from decayfree.report.words.wording import Figures
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ def sections(numbers: StudyNumbers) -> list[Section]:
     if not numbers.shown:
         return []
     name = numbers.shown[0].metric.name
+    figures = {
+        "test": findings.test_figures(numbers),
+        "train": findings.train_figures(numbers),
+        "norms": findings.norm_figures(numbers),
+        "rates": findings.rate_figures(numbers),
+        "angles": angles.angle_figures(numbers),
+        "span": spans.off_span_figures(numbers),
+        "spectrum": spans.spectrum_figures(numbers),
+    }
     found = [
         Section(
             "test",
@@ -92,7 +102,14 @@ def sections(numbers: StudyNumbers) -> list[Section]:
             ],
         ),
     ]
-    return [_without_empty_charts(section) for section in found]
+    return [_with_table(_without_empty_charts(section), figures.get(section.id)) for section in found]
+
+
+def _with_table(section: Section, figures: Figures | None) -> Section:
+    table = table_behind(
+        f"{section.id}-table", f"{section.title}: what the charts say, by method.", figures or {}
+    )
+    return dataclasses.replace(section, table=table)
 
 
 def _without_empty_charts(section: Section) -> Section:

@@ -12,7 +12,15 @@ from decayfree.report.numbers.pooled import shrunk_differences
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.table import NOTHING, Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.verdicts import decimals, exact_p
-from decayfree.report.words.wording import SPACE, count, p_value, percent, points, signed_interval
+from decayfree.report.words.wording import (
+    SPACE,
+    clipped,
+    count,
+    detectable_points,
+    p_value,
+    percent,
+    signed_interval,
+)
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
@@ -60,7 +68,7 @@ def seeds_strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) 
     final, seeds = cell.final_test, list(cell.test.values())
     if final is None:
         return NOTHING
-    ends = final.interval
+    ends = clipped(final.interval, final.mean) if final.interval else None
     strip = Strip(
         color,
         f"{cell.label}: {', '.join(percent(accuracy, digits) for accuracy in seeds)}",
@@ -141,7 +149,7 @@ def _support(entry: Entry, digits: int) -> str:
         return "" if exact is None else f"exact sign-flip p{SPACE}={SPACE}{p_value(exact)}"
     if entry.judgement.detectable is None:
         return ""
-    return f"{percent(POWER, 0)} power: {points(entry.judgement.detectable, digits)}"
+    return f"{percent(POWER, 0)} power: {detectable_points(entry.judgement.detectable, digits)}"
 
 
 def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
@@ -159,6 +167,9 @@ def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
     detectable = detectable_difference(difference)
     if detectable:
         facts.append(
-            (f"true difference seen with a probability of {percent(POWER, 0)}, alone", points(detectable, 2))
+            (
+                f"true difference seen with a probability of {percent(POWER, 0)}, alone",
+                detectable_points(detectable, 2),
+            )
         )
     return tuple(facts)

@@ -10,8 +10,8 @@ from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.tables.table import Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.wording import (
     SPACE,
+    by_method,
     count,
-    listing,
     p_value,
     sentences,
     signed_points,
@@ -58,15 +58,14 @@ def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
     if ranks is None:
         return (
             f"Ranks are not tested here: that takes at least {MIN_METHODS} methods with a result in each of "
-            f"at least {MIN_GROUPS} groups, and there are {count(n_methods, 'method')} and "
+            f"at least {MIN_GROUPS} groups. There are {count(n_methods, 'method')} and "
             f"{count(n_groups, 'group')}. With so few groups, ranks could not tell methods apart that "
             "do not agree everywhere."
         )
-    ordered = sorted(ranks.ranks, key=lambda name: ranks.ranks[name])
-    items = [f"{name} {significant(ranks.ranks[name])}" for name in ordered]
     return sentences(
-        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result, 1 the "
-        f"highest: {listing(items)}.",
+        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result are "
+        f"{by_method(ranks.ranks, significant)}.",
+        "1 is the highest.",
         f"Friedman's test that all are alike gives p{SPACE}={SPACE}{p_value(ranks.p_value)}.",
         _apart(ranks),
         "A rank forgets by how much a method was better.",

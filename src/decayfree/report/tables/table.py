@@ -8,7 +8,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from decayfree.report.words.wording import percent, percent_range, signed_interval, signed_points
+from decayfree.report.words.wording import (
+    Figures,
+    clipped,
+    percent,
+    percent_range,
+    signed_interval,
+    signed_points,
+)
 from decayfree.study.files.results import Run
 from decayfree.study.statistics.estimates import Estimate
 
@@ -94,8 +101,9 @@ class TableCell:
         """A mean accuracy with its interval below; a dash where no run is done."""
         if final is None:
             return NOTHING
-        interval = percent_range(*final.interval, decimals) if final.interval else ""
-        return TableCell(percent(final.mean, decimals), interval, final.mean, ends=final.interval)
+        ends = clipped(final.interval, final.mean) if final.interval else None
+        interval = percent_range(*ends, decimals) if ends else ""
+        return TableCell(percent(final.mean, decimals), interval, final.mean, ends=ends)
 
     @staticmethod
     def of_difference(difference: Estimate | None, decimals: int) -> "TableCell":
@@ -158,6 +166,24 @@ def table_of(
         if column.is_filter and len(values) > 1:
             filters[index] = values
     return Table(id, caption, tuple(columns), tuple(rows), title, filters)
+
+
+def table_behind(id: str, caption: str, figures: Figures) -> Table | None:
+    """The numbers behind a paragraph: a row a method, a column a quantity; None without any."""
+    shown = {title: of for title, of in figures.items() if of}
+    names = dict.fromkeys(name for of in shown.values() for name in of)
+    if not names:
+        return None
+    columns = [Column("Method"), *(Column(title, is_number=True) for title in shown)]
+    rows = [
+        TableRow((TableCell(name), *(_figure(of[name]) if name in of else NOTHING for of in shown.values())))
+        for name in names
+    ]
+    return table_of(id, caption, columns, rows)
+
+
+def _figure(figure: tuple[float, str]) -> TableCell:
+    return TableCell(figure[1], sort=float(figure[0]))
 
 
 def place(value: float, axis: tuple[float, float]) -> float:
