@@ -43,7 +43,7 @@
     const table = document.getElementById(tools.dataset.for), label = document.createElement("label");
     if (table.tBodies[0].rows.length < 3) continue;
     const select = document.createElement("select"), headings = [...table.tHead.rows[0].cells];
-    select.append(new Option("as it came", ""), ...headings.map((heading, index) => new Option(heading.innerText.split("\n")[0], index)));
+    select.append(new Option("as it came", ""), ...headings.map((heading, index) => new Option(heading.querySelector("button").firstChild.textContent, index)));
     select.addEventListener("input", () => { if (select.value) sort(table, Number(select.value), headings[select.value]); });
     label.className = "by";
     label.append("Sort by ", select);

@@ -78,7 +78,7 @@ class TableCell:
     facts: tuple[tuple[str, str], ...] = ()
     """More, unfolded on demand: names and values."""
     ends: tuple[float, float] | None = None
-    """Of the interval that the note tells, in the unit of ``sort``."""
+    """Of the interval that the note tells, in the unit of ``sort``; where the note clips it, unclipped."""
 
     @property
     def key(self) -> str:
@@ -98,12 +98,12 @@ class TableCell:
 
     @staticmethod
     def of_share(final: Estimate | None, decimals: int) -> "TableCell":
-        """A mean accuracy with its interval below; a dash where no run is done."""
+        """A mean accuracy with its interval below, within 0 to 100 %; a dash where no run is done."""
         if final is None:
             return NOTHING
         ends = clipped(final.interval, final.mean) if final.interval else None
         interval = percent_range(*ends, decimals) if ends else ""
-        return TableCell(percent(final.mean, decimals), interval, final.mean, ends=ends)
+        return TableCell(percent(final.mean, decimals), interval, final.mean, ends=final.interval)
 
     @staticmethod
     def of_difference(difference: Estimate | None, decimals: int) -> "TableCell":

@@ -63,7 +63,9 @@ def _beside_reference(found: GroupBudget) -> str:
     if base is None:
         return ""
     n, aim = base.budget.n, base.budget.mean[-1]
-    whole = f"{'the one trial' if n == 1 else 'all trials'} of {base.sweep.label} {'buys' if n == 1 else 'buy'}"
+    whole = (
+        f"{'the one trial' if n == 1 else 'all trials'} of {base.sweep.label} {'buys' if n == 1 else 'buy'}"
+    )
     others = [bought for bought in found.methods if bought is not base]
     return _takes(f"what {whole} ({percent(aim, 2)})", others, aim)
 

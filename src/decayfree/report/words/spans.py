@@ -77,17 +77,14 @@ def off_span_figures(numbers: StudyNumbers) -> Figures:
 
 
 def spectrum_figures(numbers: StudyNumbers) -> Figures:
-    """The energy in the main directions of the first and last layer, before and after training."""
+    """The energy in the main directions of the first and last layer, and how many these are of how many."""
     found: dict[str, dict[str, tuple[float, str]]] = {}
     for weight in _first_and_last(numbers):
         spectra = {"before training": first_spectrum(numbers.shown, weight)}
         spectra |= {method.short: last_spectrum([method], weight) for method in numbers.shown}
         known = {name: one for name, one in spectra.items() if one is not None}
-        found[weight] = {name: (one.main_energy, percent(one.main_energy)) for name, one in known.items()}
-        found[f"… in of {next(iter(known.values())).n_directions} directions" if known else ""] = {
-            name: (max(one.n_main), _n_main(one)) for name, one in known.items()
-        }
-    return {title: of for title, of in found.items() if of}
+        found[weight] = {name: (one.main_energy, _in_main(one)) for name, one in known.items()}
+    return found
 
 
 def off_span_notes(numbers: StudyNumbers) -> list[str]:
@@ -217,9 +214,11 @@ def _first_and_last(numbers: StudyNumbers) -> list[str]:
     return list(dict.fromkeys(weights[:1] + weights[-1:]))
 
 
-def _n_main(found: MeanSpectrum) -> str:
+def _in_main(found: MeanSpectrum) -> str:
+    """The energy in the main directions, and how many of all these are."""
     counts = sorted(set(found.n_main))
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    few = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{percent(found.main_energy)} in {few} of {found.n_directions}"
 
 
 def _seen(comparison: Comparison) -> str:

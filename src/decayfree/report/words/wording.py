@@ -104,8 +104,8 @@ def by_method(values: Mapping[str, float], wording: Callable[[float], str]) -> s
     if len(values) <= 2:
         return listing([f"{wording(value)} ({name})" for name, value in values.items()])
     ends = (min(values, key=lambda name: values[name]), max(values, key=lambda name: values[name]))
-    low, high = (f"{wording(values[name])} ({name})" for name in ends)
-    return f"{low} to {high}"
+    low, high = (wording(values[name]) for name in ends)
+    return f"{low} (all)" if low == high else f"{low} ({ends[0]}) to {high} ({ends[1]})"
 
 
 def sentences(*parts: str) -> str:
