@@ -52,11 +52,19 @@
     draw(run);
   }
 
-  part("close").addEventListener("click", () => view.close());
-  view.addEventListener("click", (event) => { if (event.target === view) view.close(); });
-  view.addEventListener("close", () => {
-    if (location.hash.startsWith("#run-")) history.replaceState(null, "", location.pathname + location.search);
-  });
+  // An address without the run, without a jump to the top of the page.
+  function forget() {
+    if (location.hash.startsWith("#run-")) history.replaceState(null, "", "#");
+  }
+
+  function leave() {
+    view.close();
+    forget();
+  }
+
+  part("close").addEventListener("click", leave);
+  view.addEventListener("click", (event) => { if (event.target === view) leave(); });
+  view.addEventListener("cancel", forget);
   addEventListener("hashchange", show);
   if (location.hash) show();
 })();

@@ -56,9 +56,9 @@ def test_the_sentence_says_what_others_need_for_what_the_reference_buys(tmp_path
     assert 1 < needed < 15
     assert budget_text(found).replace(SPACE, " ") == (
         "In the mean, one trial leads to 77.20 % (weight decay) to 86.00 % (WRS). The best by validation of "
-        "all leads to 88.00 % (no decay) to 94.00 % (weight decay). What all trials of WRS buy (90.00 %) takes "
-        f"{needed} trials (weight decay); it is not reached with all trials of no decay. The published "
-        "default (74.00 %) takes 1 trial (all)."
+        "all leads to 88.00 % (no decay) to 94.00 % (weight decay). "
+        f"What all trials of WRS buy (90.00 %) takes {needed} trials (weight decay); it is not "
+        "reached with all trials of no decay. The published default (74.00 %) takes 1 trial (all)."
     )
     row = budget_table([found], ()).rows[1]
     assert [cell.text for cell in row.cells] == [

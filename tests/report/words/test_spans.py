@@ -68,7 +68,7 @@ def test_the_cautions_on_off_span_shares_are_stated(numbers: StudyNumbers) -> No
         "their exact off-span space is usually empty",
         "for all layers see the spectrum below",
         "fed as three equal channels",
-        "has full rank, 9 of 9",
+        "has full rank, 9",
         "18 of the 27 directions",
     ):
         assert caution in notes
@@ -175,4 +175,4 @@ def test_the_notes_on_spectra_say_what_is_averaged(tmp_path: Path, numbers: Stud
     )
     writer = Writer(tmp_path, not_begun=frozenset({("no decay", 4)}))
     uneven = plain(" ".join(spans.spectrum_notes(study_numbers(read_study(writer.write())))))
-    assert "over the seeds (n: 4 (no decay), 5 (weight decay 0.0005)" in uneven
+    assert "over the seeds (n: 4 (no decay) to 5 (weight decay 0.0005))" in uneven

@@ -105,9 +105,7 @@ def off_span_notes(numbers: StudyNumbers) -> list[str]:
     data = numbers.recipe.data.name
     if data in GRAY:
         rank = (
-            "A 3×3 patch of one such channel has full rank, 9 of 9; the equal"
-            if data == "digits"
-            else "The equal"
+            "A 3×3 patch of one such channel has full rank, 9. The equal" if data == "digits" else "The equal"
         )
         notes.append(
             f"The images ({data}) are gray and are fed as three equal channels, as is usual when a color "
@@ -138,7 +136,7 @@ def spectrum_notes(numbers: StudyNumbers) -> list[str]:
     n_text = (
         f"n{SPACE}={SPACE}{next(iter(n_seeds.values()))}"
         if len(set(n_seeds.values())) == 1
-        else f"n: {listing([f'{n} ({name})' for name, n in n_seeds.items()])}"
+        else f"n: {by_method(n_seeds, lambda n: f'{n:.0f}')}"
     )
     return [
         "From left to right are the principal directions of a layer's centered input patches, those of the "
