@@ -29,7 +29,7 @@ def test_the_page_of_twelve_optimizers_is_small_and_short(tmp_path: Path) -> Non
     program, page = find_browser(), tmp_path / "report.html"
     page.write_text(render(read_study(RESULTS / "optimizers")), encoding="utf-8")
     (tmp_path / "browser").mkdir()
-    browser = Browser(program, tmp_path / "browser")
+    browser = Browser(program, tmp_path / "browser", timeout_s=600)  # thousands of cells for axe
     assert page.stat().st_size <= 3 * MEGABYTE
     for width in (1280, 390):
         seen = browser.look(page, width=width, wanted={"axe": True})
