@@ -145,7 +145,7 @@ def test_the_verdict_follows_the_numbers(tmp_path: Path, by: float, said: str) -
     sign = "+" if by > 0 else "−"
     assert re.fullmatch(
         rf"Over 5 groups {said} weight decay \({re.escape(sign)}\d\.\d\d points, p < 0.001\); "
-        r"on the validation images(, too| no difference is seen)\.",
+        r"on the validation images (it is (higher|lower), too|none is seen)\.",
         text,
     )
 
@@ -278,7 +278,7 @@ def test_the_page_says_which_runs_confirm_and_that_rules_may_add_more(tmp_path: 
     assert before[0].endswith("30 of 30 runs are done. The study's rules may add more.")
     assert "75 of 75 runs are done. 45 of these have 3\xa0new seeds, by which" in after[0]
     assert "; with new seeds" not in pages["before"]["verdict"]
-    assert pages["after"]["verdict"].endswith("; with new seeds, too.")
+    assert pages["after"]["verdict"].endswith("; with new seeds none is seen either.")
     notes = {name: "".join(page["statistics_notes"]) for name, page in pages.items()}
     assert "Confirmed is the difference" not in notes["before"]
     assert "Confirmed is the difference" in notes["after"]

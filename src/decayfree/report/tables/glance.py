@@ -33,9 +33,8 @@ def glance_table(
         rows = [
             _Difference(one.name, one.test.primary.difference, colors[one.method]) for one in found[:MAX_ROWS]
         ]
-        return _forest(
-            "points", f"Over {count(len(first.entries), 'group')}, in test {_score(numbers)}", rows
-        )
+        over = f"Over {count(len(first.entries), 'group')}, in test {_score(numbers)}"
+        return _forest("Difference", over, rows)
     over_all = f"all {count(len(first.entries), 'group')}"
     rows = [_Difference(over_all, first.test.primary.difference, colors[first.method], is_over_all=True)]
     rows += [_of_entry(entry, colors) for entry in first.entries]

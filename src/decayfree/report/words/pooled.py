@@ -57,6 +57,6 @@ def pooled_notes(found: Sequence[Contrast]) -> list[str]:
 
 def _replicated(where: str, first: Outcome, again: Outcome) -> str:
     """Whether other images, or other seeds, say the same."""
-    if again == first:
-        return f"; {where}, too"
-    return f"; {where} " + ("no difference is seen" if again == "no difference seen" else f"it is {again}")
+    if again == "no difference seen":
+        return f"; {where} none is seen{' either' if again == first else ''}"
+    return f"; {where} it is {again}{', too' if again == first else ''}"
