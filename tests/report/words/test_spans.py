@@ -135,9 +135,8 @@ def test_the_energy_in_the_main_directions_is_stated_for_the_first_and_the_last_
         for label, short in SHORT.items():
             energies = [run.spectra[1200][weight].main_energy for run in study.runs if run.label == label]
             assert plain(figures[weight][short][1]) == f"{100 * np.mean(energies):.1f} % in 5 to 6 of 8"
-    assert plain(figures[WEIGHTS[0]]["WRS"][1]).startswith(
-        "74.5 % "
-    )  # 0.625 + 0.1 + the mean of 0.00 to 0.04
+    # 0.625 + 0.1 + the mean of 0.00 to 0.04.
+    assert plain(figures[WEIGHTS[0]]["WRS"][1]).startswith("74.5 % ")
     assert WEIGHTS[1] not in text
     assert WEIGHTS[1] not in figures
 
