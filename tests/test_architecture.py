@@ -69,7 +69,7 @@ WAYS_UP = {"study.files.results": "decayfree.report.frames"}
 LONGEST_CHAIN = 20
 # Statement -> at most so many of our modules are loaded after it.
 LOADED_AT_MOST = {
-    "import decayfree.report; decayfree.report.render": 92,
+    "import decayfree.report; decayfree.report.render": 94,
     "import decayfree.study.statistics; decayfree.study.statistics.mean_interval": 8,
 }
 MAX_FILES_AT_THE_TOP = 13
@@ -85,7 +85,7 @@ EXTRAS = {
     "study.spec.bounds": {"tomli"},
     "cli.named_models": {"tomli"},
     "study": {"sklearn", "scipy", "PIL", "numpy", "pytorch_optimizer", "optuna", "ray", "pycocotools"},
-    "report": {"jinja2", "markupsafe", "plotly"},
+    "report": {"jinja2", "markupsafe"},
     "display.paper": {"matplotlib"},
     "display.frame": {"polars", "pandas"},
     "invariance.picture": {"matplotlib"},

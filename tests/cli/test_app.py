@@ -111,7 +111,7 @@ def test_help_loads_no_plots_no_data_and_no_models() -> None:
     code = (
         "import sys\nfrom decayfree.cli.app import main\nsys.argv = ['decayfree', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'plotly', 'sklearn', 'scipy', 'timm', 'torchvision'}\n"
+        "heavy = {'jinja2', 'sklearn', 'scipy', 'timm', 'torchvision'}\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & heavy))"
     )
     result = subprocess.run(
@@ -218,10 +218,10 @@ def test_failed_runs_are_told_and_the_page_is_written_all_the_same(
 def test_a_package_that_the_demo_lacks_is_named_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     code, text, errors = call("demo", "--out", str(tmp_path / "out"))
     assert (code, text) == (2, "")
-    assert errors == "Error: the demo needs plotly, not installed here: pip install 'decayfree[study]'\n"
+    assert errors == "Error: the demo needs jinja2, not installed here: pip install 'decayfree[study]'\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -243,10 +243,10 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(file: Path, tmp_path
 def test_a_package_that_is_lacking_is_named_before_anything_is_trained(
     command: str, file: Path, tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     code, text, errors = call("study", command, str(file))
     assert (code, text) == (2, "")
-    assert errors.endswith(" needs plotly, not installed here: pip install 'decayfree[study]'\n")
+    assert errors.endswith(" needs jinja2, not installed here: pip install 'decayfree[study]'\n")
     assert runner.spec is None
 
 

@@ -121,7 +121,7 @@ def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeyp
         "report.html",
         "README.md",
     }
-    assert "runs.tar.xz#runs/" in (root / "results" / "baselines" / "report.html").read_text()
+    assert '"archive":"runs.tar.xz"' in (root / "results" / "baselines" / "report.html").read_text()
     assert written[root / "README.md"].startswith("Before.\n<!-- results -->\n| study |")
     assert "| [baselines](results/baselines) † | 60 |" in written[root / "README.md"]
     assert "| weight normalization |" in written[root / "results" / "baselines" / "README.md"]

@@ -104,7 +104,7 @@ def test_below_each_table_of_the_page_is_the_same_csv(folder: Path, study: Study
     links = Links()
     links.feed(write_report(folder).read_text(encoding="utf-8"))
     assert list(links.downloads) == [f"{name}.csv" for name in links.tables]
-    assert len(links.tables) == len(links.spoken) == 7
+    assert len(links.tables) == len(links.spoken) == 8
     for name in ("pooled", "choices", "budget"):
         beginning, _, content = links.downloads[f"{name}-table.csv"].partition(",")
         assert beginning == "data:text/csv;charset=utf-8"

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ const every = (inside, selector) => [...inside.querySelectorAll(selector)];
 const paths = (chart) => every(chart, ".scatterlayer .trace path.js-line");
 const lines = (chart) => paths(chart).filter((line) => thickness(line) > 0);
 const shown = (chart) => lines(chart).filter((line) => (line.getAttribute("d") || "").length > 5);
-const charts = () => every(document, ".chart").filter((chart) => chart.closest("figure[hidden]") === null);
+const charts = () => every(document, ".chart").filter((chart) => !chart.closest("figure[hidden], dialog"));
 function describe(chart) {
   const frame = box(chart), picture = chart.querySelector(".main-svg");
   const labels = every(chart, ".xtick text, .ytick text");
@@ -49,9 +50,16 @@ function describe(chart) {
   };
 }
 function measure() {
-  const allowed = (element) => element.closest(".scroll, .legend, .chart");
+  const allowed = (element) => element.closest(".scroll, .legend, .chart, .contents");
   const wide = every(document, "body *").filter((e) => !allowed(e) && box(e).right > width + 1);
+  const named = every(document, ".contents, #verdict, #glance");
+  const frames = named.map((one) => [one.id || one.className, box(one)]);
+  const cell = document.querySelector(".cards td");
   Object.assign(seen, {
+    height: document.documentElement.scrollHeight,
+    places: Object.fromEntries(frames.map(([name, one]) => [name, [one.top, one.bottom]])),
+    cell: cell && [getComputedStyle(cell).display, getComputedStyle(cell, "::before").content],
+    folds: every(document, "details.fold").map((fold) => fold.open),
     width, fullWidth: document.documentElement.scrollWidth,
     wide: wide.map((element) => element.outerHTML.slice(0, 80)),
     charts: charts().map(describe), paper: getComputedStyle(document.body).backgroundColor,
@@ -65,7 +73,8 @@ const first = (cell) => cell.innerText.split("\\n")[0].trim();
 const column = (table, index) => rows(table).map((row) => first(row.cells[index]));
 // What a table with this id does when it is sorted, searched and filtered, by keyboard and by hand.
 async function use({ table: id, sort, search, filter }) {
-  const table = document.getElementById(id), done = {};
+  const table = document.getElementById(id), done = {}, fold = table.closest("details");
+  if (fold) fold.open = true;
   const tools = document.querySelector(`.tools[data-for="${id}"]`);
   const button = table.tHead.rows[0].cells[sort].querySelector("button");
   button.focus();
@@ -88,6 +97,20 @@ async function use({ table: id, sort, search, filter }) {
   done.all = rows(table).length;
   return done;
 }
+// What a run's link opens, how the bar leads there, and what is left of it once it is closed.
+async function open() {
+  const view = document.getElementById("run-view"), link = document.querySelector('a[href^="#run-"]');
+  link.click();
+  await pause();
+  await pause();
+  const done = { isOpen: view.open, title: document.getElementById("run-title").textContent,
+    nLines: every(view, ".chart").map((chart) => shown(chart).length),
+    settings: every(view, "#run-settings tr").map((row) => [...row.cells].map((cell) => cell.textContent)),
+    files: every(view, "#run-files a").map((link) => link.getAttribute("href")) };
+  document.getElementById("run-close").click();
+  await pause();
+  return { ...done, isClosed: !view.open, hash: location.hash };
+}
 // What is drawn when the groups of a section are gone through, one by one.
 async function choose(id) {
   const select = document.querySelector(`select[data-views="${id}"]`), done = [];
@@ -107,6 +130,13 @@ const waiting = setInterval(async () => {
   clearInterval(waiting);
   measure();
   if (WANTED.table) seen.used = await use(WANTED);
+  if (WANTED.run) seen.opened = await open();
+  if (WANTED.axe) {
+    // Passes without their places, which take long.
+    const found = await axe.run(document, { resultTypes: ["violations"] });
+    seen.axe = found.violations.map((one) => [one.id, one.nodes.map((node) => node.html.slice(0, 200))]);
+    seen.nRules = found.passes.length;
+  }
   if (WANTED.views) seen.chosen = await choose(WANTED.views);
   const button = document.querySelector(".legend button");
   if (button) {
@@ -120,6 +150,7 @@ const waiting = setInterval(async () => {
     frame: chart.clientWidth, picture: box(chart.querySelector(".main-svg")).width,
     colors: shown(chart).map(stroked),
   }));
+  seen.unfolded = every(document, "details.fold").map((fold) => fold.open);
   seen.printedPaper = getComputedStyle(document.body).backgroundColor;
   dispatchEvent(new Event("afterprint"));
   parent.postMessage(JSON.stringify(seen), "*");
@@ -136,10 +167,11 @@ FRAME = """<!doctype html><body>
 
 @dataclass(frozen=True)
 class Browser:
-    """Where the browser is, and an empty folder for its files."""
+    """Where the browser is, an empty folder for its files, and how long it may look at a page."""
 
     program: str
     folder: Path
+    timeout_s: float = 120
 
     def look(
         self, page: Path, *, width: int, is_dark: bool = False, wanted: Mapping[str, Any] | None = None
@@ -152,7 +184,8 @@ class Browser:
             is_dark: Whether the browser prefers dark pages.
             wanted: What to do before it is printed: the id of a ``table`` with the index of a column to
                 ``sort`` by, words to ``search`` and a (column, value) to ``filter`` by; ``views``, a
-                section's id, whose groups are gone through.
+                section's id, whose groups are gone through; ``run``: open the first link to one; ``axe``:
+                look for what keeps people out.
         """
         text = page.read_text(encoding="utf-8")
         assert text.count("<style>") == text.count("</body>") == 1
@@ -190,12 +223,18 @@ class Browser:
             check=True,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=self.timeout_s,
         )
 
 
 def _measuring(wanted: Mapping[str, Any] | None) -> str:
-    return f"<script>const WANTED = {json.dumps(wanted or {})};</script>{MEASURE}"
+    axe = f"<script>{_axe()}</script>" if wanted and wanted.get("axe") else ""
+    return f"{axe}<script>const WANTED = {json.dumps(wanted or {})};</script>{MEASURE}"
+
+
+def _axe() -> str:
+    """Deque's rules, as a package brings them."""
+    return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
 
 def find_browser() -> str:

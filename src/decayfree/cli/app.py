@@ -99,7 +99,7 @@ def demo(
     goes on from there.
     """
     with errors_told():
-        require("the demo", "scikit-learn", "plotly", "jinja2")
+        require("the demo", "scikit-learn", "jinja2")
         from decayfree.study.demo import demo_spec
 
         spec = demo_spec(

@@ -86,7 +86,7 @@ def run(
     loses no more than the steps since a run's last checkpoint.
     """
     with errors_told():
-        require("a study", "scikit-learn", "scipy", "plotly", "jinja2")
+        require("a study", "scikit-learn", "scipy", "jinja2")
         from decayfree.study.runner.growing import grown
 
         spec = _spec(study, size=size, device=device, seeds=seeds, data_dir=data_dir)
@@ -176,7 +176,7 @@ def report(
     with errors_told():
         if format is None and (file is not None or table != "comparisons"):
             raise InvalidInputError("--table and --out are for a table: say in which --format")
-        require("the page", "scipy", "plotly", "jinja2")
+        require("the page", "scipy", "jinja2")
         from decayfree.study.files.results import spec_in
 
         spec = spec_in(out)

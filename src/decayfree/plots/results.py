@@ -25,7 +25,7 @@ from decayfree.report.charts.views import method_looks
 from decayfree.report.numbers.compared import Entries, Entry, compare
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.tables.comparison import strip_axis
-from decayfree.report.tables.forest import forest_axis
+from decayfree.report.tables.forest import difference_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,7 @@ def forest(
     numbers = study_groups(study_of(source))
     entries = compare(numbers, reference)
     rows = _rows(numbers, [one for one in entries.entries if one.difference is not None], group)
-    axis = forest_axis([entry for _, of_group in rows for entry in of_group])
+    axis = difference_axis([e.difference for _, of_group in rows for e in of_group if e.difference])
     looks = method_looks(numbers)
     with paper_style():
         figure, panel, places = _panel(numbers, rows, width)

@@ -50,20 +50,26 @@
     }
   }
 
+  // One chart in the colors of now; runs.js draws its own by it.
+  function drawOne(id, figure) {
+    const root = document.documentElement, frame = document.getElementById(id);
+    const { data, layout } = painted(figure, getComputedStyle(root));
+    for (const trace of data) trace.visible = !hidden.has(trace.legendgroup);
+    if (touch.matches) layout.dragmode = false; // a finger on a chart scrolls the page
+    if (root.hasAttribute("data-print")) Object.assign(layout, { width: frame.clientWidth, height: frame.clientHeight });
+    return Plotly.react(frame, data, layout, { responsive: true, displayModeBar: false });
+  }
+  document.drawOne = drawOne;
+
   function draw() {
-    const root = document.documentElement, style = getComputedStyle(root), isPrinting = root.hasAttribute("data-print");
-    return Promise.all(Object.entries(current()).map(([id, figure]) => {
-      const { data, layout } = painted(figure, style);
-      for (const trace of data) trace.visible = !hidden.has(trace.legendgroup);
-      if (touch.matches) layout.dragmode = false; // a finger on a chart scrolls the page
-      const frame = document.getElementById(id);
-      if (isPrinting) Object.assign(layout, { width: frame.clientWidth, height: frame.clientHeight });
-      return Plotly.react(frame, data, layout, { responsive: true, displayModeBar: false });
-    }));
+    return Promise.all(Object.entries(current()).map(([id, figure]) => drawOne(id, figure)));
   }
 
-  // Paper is white and has a width of its own; the style sheet knows both.
+  // Paper is white, has a width of its own and unfolds nothing; the style sheet knows the first two.
+  const unfolded = [];
   function drawForPaper(isPrinting) {
+    if (isPrinting) unfolded.push(...document.querySelectorAll("details.fold:not([open])"));
+    for (const fold of isPrinting ? unfolded : unfolded.splice(0)) fold.open = isPrinting;
     document.documentElement.toggleAttribute("data-print", isPrinting);
     draw();
   }

@@ -23,6 +23,8 @@ from decayfree.study.files.integrity import full_disk_explained
 from decayfree.study.files.results import Study, read_study
 
 FILE_NAME = "report.html"
+PLOTLY = "plotly/plotly-basic.min.js"
+"""Its basic bundle: lines, points and areas are all that is drawn. From npm's plotly.js-basic-dist-min."""
 TEMPLATES = ("base.html", "page.html", "samples.html", "parts.html")
 
 
@@ -42,7 +44,7 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
         ResultError: If there is no study, or its files are damaged.
         DiskFullError: If the disk takes no more; the page that was there is kept.
         UnknownReferenceError: If the study has no such method.
-        MissingExtraError: If plotly or jinja2 is not installed.
+        MissingExtraError: If jinja2 is not installed.
     """
     out = as_path("out", out)
     text = render(read_study(out), reference=reference)
@@ -55,8 +57,7 @@ def write_report(out: str | Path, *, reference: str | None = None) -> Path:
 @checked()
 def render(study: Study, *, reference: str | None = None) -> str:
     """The page as text: all curves where methods are all that differs, else an overview of groups."""
-    base = f"{study.archive}#" if study.archive else ""
-    return _rendered("page.html", lambda: contents(study, reference), run_base=base)
+    return _rendered("page.html", lambda: contents(study, reference))
 
 
 @checked()
@@ -73,23 +74,22 @@ def write_samples(file: str | Path, page: str | Path | None = None) -> Path:
     Raises:
         InvalidInputError: If there is no such file, or no sample is in it.
         DiskFullError: If the disk takes no more; the page that was there is kept.
-        MissingExtraError: If plotly or jinja2 is not installed.
+        MissingExtraError: If jinja2 is not installed.
     """
     samples = read_jsonl(file)
     if not samples:
         raise InvalidInputError(f"{file} holds no sample")
     path = Path(file).with_suffix(".html") if page is None else Path(page)
-    text = _rendered("samples.html", lambda: samples_page.contents(samples), run_base="")
+    text = _rendered("samples.html", lambda: samples_page.contents(samples))
     with full_disk_explained(path.parent, "the page is as it was before; make room and write it again"):
         replace_text(path, text)
     return path
 
 
-def _rendered(template: str, contents_of: Callable[[], dict[str, Any]], *, run_base: str) -> str:
+def _rendered(template: str, contents_of: Callable[[], dict[str, Any]]) -> str:
     with extra_needed("study", "the report needs {}, which is not installed"):
         from jinja2 import DictLoader, Environment, StrictUndefined
         from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
     page = contents_of()
     environment = Environment(
         loader=DictLoader({name: _resource(name) for name in TEMPLATES}),
@@ -101,10 +101,10 @@ def _rendered(template: str, contents_of: Callable[[], dict[str, Any]], *, run_b
     environment.filters["csv_address"] = csv_address
     return environment.get_template(template).render(
         page=page,
-        run_base=run_base,
         style=Markup(_resource("page.css")),  # ours, like the scripts: nothing from outside is in them
-        scripts=[Markup(_resource(name)) for name in ("page.js", "tables.js")],
-        plotly=Markup(get_plotlyjs()),
+        scripts=[Markup(_resource(name)) for name in ("page.js", "runs.js", "tables.js")],
+        plotly=Markup(_resource(PLOTLY)),
+        runs=Markup(embedded_json(page["run_data"])) if "run_data" in page else "",
         figures=Markup(embedded_json({"figures": page["figures"], "views": page.get("views", {})})),
     )
 

@@ -38,9 +38,22 @@
     });
   }
 
+  // Cards have no headings to press: a choice stands above them.
+  for (const tools of document.querySelectorAll(".tools[data-for]")) {
+    const table = document.getElementById(tools.dataset.for), label = document.createElement("label");
+    if (table.tBodies[0].rows.length < 3) continue;
+    const select = document.createElement("select"), headings = [...table.tHead.rows[0].cells];
+    select.append(new Option("as it came", ""), ...headings.map((heading, index) => new Option(heading.querySelector("button").firstChild.textContent, index)));
+    select.addEventListener("input", () => { if (select.value) sort(table, Number(select.value), headings[select.value]); });
+    label.className = "by";
+    label.append("Sort by ", select);
+    tools.append(label);
+    tools.hidden = false;
+  }
+
   for (const tools of document.querySelectorAll(".tools[data-for]")) {
     const table = document.getElementById(tools.dataset.for), search = tools.querySelector("input");
-    const selects = [...tools.querySelectorAll("select")], shown = tools.querySelector(".shown");
+    const selects = [...tools.querySelectorAll("select[data-column]")], shown = tools.querySelector(".shown");
     if (!search) continue;
     tools.hidden = false;
     const cellText = (cell) => (cell.querySelector("summary") ?? cell.firstChild)?.textContent.trim() ?? "";

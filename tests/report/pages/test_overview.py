@@ -79,11 +79,11 @@ def test_the_summary_counts_what_was_seen(tmp_path: Path) -> None:
     for said in (
         "With which optimizers do the methods differ?",
         "3 methods (no decay, weight decay and WRS) over optimizer (SGD, momentum 0.9, SGD, Adam, AdamW and "
-        "Lion), with 4 seeds each: 60 of 60 runs are done.",
-        "Over 5 groups no difference is seen between WRS and weight decay: 0.00 points (95 % interval",
-        "WRS is higher than no decay in 5 of 5 comparisons.",
-        "WRS is not seen to differ from weight decay in 5 of 5 comparisons.",
-        "in this family of 10 comparisons: smaller ones are not ruled out.",
+        "Lion), with 4 seeds each. 60 of 60 runs are done.",
+        "Over 5 groups no difference is seen between WRS and weight decay (0.00 points, p",
+        "Beside no decay, WRS is higher in 5 of 5 groups.",
+        "WRS is not seen to differ from weight decay in any of 5 groups.",
+        "points: smaller ones are not ruled out.",
         "for the family of all 10 comparisons",
         "Every difference is WRS minus the method of the row, in the same group and seed by seed: "
         "above zero, WRS is higher.",
@@ -97,25 +97,27 @@ def test_words_follow_the_numbers_whichever_way_they_come_out(tmp_path: Path) ->
         return 1.8 - stepped(settings)
 
     text = text_of(page_of(tmp_path, axes_spec(), final_of=reversed_))
-    assert "WRS is lower than no decay in 5 of 5 comparisons." in text
+    assert "Beside no decay, WRS is lower in 5 of 5 groups." in text
 
 
 def test_every_row_has_its_statistics_and_its_runs(tmp_path: Path) -> None:
     page = page_of(tmp_path, axes_spec(), final_of=stepped)
     rows = rows_of(page, "comparison-table")
     assert len(rows) == 15
-    assert rows[0].startswith('<tr><th scope="row">no decay</th><td>SGD, momentum 0.9</td>')
+    assert rows[0].startswith(
+        '<tr><th scope="row">no decay</th><td data-label="Optimizer">SGD, momentum 0.9</td>'
+    )
     assert f"90.00{SPACE}%" in rows[0]
     assert "+2.00" in rows[0]
-    assert "<td>higher<br><small>exact sign-flip p" in rows[0]
+    assert '<td data-label="Seen">higher<br><small>exact sign-flip p' in rows[0]
     assert "no difference seen<small>" in rows[1].replace("<br>", "")
     assert f"80{SPACE}% power:" in rows[1]
     assert f"exact sign-flip p{SPACE}={SPACE}0.12" in rows[0]
     assert '<tr class="ours"><th scope="row">WRS' in rows[2]
-    assert "<td>the one compared with</td>" in rows[2]
+    assert '<td data-label="Seen">the one compared with</td>' in rows[2]
     for row, settings in zip(rows, read_study(tmp_path).spec.runs(), strict=False):
-        assert row.count('href="runs/') == 4
-        assert f'<a href="runs/{settings.key}/">seed 0</a>' in row
+        assert row.count('href="#run-') == 4
+        assert f'<a href="#run-{settings.key}">seed 0</a>' in row
     assert "exact sign-flip test, alone</i> p" in rows[0]
     assert "true difference seen with a probability of 80" in rows[1]
     assert f"<i>difference</i> WRS minus no decay (4{SPACE}pairs)" in rows[0]
@@ -132,11 +134,26 @@ def test_the_difference_stands_on_validation_images_as_well(tmp_path: Path) -> N
     assert "on validation" not in text_of(without)
 
 
-def test_every_link_leads_to_the_folder_of_a_run_and_every_run_is_linked(tmp_path: Path) -> None:
-    parsed = Parsed.of(page_of(tmp_path, sweep_spec(), state_of=hot))
-    linked = {value for name, value in parsed.attributes if name == "href"}
-    links = {value for value in linked if not value.startswith("data:text/csv;")}  # downloads hold themselves
-    assert links == {f"runs/{path.name}/" for path in (tmp_path / "runs").iterdir()}
+def test_every_run_is_linked_and_every_link_to_a_run_has_its_view(tmp_path: Path) -> None:
+    page = page_of(tmp_path, sweep_spec(), state_of=hot)
+    parsed = Parsed.of(page)
+    links = {str(value) for name, value in parsed.attributes if name == "href"}
+    keys = {link.removeprefix("#run-") for link in links if link.startswith("#run-")}
+    assert keys == {path.name for path in (tmp_path / "runs").iterdir()}
+    data = json.loads(page.read_text(encoding="utf-8").split('id="run-data">')[1].split("</script>")[0])
+    assert data["runs"].keys() == keys
+    assert data["archive"] is None
+    study = read_study(tmp_path)
+    run = next(run for run in study.runs if run.state == "diverged")
+    told = data["runs"][run.key]
+    assert told["state"].startswith(f"diverged at step {run.rows[-1].step:,} of {run.n_steps:,}, test score")
+    assert told["state"].endswith(": the loss was not finite at step 17")
+    assert data["steps"][told["steps"]] == [row.step for row in run.rows]
+    assert told["curves"][0] == [pytest.approx(row.test_score, rel=1e-3) for row in run.rows]
+    assert [len(curve) for curve in told["curves"]] == [len(run.rows)] * 5
+    settings = dict(zip(data["names"], told["settings"], strict=True))
+    assert (settings["method.name"], settings["learning_rate"]) == ("weight_decay", "0.3")
+    assert told["files"] == ["run.json", "metrics.jsonl", "spectra.json"]
 
 
 def test_another_reference_can_be_asked_for(tmp_path: Path) -> None:
@@ -157,10 +174,10 @@ def test_diverged_runs_are_marked_counted_and_never_dropped(tmp_path: Path) -> N
     page = page_of(tmp_path, sweep_spec(), state_of=hot)
     text = text_of(page)
     for said in (
-        "61 of 63 runs are done, 2 diverged.",
-        "2 of 63 runs diverged: weight decay 0.1, learning rate 0.3 (2).",
+        "61 of 63 runs are done. 2 diverged.",
+        "2 of 63 runs diverged: weight decay 0.1, learning rate 0.3.",
         "1 setting with fewer finished seeds than others of the same sweep could not be chosen",
-        "the loss was not finite at step 17 files",
+        "the loss was not finite at step 17",
     ):
         assert said in text, said
     row = next(row for row in rows_of(page, "everything-table") if "0.1, learning rate 0.3" in row)
@@ -189,7 +206,7 @@ def test_a_method_whose_runs_all_diverged_has_a_row_and_a_cross(tmp_path: Path) 
     page = page_of(tmp_path, sweep_spec(n_seeds=2), state_of=burning)
     lost = [row for row in rows_of(page, "everything-table") if "weight decay 0.1," in row]
     assert len(lost) == 3
-    assert all("<td>every run diverged</td>" in row for row in lost)
+    assert all('<td data-label="Seen">every run diverged</td>' in row for row in lost)
 
 
 def test_best_of_a_sweep_is_told_with_what_choosing_is_worth(tmp_path: Path) -> None:
@@ -244,7 +261,7 @@ def test_without_validation_data_the_page_says_that_nothing_is_chosen(tmp_path: 
 
 def test_ranks_are_told_with_what_they_can_show(tmp_path: Path) -> None:
     text = text_of(page_of(tmp_path / "five", axes_spec()))
-    assert "Mean ranks over 5 groups in which all methods have a result, 1 the highest:" in text
+    assert "Mean ranks over 5 groups in which all methods have a result are" in text
     assert "the critical difference of Nemenyi's test, 1.48" in text
     tables = tuple((("name", one.name),) for one in OPTIMIZERS[2:])
     text = text_of(page_of(tmp_path / "three", axes_spec(n_seeds=2, axes=(Axis("optimizer", tables),))))
@@ -259,7 +276,7 @@ def test_costs_are_ratios_of_the_same_seed(tmp_path: Path) -> None:
     assert "Beside no decay, an epoch takes ×1.00 (weight decay) and ×1.04 (WRS) of the time." in text_of(
         page
     )
-    assert "as a share of the parameters' bytes: 1.0 % (WRS)" in text_of(page)
+    assert "methods keep at most 1.0 % (WRS) of the parameters' bytes." in text_of(page)
     row = rows_of(page, "costs-table")[2]
     assert all(said in row for said in ("15.6", "×1.04", "×0.0100"))
     old = page_of(tmp_path / "old", axes_spec(n_seeds=2), cost=False)
@@ -355,7 +372,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     states = {("no decay", 1): ("failed", HOSTILE)}
     spec = axes_spec(n_seeds=2, title=HOSTILE, question=HOSTILE)
     parsed = Parsed.of(page_of(tmp_path, spec, states=states, weights=(HOSTILE, "b")))
-    assert parsed.elements.count("script") == 4
+    assert parsed.elements.count("script") == 6
     assert not {"img", "iframe"} & set(parsed.elements)
     assert parsed.text.count(HOSTILE) >= 3
 

@@ -23,7 +23,10 @@ USE = {
     "search": "adam wrs",
     "filter": [0, "weight decay"],
     "views": "curves",
+    "run": True,
+    "axe": True,
 }
+FIRST_SCREEN = {1280: 800, 390: 844}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,45 @@ def test_the_page_is_readable_at_its_width(look: Look, width: int) -> None:
         assert chart["nLegends"] == 0
         assert chart["nLabels"] >= 4
         assert min(chart["fontSizes"]) >= 11
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_keeps_people_out(look: Look, width: int) -> None:
+    seen = look(width=width)
+    assert seen["axe"] == []
+    assert seen["nRules"] > 15
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_first_screen_has_the_bar_the_verdict_and_the_picture(look: Look, width: int) -> None:
+    places = look(width=width)["places"]
+    assert places["contents"][0] == 0
+    assert places["contents"][1] <= places["verdict"][0] < places["verdict"][1] <= places["glance"][0]
+    assert places["glance"][1] <= FIRST_SCREEN[width]
+
+
+def test_tables_are_cards_on_a_small_screen(look: Look) -> None:
+    wide, small = look(width=1280)["cell"], look(width=390)["cell"]
+    assert wide == ["table-cell", "none"]
+    assert small[0] == "flex"
+    assert small[1].strip('"')
+
+
+def test_a_link_to_a_run_opens_its_curves_settings_and_files_on_the_page(look: Look) -> None:
+    opened = look(width=1280)["opened"]
+    assert opened["isOpen"]
+    assert opened["title"].endswith(", seed 0")
+    assert opened["nLines"] == [1] * 5
+    assert ["learning_rate", "0.1"] in opened["settings"]
+    assert [link.split("/")[2] for link in opened["files"]] == ["run.json", "metrics.jsonl", "spectra.json"]
+    assert {link.split("/")[0] for link in opened["files"]} == {"runs"}
+    assert (opened["isClosed"], opened["hash"]) == (True, "")
+
+
+def test_paper_has_what_a_screen_folds(look: Look) -> None:
+    seen = look(width=390)
+    assert not all(seen["folds"])
+    assert all(seen["unfolded"])
 
 
 def test_diverged_settings_have_a_cross_that_is_seen(look: Look) -> None:

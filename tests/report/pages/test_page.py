@@ -22,7 +22,7 @@ from decayfree.report.words import angles, spans, verdicts
 from decayfree.report.words import curves as findings
 from decayfree.study import OptimizerSpec, ResultError, read_study
 from support.parsed_page import HOSTILE, Parsed, words
-from support.synthetic_study import FINAL_TEST, METHODS, WEIGHTS, Writer, study_spec
+from support.synthetic_study import FINAL_TEST, METHODS, SHORT, WEIGHTS, Writer, study_spec
 
 
 def test_the_same_files_give_the_same_bytes_anywhere(tmp_path: Path) -> None:
@@ -39,16 +39,19 @@ def test_the_page_holds_all_it_needs_and_refuses_the_rest(tmp_path: Path) -> Non
     names = {name for name, _ in parsed.attributes}
     assert not names & {"src", "srcset", "action", "data"}
     linked = {value for name, value in parsed.attributes if name == "href"}
-    folders = {value for value in linked if not value.startswith("data:text/csv;charset=utf-8,")}
-    assert len(linked) > len(folders)
-    assert folders == {f"runs/{path.name}/" for path in (tmp_path / "runs").iterdir()}
+    within = {value for value in linked if not value.startswith("data:text/csv;charset=utf-8,")}
+    assert len(linked) > len(within)
+    runs = {f"#run-{path.name}" for path in (tmp_path / "runs").iterdir()}
+    places = {f"#{value}" for name, value in parsed.attributes if name == "id"}
+    assert runs < within
+    assert within - runs < places
     assert not {"link", "img", "iframe", "object", "embed", "base"} & set(parsed.elements)
     policy = dict(parsed.attributes)["content"]
     contents = [value for name, value in parsed.attributes if name == "content"]
     assert any(
         (value or "").startswith("default-src 'none'; script-src 'unsafe-inline'") for value in contents
     ), policy
-    ours = [script for script in parsed.scripts if "plotly.js v" not in script[:200]]
+    ours = [script for script in parsed.scripts if "plotly.js (basic" not in script[:200]]
     assert not [script for script in ours if "http" in script or "url(" in script or "@import" in script]
 
 
@@ -57,7 +60,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     states = {("no decay", 1): ("failed", HOSTILE)}
     writer = Writer(tmp_path, spec=study_spec(title=HOSTILE), weights=weights, states=states)
     parsed = Parsed.of(write_report(writer.write()))
-    assert parsed.elements.count("script") == 4
+    assert parsed.elements.count("script") == 6
     assert "img" not in parsed.elements
     assert "onerror" not in {name for name, _ in parsed.attributes}
     # Title, heading, reason, chart of the weight: as text, letter for letter.
@@ -96,6 +99,7 @@ def test_the_page_has_its_paragraphs_and_charts(tmp_path: Path) -> None:
     main = compare(groups)
     for paragraph in (*verdicts.summary(groups, main), verdicts.results(main), verdicts.reference_text(main)):
         assert words(paragraph) in text
+    assert words(verdicts.verdict(groups, main)) in text
     for note in (
         *verdicts.statistics_notes(groups, main),
         verdicts.table_note(),
@@ -168,10 +172,11 @@ def test_the_table_has_a_row_and_a_strip_for_each_method(tmp_path: Path) -> None
     table = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)[0]
     rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
     assert len(rows) == len(METHODS)
-    for row, label in zip(rows, FINAL_TEST, strict=True):
-        assert f'<th scope="row">{label}</th>' in row
+    for row, name in zip(rows, SHORT.values(), strict=True):
+        assert f'<th scope="row">{name}</th>' in row
         assert row.count("<circle") == 5
-        assert f"{100 * sum(FINAL_TEST[label]) / 5:.1f}\N{NO-BREAK SPACE}%" in row
+    for row, values in zip(rows, FINAL_TEST.values(), strict=True):
+        assert f"{100 * sum(values) / 5:.1f}\N{NO-BREAK SPACE}%" in row
     assert [row.startswith('<tr class="ours"') for row in rows] == [False] * 4 + [True]
 
 
@@ -182,9 +187,9 @@ def test_runs_that_did_not_finish_are_listed_with_their_reasons(tmp_path: Path) 
         ("WRS, radius 1", 2): ("running", None),
     }
     text = words(Parsed.of(write_report(Writer(tmp_path, states=states).write())).text)
-    assert "weight decay 0.005 3 diverged 288 the loss was not finite at step 312" in text
-    assert "no decay 1 failed 288 RuntimeError: no memory" in text
-    assert "WRS, radius 1 2 running 288 not done yet" in text
+    assert "weight decay 0.005 seed 3 diverged 288 the loss was not finite at step 312" in text
+    assert "no decay seed 1 failed 288 RuntimeError: no memory" in text
+    assert "WRS, radius 1 seed 2 running 288 not done yet" in text
     assert "22 of 25 runs are done" in text
 
 
@@ -266,15 +271,15 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_without_plotly_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_jinja2_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(Writer(tmp_path).write())
     real_import = builtins.__import__
 
-    def refuse_plotly(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("plotly"):
+    def refuse_jinja2(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("jinja2"):
             raise ImportError(name, name=name)
         return real_import(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", refuse_plotly)
-    with pytest.raises(MissingExtraError, match=r"plotly.*pip install 'decayfree\[study\]'"):
+    monkeypatch.setattr(builtins, "__import__", refuse_jinja2)
+    with pytest.raises(MissingExtraError, match=r"jinja2.*pip install 'decayfree\[study\]'"):
         render(study)

@@ -100,7 +100,7 @@ def test_latex_is_read_as_it_is_meant() -> None:
         ["", r"95~\% interval", "points", "runs", "WRS is"],
     ]
     first, second = lines["body"]
-    assert first[1] == r"50.0~\% ($-$12.1 to 112.1~\%)"
+    assert first[1] == r"50.0~\% (0.0 to 100.0~\%)"
     assert first[4] == "lower (p = 1)"
     assert second == ["{[}other{]}", r"\textendash{}", r"\textendash{}", "0", r"\textendash{}"]
 

@@ -49,19 +49,19 @@ def both(text: str) -> str:
 def test_measured_angles_are_held_against_predicted_ones_early_and_late(numbers: StudyNumbers) -> None:
     text = plain(angles.angular_updates(numbers))
     assert (
-        "In the second quarter of the steps, while the learning rate is 85 % to 50 % of its first, the angle "
+        "In the second quarter of the steps, until the learning rate is 50 % of its first, the angle "
         f"is {both('×1.00')} of the predicted one, in the geometric mean over samples."
     ) in text
-    assert f"In the last quarter it is {both('×0.500')}, and after the last step {both('×0.500')}." in text
+    assert f"In the last quarter it is {both('×0.500')}. After the last step it is {both('×0.500')}." in text
     assert (
         "So in the last quarter the prediction does not hold for weight decay 0.0005 and weight decay 0.005."
     ) in text
     # η = 0.1·(1 + cos(3π/4))/2 = 0.014645: 0.1/(4·0.014645·0.0005) = 3,414 steps.
     assert (
         "Where it is smaller, the norm cannot follow. When the last quarter begins, the learning rate is "
-        "15 % of its first, and the norm comes to its balance with a time constant of 3,414 steps (weight "
-        "decay 0.0005) and 341 steps (weight decay 0.005), which grows as the rate falls on, while 300 steps "
-        "are left."
+        "15 % of its first, and 300 steps are left. The norm comes to its balance with a time constant of "
+        "3,414 steps (weight decay 0.0005) and 341 steps (weight decay 0.005), which grows as the rate "
+        "falls on."
     ) in text
 
 
@@ -70,8 +70,11 @@ def test_the_angles_half_way_are_stated(numbers: StudyNumbers) -> None:
     rate = 0.05 * (1 + math.cos(math.pi * 575 / 1200))
     text = plain(angles.angular_updates(numbers))
     assert "Halfway, at step 576, one step turns a block by" in text
-    assert f"{math.sqrt(2 * rate * 0.0005 / 1.9):#.3g} rad (weight decay 0.0005)" in text
-    assert f"{0.2 * rate:#.3g} rad (WRS)" in text
+    told = {
+        name: plain(said) for name, (_, said) in angles.angle_figures(numbers)["Angle at step 576"].items()
+    }
+    assert told["weight decay 0.0005"] == f"{math.sqrt(2 * rate * 0.0005 / 1.9):#.3g} rad"
+    assert told["WRS"] == f"{0.2 * rate:#.3g} rad"
 
 
 def test_a_prediction_that_holds_to_the_end_is_said_to_hold(tmp_path: Path) -> None:
@@ -121,11 +124,13 @@ def test_predictions_are_those_of_the_step_that_was_measured(numbers: StudyNumbe
 
 def test_the_notes_say_how_long_it_takes_to_come_to_balance(numbers: StudyNumbers) -> None:
     """(1 − 0.9)/(4 · 0.1 · 0.0005) = 500 steps; halfway the learning rate is half as high."""
-    notes = plain(" ".join(angles.angular_update_notes(numbers)))
-    assert (
-        "500 at the first learning rate and 1,000 halfway (weight decay 0.0005); "
-        "50 at the first learning rate and 100 halfway (weight decay 0.005), of 1,200 steps in all."
-    ) in notes
+    notes, figures = plain(" ".join(angles.angular_update_notes(numbers))), angles.angle_figures(numbers)
+    assert [plain(said) for _, said in figures["Time constant at first"].values()] == [
+        "500 steps",
+        "50 steps",
+    ]
+    assert [plain(figures["… halfway"][name][1]) for name in DECAYS] == ["1,000 steps", "100 steps"]
+    assert "which stands in the table; the training has 1,200." in notes
     assert "√(2ηλ/(1+μ))" in notes
     assert "the norm stays behind" in notes
 
@@ -144,7 +149,7 @@ def test_few_samples_give_fewer_sentences(tmp_path: Path, n_intervals: int, has_
         study_numbers(read_study(Writer(tmp_path, n_intervals=n_intervals).write()))
     )
     assert ("In the second quarter" in text) == has_early
-    assert "after the last step" in text
+    assert "After the last step" in text
     assert "nan" not in text
 
 

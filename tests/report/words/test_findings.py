@@ -49,7 +49,9 @@ def test_the_step_at_which_each_mean_reaches_the_common_level(study: Study, numb
     first = {name: steps[int(np.argmax(mean >= level))] for name, mean in means.items()}
     text = plain(findings.test_score(numbers))
     assert f"The means of all methods end above {100 * level:.0f} %" in text
-    assert f"at step {first['weight decay 0.005']:,} by weight decay 0.005." in text
+    assert f"and last at step {first['weight decay 0.005']:,} by weight decay 0.005." in text
+    told = findings.test_figures(numbers)[f"Step of {100 * level:.0f}\xa0%"]
+    assert {name: step for name, (step, _) in told.items()} == first
     assert first["WRS"] == min(first.values())
     assert "WRS is among the first." in text
     assert "Samples are 48 steps apart." in text
@@ -58,12 +60,13 @@ def test_the_step_at_which_each_mean_reaches_the_common_level(study: Study, numb
 def test_a_fall_in_mid_training_is_named_with_its_depth_and_step(study: Study, numbers: StudyNumbers) -> None:
     mean = column(study, "weight decay 0.005", lambda row: row.test_score).mean(axis=0)
     lowest = 3 + int(np.argmin(mean[3:]))
-    before = mean[:lowest].max()
+    depth = mean[:lowest].max() - mean[lowest]
     step = study.runs[0].rows[lowest].step
     assert (
-        f"On the way means fall: weight decay 0.005 by {100 * (before - mean[lowest]):.1f} points, from "
-        f"{100 * before:.1f} % to {100 * mean[lowest]:.1f} % at step {step:,}."
+        f"On the way the mean of weight decay 0.005 falls by {100 * depth:.1f} points, to "
+        f"{100 * mean[lowest]:.1f} % at step {step:,}."
     ) in plain(findings.test_score(numbers))
+    assert findings.test_figures(numbers)["Deepest fall"]["weight decay 0.005"][0] == pytest.approx(depth)
 
 
 def test_rescaling_that_is_slow_is_said_not_to_be_first(tmp_path: Path) -> None:
@@ -94,18 +97,24 @@ def test_the_gap_between_training_and_test_keeps_its_sign(tmp_path: Path) -> Non
 
 
 def test_training_accuracies_and_the_random_labels_are_stated(study: Study, numbers: StudyNumbers) -> None:
-    text = plain(findings.train_score(numbers))
-    for label, short in SHORT.items():
-        end = column(study, label, lambda row: row.train_score)[:, -1].mean()
-        assert f"{100 * end:.1f} % ({short})" in text
+    text, figures = plain(findings.train_score(numbers)), findings.train_figures(numbers)["At the end"]
+    ends = {
+        short: column(study, label, lambda row: row.train_score)[:, -1].mean()
+        for label, short in SHORT.items()
+    }
+    for short, end in ends.items():
+        assert plain(figures[short][1]) == f"{100 * end:.1f} %"
+    assert {f"{100 * end:.1f}" for end in ends.values()} == {"98.7"}
+    assert "Training accuracy ends at 98.7 % (all)." in text
     assert "As 20 % of the training labels are random" in text
 
 
 def test_norms_change_by_the_factors_in_the_files(study: Study, numbers: StudyNumbers) -> None:
-    text = plain(findings.norms(numbers))
+    text, figures = plain(findings.norms(numbers)), findings.norm_figures(numbers)
     for label, short in SHORT.items():
         log_norm = np.log(column(study, label, geometric_norm)).mean(axis=0)
-        assert f"{three_digits(math.exp(log_norm[-1] - log_norm[0]))} ({short})" in text
+        assert figures["Last over first"][short][1] == three_digits(math.exp(log_norm[-1] - log_norm[0]))
+    assert f"the norms change by {figures['Last over first']['weight decay 0.005'][1]} (weight decay" in text
     middle = [2 * row.step >= study.runs[0].rows[-1].step for row in study.runs[0].rows].index(True)
     decay = np.log(column(study, "weight decay 0.005", geometric_norm)).mean(axis=0)
     change = three_digits(math.exp(decay[-1] - decay[middle]))
@@ -144,11 +153,13 @@ def test_effective_learning_rates_are_compared_half_way(study: Study, numbers: S
     text = plain(findings.effective_learning_rates(numbers))
     assert (
         f"Halfway, at step {steps[index]}, the effective learning rate of WRS is "
-        f"{half_way['WRS, radius 1']:#.3g};"
+        f"{half_way['WRS, radius 1']:#.3g}."
     ) in text
+    figures = findings.rate_figures(numbers)
     for label in ("no decay", "weight decay 0.0005", "weight decay 0.005"):
-        assert f"{three_digits(half_way[label] / half_way['WRS, radius 1'])} ({label})" in text
-    assert "×1.00 (WRS)" in text  # over the training, with the schedule divided out
+        expected = three_digits(half_way[label] / half_way["WRS, radius 1"])
+        assert figures["Halfway, over WRS"][label][1] == expected
+    assert figures["Change, schedule divided out"]["WRS"][1] == "×1.00"
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,23 @@ def plain(text: str) -> str:
 
 
 def test_off_span_shares_are_compared_seed_by_seed(study: Study, numbers: StudyNumbers) -> None:
-    text = plain(spans.off_span(numbers))
+    text, figures = plain(spans.off_span(numbers)), spans.off_span_figures(numbers)
     shares = {label: column(study, label, lambda row: row.off_span_share) for label in SHORT}
     assert f"starts at {100 * shares['no decay'][:, 0].mean():.1f} % under every method" in text
     for label, short in SHORT.items():
-        assert f"{100 * shares[label][:, -1].mean():.1f} % ({short})" in text
+        assert plain(figures["At the end"][short][1]) == f"{100 * shares[label][:, -1].mean():.1f} %"
     difference = stats.ttest_rel(
         shares["WRS, radius 1"][:, -1], shares["no decay"][:, -1]
     ).confidence_interval(0.95)
     mean = (shares["WRS, radius 1"][:, -1] - shares["no decay"][:, -1]).mean()
-    ends = f"{-100 * difference.high:.1f} to {-100 * difference.low:.1f}"
-    assert f"WRS ends lower than no decay, by {-100 * mean:.1f} points (95 % interval {ends})." in text
-    asked = plain(spans.off_span(study_numbers(study, "none")))
-    assert "Between no decay and learning-rate scaling: no difference seen" in asked
-    assert f"No decay ends higher than WRS, by {-100 * mean:.1f} points" in asked
+    assert "WRS ends lower than no decay" in text
+    assert figures["WRS minus …, points"]["no decay"][1] == f"−{-100 * mean:.1f}"
+    ends = f"−{-100 * difference.low:.1f} to −{-100 * difference.high:.1f}"
+    assert figures["95\xa0% interval"]["no decay"][1] == ends
+    asked = study_numbers(study, "none")
+    assert "no decay and learning-rate scaling no difference is seen" in plain(spans.off_span(asked))
+    assert "80\xa0% power: " in spans.off_span_figures(asked)["no decay is"]["learning-rate scaling"][1]
+    assert "No decay ends higher than " in spans.off_span(asked)
 
 
 def test_a_share_that_was_not_recorded_is_not_made_up(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_the_cautions_on_off_span_shares_are_stated(numbers: StudyNumbers) -> No
         "their exact off-span space is usually empty",
         "for all layers see the spectrum below",
         "fed as three equal channels",
-        "has full rank, 9 of 9",
+        "has full rank, 9",
         "18 of the 27 directions",
     ):
         assert caution in notes
@@ -124,15 +127,18 @@ def test_a_law_that_was_not_recorded_is_not_made_up(tmp_path: Path) -> None:
 def test_the_energy_in_the_main_directions_is_stated_for_the_first_and_the_last_layer(
     study: Study, numbers: StudyNumbers
 ) -> None:
-    text = plain(spans.spectrum(numbers))
+    text, figures = plain(spans.spectrum(numbers)), spans.spectrum_figures(numbers)
     assert "the directions that hold 99 % of the variance of its inputs" in text
     for weight in (WEIGHTS[0], WEIGHTS[-1]):
-        assert f"In {weight} it is 62.5 % before training, in 5 to 6 of 8 directions; after it" in text
+        assert f"In {weight} it is 62.5 % before training, after it" in text
+        assert plain(figures[weight]["before training"][1]) == "62.5 % in 5 to 6 of 8"
         for label, short in SHORT.items():
             energies = [run.spectra[1200][weight].main_energy for run in study.runs if run.label == label]
-            assert f"{100 * np.mean(energies):.1f} % ({short})" in text
-    assert text.count("74.5 % (WRS)") == 1  # the first layer: 0.625 + 0.1 + the mean of 0.00 to 0.04
+            assert plain(figures[weight][short][1]) == f"{100 * np.mean(energies):.1f} % in 5 to 6 of 8"
+    # 0.625 + 0.1 + the mean of 0.00 to 0.04.
+    assert plain(figures[WEIGHTS[0]]["WRS"][1]).startswith("74.5 % ")
     assert WEIGHTS[1] not in text
+    assert WEIGHTS[1] not in figures
 
 
 def test_a_mean_spectrum_is_relative_to_an_even_spread(numbers: StudyNumbers) -> None:
@@ -168,4 +174,4 @@ def test_the_notes_on_spectra_say_what_is_averaged(tmp_path: Path, numbers: Stud
     )
     writer = Writer(tmp_path, not_begun=frozenset({("no decay", 4)}))
     uneven = plain(" ".join(spans.spectrum_notes(study_numbers(read_study(writer.write())))))
-    assert "over the seeds (n: 4 (no decay), 5 (weight decay 0.0005)" in uneven
+    assert "over the seeds (n: 4 (no decay) to 5 (weight decay 0.0005))" in uneven

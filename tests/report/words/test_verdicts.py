@@ -3,6 +3,7 @@
 Curves are not judged here.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from decayfree.methods import WRS, NoTreatment, WeightDecay
 from decayfree.report import StudyGroups, compare, study_groups
 from decayfree.report.numbers.compared import Entries
 from decayfree.report.tables.comparison import comparison_table, strip_axis
+from decayfree.report.tables.glance import glance_table
 from decayfree.report.tables.table import TableCell
-from decayfree.report.words.verdicts import decimals, results, statistics_notes, summary
+from decayfree.report.words.verdicts import decimals, results, statistics_notes, summary, verdict
 from decayfree.study import read_study
 from support.synthetic_study import FINAL_TEST, Writer, study_spec
 
@@ -39,7 +41,7 @@ def two_methods(folder: Path, none: tuple[float, ...], *, n_seeds: int = 5) -> F
 
 
 def said_in_short(found: Found) -> str:
-    return plain(" ".join(summary(*found)))
+    return plain(" ".join((verdict(*found), *summary(*found))))
 
 
 def row_of(found: Found, index: int = 0) -> dict[str, TableCell]:
@@ -67,15 +69,12 @@ def test_rescaling_that_is_better_is_said_to_be_better_by_how_much(tmp_path: Pat
     mean, low, high = difference_in_points(none)
     found = two_methods(tmp_path, none)
     text = plain(results(found[1]))
-    assert (  # five equal signs: 2 of 32
-        f"WRS is better than no decay (by {mean:.1f} points, 95 % interval {low:.1f} to {high:.1f}, "
-        "sign-flip p = 0.062)."
-    ) in text
+    assert "WRS is better than no decay." in text
     row = row_of(found)
     assert row["WRS minus …"].text == f"+{mean:.1f}"
     assert row["WRS minus …"].note == f"+{low:.1f} to +{high:.1f}"
     assert row["Seen"].text == "higher"
-    assert plain(row["Seen"].note) == "exact sign-flip p = 0.062"
+    assert plain(row["Seen"].note) == "exact sign-flip p = 0.062"  # five equal signs: 2 of 32
     assert "WRS is not seen to be worse than any other method." in text
     assert f"The highest mean is that of WRS: {100 * np.mean(RESCALED):.1f} %." in text
     assert "No difference seen" not in text
@@ -86,15 +85,13 @@ def test_rescaling_that_is_worse_is_said_to_be_worse_in_the_same_words(tmp_path:
     mean, low, high = difference_in_points(none)
     found = two_methods(tmp_path, none)
     text = plain(results(found[1]))
-    assert (
-        f"WRS is worse than no decay (by {-mean:.1f} points, 95 % interval {-high:.1f} to {-low:.1f}, "
-        "sign-flip p = 0.062)."
-    ) in text
+    assert "WRS is worse than no decay." in text
     assert row_of(found)["WRS minus …"].text == f"−{-mean:.1f}"
+    assert row_of(found)["WRS minus …"].note == f"−{-low:.1f} to −{-high:.1f}"
     assert row_of(found)["Seen"].text == "lower"
     assert "WRS is not seen to be better than any other method." in text
     assert f"The highest mean is that of no decay: {100 * np.mean(none):.1f} %." in text
-    assert "That is worse than no decay." in said_in_short(found)
+    assert "test accuracy: worse than no decay." in said_in_short(found)
 
 
 def test_no_difference_is_stated_with_the_one_that_would_have_been_seen(tmp_path: Path) -> None:
@@ -105,12 +102,14 @@ def test_no_difference_is_stated_with_the_one_that_would_have_been_seen(tmp_path
     text = plain(results(found[1]))
     # A t test of five pairs has a power of 80 % at 3.761 standard errors; a half width is 2.776 of them.
     detectable = 3.761 / 2.776 * (high - low) / 2
-    assert (
-        "No difference seen (in brackets a true one that 80 % of such studies of 5 seeds would show) between "
-        f"WRS and: no decay ({detectable:.1f} points)."
-    ) in text
+    assert "No difference is seen between WRS and no decay." in text
     assert "WRS is not seen to be better than any other method. WRS is not seen to be worse" in text
-    assert "No difference is seen to no decay." in said_in_short(found)
+    assert "test accuracy: not seen to differ from no decay." in said_in_short(found)
+    told = re.search(
+        r"80 % of such studies would have seen a true one of (\S+) points:", said_in_short(found)
+    )
+    assert told
+    assert float(told[1]) == pytest.approx(detectable, abs=0.01)
     row = row_of(found)
     assert row["Seen"].text == "no difference seen"
     assert plain(row["Seen"].note) == f"80 % power: {detectable:.1f} points"
@@ -121,23 +120,23 @@ def test_no_difference_is_stated_with_the_one_that_would_have_been_seen(tmp_path
 def test_one_seed_says_nothing(tmp_path: Path) -> None:
     found = two_methods(tmp_path, shifted(-0.03), n_seeds=1)
     assert "About no decay, one seed in common says nothing." in results(found[1])
-    assert "One seed says nothing about the difference to no decay." in said_in_short(found)
-    assert "87.0 % (one seed, so no interval)" in said_in_short(found)
+    assert (
+        "WRS ends at 87.0 % test accuracy: of one seed only beside no decay, which says nothing."
+    ) in said_in_short(found)
     assert row_of(found)["Seen"].text == "one seed: nothing can be said"
 
 
 def test_the_summary_counts_what_was_trained(tmp_path: Path) -> None:
     states = {("no decay", 2): ("diverged", "the loss was not finite")}
     text = said_in_short(compared(Writer(tmp_path, states=states)))
-    assert "digits (400 training and 897 test images, 20 % of the training labels drawn at random)" in text
-    assert "by 5 methods with 5 seeds each; 24 of 25 runs are done, 1 diverged." in text
-    values = FINAL_TEST["WRS, radius 1"]
-    ends = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    accuracy = (
-        f"{100 * np.mean(values):.1f} % (95 % interval {100 * ends.low:.1f} to "
-        f"{100 * ends.high:.1f} %, n = 5)"
-    )
-    assert f"WRS ends at a test accuracy of {accuracy}." in text
+    for said in (
+        "was trained on digits by 5 methods with 5 seeds each.",
+        "There are 400 training and 897 test images.",
+        "20 % of the training labels are drawn at random.",
+        "24 of 25 runs are done. 1 diverged.",
+        f"WRS ends at {100 * np.mean(FINAL_TEST['WRS, radius 1']):.1f} % test accuracy: ",
+    ):
+        assert said in text, said
 
 
 def test_a_study_without_a_finished_run_says_so(tmp_path: Path) -> None:
@@ -168,7 +167,7 @@ def test_the_note_bounds_the_chance_of_a_false_difference(tmp_path: Path) -> Non
         "them shows a difference where there is none is at most 5 %."
     ) in text
     assert "All methods got the same learning rate, tuned for none of them" in text
-    assert "beyond 100 %" not in text
+    assert "are cut there" not in text
 
 
 def test_a_difference_that_four_comparisons_may_show_by_chance_is_not_called_one(tmp_path: Path) -> None:
@@ -185,14 +184,31 @@ def test_a_difference_that_four_comparisons_may_show_by_chance_is_not_called_one
     assert judgement.comparison.verdict == "higher"
     assert judgement.verdict == "no difference seen"
     assert judgement.adjusted_p == pytest.approx(4 * (judgement.p_value or 0))
-    assert "No difference is seen to no decay" in said_in_short(found)
+    assert "not seen to differ from no decay" in said_in_short(found)
 
 
-def test_the_note_explains_an_interval_beyond_100_percent(tmp_path: Path) -> None:
+def test_the_note_explains_an_interval_that_is_cut_at_100_percent(tmp_path: Path) -> None:
     spec = study_spec(methods=(NoTreatment(), WeightDecay(5e-4)), n_seeds=2)
     final = {"no decay": (0.95, 0.99), "weight decay 0.0005": (0.95, 0.97)}
-    notes = statistics_notes(*compared(Writer(tmp_path, spec=spec, final_test=final)))
-    assert "A t interval of few seeds can reach beyond 100 %." in plain(" ".join(notes))
+    found = compared(Writer(tmp_path, spec=spec, final_test=final))
+    notes = plain(" ".join(statistics_notes(*found)))
+    assert "Those of accuracies that reach beyond 0 or 100 % are cut there." in notes
+    assert plain(row_of(found)["Test accuracy"].note).endswith(" to 100.0 %")
+
+
+@pytest.mark.parametrize(
+    ("spread", "said"),
+    [
+        (0.004, "points: smaller ones are not ruled out."),
+        (0.4, "a true one of more than 100 points only: with so few seeds nothing can be ruled out."),
+    ],
+)
+def test_a_difference_that_there_cannot_be_is_not_said_to_be_seen(
+    tmp_path: Path, spread: float, said: str
+) -> None:
+    spec = study_spec(methods=(NoTreatment(), WRS()), n_seeds=2)
+    final = {"no decay": (0.5 - spread, 0.5 + spread), "WRS, radius 1": (0.5, 0.5)}
+    assert said in said_in_short(compared(Writer(tmp_path, spec=spec, final_test=final)))
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, 1), (0.2, 2)])
@@ -205,9 +221,10 @@ def test_the_strips_show_every_seed_and_every_interval(tmp_path: Path) -> None:
     groups, main = compared(Writer(tmp_path))
     low, high = strip_axis(main.entries)
     colors = {cell.label: "--m0" for cell in groups.cells}
-    table = comparison_table(groups, main, "id", "caption", colors)
+    table = glance_table(groups, main, (), colors)
+    assert table is not None
     for entry, row in zip(main.entries, table.rows, strict=True):
-        strip, final = row.cells[2].strip, entry.cell.final_test
+        strip, final = row.cells[1].strip, entry.cell.final_test
         assert strip is not None
         assert final is not None
         assert len(strip.dots) == entry.cell.n == 5

@@ -6,7 +6,6 @@ Nothing here reads a study.
 import pytest
 
 from decayfree.report.words import wording
-from decayfree.study.statistics import Estimate
 
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -80,18 +79,37 @@ def test_a_small_share_does_not_round_to_zero(share: float, text: str) -> None:
     assert plain(wording.fine_percent(share)) == text
 
 
-def test_an_accuracy_carries_its_interval_and_n() -> None:
-    text = plain(wording.share(Estimate(0.877, 0.008, 5)))
-    assert text == "87.7 % (95 % interval 86.9 to 88.5 %, n = 5)"
+def test_two_digits_of_a_large_number_are_no_power_of_ten() -> None:
+    assert wording.significant(430.0, 2) == "430"
+    assert wording.significant(43.0, 2) == "43"
 
 
-def test_one_seed_has_no_interval() -> None:
-    assert plain(wording.share(Estimate(0.877, None, 1))) == "87.7 % (one seed, so no interval)"
+@pytest.mark.parametrize(
+    ("ends", "mean", "clipped"),
+    [
+        ((0.2, 1.2), 0.7, (0.2, 1.0)),
+        ((-0.3, 0.4), 0.05, (0.0, 0.4)),
+        ((-0.3, 0.1), -0.1, (-0.3, 0.1)),  # a score that is below 0 is no share
+    ],
+)
+def test_the_interval_of_a_share_ends_at_0_and_100_percent(
+    ends: tuple[float, float], mean: float, clipped: tuple[float, float]
+) -> None:
+    assert wording.clipped(ends, mean) == clipped
+
+
+def test_no_difference_of_more_than_100_points_is_told() -> None:
+    assert plain(wording.detectable_points(0.0052, 2)) == "0.52 points"
+    assert plain(wording.detectable_points(3.2457, 2)) == "more than 100 points"
+
+
+def test_of_many_methods_the_lowest_and_the_highest_are_told() -> None:
+    values = {"a": 3.0, "b": 1.0}
+    assert wording.by_method(values, wording.factor) == "×3.00 (a) and ×1.00 (b)"
+    assert wording.by_method({**values, "c": 2.0}, wording.factor) == "×1.00 (b) to ×3.00 (a)"
 
 
 def test_intervals_are_written_from_low_to_high() -> None:
-    assert wording.interval_of_sizes(-0.062, -0.02) == "2.0 to 6.2"
-    assert wording.interval_of_sizes(0.02, 0.062) == "2.0 to 6.2"
     assert wording.signed_interval(-0.003, 0.021) == "−0.3 to +2.1"
 
 

@@ -151,6 +151,13 @@ def sample_layout(points: Sequence[tuple[int, float]], scale: Scale) -> dict[str
     return {**_layout(x_axis, _y_axis(ends, scale)), "hovermode": "closest"}
 
 
+def run_layout(is_share: bool) -> dict[str, Any]:
+    """The layout of a chart of a single run, whose numbers set its ranges."""
+    y_axis: dict[str, Any] = {"tickformat": ".0%"} if is_share else {"type": "log", "exponentformat": "power"}
+    x_axis = {"title": {"text": "step", "standoff": 6}, "nticks": 8, "rangemode": "tozero"}
+    return _layout(x_axis, {**_AXIS, "nticks": 6, **y_axis})
+
+
 def rank_layout(values: Sequence[float], scale: Scale) -> dict[str, Any]:
     """The layout of a chart of these values over ranks from 0 to 1."""
     shown = [value for value in values if value > scale.floor]

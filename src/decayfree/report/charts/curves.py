@@ -12,6 +12,7 @@ from decayfree.report.charts.axes import RATE, Chart, Look, Looks, Scale, looks,
 from decayfree.report.numbers import series
 from decayfree.report.numbers.series import Curve, StudyNumbers, mean_angular_update, predicted_angles
 from decayfree.report.numbers.spectra import first_spectrum, last_spectrum
+from decayfree.report.words.wording import clipped
 from decayfree.study.files.results import Row
 
 MAX_SMALL_MULTIPLES = 8
@@ -153,14 +154,14 @@ def _line(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any]:
     if sum(mean is not None for mean in curve.mean) < MIN_POINTS_OF_LINE:
         drawn |= {"mode": "lines+markers", "marker": {"color": look.paint, "size": 7}}
     if has_interval:
-        ends = zip(_rounded(curve.low), _rounded(curve.high), strict=True)
+        ends = zip(*_ends(curve, scale), strict=True)
         drawn["customdata"] = [list(pair) for pair in ends]
     return drawn
 
 
 def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] | None:
     """The interval as a closed area; None where there is none."""
-    ends = zip(curve.steps, _rounded(curve.low), _rounded(curve.high), strict=True)
+    ends = zip(curve.steps, *_ends(curve, scale), strict=True)
     known = [(step, low, high) for step, low, high in ends if low is not None and high is not None]
     if not known:
         return None
@@ -168,6 +169,17 @@ def _band(label: str, curve: Curve, look: Look, scale: Scale) -> dict[str, Any] 
     around = [high for _, _, high in known] + [low for _, low, _ in known[::-1]]
     closed = [max(end, scale.floor) for end in around]
     return trace("lines", plain_text(label), steps + steps[::-1], closed, group=label) | axes.area(look)
+
+
+def _ends(curve: Curve, scale: Scale) -> tuple[list[float | None], list[float | None]]:
+    """Lower and upper ends of the interval; those of shares lie within 0 and 1."""
+    found = [
+        (low, high)
+        if low is None or high is None or mean is None or not scale.is_share
+        else clipped((low, high), mean)
+        for low, high, mean in zip(curve.low, curve.high, curve.mean, strict=True)
+    ]
+    return _rounded([low for low, _ in found]), _rounded([high for _, high in found])
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:

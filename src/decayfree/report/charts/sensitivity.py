@@ -19,7 +19,7 @@ from decayfree.report.charts.axes import (
 )
 from decayfree.report.numbers.groups import Group, Sweep
 from decayfree.report.numbers.series import Cell
-from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences, significant
+from decayfree.report.words.wording import SPACE, by_method, listing, percent, points, sentences
 
 Point = tuple[float, Cell]
 
@@ -69,8 +69,13 @@ def over_learning_rate(group: Group, looks: Mapping[str, Look]) -> list[Chart]:
 
 def sensitivity_text(group: Group) -> str:
     """How far the means of each method lie apart over its settings, and how many runs diverged."""
-    said = [_range_over(sweep, rate) for sweep in group.sweeps for rate in group.learning_rates]
-    return sentences(*said, *(_over_rates(sweep) for sweep in group.sweeps), _diverged(group))
+    widths = {sweep.label: width for sweep in group.sweeps if (width := _width(sweep)) is not None}
+    wide = (
+        f"From the worst to the best mean of their settings it is {by_method(widths, points)}."
+        if widths
+        else ""
+    )
+    return sentences(wide, _diverged(group))
 
 
 def sensitivity_notes() -> list[str]:
@@ -232,39 +237,10 @@ def _means(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
     return [(cell, cell.final_test.mean) for cell in cells if cell.final_test]
 
 
-def _range_over(sweep: Sweep, rate: float) -> str:
-    """How far a method's means lie apart over its coefficients at one learning rate."""
-    means = _means([cell for cell in sweep.cells if cell.learning_rate == rate and cell.weight_decay])
-    if len(means) < 2:
-        return ""
-    (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
-    if low == high:
-        return (
-            f"At learning rate {rate:g} the means of {sweep.label} are the same at all {len(means)} "
-            f"coefficients: {percent(low)}."
-        )
-    return (
-        f"At learning rate {rate:g} the means of {sweep.label} over {len(means)} coefficients lie "
-        f"{points(high - low)} apart, from {percent(low)} ({significant(worst.weight_decay or 0, 1)}) to "
-        f"{percent(high)} ({significant(best.weight_decay or 0, 1)})."
-    )
-
-
-def _over_rates(sweep: Sweep) -> str:
-    """How far the means of a method without a coefficient lie apart over learning rates."""
-    means = _means([cell for cell in sweep.cells if not cell.weight_decay])
-    rates = {cell.learning_rate for cell, _ in means}
-    if len(rates) < 2 or len(means) != len(rates):
-        return ""
-    (worst, low), (best, high) = min(means, key=lambda m: m[1]), max(means, key=lambda m: m[1])
-    if low == high:
-        return (
-            f"Over {count(len(rates), 'learning rate')} those of {sweep.label} are the same: {percent(low)}."
-        )
-    return (
-        f"Over {count(len(rates), 'learning rate')} those of {sweep.label} lie {points(high - low)} apart, "
-        f"from {percent(low)} ({worst.learning_rate:g}) to {percent(high)} ({best.learning_rate:g})."
-    )
+def _width(sweep: Sweep) -> float | None:
+    """From the worst to the best mean of its settings; None of fewer than two."""
+    means = [mean for _, mean in _means(sweep.cells)]
+    return max(means) - min(means) if len(means) > 1 else None
 
 
 def _diverged(group: Group) -> str:
@@ -272,5 +248,5 @@ def _diverged(group: Group) -> str:
     if not lost:
         return "No run diverged."
     n_lost, n_runs = sum(n for _, n in lost), sum(len(cell.begun) for cell in group.cells)
-    named = listing([f"{label} ({n})" for label, n in lost[:6]]) + (", and others" if len(lost) > 6 else "")
+    named = listing([label for label, _ in lost[:6]]) + (", and others" if len(lost) > 6 else "")
     return f"{n_lost} of {n_runs} runs diverged: {named}."

@@ -15,11 +15,13 @@ from decayfree.report.numbers.budget import GroupBudget, budgets_of
 from decayfree.report.numbers.compared import Entries, compare, compare_all, drawn_together
 from decayfree.report.numbers.groups import StudyGroups, study_groups
 from decayfree.report.numbers.pooled import contrasts
+from decayfree.report.pages import runs
 from decayfree.report.pages.pictures import pictures, pictures_note
 from decayfree.report.pages.training import Section, sections
 from decayfree.report.tables import choices, costs, ending, forest
 from decayfree.report.tables.budget import budget_table
 from decayfree.report.tables.comparison import comparison_table
+from decayfree.report.tables.glance import glance_table
 from decayfree.report.tables.metrics import metrics_table
 from decayfree.report.tables.pooled import pooled_table
 from decayfree.report.words import verdicts
@@ -27,6 +29,13 @@ from decayfree.report.words.budget import budget_notes
 from decayfree.report.words.pooled import pooled_notes
 from decayfree.report.words.wording import count, sentences
 from decayfree.study.files.results import Study
+
+CURVES_NOTES = [
+    "The effective learning rate of a block is η/‖w‖² under SGD and its relatives, η/‖w‖ under optimizers "
+    "that divide by the size of the gradients; of others it is not known and not drawn.",
+    "Where a method has several coefficients, its lines are the fainter the smaller the coefficient is.",
+    "The angular update is the angle by which one step turns a block.",
+]
 
 
 def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
@@ -37,11 +46,13 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
     budgets, over_groups = budgets_of(numbers, reference), contrasts(numbers, reference)
     is_one_group = len(numbers.groups) == 1
     results = verdicts.results(main) if is_one_group else ""
-    return {
+    places, run_charts = _places(numbers), runs.run_charts(numbers.metric)
+    page = {
         "title": study.spec.title,
         "question": study.spec.question,
         "kicker": _kicker(numbers, len(looks)),
-        "summary": verdicts.summary(numbers, main, over_groups),
+        "verdict": verdicts.verdict(numbers, main, over_groups),
+        "summary": verdicts.summary(numbers, main),
         "methods": [_legend_entry(label, look) for label, look in looks.items()],
         "pooled": pooled_table(over_groups),
         "comparison": comparison_table(
@@ -49,8 +60,8 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
             main,
             "comparison-table",
             verdicts.caption(numbers, main),
-            colors if numbers.are_methods_all else None,
         ),
+        "glance": glance_table(numbers, main, over_groups, colors),
         "comparison_text": sentences(results, verdicts.reference_text(main)),
         "statistics_notes": [
             *pooled_notes(over_groups),
@@ -72,7 +83,11 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         if budgets
         else [],
         **_costs(numbers),
-        "faults": ending.faults(study, _places(numbers)),
+        "curves_notes": CURVES_NOTES,
+        "run_charts": run_charts,
+        "run_data": runs.runs_data(study, places, run_charts),
+        "run_files": study.archive or "runs/",
+        "faults": ending.faults(study, places),
         "no_faults": ending.no_faults(study),
         "set_aside": ending.set_aside(study),
         "left_out": ending.left_out(study),
@@ -81,6 +96,27 @@ def contents(study: Study, reference: str | None = None) -> dict[str, Any]:
         "settings_text": ending.settings_text(numbers),
         "settings": ending.settings_tables(study),
     }
+    return {**page, "bar": _bar(page)}
+
+
+def _bar(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the contents bar leads, and what it says: the sections that the page has."""
+    views = page["view_sections"]
+    return [
+        ("top", "In short"),
+        ("comparison", "Tables"),
+        *([("metrics", "Metrics")] if page["metrics"] else []),
+        *([("pictures", "Pictures")] if page["pictures"] else []),
+        *((section.id, section.short) for section in page["sections"]),
+        *([("sensitivity-section", "Sensitivity")] if views["sensitivity"] else []),
+        *([("choices", "Choices")] if page["choices_text"] else []),
+        *([("budget-section", "Trials")] if views["budget"] else []),
+        *([("everything", "Every setting")] if page["everything"] else []),
+        *([("curves-section", "Curves")] if views["curves"] else []),
+        *([("costs", "Cost")] if page["costs"] else []),
+        ("runs", "Unfinished"),
+        ("settings", "Settings"),
+    ]
 
 
 def _legend_entry(label: str, look: Look) -> dict[str, Any]:

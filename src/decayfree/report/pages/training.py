@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from decayfree.report.charts import curves as charts
 from decayfree.report.charts.axes import Chart
 from decayfree.report.numbers.series import StudyNumbers
+from decayfree.report.tables.table import Table, table_behind
 from decayfree.report.words import angles, spans
 from decayfree.report.words import curves as findings
+from decayfree.report.words.wording import Figures
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,15 @@ class Section:
     """A heading with one paragraph, its charts, small ones for each weight, and notes on how to read them."""
 
     id: str
+    short: str
+    """What the contents bar calls it."""
     title: str
     text: str
     charts: list[Chart] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     by_weight: list[Chart] = dataclasses.field(default_factory=list)
+    table: Table | None = None
+    """The numbers behind the paragraph."""
     keys: list[dict[str, str]] = dataclasses.field(default_factory=list)
     """What is drawn in these charts beside the methods: the kind of mark and what it means."""
 
@@ -32,15 +38,26 @@ def sections(numbers: StudyNumbers) -> list[Section]:
     if not numbers.shown:
         return []
     name = numbers.shown[0].metric.name
+    figures = {
+        "test": findings.test_figures(numbers),
+        "train": findings.train_figures(numbers),
+        "norms": findings.norm_figures(numbers),
+        "rates": findings.rate_figures(numbers),
+        "angles": angles.angle_figures(numbers),
+        "span": spans.off_span_figures(numbers),
+        "spectrum": spans.spectrum_figures(numbers),
+    }
     found = [
         Section(
             "test",
+            "Test",
             f"Test {name} while training",
             findings.test_score(numbers),
             [charts.score_chart(numbers, "test")],
         ),
         Section(
             "train",
+            "Training",
             f"Training {name}",
             findings.train_score(numbers),
             [charts.score_chart(numbers, "train")],
@@ -48,6 +65,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         _norms(numbers),
         Section(
             "rates",
+            "Rates",
             "Effective learning rates",
             findings.effective_learning_rates(numbers),
             [charts.effective_learning_rate_chart(numbers)],
@@ -56,6 +74,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         ),
         Section(
             "angles",
+            "Angles",
             "Angular updates",
             angles.angular_updates(numbers),
             [charts.angular_update_chart(numbers)],
@@ -63,6 +82,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         ),
         Section(
             "span",
+            "Off-span",
             "Off-span share of the first layer",
             spans.off_span(numbers),
             [charts.off_span_chart(numbers)],
@@ -71,6 +91,7 @@ def sections(numbers: StudyNumbers) -> list[Section]:
         ),
         Section(
             "spectrum",
+            "Spectrum",
             "Where the weights lie in the spectrum of their inputs",
             spans.spectrum(numbers),
             by_weight=charts.spectrum_charts(numbers),
@@ -81,7 +102,14 @@ def sections(numbers: StudyNumbers) -> list[Section]:
             ],
         ),
     ]
-    return [_without_empty_charts(section) for section in found]
+    return [_with_table(_without_empty_charts(section), figures.get(section.id)) for section in found]
+
+
+def _with_table(section: Section, figures: Figures | None) -> Section:
+    table = table_behind(
+        f"{section.id}-table", f"{section.title}: what the charts say, by method.", figures or {}
+    )
+    return dataclasses.replace(section, table=table)
 
 
 def _without_empty_charts(section: Section) -> Section:
@@ -96,4 +124,4 @@ def _without_empty_charts(section: Section) -> Section:
 def _norms(numbers: StudyNumbers) -> Section:
     drawn = charts.norm_charts(numbers)
     large, small = (drawn, []) if len(drawn) == 1 else ([], drawn)
-    return Section("norms", "Weight norms", findings.norms(numbers), large, by_weight=small)
+    return Section("norms", "Norms", "Weight norms", findings.norms(numbers), large, by_weight=small)

@@ -26,7 +26,7 @@ def budget_table(groups: Sequence[GroupBudget], axes: Sequence[str]) -> Table:
     ]
     rows = [_row(found, bought, has_default) for found in groups for bought in found.methods]
     caption = f"Test {groups[0].metric.name} that trials lead to, and what share of them ends far down."
-    return table_of("budget-table", caption, columns, rows)
+    return table_of("budget-table", caption, columns, rows, title="Every budget")
 
 
 def _row(found: GroupBudget, bought: Bought, has_default: bool) -> TableRow:

@@ -7,7 +7,7 @@ import math
 
 from decayfree.report.numbers.groups import Group, StudyGroups, Sweep
 from decayfree.report.tables.table import NOTHING, Column, Table, TableCell, TableRow, table_of
-from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
+from decayfree.report.words.wording import SPACE, by_method, count, percent, points, sentences
 from decayfree.study.statistics.estimates import mean_interval
 from decayfree.study.statistics.sweeps import Spread, spread_of
 
@@ -53,7 +53,9 @@ def choices_table(numbers: StudyGroups) -> Table:
         Column("Best", "had the test chosen", is_number=True),
     ]
     rows = [_row(group, sweep) for group, sweep in _swept(numbers)]
-    return table_of("choices-table", "One row for each method with several settings.", columns, rows)
+    return table_of(
+        "choices-table", "One row for each method with several settings.", columns, rows, title="Every choice"
+    )
 
 
 def _swept(numbers: StudyGroups) -> list[tuple[Group, Sweep]]:
@@ -92,7 +94,6 @@ def _spans(numbers: StudyGroups) -> str:
             widest[sweep.label] = max(widest.get(sweep.label, 0.0), spread.best - spread.worst)
     if not widest:
         return ""
-    items = [f"{points(span)} for {label}" for label, span in widest.items()]
     where = "at most " if len(numbers.groups) > 1 else ""
     name = numbers.metric.name
-    return f"From the worst to the best mean test {name} of a sweep it is {where}{listing(items)}."
+    return f"From the worst to the best mean test {name} of a sweep it is {where}{by_method(widest, points)}."

@@ -4,7 +4,7 @@ It computes no statistics: `compared` does. Whether a table shows chosen cells o
 caller.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from decayfree.report.numbers.compared import Entries, Entry
 from decayfree.report.numbers.groups import StudyGroups
@@ -12,30 +12,31 @@ from decayfree.report.numbers.pooled import shrunk_differences
 from decayfree.report.numbers.series import Cell
 from decayfree.report.tables.table import NOTHING, Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.verdicts import decimals, exact_p
-from decayfree.report.words.wording import SPACE, count, p_value, percent, points, signed_interval
+from decayfree.report.words.wording import (
+    SPACE,
+    clipped,
+    count,
+    detectable_points,
+    p_value,
+    percent,
+    signed_interval,
+)
 from decayfree.study.statistics.bootstrap import MIN_FOR_BOOTSTRAP, bootstrap_interval
 from decayfree.study.statistics.estimates import CONFIDENCE
 from decayfree.study.statistics.power import POWER, detectable_difference
 
 
-def comparison_table(
-    numbers: StudyGroups, entries: Entries, id: str, caption: str, colors: Mapping[str, str] | None = None
-) -> Table:
-    """A row a cell: method, group, setting, accuracy, runs, differences, adjusted p value and verdict.
-
-    With ``colors``, by label of a cell, also a strip of its seeds on an axis that all rows have in common.
-    """
+def comparison_table(numbers: StudyGroups, entries: Entries, id: str, caption: str) -> Table:
+    """A row a cell: method, group, setting, accuracy, runs, differences, adjusted p value and verdict."""
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
     shrunk = shrunk_differences(entries)
     is_shrunk = any(shrunk)
     confirmed = [entry.confirmation for entry in entries.entries]
-    digits, axis = decimals(entries.entries), strip_axis(entries.entries)
-    ends = percent(axis[0], digits), percent(axis[1], digits)
+    digits = decimals(entries.entries)
     columns = [
         *Column.of_methods(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column(f"Test {numbers.metric.name}", f"95{SPACE}% interval", is_number=True),
-        *([Column("Each seed, mean and interval", ends=ends)] if colors is not None else []),
         Column("n", "runs", is_number=True),
         Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
         *([Column("… shrunk", "by all groups", is_number=True)] if is_shrunk else []),
@@ -46,13 +47,12 @@ def comparison_table(
     ]
     rows = []
     for entry, estimate, again in zip(entries.entries, shrunk, confirmed, strict=True):
-        strip = None if colors is None else _strip(entry.cell, colors[entry.cell.label], axis, digits)
         drawn = (TableCell.of_difference(estimate, digits),) if is_shrunk else ()
         anew = (
             (TableCell.of_difference(again.difference if again else None, digits),) if any(confirmed) else ()
         )
-        rows.append(_row(numbers, entry, has_settings, digits, strip, drawn, anew))
-    return table_of(id, caption, columns, rows)
+        rows.append(_row(numbers, entry, has_settings, digits, drawn, anew))
+    return table_of(id, caption, columns, rows, title="Every comparison")
 
 
 def strip_axis(entries: Sequence[Entry]) -> tuple[float, float]:
@@ -61,6 +61,22 @@ def strip_axis(entries: Sequence[Entry]) -> tuple[float, float]:
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     margin = max(0.04 * (high - low), 0.001)
     return max(low - margin, 0.0), min(high + margin, 1.0)
+
+
+def seeds_strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> TableCell:
+    """A dot a seed on an axis that all rows have in common, with the mean and its interval."""
+    final, seeds = cell.final_test, list(cell.test.values())
+    if final is None:
+        return NOTHING
+    ends = clipped(final.interval, final.mean) if final.interval else None
+    strip = Strip(
+        color,
+        f"{cell.label}: {', '.join(percent(accuracy, digits) for accuracy in seeds)}",
+        place(final.mean, axis),
+        (place(ends[0], axis), place(ends[1], axis)) if ends else None,
+        tuple(place(accuracy, axis) for accuracy in seeds),
+    )
+    return TableCell("", strip=strip, sort=final.mean)
 
 
 def verdict(entry: Entry) -> str:
@@ -83,27 +99,11 @@ def _extent(cell: Cell) -> list[float]:
     return [*seeds, *final.interval] if final and final.interval and final.n >= 3 else seeds
 
 
-def _strip(cell: Cell, color: str, axis: tuple[float, float], digits: int) -> TableCell:
-    final, seeds = cell.final_test, list(cell.test.values())
-    if final is None:
-        return NOTHING
-    ends = final.interval
-    strip = Strip(
-        color,
-        f"{cell.label}: {', '.join(percent(accuracy, digits) for accuracy in seeds)}",
-        place(final.mean, axis),
-        (place(ends[0], axis), place(ends[1], axis)) if ends else None,
-        tuple(place(accuracy, axis) for accuracy in seeds),
-    )
-    return TableCell("", strip=strip, sort=final.mean)
-
-
 def _row(
     numbers: StudyGroups,
     entry: Entry,
     has_settings: bool,
     digits: int,
-    strip: TableCell | None,
     shrunk: tuple[TableCell, ...],
     confirmed: tuple[TableCell, ...],
 ) -> TableRow:
@@ -113,7 +113,6 @@ def _row(
         entry.group.place,
         *([TableCell(cell.setting or "–")] if has_settings else []),
         TableCell.of_share(cell.final_test, digits),
-        *([strip] if strip else []),
         TableCell.of_runs(cell.n, cell.begun.values(), _lost(entry), _facts(entry)),
         TableCell.of_difference(entry.difference, digits),
         *shrunk,
@@ -150,7 +149,7 @@ def _support(entry: Entry, digits: int) -> str:
         return "" if exact is None else f"exact sign-flip p{SPACE}={SPACE}{p_value(exact)}"
     if entry.judgement.detectable is None:
         return ""
-    return f"{percent(POWER, 0)} power: {points(entry.judgement.detectable, digits)}"
+    return f"{percent(POWER, 0)} power: {detectable_points(entry.judgement.detectable, digits)}"
 
 
 def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
@@ -168,6 +167,9 @@ def _facts(entry: Entry) -> tuple[tuple[str, str], ...]:
     detectable = detectable_difference(difference)
     if detectable:
         facts.append(
-            (f"true difference seen with a probability of {percent(POWER, 0)}, alone", points(detectable, 2))
+            (
+                f"true difference seen with a probability of {percent(POWER, 0)}, alone",
+                detectable_points(detectable, 2),
+            )
         )
     return tuple(facts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decayfree.report.numbers.groups import Group, StudyGroups
 from decayfree.report.numbers.series import Cell, geometric_mean
 from decayfree.report.tables.table import NOTHING, Column, Table, TableCell, TableRow, table_of
-from decayfree.report.words.wording import SPACE, factor, listing, sentences, significant
+from decayfree.report.words.wording import SPACE, by_method, factor, sentences, significant
 from decayfree.study.files.results import Run
 
 SECONDS, PARAMETERS = "seconds_per_epoch", "parameter_bytes"
@@ -82,7 +82,9 @@ def costs_table(costs: Sequence[Priced], axes: Sequence[str], base: str) -> Tabl
         Column("n", "runs", is_number=True),
     ]
     rows = [_row(one, has_peak) for one in known]
-    return table_of("costs-table", f"Training time and memory; ratios to {base}.", columns, rows)
+    return table_of(
+        "costs-table", f"Training time and memory; ratios to {base}.", columns, rows, title="Every cost"
+    )
 
 
 def costs_text(costs: Sequence[Priced], base: str) -> str:
@@ -94,20 +96,19 @@ def costs_text(costs: Sequence[Priced], base: str) -> str:
         share = _share(one, METHOD)
         if share > 0:
             kept[one.method] = max(kept.get(one.method, 0.0), share)
-    items = [
-        f"{factor(geometric_mean(values))} ({method})"
-        for method, values in ratios.items()
-        if values and method != base
-    ]
+    items = {m: geometric_mean(values) for m, values in ratios.items() if values and m != base}
     if not items and not kept:
         return "No run has recorded what it cost beside another of the same seed."
-    memory = [f"{significant(100 * share, 2)}{SPACE}% ({method})" for method, share in kept.items()]
     return sentences(
-        f"Beside {base}, an epoch takes {listing(items)} of the time." if items else "",
-        f"Of their own, methods keep at most, as a share of the parameters' bytes: {listing(memory)}."
-        if memory
+        f"Beside {base}, an epoch takes {by_method(items, factor)} of the time." if items else "",
+        f"Of their own, methods keep at most {by_method(kept, _percent)} of the parameters' bytes."
+        if kept
         else "No method keeps memory of its own.",
     )
+
+
+def _percent(share: float) -> str:
+    return f"{significant(100 * share, 2)}{SPACE}%"
 
 
 def _row(one: Priced, has_peak: bool) -> TableRow:

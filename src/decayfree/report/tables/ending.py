@@ -1,6 +1,6 @@
 """The end of every page: unfinished runs, what runs share, methods and seeds, versions and hardware.
 
-It judges nothing. A run that failed or diverged is told with its reason and its folder.
+It judges nothing. A run that failed or diverged is told with its reason.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from decayfree.report.numbers.groups import StudyGroups, setting_text
-from decayfree.report.tables.table import folder_of
+from decayfree.report.tables.table import NOTHING, Column, RunLink, Table, TableCell, TableRow, table_of
 from decayfree.report.words.wording import SPACE, count, listing, sentences
 from decayfree.study.files.results import Run, Study
 from decayfree.study.files.sources import differing
@@ -16,9 +16,18 @@ from decayfree.study.files.sources import differing
 _MOST_LEFT_OUT = 100
 
 
-def faults(study: Study, places: Mapping[str, str]) -> list[dict[str, Any]]:
+def faults(study: Study, places: Mapping[str, str]) -> Table | None:
     """Runs that diverged, failed or are not done, in the study's order; ``places`` names them by key."""
-    return [_fault(run, places.get(run.key, run.label)) for run in study.runs if run.state != "done"]
+    rows = [_fault(run, places.get(run.key, run.label)) for run in study.runs if run.state != "done"]
+    columns = [
+        Column("Method"),
+        Column("Run"),
+        Column("State", is_filter=True),
+        Column("Last step seen", is_number=True),
+        Column("Reason"),
+    ]
+    title = "Runs that did not finish"
+    return table_of("faults", f"{title}, with what they said.", columns, rows, title=title) if rows else None
 
 
 def no_faults(study: Study) -> str:
@@ -108,15 +117,11 @@ def settings_tables(study: Study) -> list[dict[str, Any]]:
     return [{"title": title, "is_code": is_code, "rows": rows} for title, is_code, rows in tables]
 
 
-def _fault(run: Run, label: str) -> dict[str, Any]:
-    return {
-        "label": label,
-        "seed": run.seed,
-        "state": run.state,
-        "last_step": f"{run.rows[-1].step:,}" if run.rows else "none",
-        "reason": run.reason or ("not done yet" if run.state == "running" else "no reason was recorded"),
-        "href": folder_of(run),
-    }
+def _fault(run: Run, label: str) -> TableRow:
+    step = TableCell(f"{run.rows[-1].step:,}", sort=float(run.rows[-1].step)) if run.rows else NOTHING
+    reason = run.reason or ("not done yet" if run.state == "running" else "no reason was recorded")
+    link = TableCell("", link=RunLink(f"seed {run.seed}", run.key, ""))
+    return TableRow((TableCell(label), link, TableCell(run.state), step, TableCell(reason)))
 
 
 def _values(study: Study, name: str) -> str:

@@ -10,20 +10,21 @@ from decayfree.report.numbers.groups import StudyGroups
 from decayfree.report.tables.table import Column, Strip, Table, TableCell, TableRow, place, table_of
 from decayfree.report.words.wording import (
     SPACE,
+    by_method,
     count,
-    listing,
     p_value,
     sentences,
     signed_points,
     significant,
 )
+from decayfree.study.statistics.estimates import Estimate
 from decayfree.study.statistics.ranks import MIN_GROUPS, MIN_METHODS, MeanRanks
 
 
 def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str]) -> Table:
     """A row for every method and group, with the interval of its difference on a common axis."""
     shown = [entry for entry in chosen.entries if entry.difference is not None]
-    axis = forest_axis(shown)
+    axis = difference_axis([entry.difference for entry in shown if entry.difference])
     columns = [
         *Column.of_methods(numbers.axes),
         Column(
@@ -39,7 +40,7 @@ def forest_table(numbers: StudyGroups, chosen: Entries, colors: Mapping[str, str
         f"Test {numbers.metric.name} of {chosen.reference} minus that of each method in the same group, "
         f"paired by seed; right of the line, which is at no difference, {chosen.reference} is higher."
     )
-    return table_of("forest-table", caption, columns, rows)
+    return table_of("forest-table", caption, columns, rows, title="Every difference as a picture")
 
 
 def forest_note() -> str:
@@ -57,15 +58,14 @@ def ranks_text(numbers: StudyGroups, chosen: Entries) -> str:
     if ranks is None:
         return (
             f"Ranks are not tested here: that takes at least {MIN_METHODS} methods with a result in each of "
-            f"at least {MIN_GROUPS} groups, and there are {count(n_methods, 'method')} and "
+            f"at least {MIN_GROUPS} groups. There are {count(n_methods, 'method')} and "
             f"{count(n_groups, 'group')}. With so few groups, ranks could not tell methods apart that "
             "do not agree everywhere."
         )
-    ordered = sorted(ranks.ranks, key=lambda name: ranks.ranks[name])
-    items = [f"{name} {significant(ranks.ranks[name])}" for name in ordered]
     return sentences(
-        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result, 1 the "
-        f"highest: {listing(items)}.",
+        f"Mean ranks over {count(ranks.n_groups, 'group')} in which all methods have a result are "
+        f"{by_method(ranks.ranks, significant)}.",
+        "1 is the highest.",
         f"Friedman's test that all are alike gives p{SPACE}={SPACE}{p_value(ranks.p_value)}.",
         _apart(ranks),
         "A rank forgets by how much a method was better.",
@@ -108,18 +108,12 @@ def _apart(ranks: MeanRanks) -> str:
 def _row(base: str, entry: Entry, axis: tuple[float, float], colors: Mapping[str, str]) -> TableRow:
     difference = entry.difference
     assert difference is not None
-    whisker = tuple(place(end, axis) for end in difference.interval) if difference.interval else None
     shown = TableCell.of_difference(difference, 2)
-    strip = Strip(
-        color=colors[entry.sweep.label],
-        spoken=(
-            f"{base} minus {entry.sweep.label}, {entry.group.label}: {shown.text} points"
-            f" {f'({shown.note})' if shown.note else ''}"
-        ),
-        middle=place(difference.mean, axis),
-        whisker=(whisker[0], whisker[1]) if whisker else None,
-        zero=place(0.0, axis),
+    spoken = (
+        f"{base} minus {entry.sweep.label}, {entry.group.label}: {shown.text} points"
+        f" {f'({shown.note})' if shown.note else ''}"
     )
+    strip = difference_strip(difference, axis, colors[entry.sweep.label], spoken)
     return TableRow.of(
         entry.sweep.label,
         entry.group.place,
@@ -129,15 +123,21 @@ def _row(base: str, entry: Entry, axis: tuple[float, float], colors: Mapping[str
     )
 
 
-def forest_axis(entries: Sequence[Entry]) -> tuple[float, float]:
+def difference_strip(difference: Estimate, axis: tuple[float, float], color: str, spoken: str) -> Strip:
+    """A difference with its interval beside the line of no difference."""
+    whisker = tuple(place(end, axis) for end in difference.interval) if difference.interval else None
+    return Strip(
+        color=color,
+        spoken=spoken,
+        middle=place(difference.mean, axis),
+        whisker=(whisker[0], whisker[1]) if whisker else None,
+        zero=place(0.0, axis),
+    )
+
+
+def difference_axis(differences: Sequence[Estimate]) -> tuple[float, float]:
     """Every mean fits, and intervals of three pairs or more up to three times the largest mean."""
-    means = [abs(entry.difference.mean) for entry in entries if entry.difference]
-    ends = [
-        abs(end)
-        for entry in entries
-        if entry.difference and entry.difference.interval and entry.difference.n > 2
-        for end in entry.difference.interval
-    ]
-    largest = max(means, default=0.0)
+    ends = [abs(end) for one in differences if one.interval and one.n > 2 for end in one.interval]
+    largest = max((abs(one.mean) for one in differences), default=0.0)
     size = 1.05 * max(largest, min(max(ends, default=0.0), 3 * largest), 0.001)
     return (-size, size)

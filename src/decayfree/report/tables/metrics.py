@@ -28,7 +28,7 @@ def metrics_table(numbers: StudyGroups) -> Table | None:
         TableRow.of(label, group.place, *(_cell(cell, name) for name in names))
         for group, label, cell in cells
     ]
-    return table_of("metrics-table", CAPTION, columns, rows)
+    return table_of("metrics-table", CAPTION, columns, rows, title="Every metric")
 
 
 def standing(numbers: StudyGroups) -> list[tuple[Group, str, Cell]]:

@@ -8,9 +8,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from decayfree.report.words.wording import percent, percent_range, signed_interval, signed_points
+from decayfree.report.words.wording import (
+    Figures,
+    clipped,
+    percent,
+    percent_range,
+    signed_interval,
+    signed_points,
+)
 from decayfree.study.files.results import Run
 from decayfree.study.statistics.estimates import Estimate
+
+MAX_SHOWN = 12
+"""Rows; longer tables are unfolded on demand."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,10 @@ class Column:
 
 @dataclass(frozen=True)
 class RunLink:
-    """A run, what it is called where its cell is known, and where its files are."""
+    """A run: what it is called where its cell is known, its key, and how it ended."""
 
     text: str
-    href: str
+    key: str
     result: str
 
 
@@ -63,10 +73,12 @@ class TableCell:
     sort: float | str | None = None
     strip: Strip | None = None
     runs: tuple[RunLink, ...] = ()
+    link: RunLink | None = None
+    """Instead of a text."""
     facts: tuple[tuple[str, str], ...] = ()
     """More, unfolded on demand: names and values."""
     ends: tuple[float, float] | None = None
-    """Of the interval that the note tells, in the unit of ``sort``."""
+    """Of the interval that the note tells, in the unit of ``sort``; where the note clips it, unclipped."""
 
     @property
     def key(self) -> str:
@@ -79,17 +91,18 @@ class TableCell:
     def of_runs(
         n: int, runs: Iterable[Run], note: str = "", facts: tuple[tuple[str, str], ...] = ()
     ) -> "TableCell":
-        """How many runs a row is about, with each seed's result and its folder beside the page."""
+        """How many runs a row is about, with each seed's result and a link to its view."""
         ordered = sorted(runs, key=lambda run: run.seed)
-        links = tuple(RunLink(f"seed {run.seed}", folder_of(run), _result(run)) for run in ordered)
+        links = tuple(RunLink(f"seed {run.seed}", run.key, _result(run)) for run in ordered)
         return TableCell(str(n), note, float(n), runs=links, facts=facts)
 
     @staticmethod
     def of_share(final: Estimate | None, decimals: int) -> "TableCell":
-        """A mean accuracy with its interval below; a dash where no run is done."""
+        """A mean accuracy with its interval below, within 0 to 100 %; a dash where no run is done."""
         if final is None:
             return NOTHING
-        interval = percent_range(*final.interval, decimals) if final.interval else ""
+        ends = clipped(final.interval, final.mean) if final.interval else None
+        interval = percent_range(*ends, decimals) if ends else ""
         return TableCell(percent(final.mean, decimals), interval, final.mean, ends=final.interval)
 
     @staticmethod
@@ -127,7 +140,8 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
-    label: str = ""
+    title: str = ""
+    """What a folded one is called."""
     filters: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Index of a column -> the values that rows can be chosen by."""
 
@@ -136,20 +150,40 @@ class Table:
         """Whether it is worth searching."""
         return len(self.rows) > 8
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is longer than a page wants to show unasked."""
+        return len(self.rows) > MAX_SHOWN
 
-def table_of(id: str, caption: str, columns: Sequence[Column], rows: Sequence[TableRow]) -> Table:
+
+def table_of(
+    id: str, caption: str, columns: Sequence[Column], rows: Sequence[TableRow], *, title: str = "Table"
+) -> Table:
     """A table with its filters: the columns marked for it that have several values."""
     filters = {}
     for index, column in enumerate(columns):
         values = tuple(dict.fromkeys(row.cells[index].text for row in rows))
         if column.is_filter and len(values) > 1:
             filters[index] = values
-    return Table(id, caption, tuple(columns), tuple(rows), filters=filters)
+    return Table(id, caption, tuple(columns), tuple(rows), title, filters)
 
 
-def folder_of(run: Run) -> str:
-    """Where a run's files are, seen from the page."""
-    return f"runs/{run.key}/"
+def table_behind(id: str, caption: str, figures: Figures) -> Table | None:
+    """The numbers behind a paragraph: a row a method, a column a quantity; None without any."""
+    shown = {title: of for title, of in figures.items() if of}
+    names = dict.fromkeys(name for of in shown.values() for name in of)
+    if not names:
+        return None
+    columns = [Column("Method"), *(Column(title, is_number=True) for title in shown)]
+    rows = [
+        TableRow((TableCell(name), *(_figure(of[name]) if name in of else NOTHING for of in shown.values())))
+        for name in names
+    ]
+    return table_of(id, caption, columns, rows)
+
+
+def _figure(figure: tuple[float, str]) -> TableCell:
+    return TableCell(figure[1], sort=float(figure[0]))
 
 
 def place(value: float, axis: tuple[float, float]) -> float:

@@ -16,6 +16,8 @@ from decayfree.report.numbers.series import (
 )
 from decayfree.report.words.wording import (
     NOTHING,
+    SPACE,
+    Figures,
     by_method,
     factor,
     listing,
@@ -57,23 +59,14 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
         "mean over the blocks of a weight, geometric mean over the weights and the seeds. "
         "A block without a gradient does not turn."
     ]
-    constants = {
-        method.short: [_time_constant(method, step) for step in (0, recipe.n_steps // 2)]
-        for method in numbers.shown
-        if predicted_angles(method)
-    }
-    if not constants:
+    if not _time_constants(numbers, 0):
         return notes
     forms = {
         getattr(method.settings.method, "form", "own") for method in numbers.shown if predicted_angles(method)
     }
     is_plain = "decoupled" not in forms and not recipe.optimizer.nesterov
     formula = " by √(2ηλ/(1+μ))" if is_plain else " by an angle"
-    constant = " of (1−μ)/(4ηλ) steps" if is_plain else ""
-    waits = [
-        f"{first:,.0f} at the first learning rate and {half:,.0f} halfway ({name})"
-        for name, (first, half) in constants.items()
-    ]
+    constant = " of (1−μ)/(4ηλ) steps" if is_plain else " in steps"
     cosine = (
         (
             " At the end of a cosine schedule η goes to zero, the time grows without end, "
@@ -88,9 +81,46 @@ def angular_update_notes(numbers: StudyNumbers) -> list[str]:
         "not depend on the layer, on the norm or on the gradients. The thin dashed lines are this angle at "
         "the scheduled learning rate η.",
         "The balance is not there at once: the fourth power of the norm comes to it with a time "
-        f"constant{constant}: {listing(waits, '; ')}, of {recipe.n_steps:,} steps in all.{cosine}",
+        f"constant{constant}, which stands in the table; the training has {recipe.n_steps:,}.{cosine}",
         "A fixed norm has no such delay: its angle follows η, that of weight decay in balance √η.",
     ]
+
+
+def angle_figures(numbers: StudyNumbers) -> Figures:
+    """Angles halfway, those of decay over predicted ones, and the time that the balance takes to come."""
+    curves = {method.short: curve for method in numbers.shown if (curve := _measured(method))}
+    if not curves:
+        return {}
+    step = _middle(numbers, [step for curve in curves.values() for step in curve])
+    decays = {
+        method.short: ratios for method in numbers.shown if (ratios := _measured_over_predicted(method))
+    }
+    n_steps = numbers.recipe.n_steps
+    over = {
+        "Over predicted, second quarter": _mean_between(decays, n_steps, *EARLY),
+        "… last quarter": _mean_between(decays, n_steps, *LATE),
+        "… last step": {name: ratios[max(ratios)] for name, ratios in decays.items()},
+    }
+    waits = {
+        "Time constant at first": _time_constants(numbers, 0),
+        "… halfway": _time_constants(numbers, n_steps // 2),
+    }
+    return {
+        f"Angle at step {step:,}": {
+            n: (of[step], _radians(of[step])) for n, of in curves.items() if step in of
+        },
+        **{title: {n: (one, factor(one)) for n, one in of.items()} for title, of in over.items()},
+        **{title: {n: (one, _steps(one)) for n, one in of.items()} for title, of in waits.items()},
+    }
+
+
+def _time_constants(numbers: StudyNumbers, step: int) -> dict[str, float]:
+    """By method for which angles are predicted; NaN where it has none."""
+    return {m.short: _time_constant(m, step) for m in numbers.shown if predicted_angles(m)}
+
+
+def _steps(number: float) -> str:
+    return f"{number:,.0f}{SPACE}steps" if math.isfinite(number) else "–"
 
 
 def _measured(method: Cell) -> dict[int, float]:
@@ -112,17 +142,17 @@ def _against_prediction(numbers: StudyNumbers, decays: Mapping[str, Mapping[int,
     recipe = numbers.recipe
     early, late = (_mean_between(decays, recipe.n_steps, *ends) for ends in (EARLY, LATE))
     last = {name: ratios[max(ratios)] for name, ratios in decays.items()}
-    rates = [recipe.learning_rate_at(round(share * recipe.n_steps)) / recipe.learning_rate for share in EARLY]
+    half = recipe.learning_rate_at(round(EARLY[1] * recipe.n_steps)) / recipe.learning_rate
     return sentences(
         (
-            f"In the second quarter of the steps, while the learning rate is {percent(rates[0], 0)} to "
-            f"{percent(rates[1], 0)} of its first, the angle is {by_method(early, factor)} of the predicted "
-            "one, in the geometric mean over samples."
+            f"In the second quarter of the steps, until the learning rate is {percent(half, 0)} of its "
+            f"first, the angle is {by_method(early, factor)} of the predicted one, in the geometric mean "
+            "over samples."
         )
         if early
         else "",
-        f"In the last quarter it is {by_method(late, factor)}, and after the last step "
-        f"{by_method(last, factor)}.",
+        f"In the last quarter it is {by_method(late, factor)}.",
+        f"After the last step it is {by_method(last, factor)}.",
         _whether_it_holds(late),
         _why_it_fails(numbers, late),
     )
@@ -162,9 +192,9 @@ def _why_it_fails(numbers: StudyNumbers, late: Mapping[str, float]) -> str:
     at_first = recipe.learning_rate_at(begin) / recipe.learning_rate
     return (
         "Where it is smaller, the norm cannot follow. When the last quarter begins, the learning rate is "
-        f"{percent(at_first, 0)} of its first, and the norm comes to its balance with a time constant of "
-        f"{by_method(known, lambda steps: f'{steps:,.0f} steps')}, which grows as the rate falls on, while "
-        f"{recipe.n_steps - begin:,} steps are left. A norm that stays turns by angles that follow η, "
+        f"{percent(at_first, 0)} of its first, and {recipe.n_steps - begin:,} steps are left. The norm comes "
+        f"to its balance with a time constant of {by_method(known, _steps)}, which grows as the rate falls "
+        "on. A norm that stays turns by angles that follow η, "
         "and not √η, and by less still as the gradients shrink."
     )
 

@@ -3,26 +3,20 @@
 It computes no statistics and returns plain text that the page escapes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from decayfree.report.numbers.budget import Bought, GroupBudget
-from decayfree.report.words.wording import SPACE, count, listing, percent, points, sentences
+from decayfree.report.words.wording import SPACE, by_method, count, listing, percent, points, sentences
 from decayfree.study.statistics.budget import FAR_DOWN, TUNERS
-
-MAX_NAMED = 5
 
 
 def budget_text(found: GroupBudget) -> str:
     """What one trial and all trials lead to, what others need for what the reference buys, the default."""
     first = {bought.sweep.label: bought.budget.mean[0] for bought in found.methods}
-    last = {
-        f"all {bought.budget.n} of {bought.sweep.label}": bought.budget.mean[-1]
-        for bought in found.methods
-        if bought.budget.n > 1
-    }
+    last = {bought.sweep.label: bought.budget.mean[-1] for bought in found.methods if bought.budget.n > 1}
     return sentences(
-        f"In the mean, one trial leads to {_means(first)}; the best by validation of several to "
-        f"{_means(last)}.",
+        f"In the mean, one trial leads to {by_method(first, _percent)}.",
+        f"The best by validation of all leads to {by_method(last, _percent)}." if last else "",
         _beside_reference(found),
         _default_text(found),
     )
@@ -49,7 +43,7 @@ def budget_notes(groups: Sequence[GroupBudget], *, is_extended: bool = False) ->
         "reaches with all its trials.",
         *(
             f"The published default is weight decay {one.weight_decay:g} at learning rate "
-            f"{one.learning_rate:g} ({one.source}), with the network, batches and steps of this study."
+            f"{one.learning_rate:g}. So {one.source}; network, batches and steps are those of this study."
             for one in defaults
         ),
         *(
@@ -60,13 +54,8 @@ def budget_notes(groups: Sequence[GroupBudget], *, is_extended: bool = False) ->
     ]
 
 
-def _means(means: Mapping[str, float]) -> str:
-    """Each of a few, of many the lowest and the highest."""
-    if len(means) <= MAX_NAMED:
-        return listing([f"{percent(mean, 2)} with {what}" for what, mean in means.items()])
-    ends = (min(means, key=lambda what: means[what]), max(means, key=lambda what: means[what]))
-    low, high = (f"{percent(means[what], 2)} with {what}" for what in ends)
-    return f"{low} at the least and {high} at the most"
+def _percent(share: float) -> str:
+    return percent(share, 2)
 
 
 def _beside_reference(found: GroupBudget) -> str:
@@ -74,7 +63,9 @@ def _beside_reference(found: GroupBudget) -> str:
     if base is None:
         return ""
     n, aim = base.budget.n, base.budget.mean[-1]
-    whole = f"the one trial of {base.sweep.label} buys" if n == 1 else f"all {n} of {base.sweep.label} buy"
+    whole = (
+        f"{'the one trial' if n == 1 else 'all trials'} of {base.sweep.label} {'buys' if n == 1 else 'buy'}"
+    )
     others = [bought for bought in found.methods if bought is not base]
     return _takes(f"what {whole} ({percent(aim, 2)})", others, aim)
 
@@ -82,20 +73,19 @@ def _beside_reference(found: GroupBudget) -> str:
 def _default_text(found: GroupBudget) -> str:
     if found.default is None:
         return ""
-    recipe, aim = found.default.published, found.default.accuracy
-    setting = f"weight decay {recipe.weight_decay:g}, learning rate {recipe.learning_rate:g}"
-    return _takes(f"the published default ({setting}: {percent(aim, 2)})", found.methods, aim)
+    aim = found.default.accuracy
+    return _takes(f"the published default ({percent(aim, 2)})", found.methods, aim)
 
 
 def _takes(what: str, methods: Sequence[Bought], accuracy: float) -> str:
-    """How many trials of each method reach an accuracy in the mean, and which methods do not."""
+    """Which methods reach an accuracy in the mean with how many trials, and which do not."""
     needed = {bought.sweep.label: bought.budget.trials_to_reach(accuracy) for bought in methods}
-    reached = [f"{count(k, 'trial')} of {name}" for name, k in needed.items() if k is not None]
+    reached = {name: float(k) for name, k in needed.items() if k is not None}
     never = listing([name for name, k in needed.items() if k is None])
     if not needed:
         return ""
     if not reached:
         return f"{what} is not reached with all trials of {never}."
-    return f"{what} takes {listing(reached)}" + (
+    return f"{what} takes {by_method(reached, lambda k: count(round(k), 'trial'))}" + (
         "." if len(reached) == len(needed) else f"; it is not reached with all trials of {never}."
     )

@@ -17,6 +17,7 @@ from decayfree.report.numbers.series import (
 )
 from decayfree.report.words.wording import (
     NOTHING,
+    Figures,
     by_method,
     count,
     factor,
@@ -41,20 +42,58 @@ def test_score(numbers: StudyNumbers) -> str:
     curves = {method.short: method.curve(lambda row: row.test_score).points for method in numbers.shown}
     if not all(curves.values()):
         return NOTHING
-    lowest = min(curve[-1][1] for curve in curves.values())
-    level = math.floor(100 * lowest - 5 * abs(lowest)) / 100  # counts may be worse than none at all, below 0
-    first = {name: next(step for step, mean in curve if mean >= level) for name, curve in curves.items()}
-    reached = [
-        f"at step {step:,} by {listing([name for name in first if first[name] == step])}"
-        for step in sorted(set(first.values()))
-    ]
+    level, first = _first_steps(curves)
     return sentences(
-        f"The means of all methods end above {percent(level, 0)}; that level is first reached "
-        f"{listing(reached, '; ')}.",
+        f"The means of all methods end above {percent(level, 0)}.",
+        f"That level is first reached {_reached(first)}.",
         _rank(reference.short, first),
         f"Samples are {_spacing(curves[reference.short])} apart.",
         _falls(curves),
     )
+
+
+def test_figures(numbers: StudyNumbers) -> Figures:
+    """At which step each method reaches the level that all end above, and how far its mean falls."""
+    curves = {method.short: method.curve(lambda row: row.test_score).points for method in numbers.shown}
+    if not curves or not all(curves.values()):
+        return {}
+    level, first = _first_steps(curves)
+    falls = {name: _fall(curve)[0] for name, curve in curves.items()}
+    return {
+        f"Step of {percent(level, 0)}": {name: (step, f"{step:,}") for name, step in first.items()},
+        "Deepest fall": {name: (depth, points(depth)) for name, depth in falls.items()},
+    }
+
+
+def train_figures(numbers: StudyNumbers) -> Figures:
+    """The last score on training images, and by how much it is above that on test images."""
+    ends = finals(numbers.shown, lambda row: row.train_score)
+    gaps = finals(numbers.shown, lambda row: row.train_score - row.test_score)
+    return {
+        "At the end": {name: (end, percent(end)) for name, end in ends.items()},
+        "Minus test, points": {name: (gap, signed_points(gap)) for name, gap in gaps.items()},
+    }
+
+
+def norm_figures(numbers: StudyNumbers) -> Figures:
+    """By how much norms change, over the training and in its second half."""
+    whole = _changes(numbers.shown, mean_norm)
+    half = _changes(numbers.shown, mean_norm, from_half=True)
+    return {"Last over first": _factors(whole), "Second half alone": _factors(half)}
+
+
+def rate_figures(numbers: StudyNumbers) -> Figures:
+    """Effective learning rates halfway, over that of the reference, and their changes."""
+    if numbers.reference is None:
+        return {}
+    _, rate, ratios = _half_way(numbers, numbers.reference)
+    changes = _changes(numbers.shown, _per_learning_rate)
+    return {
+        f"Halfway, over {numbers.reference.short}": _factors(
+            {numbers.reference.short: 1.0, **ratios} if rate else {}
+        ),
+        "Change, schedule divided out": _factors(changes),
+    }
 
 
 def train_score(numbers: StudyNumbers) -> str:
@@ -106,7 +145,7 @@ def effective_learning_rates(numbers: StudyNumbers) -> str:
     if not any(method.curve(mean_effective_learning_rate).points for method in numbers.shown):
         return "No effective learning rate was recorded: with this optimizer none is known."
     return sentences(
-        _half_way(numbers, numbers.reference),
+        _half_way_text(numbers, numbers.reference),
         relative if changes else "",
         *(_tracking(method, numbers) for method in replays),
     )
@@ -143,23 +182,45 @@ def _spacing(curve: Sequence[tuple[int, float]]) -> str:
 
 
 def _falls(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    falls = [_fall(name, curve) for name, curve in curves.items()]
-    known = [fall for fall in falls if fall]
-    if not known:
+    falls = {name: fall for name, curve in curves.items() if (fall := _fall(curve))[0] > FALL}
+    if not falls:
         return f"No mean falls by more than {points(FALL, 0)} on the way."
-    return f"On the way means fall: {listing(known, '; ')}."
+    most = max(falls, key=lambda name: falls[name])
+    depth, after, step = falls[most]
+    more = f" (so do those of {listing([name for name in falls if name != most])})" if len(falls) > 1 else ""
+    return (
+        f"On the way the mean of {most} falls by {points(depth)}, to {percent(after)} at step {step:,}{more}."
+    )
 
 
-def _fall(name: str, curve: Sequence[tuple[int, float]]) -> str:
-    """The deepest fall of the mean below a level that it had reached before; empty where it is small."""
-    depth, before, after, at_step, highest = 0.0, 0.0, 0.0, 0, 0.0
+def _fall(curve: Sequence[tuple[int, float]]) -> tuple[float, float, int]:
+    """The deepest fall of the mean below a level that it had reached before: by, to, and at which step."""
+    depth, after, at_step, highest = 0.0, 0.0, 0, 0.0
     for step, mean in curve:
         highest = max(highest, mean)
         if highest - mean > depth:
-            depth, before, after, at_step = highest - mean, highest, mean, step
-    if depth <= FALL:
-        return ""
-    return f"{name} by {points(depth)}, from {percent(before)} to {percent(after)} at step {at_step:,}"
+            depth, after, at_step = highest - mean, mean, step
+    return depth, after, at_step
+
+
+def _first_steps(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, dict[str, int]]:
+    """A level that all means end above, and the step at which each first reaches it."""
+    lowest = min(curve[-1][1] for curve in curves.values())
+    level = math.floor(100 * lowest - 5 * abs(lowest)) / 100  # counts may be worse than none at all, below 0
+    return level, {name: next(s for s, mean in curve if mean >= level) for name, curve in curves.items()}
+
+
+def _reached(first: Mapping[str, int]) -> str:
+    steps = sorted(set(first.values()))
+    ends = steps if len(steps) < 2 else (steps[0], steps[-1])
+    said = [
+        f"at step {step:,} by {listing([name for name in first if first[name] == step])}" for step in ends
+    ]
+    return said[0] if len(said) == 1 else f"{said[0]}, and last {said[1]}"
+
+
+def _factors(values: Mapping[str, float]) -> dict[str, tuple[float, str]]:
+    return {name: (value, factor(value)) for name, value in values.items()}
 
 
 def _changes(
@@ -215,22 +276,32 @@ def _second_half(method: Cell) -> str:
     return f"{method.short} changes them by {factor(change)} in the second half alone." if change else ""
 
 
-def _half_way(numbers: StudyNumbers, reference: Cell) -> str:
-    """The effective learning rates at the sampled step nearest to half-time, relative to the reference."""
+def _half_way_text(numbers: StudyNumbers, reference: Cell) -> str:
+    step, rate, ratios = _half_way(numbers, reference)
+    if not rate:
+        return ""
+    return sentences(
+        f"Halfway, at step {step:,}, the effective learning rate of {reference.short} is "
+        f"{significant(rate)}.",
+        f"Over that, those of the others are {by_method(ratios, factor)}." if ratios else "",
+    )
+
+
+def _half_way(numbers: StudyNumbers, reference: Cell) -> tuple[int, float, dict[str, float]]:
+    """At the sampled step nearest to half-time: the reference's rate, 0 if unknown, and others' over it."""
     curves = {
         method.short: dict(method.curve(mean_effective_learning_rate, is_logarithmic=True).points)
         for method in numbers.shown
     }
-    if not curves[reference.short]:
-        return ""
+    if not curves.get(reference.short):
+        return 0, 0.0, {}
     last_step = numbers.recipe.n_steps
     step = min(curves[reference.short], key=lambda candidate: abs(2 * candidate - last_step))
     rate = curves[reference.short][step]
-    ratios = {m.short: curves[m.short][step] / rate for m in numbers.others if step in curves[m.short]}
-    relative = f"; the others have {by_method(ratios, factor)} of that" if ratios else ""
     return (
-        f"Halfway, at step {step:,}, the effective learning rate of {reference.short} is "
-        f"{significant(rate)}{relative}."
+        step,
+        rate,
+        {m.short: curves[m.short][step] / rate for m in numbers.others if step in curves[m.short]},
     )
 
 

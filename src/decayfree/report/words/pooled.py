@@ -6,8 +6,8 @@ It computes no statistics.
 from collections.abc import Sequence
 
 from decayfree.report.numbers.pooled import Contrast
-from decayfree.report.words.wording import SPACE, count, p_value, signed_interval, signed_points
-from decayfree.study.statistics.estimates import Estimate
+from decayfree.report.words.wording import SPACE, count, p_value, signed_points
+from decayfree.study.statistics.estimates import Outcome
 
 
 def pooled_text(found: Sequence[Contrast]) -> str:
@@ -17,20 +17,15 @@ def pooled_text(found: Sequence[Contrast]) -> str:
     first = found[0]
     primary = first.test.primary
     p = "" if primary.p_value is None else f", p{SPACE}={SPACE}{p_value(primary.p_value)}"
-    p = p.replace(f"={SPACE}<", "<")
+    told = f"({signed_points(primary.difference.mean, 2)} points{p})".replace(f"={SPACE}<", "<")
     verdict = (
         f"{first.reference} is {primary.verdict} than {first.method}"
         if primary.verdict in ("higher", "lower")
         else f"no difference is seen between {first.reference} and {first.method}"
     )
-    on_validation = (
-        f"; on the validation images {_told(first.validation.primary.difference)}" if first.validation else ""
-    )
-    anew = f"; with new seeds {_told(first.confirmed.primary.difference)}" if first.confirmed else ""
-    return (
-        f"Over {count(first.test.n_groups, 'group')} {verdict}: "
-        f"{_told(primary.difference, 'points', p)}{on_validation}{anew}."
-    )
+    again = {"on the validation images": first.validation, "with new seeds": first.confirmed}
+    more = [_replicated(where, primary.verdict, one.primary.verdict) for where, one in again.items() if one]
+    return f"Over {count(first.test.n_groups, 'group')} {verdict} {told}{''.join(more)}."
 
 
 def pooled_notes(found: Sequence[Contrast]) -> list[str]:
@@ -60,7 +55,8 @@ def pooled_notes(found: Sequence[Contrast]) -> list[str]:
     return notes
 
 
-def _told(difference: Estimate, unit: str = "", more: str = "") -> str:
-    interval = f"95{SPACE}% interval " if unit else ""
-    ends = signed_interval(*difference.interval, 2) if difference.interval else ""
-    return f"{signed_points(difference.mean, 2)}{f' {unit}' if unit else ''} ({interval}{ends}{more})"
+def _replicated(where: str, first: Outcome, again: Outcome) -> str:
+    """Whether other images, or other seeds, say the same."""
+    if again == "no difference seen":
+        return f"; {where} none is seen{' either' if again == first else ''}"
+    return f"; {where} it is {again}{', too' if again == first else ''}"

@@ -4,25 +4,26 @@ It draws nothing. It returns plain text that the page escapes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from decayfree.report.numbers.series import Cell, StudyNumbers, finals, starts
 from decayfree.report.numbers.spectra import MeanSpectrum, first_spectrum, last_spectrum
 from decayfree.report.words.wording import (
     NOTHING,
     SPACE,
+    Figures,
     by_method,
-    count,
+    detectable_points,
     fine_percent,
-    interval_of_sizes,
     listing,
     percent,
-    points,
     sentences,
+    signed_interval,
+    signed_points,
     significant,
 )
 from decayfree.study.files.results import MAIN_VARIANCE
-from decayfree.study.statistics.estimates import paired_difference
+from decayfree.study.statistics.estimates import Comparison, Outcome, paired_difference
 from decayfree.study.statistics.power import POWER, detectable_difference
 
 GRAY = ("digits", "fashion-mnist")
@@ -42,10 +43,48 @@ def off_span(numbers: StudyNumbers) -> str:
     is_common = len({percent(begin) for begin in begins.values()}) == 1
     began = f"{percent(min(begins.values()))} under every method" if is_common else by_method(begins, percent)
     return sentences(
-        f"The share starts at {began} and ends at {by_method(ends, fine_percent)}.",
+        f"The share starts at {began}.",
+        f"It ends at {by_method(ends, fine_percent)}.",
         _law(numbers),
-        *(_against(numbers.reference, method) for method in numbers.others),
+        *_against(numbers.reference, numbers.others),
     )
+
+
+def off_span_figures(numbers: StudyNumbers) -> Figures:
+    """The share at the end, and how far the reference ends from it."""
+    base = numbers.reference
+    if base is None:
+        return {}
+    ends = finals(numbers.shown, lambda row: row.off_span_share)
+    found = {
+        method.short: paired_difference(_final_shares(base), _final_shares(method))
+        for method in numbers.others
+    }
+    known = {name: comparison for name, comparison in found.items() if comparison is not None}
+    differences = {name: comparison.difference for name, comparison in known.items()}
+    return {
+        "At the end": {name: (end, fine_percent(end)) for name, end in ends.items()},
+        f"{base.short} minus …, points": {
+            n: (one.mean, signed_points(one.mean)) for n, one in differences.items()
+        },
+        f"95{SPACE}% interval": {
+            name: (one.mean, signed_interval(*one.interval))
+            for name, one in differences.items()
+            if one.interval
+        },
+        f"{base.short} is": {name: (one.difference.mean, _seen(one)) for name, one in known.items()},
+    }
+
+
+def spectrum_figures(numbers: StudyNumbers) -> Figures:
+    """The energy in the main directions of the first and last layer, and how many these are of how many."""
+    found: dict[str, dict[str, tuple[float, str]]] = {}
+    for weight in _first_and_last(numbers):
+        spectra = {"before training": first_spectrum(numbers.shown, weight)}
+        spectra |= {method.short: last_spectrum([method], weight) for method in numbers.shown}
+        known = {name: one for name, one in spectra.items() if one is not None}
+        found[weight] = {name: (one.main_energy, _in_main(one)) for name, one in known.items()}
+    return found
 
 
 def off_span_notes(numbers: StudyNumbers) -> list[str]:
@@ -66,9 +105,7 @@ def off_span_notes(numbers: StudyNumbers) -> list[str]:
     data = numbers.recipe.data.name
     if data in GRAY:
         rank = (
-            "A 3×3 patch of one such channel has full rank, 9 of 9; the equal"
-            if data == "digits"
-            else "The equal"
+            "A 3×3 patch of one such channel has full rank, 9. The equal" if data == "digits" else "The equal"
         )
         notes.append(
             f"The images ({data}) are gray and are fed as three equal channels, as is usual when a color "
@@ -83,8 +120,7 @@ def spectrum(numbers: StudyNumbers) -> str:
     """How much of the first and last layer's energy lies in directions that the inputs really take."""
     if numbers.reference is None:
         return NOTHING
-    weights = numbers.reference.weights
-    said = [_main_energies(numbers, weight) for weight in dict.fromkeys(weights[:1] + weights[-1:])]
+    said = [_main_energies(numbers, weight) for weight in _first_and_last(numbers)]
     if not any(said):
         return "No spectrum was recorded."
     return sentences(
@@ -100,7 +136,7 @@ def spectrum_notes(numbers: StudyNumbers) -> list[str]:
     n_text = (
         f"n{SPACE}={SPACE}{next(iter(n_seeds.values()))}"
         if len(set(n_seeds.values())) == 1
-        else f"n: {listing([f'{n} ({name})' for name, n in n_seeds.items()])}"
+        else f"n: {by_method(n_seeds, lambda n: f'{n:.0f}')}"
     )
     return [
         "From left to right are the principal directions of a layer's centered input patches, those of the "
@@ -147,7 +183,8 @@ def _law(numbers: StudyNumbers) -> str:
             f"The law (circles), which knows no gradient, says the same at every sample {of_whom}: they "
             f"differ by a relative {significant(known[worst], 2)} at most, under {worst}."
         )
-    by_whom = listing([f"{significant(known[name], 2)} under {name}" for name in apart])
+    far = apart if len(apart) < 3 else sorted(apart, key=lambda name: known[name])[:: len(apart) - 1]
+    by_whom = listing([f"{significant(known[name], 2)} under {name}" for name in far])
     departed = (
         f"Measured shares depart from the law by a relative {by_whom}, at the sample where they do most."
     )
@@ -165,36 +202,51 @@ def _main_energies(numbers: StudyNumbers, weight: str) -> str:
         return ""
     energies = {name: found.main_energy for name, found in after.items()}
     return (
-        f"In {weight} it is {percent(before.main_energy)} before training, in {_n_main({'': before})}; "
-        f"after it {by_method(energies, percent)}, in {_n_main(after)}."
+        f"In {weight} it is {percent(before.main_energy)} before training, after it "
+        f"{by_method(energies, percent)}."
     )
 
 
-def _n_main(spectra: Mapping[str, MeanSpectrum]) -> str:
-    counts = sorted({n for found in spectra.values() for n in found.n_main})
-    n_directions = next(iter(spectra.values())).n_directions
+def _first_and_last(numbers: StudyNumbers) -> list[str]:
+    weights = numbers.reference.weights if numbers.reference else ()
+    return list(dict.fromkeys(weights[:1] + weights[-1:]))
+
+
+def _in_main(found: MeanSpectrum) -> str:
+    """The energy in the main directions, and how many of all these are."""
+    counts = sorted(set(found.n_main))
     few = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{few} of {count(n_directions, 'direction')}"
+    return f"{percent(found.main_energy)} in {few} of {found.n_directions}"
 
 
-def _against(reference: Cell, method: Cell) -> str:
-    """The final off-span share of the reference minus that of a method, paired by seed."""
-    comparison = paired_difference(_final_shares(reference), _final_shares(method))
-    if comparison is None:
-        return ""
-    difference = comparison.difference
-    if difference.interval is None or difference.half_width is None:
-        return f"One seed in common says nothing about {reference.short} against {method.short}."
-    if comparison.verdict == "no difference seen":
-        size = points(detectable_difference(difference) or 0.0)
-        return (
-            f"Between {reference.short} and {method.short}: no difference seen ({percent(POWER, 0)} of such "
-            f"studies of {difference.n} seeds would show a true one of {size})."
-        )
-    return (
-        f"{reference.short} ends {comparison.verdict} than {method.short}, by {points(difference.mean)} "
-        f"(95{SPACE}% interval {interval_of_sizes(*difference.interval)})."
-    )
+def _seen(comparison: Comparison) -> str:
+    """What a difference says, and where it says none, the one that would have been seen."""
+    if comparison.verdict != "no difference seen":
+        return comparison.verdict
+    size = detectable_points(detectable_difference(comparison.difference) or 0.0)
+    return f"{comparison.verdict} ({percent(POWER, 0)} power: {size})"
+
+
+def _against(reference: Cell, others: Sequence[Cell]) -> list[str]:
+    """Which methods end higher and which lower than the reference, paired by seed."""
+    found: dict[str, list[str]] = {}
+    for method in others:
+        comparison = paired_difference(_final_shares(reference), _final_shares(method))
+        if comparison is not None:
+            found.setdefault(comparison.verdict, []).append(method.short)
+    return [
+        template.format(reference.short, listing(found[verdict]))
+        for verdict, template in _TEMPLATES.items()
+        if verdict in found
+    ]
+
+
+_TEMPLATES: Mapping[Outcome, str] = {
+    "higher": "{} ends higher than {}.",
+    "lower": "{} ends lower than {}.",
+    "no difference seen": "Between {} and {} no difference is seen.",
+    "too few seeds": "One seed in common says nothing about {} against {}.",
+}
 
 
 def _final_shares(method: Cell) -> dict[int, float]:

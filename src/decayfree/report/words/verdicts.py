@@ -12,14 +12,13 @@ from decayfree.report.numbers.pooled import Contrast
 from decayfree.report.words.pooled import pooled_text
 from decayfree.report.words.wording import (
     SPACE,
+    clipped,
     count,
-    interval_of_sizes,
     listing,
     p_value,
     percent,
     points,
     sentences,
-    share,
 )
 from decayfree.study.files.results import ENDED, Study
 from decayfree.study.statistics.estimates import CONFIDENCE, Outcome
@@ -42,14 +41,25 @@ def decimals(entries: Sequence[Entry]) -> int:
     return 2 if widths and widths[len(widths) // 2] < 0.005 else 1
 
 
-def summary(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast] = ()) -> list[str]:
-    """What was trained; what the comparisons show in short; what the study could have seen."""
-    if len(numbers.groups) > 1:
-        shown = _over_groups(numbers, main, contrasts)
-    elif any(entry.cell.n for entry in main.entries):
-        shown = _in_short(main)
-    else:
-        shown = "Nothing can be said before a run is done."
+def verdict(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast] = ()) -> str:
+    """The result in one sentence: over all groups where there are several, else method by method."""
+    if not any(entry.cell.n for entry in main.entries):
+        return "Nothing can be said before a run is done."
+    if len(numbers.groups) == 1:
+        return _in_short(main)
+    if contrasts:
+        return pooled_text(contrasts)
+    if not main.compared:
+        return "There is no comparison yet: it takes two seeds that two methods of a group finished."
+    method = next(
+        method for method in numbers.methods if any(one in main.compared for one in main.of(method))
+    )
+    return _beside(main, method)
+
+
+def summary(numbers: StudyGroups, main: Entries) -> list[str]:
+    """What was trained; of several groups what each method's comparisons show; what could have been seen."""
+    shown = _over_groups(numbers, main) if len(numbers.groups) > 1 else ""
     hint = (
         "One network on one data set, with one learning rate for all, "
         "is a hint and not a verdict on any method."
@@ -61,7 +71,7 @@ def summary(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast] =
 
 
 def results(main: Entries) -> str:
-    """One group: who is higher, who is lower, by how much, and where no difference is seen."""
+    """One group: who is higher, who is lower, and where no difference is seen."""
     means = {entry.name: entry.cell.final_test.mean for entry in main.entries if entry.cell.final_test}
     if not means:
         return "No run is done, so there is no final result to show."
@@ -71,9 +81,9 @@ def results(main: Entries) -> str:
     best = max(means, key=lambda name: means[name])
     return sentences(
         f"The highest mean is that of {best}: {percent(means[best], digits)}.",
-        _seen("better", main.reference, _having("higher", main.entries), digits),
-        _seen("worse", main.reference, _having("lower", main.entries), digits),
-        *_unseen(main, digits),
+        _seen("better", main.reference, _having("higher", main.entries)),
+        _seen("worse", main.reference, _having("lower", main.entries)),
+        *_unseen(main),
     )
 
 
@@ -113,12 +123,14 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
     """How intervals, p values, power and differences on validation images are meant."""
     level, n = main.family.level, main.family.n_tests
     finals = [entry.cell.final_test for entry in main.entries]
-    is_beyond = any(final and (final.high or 0.0) > 1 for final in finals)
+    is_beyond = any(
+        final and final.interval and clipped(final.interval, final.mean) != final.interval for final in finals
+    )
     notes = [
         f"Intervals are {percent(CONFIDENCE, 0)} t intervals over seeds, each for itself and corrected for "
         "nothing, so that one of a difference may leave out zero where none is seen; n counts finished runs, "
         "and differences are over the seeds that both finished."
-        + (f" A t interval of few seeds can reach beyond 100{SPACE}%." if is_beyond else "")
+        + (f" Those of accuracies that reach beyond 0 or 100{SPACE}% are cut there." if is_beyond else "")
     ]
     if main.is_over_images:
         notes.append(
@@ -181,22 +193,26 @@ def _what_was_trained(numbers: StudyGroups) -> str:
     study = numbers.study
     states = [run.state for run in study.runs]
     lost = [f"{states.count(state)} {state}" for state in ("diverged", "failed") if state in states]
-    done = f"{states.count('done')} of {study.n_planned} runs are done{', ' + listing(lost) if lost else ''}."
-    done = sentences(done, _of_rules(study))
+    done = sentences(
+        f"{states.count('done')} of {study.n_planned} runs are done.",
+        f"{listing(lost)}." if lost else "",
+        _of_rules(study),
+    )
     n_seeds = count(len(study.spec.seeds), "seed")
     if numbers.are_methods_all:
         recipe = study.spec.recipe
         data, model = recipe.data, recipe.model
-        noise = f", {percent(data.label_noise, 0)} of the training labels drawn at random"
-        return (
+        noise = f"{percent(data.label_noise, 0)} of the training labels are drawn at random."
+        return sentences(
             f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on "
-            f"{data.name} ({data.n_train:,} training and {data.n_test:,} test images"
-            f"{noise if data.label_noise else ''}) by {count(len(numbers.cells), 'method')} with {n_seeds} "
-            f"each; {done}"
+            f"{data.name} by {count(len(numbers.cells), 'method')} with {n_seeds} each.",
+            f"There are {data.n_train:,} training and {data.n_test:,} test images.",
+            noise if data.label_noise else "",
+            done,
         )
     axes = f" over {listing([_axis(numbers, axis) for axis in numbers.axes])}" if numbers.axes else ""
     methods = f"{count(len(numbers.methods), 'method')} ({listing(numbers.methods)})"
-    return f"{methods}{axes}, with {n_seeds} each: {done}"
+    return sentences(f"{methods}{axes}, with {n_seeds} each.", done)
 
 
 def _of_rules(study: Study) -> str:
@@ -220,88 +236,67 @@ def _in_short(main: Entries) -> str:
     finals = [entry.cell.final_test for entry in main.entries if entry.is_reference and entry.cell.final_test]
     # Where nothing was chosen, every learning rate has a reference of its own, and none of them is "that".
     only = finals[0] if len(finals) == 1 else None
-    beside = "That" if only else main.reference
     templates: dict[Outcome, str] = {
-        "higher": f"{beside} is better than {{}}.",
-        "lower": f"{beside} is worse than {{}}.",
-        "no difference seen": "No difference is seen to {}.",
-        "too few seeds": "One seed says nothing about the difference to {}.",
+        "higher": "better than {}",
+        "lower": "worse than {}",
+        "no difference seen": "not seen to differ from {}",
+        "too few seeds": "of one seed only beside {}, which says nothing",
     }
-    said = [(template, _having(verdict, main.entries)) for verdict, template in templates.items()]
-    return sentences(
-        f"{main.reference} ends at a test {main.metric.name} of {share(only, decimals(main.entries))}."
-        if only
-        else "",
-        *(template.format(listing([entry.name for entry in found])) for template, found in said if found),
-    )
+    said = [
+        template.format(listing([entry.name for entry in found]))
+        for outcome, template in templates.items()
+        if (found := _having(outcome, main.entries))
+    ]
+    told = "; ".join(said)
+    if only is None:
+        return f"{main.reference} is {told or 'not compared with anything'}."
+    end = f"{main.reference} ends at {percent(only.mean, decimals(main.entries))} test {main.metric.name}"
+    return f"{end}: {told}." if told else f"{end}."
 
 
-def _over_groups(numbers: StudyGroups, main: Entries, contrasts: Sequence[Contrast]) -> str:
-    """Over all groups; then for every method in how many the reference is higher, lower, or nothing seen."""
+def _over_groups(numbers: StudyGroups, main: Entries) -> str:
+    """For every method in how many groups the reference is higher, lower, or nothing is seen."""
     if not main.compared:
         return "There is no comparison yet: it takes two seeds that two methods of a group finished."
     said = [_beside(main, method) for method in numbers.methods]
-    return sentences(pooled_text(contrasts), f"Group by group, in test {numbers.metric.name}:", *said)
+    return sentences(f"Group by group, in test {numbers.metric.name}:", *said)
 
 
 def _beside(main: Entries, method: str) -> str:
     entries = [entry for entry in main.of(method) if entry in main.compared]
     if not entries:
         return ""
-    found = {verdict: _having(verdict, entries) for verdict in _WORDS}
+    found = {outcome: _having(outcome, entries) for outcome in _WORDS}
     parts = [
-        f"{_WORDS[verdict]} {method} in {len(having)}"
-        + (f" ({listing([entry.group.label for entry in having])})" if _is_named(verdict, having) else "")
-        for verdict, having in found.items()
-        if having
+        f"{word} in {len(having)}" + (f" ({listing([one.group.label for one in having])})" if few else "")
+        for outcome, word in _WORDS.items()
+        if (having := found[outcome])
+        for few in [len(having) <= MAX_NAMED // 2]
     ]
-    return f"{main.reference} is {listing(parts)} of {count(len(entries), 'comparison')}."
+    groups = count(len(entries), "group")
+    if not parts:
+        return f"{main.reference} is not seen to differ from {method} in any of {groups}."
+    return f"Beside {method}, {main.reference} is {listing(parts)} of {groups}."
 
 
-_WORDS: dict[Outcome, str] = {
-    "higher": "higher than",
-    "lower": "lower than",
-    "no difference seen": "not seen to differ from",
-}
+_WORDS: dict[Outcome, str] = {"higher": "higher", "lower": "lower"}
 
 
-def _is_named(verdict: Outcome, having: Sequence[Entry]) -> bool:
-    return verdict != "no difference seen" and len(having) <= MAX_NAMED // 2
-
-
-def _seen(word: str, reference: str, found: Sequence[Entry], digits: int) -> str:
+def _seen(word: str, reference: str, found: Sequence[Entry]) -> str:
     if not found:
         return f"{reference} is not seen to be {word} than any other method."
-    return f"{reference} is {word} than {listing([f'{e.name} (by {_magnitude(e, digits)})' for e in found])}."
+    return f"{reference} is {word} than {listing([entry.name for entry in found])}."
 
 
-def _unseen(main: Entries, digits: int) -> list[str]:
-    """Where no difference is seen, and what would have been, in one sentence for each n."""
-    unseen = _having("no difference seen", main.entries)
-    said = []
-    for n in sorted({entry.difference.n for entry in unseen if entry.difference}, reverse=True):
-        items = [
-            f"{entry.name} ({points(entry.judgement.detectable or 0.0, digits)})"
-            for entry in unseen
-            if entry.judgement and entry.judgement.difference.n == n
-        ]
-        said.append(
-            f"No difference seen (in brackets a true one that {percent(POWER, 0)} of such studies of "
-            f"{n} seeds would show) between {main.reference} and: {listing(items)}."
-        )
-    return said + [
-        f"About {entry.name}, one seed in common says nothing."
-        for entry in _having("too few seeds", main.entries)
+def _unseen(main: Entries) -> list[str]:
+    unseen = [entry.name for entry in _having("no difference seen", main.entries)]
+    return [
+        *([f"No difference is seen between {main.reference} and {listing(unseen)}."] if unseen else []),
+        *(
+            f"About {entry.name}, one seed in common says nothing."
+            for entry in _having("too few seeds", main.entries)
+        ),
     ]
-
-
-def _magnitude(entry: Entry, digits: int) -> str:
-    """The size of a difference that is seen: 4.1 points, 95 % interval 2.0 to 6.2, exact p = 0.062."""
-    assert entry.difference is not None
-    text, exact = points(entry.difference.mean, digits), exact_p(entry)
-    if entry.difference.interval is not None:
-        text += f", 95{SPACE}% interval {interval_of_sizes(*entry.difference.interval, digits)}"
-    return text if exact is None else f"{text}, sign-flip p{SPACE}={SPACE}{p_value(exact)}"
 
 
 def _having(verdict: Outcome, entries: Sequence[Entry]) -> list[Entry]:
@@ -317,9 +312,13 @@ def _what_could_be_seen(main: Entries) -> str:
     if not unseen:
         return ""
     low, high = min(unseen), max(unseen)
+    seen = f"Where no difference is seen, {percent(POWER, 0)} of such studies would have seen a true one of"
+    if low > 1:
+        return f"{seen} more than 100{SPACE}points only: with so few seeds nothing can be ruled out."
+    if high > 1:
+        return (
+            f"{seen} {points(low, 2)} at best, and not even one of 100{SPACE}points at worst: smaller ones "
+            "are not ruled out."
+        )
     size = points(low, 2) if len(unseen) == 1 else f"{100 * low:.2f} to {points(high, 2)}"
-    return (
-        f"Where no difference is seen, {percent(POWER, 0)} of such studies would have seen a true one of "
-        f"{size} in this family of {count(main.family.n_tests, 'comparison')}: smaller ones are not ruled "
-        "out."
-    )
+    return f"{seen} {size}: smaller ones are not ruled out."

@@ -5,10 +5,10 @@ It knows nothing of studies: numbers in, a few words out.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from decayfree.study.statistics.estimates import Estimate
-
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
+Figures = Mapping[str, Mapping[str, tuple[float, str]]]
+"""The numbers behind a paragraph: what a column is called -> by method, a number and how it is written."""
 NOTHING = "No run is done, so there is nothing to see."
 
 
@@ -29,12 +29,26 @@ def percent_range(low: float, high: float, decimals: int = 1) -> str:
     return f"{_signed_zero_free(100 * low, decimals)} to {percent(high, decimals)}"
 
 
+def clipped(ends: tuple[float, float], mean: float) -> tuple[float, float]:
+    """An interval of a share within 0 and 1, beyond which t intervals of few seeds reach.
+
+    A mean below 0 says that its score may be, as that of counts: such an interval keeps its lower end.
+    """
+    low, high = ends
+    return (max(low, 0.0) if mean >= 0 else low, min(high, 1.0))
+
+
 def points(share: float, decimals: int = 1) -> str:
     """A difference of shares, without its sign, in percentage points."""
     text = f"{abs(100 * share):.{decimals}f}"
     if float(text) == 0 and share != 0:
         return f"less than {10**-decimals:.{decimals}f}{SPACE}points"
     return f"{text}{SPACE}{'point' if float(text) == 1 else 'points'}"
+
+
+def detectable_points(share: float, decimals: int = 1) -> str:
+    """A difference that a study would have seen; beyond 100 points it says no more than that."""
+    return points(share, decimals) if share <= 1 else f"more than 100{SPACE}points"
 
 
 def signed_points(share: float, decimals: int = 1) -> str:
@@ -57,28 +71,12 @@ def significant(number: float, n_digits: int = 3) -> str:
     """A number with so many significant digits, zeros kept: 1.00, 0.0312, 4.20e−7; from 1,000 on 12,345."""
     if number == 0:
         return "0"
-    if 1e-4 <= abs(number) < 999.5:
+    if 1e-4 <= abs(number) < 10**n_digits - 0.5:
         return f"{number:#.{n_digits}g}".rstrip(".").replace("-", MINUS)
-    if 999.5 <= abs(number) < 1e6:
+    if 1e-4 <= abs(number) < 1e6:
         return f"{number:,.0f}".replace("-", MINUS)
     mantissa, exponent = f"{number:.{n_digits - 1}e}".split("e")
     return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
-
-
-def share(estimate: Estimate, decimals: int = 1) -> str:
-    """A mean score with its interval and n: 87.7 % (95 % interval 86.9 to 88.5 %, n = 5)."""
-    if estimate.interval is None:
-        return f"{percent(estimate.mean, decimals)} (one seed, so no interval)"
-    interval = percent_range(*estimate.interval, decimals)
-    return (
-        f"{percent(estimate.mean, decimals)} (95{SPACE}% interval {interval}, n{SPACE}={SPACE}{estimate.n})"
-    )
-
-
-def interval_of_sizes(low: float, high: float, decimals: int = 1) -> str:
-    """An interval of differences that lies on one side of zero, without its sign, in points: 2.0 to 6.2."""
-    small, large = sorted(abs(100 * end) for end in (low, high))
-    return f"{small:.{decimals}f} to {large:.{decimals}f}"
 
 
 def p_value(p: float) -> str:
@@ -97,8 +95,17 @@ def listing(items: Sequence[str], separator: str = ", ") -> str:
 
 
 def by_method(values: Mapping[str, float], wording: Callable[[float], str]) -> str:
-    """A number for each method as a sentence lists them: 1.0 % (no decay) and 2.0 % (WRS)."""
-    return listing([f"{wording(value)} ({name})" for name, value in values.items()])
+    """A number for each of two methods, of more the lowest and the highest; a table behind it has all.
+
+    Example:
+        >>> by_method({"a": 0.5, "b": 2.0, "c": 1.0}, factor)
+        '×0.500 (a) to ×2.00 (b)'
+    """
+    if len(values) <= 2:
+        return listing([f"{wording(value)} ({name})" for name, value in values.items()])
+    ends = (min(values, key=lambda name: values[name]), max(values, key=lambda name: values[name]))
+    low, high = (wording(values[name]) for name in ends)
+    return f"{low} (all)" if low == high else f"{low} ({ends[0]}) to {high} ({ends[1]})"
 
 
 def sentences(*parts: str) -> str:
