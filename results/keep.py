@@ -257,7 +257,8 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
             difference(before) if note(name) else "all was planned",
             seen(groups, theirs),
         ]
-        yield f"| {' | '.join(cells)} |"
+        anew = [row for arm in arms for row in on_new_seeds(name, study, whole, arm)]
+        yield from anew or [f"| {' | '.join(cells)} |"]
         if name == "preset":
             yield primary_of_preset(study, whole)
     yield (
@@ -266,6 +267,28 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
         "them is a replication that is not quite free."
         + (f" In {', '.join(without_images)}: {LACKING}" if without_images else "")
     )
+
+
+def on_new_seeds(name: str, study: Study, groups: StudyGroups, arm: str) -> Iterator[str]:
+    """The row of one of our arms in a study of one group, where several seeds chose and new ones confirm."""
+    others = {one.label for group in groups.groups for one in group.sweeps if one.name == OURS} - {arm}
+    entries = compare_chosen(without(groups, sorted(others))).entries
+    (theirs, *more) = of_method(entries, THEIRS)
+    anew = theirs.confirmation
+    if more or anew is None or anew.reference is None:
+        return
+    without_any = [entry.cell.confirmation for entry in of_method(entries, "none")]
+    finals = [cell and cell.final_test for cell in (*without_any, anew.cell, anew.reference)]
+    cells = [
+        f"[{name}](results/{name}): {arm}, on new seeds",
+        str(len(study.runs)),
+        *(percent(final.mean, 2) if final else "–" for final in finals),
+        told(anew.difference),
+        told(theirs.validation_difference),
+        "all was planned",
+        seen(groups, [anew]),
+    ]
+    yield f"| {' | '.join(cells)} |"
 
 
 def without(groups: StudyGroups, arms: Sequence[str]) -> StudyGroups:
