@@ -12,7 +12,8 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-sys.modules["numpy"] = None  # type: ignore[assignment]  # every import of it raises ImportError
+if __name__ == "__main__":  # pytest imports every file here
+    sys.modules["numpy"] = None  # type: ignore[assignment]  # every import of it raises ImportError
 
 with warnings.catch_warnings():
     # Some versions of torch warn where there is no numpy.
