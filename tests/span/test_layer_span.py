@@ -209,3 +209,22 @@ def test_groups_with_fewer_dimensions_are_filled_with_nan():
 def test_spans_in_different_spaces_have_no_angles():
     with pytest.raises(MismatchError, match="weight has 1 groups of 2 features, weight has 1 of 3"):
         principal_angles_rad(span_of(flat(1.0, 0.0), (1, 2)), span_of(flat(1.0, 0.0, 0.0), (1, 3)))
+
+
+def test_inputs_most_of_whose_channels_are_dead_have_a_span() -> None:
+    """LAPACK's divide and conquer does not converge on one of them (seen with MKL), as on some of trainings."""
+    alive = torch.arange(4, 576, 9)
+    for seed in range(22, 26):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(200, 64, generator=generator, dtype=torch.float64).relu() + 0.3
+        moment = torch.zeros(576, 576, dtype=torch.float64)
+        moment[alive[:, None], alive] = inputs.T @ inputs / 200
+        span = span_of(moment[None], (3, 576))
+        assert span.rank().tolist() == [64]
+        directions, variances = span.directions[0], span.spectrum()[0]
+        again = (directions * variances) @ directions.T
+        torch.testing.assert_close(again, moment, rtol=0, atol=1e-13 * float(moment.max()) * 64)
+        assert variances.diff().max() <= 0
+        weight = torch.randn(3, 576, generator=generator, dtype=torch.float64)
+        dead = torch.ones(576, dtype=torch.bool).index_fill(0, alive, value=False)
+        torch.testing.assert_close(span.off_span(weight), weight * dead, rtol=0, atol=1e-12)

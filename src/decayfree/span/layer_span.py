@@ -170,7 +170,11 @@ class LayerSpan:
                 "they were watched: nothing can be said of their span; "
                 "look at the data and the layers before it"
             )
-        variances, directions = torch.linalg.eigh(self.second_moment)
+        try:
+            variances, directions = torch.linalg.eigh(self.second_moment)
+        except torch.linalg.LinAlgError:  # LAPACK may not converge where most features are dead
+            directions, variances, _ = torch.linalg.svd(self.second_moment)
+            return variances, directions
         return variances.flip(1).clamp_min(0), directions.flip(2)
 
     def _is_in_span(self, tolerance: float) -> Tensor:
