@@ -212,7 +212,7 @@ def test_spans_in_different_spaces_have_no_angles():
 
 
 def test_inputs_most_of_whose_channels_are_dead_have_a_span() -> None:
-    """LAPACK's divide and conquer does not converge on one of them (seen with MKL), as on some of trainings."""
+    """LAPACK's divide and conquer does not converge on one of them (MKL), as on some of trainings."""
     alive = torch.arange(4, 576, 9)
     for seed in range(22, 26):
         generator = torch.Generator().manual_seed(seed)
