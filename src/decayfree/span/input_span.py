@@ -278,6 +278,7 @@ def _chosen(names: Mapping[str, str], found: Iterable[Named | str]) -> set[str]:
     unknown = [name for name in asked if name not in names]
     if unknown:
         listed = ", ".join(unknown[:6]) + (", …" if len(unknown) > 6 else "")
+        meant = closest(unknown[0], names) if len(unknown) == 1 else ""
         raise MismatchError(
             f"the model has no parameter of these names: {listed}{closest(unknown[0], names)}"
         )

@@ -172,7 +172,7 @@ class LayerSpan:
             )
         try:
             variances, directions = torch.linalg.eigh(self.second_moment)
-        except torch.linalg.LinAlgError:  # LAPACK may not converge where most features are dead
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # most features may be dead
             directions, variances, _ = torch.linalg.svd(self.second_moment)
             return variances, directions
         return variances.flip(1).clamp_min(0), directions.flip(2)
