@@ -279,7 +279,5 @@ def _chosen(names: Mapping[str, str], found: Iterable[Named | str]) -> set[str]:
     if unknown:
         listed = ", ".join(unknown[:6]) + (", …" if len(unknown) > 6 else "")
         meant = closest(unknown[0], names) if len(unknown) == 1 else ""
-        raise MismatchError(
-            f"the model has no parameter of these names: {listed}{closest(unknown[0], names)}"
-        )
+        raise MismatchError(f"the model has no parameter of these names: {listed}{meant}")
     return {names[name] for name in asked}
