@@ -109,6 +109,19 @@ def number_faults(name: str, value: object, *, least: float = -math.inf) -> list
     return [] if is_one else [f"{name} must be a number{bound}, got {value!r}"]
 
 
+def choice_faults(name: str, value: object, choices: Iterable[str]) -> list[str]:
+    """Say of a value that is none of some texts that it must be one, and which may have been meant.
+
+    Example:
+        >>> choice_faults("shape", "cosin", ("cosine", "step"))
+        ["shape must be one of 'cosine', 'step', got 'cosin'; did you mean cosine?"]
+    """
+    known = tuple(choices)
+    if value in known:
+        return []
+    return [f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{closest(value, known)}"]
+
+
 def closest(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: what may have been meant; nothing of what is no text.
 

@@ -173,3 +173,5 @@ def test_a_study_of_which_nothing_has_begun_has_empty_frames(tmp_path: Path) -> 
 def test_another_table_is_refused(plain: Study) -> None:
     with pytest.raises(InvalidInputError, match=r"table must be one of 'runs', 'rows', .*, got 'seeds'"):
         plain.frame("seeds")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=r"table must be one of .*, got \[\]"):
+        plain.frame([])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decayfree.errors import (
     InvalidInputError,
-    closest,
+    choice_faults,
     faults_of,
     number_faults,
     raise_all,
@@ -63,9 +63,7 @@ class RateSchedule:
             faults.append(
                 f"n_warmup_steps must be fewer than all {self.n_steps:,}, got {self.n_warmup_steps:,}"
             )
-        if self.shape not in SHAPES:
-            known = ", ".join(map(repr, SHAPES))
-            faults.append(f"shape must be one of {known}, got {self.shape!r}{closest(self.shape, SHAPES)}")
+        faults += choice_faults("shape", self.shape, SHAPES)
         no_numbers = []
         for name, value in (("last_share", self.last_share), ("drop_factor", self.drop_factor)):
             out_of_range = number_faults(name, value, least=0)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from decayfree.dynamics.recorder import Recorder
 from decayfree.dynamics.samples import Sample, read_jsonl
-from decayfree.errors import InvalidInputError, closest
+from decayfree.errors import InvalidInputError, choice_faults, faults_of, raise_all
 from decayfree.report.numbers.groups import Group, StudyGroups
 from decayfree.study.files.results import Study, read_study
 
@@ -60,9 +60,9 @@ def groups_of(numbers: StudyGroups, group: str | None, at_most: int = 12) -> tup
         InvalidInputError: If none is called so, or there are too many for one figure; names them.
     """
     labels = [one.label for one in numbers.groups]
-    named = ", ".join(map(repr, labels))
-    if group is not None and group not in labels:
-        raise InvalidInputError(f"group must be one of {named}, got {group!r}{closest(group, labels)}")
-    if group is None and len(labels) > at_most:
+    if group is not None:
+        raise_all(faults_of(InvalidInputError, choice_faults("group", group, labels)))
+    elif len(labels) > at_most:
+        named = ", ".join(map(repr, labels))
         raise InvalidInputError(f"{len(labels)} groups are too many for a figure: choose group= from {named}")
     return tuple(one for one in numbers.groups if group in (None, one.label))

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from decayfree.display.frame import Library, columns_of, frame_of, library_for
-from decayfree.errors import InvalidInputError, closest
+from decayfree.errors import InvalidInputError, choice_faults, faults_of, raise_all
 from decayfree.report.numbers import series
 from decayfree.report.numbers.compared import Entries, Entry, compare
 from decayfree.report.numbers.groups import Group, Sweep, study_groups
@@ -36,10 +36,7 @@ def study_columns(study: Study, table: str, reference: str | None = None) -> dic
         InvalidInputError: If there is no such table.
         UnknownReferenceError: If no method is called like the reference.
     """
-    if table not in TABLES:
-        raise InvalidInputError(
-            f"table must be one of {', '.join(map(repr, TABLES))}, got {table!r}{closest(table, TABLES)}"
-        )
+    raise_all(faults_of(InvalidInputError, choice_faults("table", table, TABLES)))
     return columns_of(TABLES[table](_Sorted(study, reference)))
 
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from decayfree.errors import (
     InvalidInputError,
-    closest,
+    choice_faults,
     faults_of,
     number_faults,
     raise_all,
@@ -187,10 +187,7 @@ def _setting_faults(
         faults += [] if value is None else number_faults(name, value, least=1e-9)
     for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
         faults += [] if value is None else whole_number_faults(name, value)
-    shapes = ("follow", "plain", *OWN_SHAPES)
-    if schedule not in shapes:
-        known = ", ".join(map(repr, shapes))
-        faults.append(f"schedule must be one of {known}, got {schedule!r}{closest(schedule, shapes)}")
+    faults += choice_faults("schedule", schedule, ("follow", "plain", *OWN_SHAPES))
     is_own = schedule in OWN_SHAPES
     if forgetting is None and steps_per_epoch is None:
         faults.append(
