@@ -375,12 +375,16 @@ class FSDPOnCPU(pl.strategies.FSDPStrategy):
     """Lightning wants an accelerator of this class by its name; what it does is the same without one."""
 
 
-@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")
-def test_flattened_parameters_are_refused(tmp_path):
+def refuse_flattened(rank: int, folder: Path) -> None:
     class Flattened(Net):
         def configure_model(self):
             self.net = FullyShardedDataParallel(self.net, device_id=torch.device("cpu"))
 
     strategy = FSDPOnCPU(process_group_backend="gloo")
     with pytest.raises(decayfree.UnsupportedWeightError, match=r"flat parameter of FSDP1.*use FSDP2"):
-        trained(tmp_path, Flattened(), [WeightRescalingCallback(IMAGES[:8])], strategy=strategy, max_epochs=1)
+        trained(folder, Flattened(), [WeightRescalingCallback(IMAGES[:8])], strategy=strategy, max_epochs=1)
+
+
+def test_flattened_parameters_are_refused(tmp_path):
+    # In a process of its own: Lightning leaves the process group that it has begun.
+    in_processes(refuse_flattened, 1, tmp_path, meet=False)
