@@ -47,10 +47,13 @@ def test_the_page_shows_every_picture(why: ModuleType, study: Path, monkeypatch:
     page = files["why.md"].decode()
     shown = set(re.findall(r"\]\(pictures/([\w-]+\.svg)\)", page))
     assert shown == {name for name in files if name.endswith(".svg")}
-    assert len(shown) == 6
-    assert max(len(line) for line in page.splitlines() if not line.startswith(("|", "!"))) <= why.WIDTH
-    assert r"| a = b | Euclid 1 | \|a\| ≤ 1e-15 | 0 | holds |" in page
-    assert "- **a = b.** Only in the plane." in page
+    assert len(shown) == 7
+    statements = files["statements.md"].decode()
+    for text in (page, statements):
+        lines = [line for line in text.splitlines() if not line.startswith(("|", "!"))]
+        assert max(map(len, lines)) <= why.WIDTH
+    assert r"| a = b | Euclid 1 | \|a\| ≤ 1e-15 | 0 | holds |" in statements
+    assert "- **a = b.** Only in the plane." in statements
 
 
 def test_the_same_study_gives_the_same_bytes(
@@ -59,7 +62,7 @@ def test_the_same_study_gives_the_same_bytes(
     one = {"accuracy": why.DRAWN["accuracy"]}  # says as much as six
     monkeypatch.setattr(why, "DRAWN", one)
     first = written(why, study, monkeypatch)
-    assert set(first) == {"why.md", "accuracy.svg"}
+    assert set(first) == {"why.md", "statements.md", "accuracy.svg"}
     assert written(why, study, monkeypatch) == first
 
 
@@ -74,12 +77,22 @@ def test_a_study_without_a_finished_run_is_refused(
         written(why, folder, monkeypatch)
 
 
-def test_the_page_that_is_kept_has_its_pictures() -> None:
+def test_the_page_that_is_kept_shows_a_picture_a_section_in_few_words_and_figures() -> None:
     page = (DOCS / "why.md").read_text(encoding="utf-8")
-    shown = re.findall(r"\]\((pictures/[\w-]+\.svg)\)", page)
-    assert len(shown) == 6
-    assert all((DOCS / picture).is_file() for picture in shown)
-    assert "holds" in page
+    first, *sections = page.split("\n## ")
+    assert len(sections) == 7
+    for section in sections:
+        (picture,) = re.findall(r"\]\((pictures/[\w-]+\.svg)\)", section)
+        assert (DOCS / picture).is_file()
+    for section in [first, *sections]:
+        prose = " ".join(line for line in section.splitlines()[1:] if not line.startswith(("|", "!", "<!--")))
+        prose = re.sub(r"\]\([^)]*\)", "]", prose)  # where links lead
+        assert len(prose.split()) <= 80, prose
+        assert len(re.findall(r"\d[\d.,]*(?:e[+−-]?\d+)?", prose)) <= 5, prose
+
+
+def test_every_kept_statement_holds() -> None:
+    page = (DOCS / "statements.md").read_text(encoding="utf-8")
     assert page.count("| holds |") >= 30
     assert "| fails |" not in page
     assert "| does not apply |" not in page
