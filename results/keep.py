@@ -226,39 +226,41 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
     shown: dict[frozenset[str], str] = {}
     without_images: list[str] = []
     for name, study in studies.items():
-        groups = study_groups(study)
-        if not {OURS, THEIRS} <= {sweep.name for group in groups.groups for sweep in group.sweeps}:
+        whole = study_groups(study)
+        if not {OURS, THEIRS} <= {sweep.name for group in whole.groups for sweep in group.sweeps}:
             continue
         arms = list(
-            dict.fromkeys(one.label for group in groups.groups for one in group.sweeps if one.name == OURS)
+            dict.fromkeys(one.label for group in whole.groups for one in group.sweeps if one.name == OURS)
         )
-        whole, groups = groups, without(groups, arms[1:])
-        if not all(contrast.is_over_images for contrast in contrasts(groups)):
-            without_images.append(name)
-        entries = compare_chosen(groups).entries
-        theirs = of_method(entries, THEIRS)
-        accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
-        keys = frozenset(
-            run.key
-            for method in (THEIRS, OURS)
-            for entry in of_method(entries, method)
-            for run in entry.cell.runs.values()
-        )
-        first = shown.setdefault(keys, name)
-        before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
-        cells = [
-            f"[{name}](results/{name}){f' {MARK}' if note(name) else ''}"
-            + (f" (the runs of {first})" if first != name else "")
-            + (f": {arms[0]}" if len(arms) > 1 else ""),
-            str(len(study.runs)),
-            *accuracies,
-            difference(theirs),
-            difference(theirs, "validation"),
-            difference(before) if note(name) else "all was planned",
-            seen(groups, theirs),
-        ]
-        anew = [row for arm in arms for row in on_new_seeds(name, study, whole, arm)]
-        yield from anew or [f"| {' | '.join(cells)} |"]
+        # Over several groups the first, in one all.
+        for arm in arms if len(whole.groups) == 1 else arms[:1]:
+            groups = without(whole, sorted({*arms} - {arm}))
+            if not all(contrast.is_over_images for contrast in contrasts(groups)):
+                without_images.append(name)
+            entries = compare_chosen(groups).entries
+            theirs = of_method(entries, THEIRS)
+            accuracies = [mean_accuracy(entries, method) for method in ("none", THEIRS, OURS)]
+            keys = frozenset(
+                run.key
+                for method in (THEIRS, OURS)
+                for entry in of_method(entries, method)
+                for run in entry.cell.runs.values()
+            )
+            first = shown.setdefault(keys, name)
+            before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
+            cells = [
+                f"[{name}](results/{name}){f' {MARK}' if note(name) else ''}"
+                + (f" (the runs of {first})" if first != name else "")
+                + (f": {arm}" if len(arms) > 1 else "")
+                + (", on new seeds" if all(entry.is_anew for entry in theirs) else ""),
+                str(len(study.runs)),
+                *accuracies,
+                difference(theirs),
+                difference(theirs, "validation"),
+                difference(before) if note(name) else "all was planned",
+                seen(groups, theirs),
+            ]
+            yield f"| {' | '.join(cells)} |"
         if name == "preset":
             yield primary_of_preset(study, whole)
     yield (
@@ -267,28 +269,6 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
         "them is a replication that is not quite free."
         + (f" In {', '.join(without_images)}: {LACKING}" if without_images else "")
     )
-
-
-def on_new_seeds(name: str, study: Study, groups: StudyGroups, arm: str) -> Iterator[str]:
-    """The row of one of our arms in a study of one group, where several seeds chose and new ones confirm."""
-    others = {one.label for group in groups.groups for one in group.sweeps if one.name == OURS} - {arm}
-    entries = compare_chosen(without(groups, sorted(others))).entries
-    (theirs, *more) = of_method(entries, THEIRS)
-    anew = theirs.confirmation
-    if more or anew is None or anew.reference is None:
-        return
-    without_any = [entry.cell.confirmation for entry in of_method(entries, "none")]
-    finals = [cell and cell.final_test for cell in (*without_any, anew.cell, anew.reference)]
-    cells = [
-        f"[{name}](results/{name}): {arm}, on new seeds",
-        str(len(study.runs)),
-        *(percent(final.mean, 2) if final else "–" for final in finals),
-        told(anew.difference),
-        told(theirs.validation_difference),
-        "all was planned",
-        seen(groups, [anew]),
-    ]
-    yield f"| {' | '.join(cells)} |"
 
 
 def without(groups: StudyGroups, arms: Sequence[str]) -> StudyGroups:

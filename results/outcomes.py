@@ -120,8 +120,8 @@ def minus_decay(groups: StudyGroups) -> Iterator[tuple[str, Contrast, Contrast |
 
 def _minus_decay(groups: StudyGroups, label: str) -> tuple[Contrast, Contrast | None] | None:
     entries = compare_chosen(groups, label).of("weight decay")
-    anew = contrast_of([one for entry in entries if (one := entry if entry.is_anew else entry.confirmation)])
-    return None if anew is None else (anew, contrast_of([one for one in entries if not one.is_anew]))
+    anew = contrast_of([entry for entry in entries if entry.is_anew])
+    return anew and (anew, contrast_of([one for entry in entries if (one := entry.of_choice)]))
 
 
 def rates(study: Study) -> Iterator[str]:

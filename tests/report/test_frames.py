@@ -142,8 +142,8 @@ def test_what_new_seeds_say_is_confirmatory(tmp_path: Path) -> None:
     writer = Writer(tmp_path, spec=spec, final_of=final, n_intervals=2)
     study = read_study(writer.write())
     found = rows(study, "comparisons")
-    assert [row["kind"] for row in found] == ["exploratory", "confirmatory"] * 4
-    first, again = found[:2]
+    assert [row["kind"] for row in found] == ["confirmatory", "exploratory"] * 3
+    again, first = found[:2]
     ours, theirs = FINAL_TEST["WRS, radius 1"], FINAL_TEST["no decay"]
     assert first["difference"] == pytest.approx(sum(ours[:3]) / 3 - sum(theirs[:3]) / 3)
     assert again["difference"] == pytest.approx(sum(ours[3:]) / 2 - sum(theirs[3:]) / 2)

@@ -153,12 +153,12 @@ def _comparisons(numbers: _Sorted) -> Iterator[Record]:
                 **_interval("validation_difference", entry.validation_difference),
                 **_interval("shrunk_difference", shrunk),
             }
-        if entry.confirmation is not None:
-            yield _judged(entry.confirmation, CONFIRMATORY)
+        if entry.of_choice is not None:
+            yield _judged(entry.of_choice, EXPLORATORY)
 
     for contrast in contrasts(numbers.groups, numbers.reference):
-        kind_of_test = CONFIRMATORY if contrast.entries[0].is_anew else EXPLORATORY
-        for kind, pooled in ((kind_of_test, contrast.test), (CONFIRMATORY, contrast.confirmed)):
+        kind_of_test = CONFIRMATORY if contrast.is_anew else EXPLORATORY
+        for kind, pooled in ((kind_of_test, contrast.test), (EXPLORATORY, contrast.of_choice)):
             if pooled is not None:
                 told = {"scope": "all groups", "method": contrast.method, "reference": contrast.reference}
                 yield {**told, "kind": kind, **_comparison(pooled.primary), "n": pooled.n_groups}

@@ -212,7 +212,7 @@ def interval_text(interval: tuple[float, float] | None) -> str:
     return " to ".join(f"{100 * end:+.2f}".replace("-", "−") for end in interval)
 
 
-def test_what_is_confirmed_is_over_new_seeds_and_stands_in_columns_of_its_own(tmp_path: Path) -> None:
+def test_new_seeds_come_first_and_those_that_chose_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     spec = axes_spec(n_seeds=2, confirm_seeds=(10, 11, 12))
     added = tuple(Added(run.key, (10, 11, 12)) for run in spec.runs() if run.seed == 0)
 
@@ -225,22 +225,37 @@ def test_what_is_confirmed_is_over_new_seeds_and_stands_in_columns_of_its_own(tm
     numbers = study_groups(read_study(out))
     found = contrasts(numbers)[0]
     assert found.name == "WRS minus weight decay"
-    assert found.confirmed is not None
-    assert found.test.primary.difference.mean == pytest.approx(0.01)
-    assert found.confirmed.primary.difference.mean == pytest.approx(-0.02)
-    assert found.confirmed.these_groups.n == 3
+    assert found.is_anew
+    assert found.of_choice is not None
+    assert found.test.primary.difference.mean == pytest.approx(-0.02)
+    assert found.of_choice.primary.difference.mean == pytest.approx(0.01)
+    assert found.test.these_groups.n == 3
     table = pooled_table([found])
     assert table is not None
-    assert [column.title for column in table.columns[:3]] == [
-        "Over all groups",
-        "Confirmed",
-        "On test images",
-    ]
-    assert [cell.text for cell in table.rows[0].cells[1:3]] == ["−2.00", "+1.00"]
+    said = {column.title: cell for column, cell in zip(table.columns, table.rows[0].cells, strict=True)}
+    assert list(said)[:4] == ["Over all groups", "On test images", "p", "… seeds that chose"]
+    assert (said["On test images"].text, said["… seeds that chose"].text) == ("−2.00", "+1.00")
+    assert table.columns[1].note.startswith("new seeds, ")
     rows = comparison_table(numbers, compare_chosen(numbers), "id", "")
-    place = [column.title for column in rows.columns].index("… confirmed")
+    titles = [column.title for column in rows.columns]
     decays = [row for row in rows.rows if row.cells[0].text == "weight decay"]
-    assert {row.cells[place].text for row in decays} == {"−2.0"}
+    told = {title: {row.cells[titles.index(title)].text for row in decays} for title in titles}
+    assert told["WRS minus …"] == {"−2.00"}
+    assert told["… of the choice"] == {"+1.00"}
+
+
+def test_where_one_of_two_has_no_new_seeds_both_stand_with_those_that_chose(tmp_path: Path) -> None:
+    spec = axes_spec(n_seeds=2, confirm_seeds=(10, 11, 12))
+    first = [run for run in spec.runs() if run.seed == 0 and run.method.name == "wrs"]
+    added = tuple(Added(run.key, (10, 11, 12)) for run in first)
+    out = Writer(
+        tmp_path, spec=replace(spec, added=added), final_of=lambda run: 0.8 + 0.001 * run.seed, n_intervals=2
+    ).write()
+    entries = compare_chosen(study_groups(read_study(out)))
+    decays = entries.of("weight decay")
+    assert decays
+    assert all(not entry.is_anew and entry.difference and entry.difference.n == 2 for entry in decays)
+    assert all(entry.is_anew for entry in entries.of("WRS"))
 
 
 def test_where_one_seed_chose_new_seeds_stand_for_what_it_chose(tmp_path: Path) -> None:
@@ -257,12 +272,12 @@ def test_where_one_seed_chose_new_seeds_stand_for_what_it_chose(tmp_path: Path) 
     entries = compare_chosen(after)
     assert {entry.cell.n for entry in entries.entries} == {3}
     decays = entries.of("weight decay")
-    assert all(entry.is_anew and entry.judgement and entry.confirmation is None for entry in decays)
+    assert all(entry.is_anew and entry.judgement and entry.of_choice is None for entry in decays)
     assert [entry.difference.mean for entry in decays if entry.difference] == pytest.approx(
         [-0.02] * len(decays)
     )
     table = comparison_table(after, entries, "id", caption(after, entries))
-    assert "… confirmed" not in [column.title for column in table.columns]
+    assert "… of the choice" not in [column.title for column in table.columns]
     assert table.caption.endswith("mean over seeds that nothing was chosen by.")
     assert contrasts(after)[0].test.primary.difference.mean == pytest.approx(-0.02)
 
@@ -277,11 +292,11 @@ def test_the_page_says_which_runs_confirm_and_that_rules_may_add_more(tmp_path: 
     before, after = (pages[name]["summary"] for name in ("before", "after"))
     assert before[0].endswith("30 of 30 runs are done. The study's rules may add more.")
     assert "75 of 75 runs are done. 45 of these have 3\xa0new seeds, by which" in after[0]
-    assert "; with new seeds" not in pages["before"]["verdict"]
-    assert pages["after"]["verdict"].endswith("; with new seeds none is seen either.")
+    assert "; with the seeds that chose" not in pages["before"]["verdict"]
+    assert pages["after"]["verdict"].endswith("; with the seeds that chose none is seen either.")
     notes = {name: "".join(page["statistics_notes"]) for name, page in pages.items()}
-    assert "Confirmed is the difference" not in notes["before"]
-    assert "Confirmed is the difference" in notes["after"]
+    assert "New seeds are seeds" not in notes["before"]
+    assert "New seeds are seeds" in notes["after"]
     assert "seeds and 3 to confirm · 75" in pages["after"]["kicker"]
 
 

@@ -58,7 +58,7 @@ class Entry:
     @property
     def is_anew(self) -> bool:
         """Whether its runs are of seeds that nothing was chosen by."""
-        return self.sweep.chosen is not None and self.cell is self.sweep.chosen.confirmation
+        return self.cell is self.sweep.anew
 
     @property
     def name(self) -> str:
@@ -84,13 +84,14 @@ class Entry:
         return {seed: one for seed, one in found.items() if math.isfinite(one)}
 
     @cached_property
-    def confirmation(self) -> "Entry | None":
-        """The same with the seeds that nothing was chosen by; None where either has not run with them."""
-        cell, base = self.cell.confirmation, self.reference and self.reference.confirmation
-        if self.is_reference or cell is None or base is None:
+    def of_choice(self) -> "Entry | None":
+        """Of new seeds the same with those that chose; None where one seed did, which says nothing."""
+        if not self.is_anew or self.is_reference:
             return None
-        (entry,) = _judged([(self.group, self.sweep, cell, base)]).entries
-        return entry if entry.judgement else None
+        base = next(one.chosen for one in self.group.sweeps if one.anew is self.reference)
+        assert self.sweep.chosen
+        (entry,) = _judged([(self.group, self.sweep, self.sweep.chosen, base)]).entries
+        return entry if entry.judgement and entry.judgement.p_value is not None else None
 
     @property
     def pairs(self) -> list[float]:
@@ -148,26 +149,29 @@ class UnknownReferenceError(DecayFreeError, ValueError):
 def compare(numbers: StudyGroups, reference: str | None = None) -> Entries:
     """The first table of a page: every cell where one page shows all, else what validation chose, else all.
 
+    What has run with seeds that nothing was chosen by stands there with these.
+
     Raises:
         UnknownReferenceError: If no method is called so; names those that there are.
     """
     chosen = compare_chosen(numbers, reference)
-    is_chosen = chosen.entries and not numbers.are_methods_all
+    is_chosen = (chosen.entries and not numbers.are_methods_all) or any(one.is_anew for one in chosen.entries)
     return chosen if is_chosen else compare_all(numbers, reference)
 
 
 def compare_chosen(numbers: StudyGroups, reference: str | None = None) -> Entries:
     """One cell a method and group, the chosen one, each against the chosen one of the reference.
 
-    Where a single seed chose, with the seeds that nothing was chosen by.
+    With the seeds that nothing was chosen by, once both have run with such.
     """
     check_reference(numbers, reference)
     pairs = []
     for group in numbers.groups:
         base = reference_of(group.sweeps, reference)
-        against = base.standing if base else None
         for sweep in group.sweeps:
-            cell = sweep.standing
+            is_anew = sweep.anew and (base is None or base.anew)
+            cell = sweep.anew if is_anew else sweep.chosen
+            against = None if base is None else base.anew if is_anew else base.chosen
             if cell is None and numbers.has_validation and not any(cell.n for cell in sweep.cells):
                 # A method of which no run ended stays in the table, with what became of it.
                 cell = sweep.cells[0]

@@ -54,13 +54,15 @@ class Sweep:
         return None if self.choice.chosen is None else self.cells[self.choice.chosen]
 
     @property
-    def standing(self) -> Cell | None:
-        """The runs that stand for the method: of the chosen setting.
+    def anew(self) -> Cell | None:
+        """The chosen setting with seeds that nothing was chosen by; None before a run of these is done."""
+        cell = self.chosen and self.chosen.confirmation
+        return cell if cell and cell.n else None
 
-        Where a single seed chose, those of seeds that nothing was chosen by, once there are any.
-        """
-        anew = self.chosen.confirmation if self.chosen and self.chosen.n_planned == 1 else None
-        return anew if anew and anew.n else self.chosen
+    @property
+    def standing(self) -> Cell | None:
+        """The runs that stand for the method: of the chosen setting, anew where there are such."""
+        return self.anew or self.chosen
 
 
 @dataclass(frozen=True)

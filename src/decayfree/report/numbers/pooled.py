@@ -26,8 +26,13 @@ class Contrast:
     test: PooledDifference
     validation: PooledDifference | None
     """Over groups and seeds; None where there are no images to validate on."""
-    confirmed: PooledDifference | None = None
-    """On test images, with seeds that nothing was chosen by; None where none are planned or done."""
+    of_choice: PooledDifference | None = None
+    """Where ``test`` is of new seeds, with those that chose the settings; None where one seed did."""
+
+    @property
+    def is_anew(self) -> bool:
+        """Whether ``test`` is of seeds that nothing was chosen by."""
+        return all(entry.is_anew for entry in self.entries)
 
     @property
     def is_over_images(self) -> bool:
@@ -69,7 +74,7 @@ def contrast_of(entries: Iterable[Entry]) -> Contrast | None:
     by_seed = _pooled([entry.by_seed("test") for entry in judged])
     if by_seed is None:
         return None
-    anew = contrast_of([one for entry in judged if (one := entry.confirmation)])
+    chose = contrast_of([one for entry in judged if (one := entry.of_choice)])
     test, own = _pooled_on_images(judged) or (by_seed, judged)
     return Contrast(
         references.pop(),
@@ -77,7 +82,7 @@ def contrast_of(entries: Iterable[Entry]) -> Contrast | None:
         tuple(own),
         test,
         _pooled([entry.by_seed("validation") for entry in judged]),
-        anew.test if anew else None,
+        chose.test if chose else None,
     )
 
 

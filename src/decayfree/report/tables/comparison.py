@@ -31,27 +31,28 @@ def comparison_table(numbers: StudyGroups, entries: Entries, id: str, caption: s
     has_settings = not numbers.are_methods_all and any(entry.cell.setting for entry in entries.entries)
     shrunk = shrunk_differences(entries)
     is_shrunk = any(shrunk)
-    confirmed = [entry.confirmation for entry in entries.entries]
+    chose = [entry.of_choice for entry in entries.entries]
+    seeds = "new seeds, " if any(entry.is_anew for entry in entries.entries) else ""
     digits = decimals(entries.entries)
     columns = [
         *Column.of_methods(numbers.axes),
         *([Column("Setting")] if has_settings else []),
         Column(f"Test {numbers.metric.name}", f"95{SPACE}% interval", is_number=True),
         Column("n", "runs", is_number=True),
-        Column(f"{entries.reference} minus …", f"points, 95{SPACE}% interval", is_number=True),
+        Column(f"{entries.reference} minus …", f"{seeds}points, 95{SPACE}% interval", is_number=True),
         *([Column("… shrunk", "by all groups", is_number=True)] if is_shrunk else []),
         *([Column("… on validation", "the same", is_number=True)] if numbers.has_validation else []),
-        *([Column("… confirmed", "new seeds", is_number=True)] if any(confirmed) else []),
+        *([Column("… of the choice", "seeds that chose", is_number=True)] if any(chose) else []),
         Column("p", "Holm", is_number=True),
         Column("Seen", f"{entries.reference} is", is_filter=True),
     ]
     rows = []
-    for entry, estimate, again in zip(entries.entries, shrunk, confirmed, strict=True):
+    for entry, estimate, first in zip(entries.entries, shrunk, chose, strict=True):
         drawn = (TableCell.of_difference(estimate, digits),) if is_shrunk else ()
-        anew = (
-            (TableCell.of_difference(again.difference if again else None, digits),) if any(confirmed) else ()
+        of_choice = (
+            (TableCell.of_difference(first.difference if first else None, digits),) if any(chose) else ()
         )
-        rows.append(_row(numbers, entry, has_settings, digits, drawn, anew))
+        rows.append(_row(numbers, entry, has_settings, digits, drawn, of_choice))
     return table_of(id, caption, columns, rows, title="Every comparison")
 
 
@@ -105,7 +106,7 @@ def _row(
     has_settings: bool,
     digits: int,
     shrunk: tuple[TableCell, ...],
-    confirmed: tuple[TableCell, ...],
+    of_choice: tuple[TableCell, ...],
 ) -> TableRow:
     cell = entry.cell
     return TableRow.of(
@@ -117,7 +118,7 @@ def _row(
         TableCell.of_difference(entry.difference, digits),
         *shrunk,
         *([TableCell.of_difference(entry.validation_difference, digits)] if numbers.has_validation else []),
-        *confirmed,
+        *of_choice,
         _p_cell(entry),
         TableCell(verdict(entry), _support(entry, digits)),
         is_reference=entry.is_reference,

@@ -12,18 +12,19 @@ from decayfree.study.statistics.estimates import Estimate
 
 
 def pooled_table(found: Sequence[Contrast]) -> Table | None:
-    """A row a contrast: confirmed with new seeds, pooled difference, p, on validation images, spread."""
+    """A row a contrast: pooled difference, p, with the seeds that chose, on validation images, spread."""
     if not found:
         return None
     interval = f"95{SPACE}% interval"
     has_validation = any(contrast.validation for contrast in found)
     are_such = all(contrast.test.such_groups for contrast in found)
-    is_confirmed = any(contrast.confirmed for contrast in found)
+    has_choice = any(contrast.of_choice for contrast in found)
+    seeds = "new seeds, " if any(contrast.is_anew for contrast in found) else ""
     columns = [
         Column("Over all groups"),
-        *([Column("Confirmed", f"new seeds, points, {interval}", is_number=True)] if is_confirmed else []),
-        Column("On test images", f"points, {interval}", is_number=True),
+        Column("On test images", f"{seeds}points, {interval}", is_number=True),
         Column("p", "uncorrected", is_number=True),
+        *([Column("… seeds that chose", f"points, {interval}", is_number=True)] if has_choice else []),
         *([Column("On validation images", f"points, {interval}", is_number=True)] if has_validation else []),
         *([Column("These groups alone", f"test images, {interval}", is_number=True)] if are_such else []),
         Column("Spread", "between groups, points", is_number=True),
@@ -38,23 +39,23 @@ def pooled_table(found: Sequence[Contrast]) -> Table | None:
         "pooled-table",
         caption,
         columns,
-        [_row(contrast, has_validation, are_such, is_confirmed) for contrast in found],
+        [_row(contrast, has_validation, are_such, has_choice) for contrast in found],
     )
 
 
-def _row(contrast: Contrast, has_validation: bool, are_such: bool, is_confirmed: bool) -> TableRow:
-    test, anew = contrast.test, contrast.confirmed
+def _row(contrast: Contrast, has_validation: bool, are_such: bool, has_choice: bool) -> TableRow:
+    test, chose = contrast.test, contrast.of_choice
     validation = contrast.validation.primary.difference if contrast.validation else None
     return TableRow(
         (
             TableCell(contrast.name),
-            *(
-                [TableCell.of_difference(anew.primary.difference if anew else None, 2)]
-                if is_confirmed
-                else []
-            ),
             TableCell.of_difference(test.primary.difference, 2),
             _p_cell(contrast),
+            *(
+                [TableCell.of_difference(chose.primary.difference if chose else None, 2)]
+                if has_choice
+                else []
+            ),
             *([TableCell.of_difference(validation, 2)] if has_validation else []),
             *([_ends(test.these_groups)] if are_such else []),
             TableCell(f"{100 * test.spread:.2f}", sort=test.spread),

@@ -23,7 +23,7 @@ def pooled_text(found: Sequence[Contrast]) -> str:
         if primary.verdict in ("higher", "lower")
         else f"no difference is seen between {first.reference} and {first.method}"
     )
-    again = {"on the validation images": first.validation, "with new seeds": first.confirmed}
+    again = {"on the validation images": first.validation, "with the seeds that chose": first.of_choice}
     more = [_replicated(where, primary.verdict, one.primary.verdict) for where, one in again.items() if one]
     return f"Over {count(first.test.n_groups, 'group')} {verdict} {told}{''.join(more)}."
 

@@ -158,11 +158,11 @@ def statistics_notes(numbers: StudyGroups, main: Entries) -> list[str]:
             "runs. It is not quite free: these images chose the settings, and favor a method with more to "
             "choose from."
         )
-    if any(entry.confirmation for entry in main.entries):
+    if any(entry.is_anew for entry in main.entries):
         notes.append(
-            "Confirmed is the difference at the same settings with seeds, and where images are drawn by seed "
-            "with images to train on, that no choice has seen; test images are the same. It lacks the luck "
-            "of the choice. p, power, charts and trials are of the seeds that chose."
+            "New seeds are seeds, and where images are drawn by seed images to train on, that no choice has "
+            "seen; test images are the same. So differences lack the luck of the choice, which is in those "
+            "of the seeds that chose. What trials buy is of the seeds that chose."
         )
     if numbers.are_methods_all:
         notes.append(
