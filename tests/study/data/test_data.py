@@ -314,7 +314,12 @@ def test_what_is_blank_is_black_where_it_is_not_tested_with():
         assert not colored[:, 2].any()
     assert torch.equal(bordered.test.pixels, plain.test.pixels)
     assert torch.equal(in_color.test.pixels, plain.test.pixels[:, None].expand(-1, 3, -1, -1))
-    assert torch.equal(in_color.to_input(in_color.test.pixels), plain.to_input(plain.test.pixels))
+    for part in (in_color.train, in_color.validation, in_color.test):
+        inputs = in_color.to_input(part.pixels)
+        assert torch.equal(inputs[:, :2], inputs[:, :1].expand(-1, 2, -1, -1))
+        assert inputs[:, 2].any() == (part is in_color.test)
+    inputs = in_color.to_input(in_color.test.pixels)
+    assert torch.equal(inputs[:, :1], plain.to_input(plain.test.pixels)[:, :1])
     assert (bordered.mean, bordered.std) == (plain.mean, plain.std)
 
 

@@ -121,6 +121,10 @@ def _load(
         parts, n_classes = _from_arrays(spec, *_read(spec, data_dir), seed, is_mixed=spec.name == "svhn")
         counts = None
     mean, std = _moments(_counts(parts[0].pixels) if counts is None else counts)
+    if spec.blank_channels:
+        # Black is zero there: zero padding cuts any other constant into inputs of a convolution.
+        seen = (mean if isinstance(mean, tuple) else (mean,) * N_CHANNELS)[: -spec.blank_channels]
+        mean = (*seen, *(0.0,) * spec.blank_channels)
     train, validation, test = _placed(_blanked(parts, spec), torch.device(device))
     return Dataset(
         *(train, validation, test),
