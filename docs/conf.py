@@ -37,6 +37,7 @@ html_theme = "furo"
 html_title = "decayfree"
 html_static_path = ["site/static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_math_renderer = "drawn"
 html_copy_source = False
 html_show_sourcelink = False

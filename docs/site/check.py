@@ -1,4 +1,4 @@
-"""Is the site whole: a page for every public name, no dead link within, and nothing asked of another host?
+"""Is the site whole: all public names, no dead link within, nothing asked of another host, nobody kept out?
 
 python docs/site/check.py build/site
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from accessibility import kept_out
 
 # Where an address is fetched with the page; a link that somebody may follow asks for nothing.
 FETCHED = {
@@ -86,7 +88,11 @@ def missing_names(site: Path) -> list[str]:
 def main() -> None:
     """Print every fault; exit code 1 where there is one."""
     site = Path(sys.argv[1])
-    found = [*faults(site), *(f"no page of {name}" for name in missing_names(site))]
+    found = [
+        *faults(site),
+        *(f"no page of {name}" for name in missing_names(site)),
+        *kept_out(site),
+    ]
     print(*found, sep="\n", end="\n" if found else "")
     n_pages = len(list(site.rglob("*.html")))
     print(f"{n_pages} pages, {len(found)} faults")

@@ -21,7 +21,7 @@ PAGE = '<link rel="stylesheet" href="style.css"><a href="other.html#there">on</a
 def site(monkeypatch: pytest.MonkeyPatch) -> None:
     """The modules of docs/site can be imported, as Sphinx does."""
     monkeypatch.syspath_prepend(DOCS / "site")
-    for name in ("public", "reference", "formulas", "check"):
+    for name in ("public", "reference", "formulas", "check", "accessibility"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
