@@ -6,16 +6,15 @@ A ResNet-18 of half its width, batches of 64 made-up images of 32×32, SGD with 
 under DistributedDataParallel on two processes, in Lightning, in the Trainer of transformers, and in the shape
 of timm's script; on JAX, eight convolutions of Flax in a compiled step. Trainings that are bare, rescaled
 after each step, and recorded as it is by default (one sample in 50 steps) live in one process and take a step
-each in turn, so that what disturbs one disturbs all. Prints ratios over bare: the median over pairs of steps,
-its interval of 95 %, and what it is held to. Where one step in 50 is looked at, the three around it count as
-one, have a median of their own, and in the mean their share.
+each in turn, so that what disturbs one disturbs all. Prints a step over one without what decayfree's hooks
+and callbacks take of it, and what that is held to; beside it the median ratio of pairs of steps over bare
+with its interval of 95 %, which has what they do to the rest of a step as well, and the machine's noise.
 ``--steps 4 --batch 4 --rounds 1`` tries it. Sets nothing on the machine but the number of threads.
 """
 
 import argparse
 import json
 import logging
-import math
 import os
 import tempfile
 import time
@@ -23,8 +22,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import cycle, islice, pairwise
+from functools import partial, wraps
+from itertools import count, cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,10 @@ from torch.utils.data import DataLoader, Dataset
 import decayfree
 from decayfree.study import ModelSpec
 from decayfree.study.models import build_model
-from measure import Spread, median_between, quartiles, steps_in_turns
+from measure import median_between, quartiles, steps_in_turns
 from rescale import Line, hardware, is_installed
 
 EVERY = 50  # the recorder's default
-AROUND = 3  # the step that it looks at, the one before and the one after
 N_SKIPPED = 2
 MOST = {"rescaled": 1.02, "recorded": 1.01}
 MOST_ON_JAX = {"rescaled": 1.05}
@@ -102,31 +100,53 @@ def main() -> None:
         step_ms = TRAINERS[name](Run(args.rounds * args.steps, args.batch))
         print(f"{name}: a bare step takes {quartiles(step_ms['bare']).format(1)} ms")
         for arm, most in (MOST_ON_JAX if name == "jax" else MOST).items():
-            over = ratio(step_ms[arm], step_ms["bare"], is_recorded=arm == "recorded")
-            print(Line(f"{arm} over bare", over.format(3), over.median, most), flush=True)
+            pairs = [treated / bare for treated, bare in zip(step_ms[arm], step_ms["bare"], strict=True)]
+            over = median_between(pairs)
+            inside_ms = sum(step_ms.get(f"inside {arm}", []))
+            if inside_ms:
+                share = sum(step_ms[arm]) / (sum(step_ms[arm]) - inside_ms)
+                print(Line(f"{arm} over without its hooks", f"{share:.4f}", share, most))
+                print(Line(f"... over bare, {len(pairs)} pairs", over.format(3)), flush=True)
+            else:
+                print(
+                    Line(f"{arm} over bare, {len(pairs)} pairs", over.format(3), over.median, most),
+                    flush=True,
+                )
 
 
-def ratio(treated: list[float], bare: list[float], *, is_recorded: bool) -> Spread:
-    """Of one arm over the other, step by step; of a recorded one the mean over 50 steps."""
-    near: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    others = []
-    for number, pair in enumerate(zip(treated, bare, strict=True), start=1 + N_SKIPPED):
-        if is_recorded and (number + 1) % EVERY < AROUND:
-            near[(number + 1) // EVERY].append(pair)
-        else:
-            others.append(pair[0] / pair[1])
-    plain = median_between(others)
-    windows = [[sum(times) for times in zip(*window, strict=True)] for window in near.values()]
-    if not windows:
-        return plain
-    looked = median_between([one / other for one, other in windows])
-    share = AROUND / EVERY
-    middle = share * looked.median + (1 - share) * plain.median
-    low, high = (
-        math.hypot(share * (one - looked.median), (1 - share) * (two - plain.median))
-        for one, two in ((looked.low, plain.low), (looked.high, plain.high))
-    )
-    return Spread(middle - low, middle, middle + high)
+class Inside:
+    """The time that decayfree's hooks and callbacks take of a training's steps: noise hardly reaches it."""
+
+    def __init__(self) -> None:
+        self.clock = time.process_time
+        self.total_s = 0.0
+        self._is_in = False
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """From here on time the hooks that it has."""
+        for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
+            for key, hook in hooks.items():
+                if hook.__module__.startswith("decayfree"):
+                    hooks[key] = self.timed(hook)
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, timed; what it calls is part of it."""
+
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._is_in:
+                return function(*args, **kwargs)
+            start, self._is_in = self.clock(), True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.total_s, self._is_in = self.total_s + self.clock() - start, False
+
+        return run
+
+
+INSIDE: dict[str, Inside] = defaultdict(Inside)
+"""By arm."""
 
 
 def in_turns(
@@ -136,9 +156,23 @@ def in_turns(
     arms: tuple[str, ...] = ("bare", *MOST),
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each step of each arm."""
-    trainings = {arm: partial(train, arm, run) for arm in arms}
-    return steps_in_turns(trainings, n_steps=run.n_steps, n_skipped=N_SKIPPED, clock=clock)
+    """Milliseconds of each step of each arm, and of all that hooks and callbacks took of an arm's steps."""
+    INSIDE.clear()
+
+    def counted(arm: str, tick: Callable[[], None]) -> None:
+        inside, numbers = INSIDE[arm], count(1)
+        inside.clock = clock
+
+        def at_end_of_step() -> None:
+            if next(numbers) == N_SKIPPED:
+                inside.total_s = 0.0
+            tick()
+
+        train(arm, run, at_end_of_step)
+
+    trainings = {arm: partial(counted, arm) for arm in arms}
+    step_ms = steps_in_turns(trainings, n_steps=run.n_steps, n_skipped=N_SKIPPED, clock=clock)
+    return step_ms | {f"inside {arm}": [1e3 * INSIDE[arm].total_s] for arm in arms}
 
 
 def network() -> nn.Module:
@@ -155,6 +189,7 @@ def treat(arm: str, optimizer: torch.optim.Optimizer, found: decayfree.Invarianc
         decayfree.WeightRescaling(optimizer, found)
     if arm == "recorded":
         decayfree.Recorder(optimizer, found, sink=Path(folder) / "dynamics.jsonl")
+    INSIDE[arm].watch(optimizer)
 
 
 def found_in(model: nn.Module) -> decayfree.Invariance:
@@ -239,7 +274,9 @@ def lightning(arm: str, run: Run, tick: Callable[[], None]) -> None:
         def training_step(self, batch: Any, index: int) -> Tensor:
             return cross_entropy(self(batch[0]), batch[1])
 
-        def on_train_batch_end(self, *_: Any) -> None:
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                INSIDE[arm].watch(self.optimizers().optimizer)  # type: ignore[union-attr]
             tick()
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -251,6 +288,8 @@ def lightning(arm: str, run: Run, tick: Callable[[], None]) -> None:
             "rescaled": [WeightRescalingCallback(images)],
             "recorded": [RecorderCallback(images, sink=Path(folder) / "dynamics.jsonl")],
         }
+        for callback in callbacks[arm]:
+            callback.on_before_optimizer_step = INSIDE[arm].timed(callback.on_before_optimizer_step)
         pl.Trainer(
             max_epochs=1,
             accelerator="cpu",
@@ -278,7 +317,9 @@ def transformers(arm: str, run: Run, tick: Callable[[], None]) -> None:
             return {"loss": cross_entropy(self.model(pixel_values), labels)}
 
     class Ticking(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            if state.global_step == 1:
+                INSIDE[arm].watch(others["optimizer"].optimizer)
             tick()
 
     class Images(Dataset[dict[str, Tensor]]):
