@@ -82,6 +82,7 @@ def test_a_file_that_changed_is_another_module_but_not_where_it_is_in_use(folder
         ("./broken.py:Box", {}, r"\./broken\.py:Box cannot be imported: ZeroDivisionError"),
         ("./needs.py:Box", {}, "no module named 'no_such_package'"),
         ("no_such_package:Box", {}, "no module named 'no_such_package' .looked in"),
+        ("mine.py:Box", {}, r"; a file is \./mine\.py:Box"),
     ],
 )
 def test_what_leads_nowhere_is_said(folder: Path, text: str, args: dict[str, object], said: str) -> None:
@@ -101,6 +102,12 @@ def test_other_texts_are_no_addresses(text: str) -> None:
     assert Address.taken(text) == text
     assert not isinstance(Address.taken(text), Address)
     with pytest.raises(InvalidInputError, match=r"expected package\.module:NAME or \./file\.py:NAME, got"):
+        Address(text)
+
+
+@pytest.mark.parametrize("text", ["./a/../mine.py:Box", "../mine.py:Box", "/mine.py:Box", "~/mine.py:Box"])
+def test_a_file_elsewhere_is_told_where_files_are_looked_for(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="looked for in the current folder and below it"):
         Address(text)
 
 

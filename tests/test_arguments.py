@@ -365,6 +365,8 @@ def test_kinds_and_ranges_are_told_together() -> None:
         "seed must be a whole number from 0 to below 2^63, got 9223372036854775808; "
         "names must be a list (list[str]) or None, got 'a'"
     )
+    with pytest.raises(TypeError, match=r"steps\(\): got an unexpected keyword argument 'step'"):
+        steps(nn.Linear(1, 1), step=1)  # type: ignore[call-arg]
     with pytest.raises(InvalidInputError) as error:
         steps(3, n_steps=0, seed=2**63, names="a")  # type: ignore[arg-type]
     assert str(error.value) == message

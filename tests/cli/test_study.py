@@ -232,6 +232,13 @@ def test_what_cannot_be_done_is_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"mine.toml"}
 
 
+def test_the_folder_of_a_study_says_how_to_go_on_there(file: Path) -> None:
+    own = file.rename(file.with_name("study.toml"))
+    code, _, errors = call("study", "run", str(own.parent))
+    assert code == 2
+    assert f"whose file is {own}: to go on there, add --out {own.parent}" in " ".join(unboxed(errors).split())
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(file: Path, tmp_path: Path) -> None:
     code, _, errors = call("study", "run", str(file), "--out", str(file / "out"))
     assert code == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,8 @@ def test_in_a_terminal_it_asks_and_proposes_what_suits_the_answers(tmp_path: Pat
     command = [sys.executable, "-m", "decayfree", "study", "new", str(file)]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        # Task, data, network, optimizer, methods, learning rate, epochs, seeds.
-        os.write(ours, b"counting\n\n\nlion\nwrs, turning\n\n2\n\n")
+        # Task, data, network, optimizer, methods, learning rate, epochs, seeds. Wrong ones are asked again.
+        os.write(ours, b"counting\n\n\nlyon\nlion\nwsr\nwrs, turning\nfast\n\n2\n\n")
         said = b""
         while chunk := _read(ours):
             said += chunk
@@ -63,7 +64,10 @@ def test_in_a_terminal_it_asks_and_proposes_what_suits_the_answers(tmp_path: Pat
     )
     text = said.decode()
     assert "Data (scenes, shanghaitech" in text
-    assert "Network [csrnet-bn]" in text or "Network [mcnn-bn]" in text
+    assert re.search(r"Network.* \[(csrnet|mcnn)-bn\]", text)
+    assert "did you mean lion?" in text
+    assert "did you mean wrs?" in text
+    assert "Optimizer (sgd, " in text
     assert "Learning rate [0.0001]" in text
 
 

@@ -37,12 +37,12 @@ def test_what_is_installed_is_taken_polars_first(monkeypatch: pytest.MonkeyPatch
 
 def test_without_either_the_error_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame, "find_spec", lambda name: None)
-    cure = r"not installed: pip install 'decayfree\[frames\]' for polars, or pip install pandas"
+    cure = r"installed: pip install 'decayfree\[frames\]' for polars, or pip install pandas"
     with pytest.raises(
-        MissingExtraError, match=f"for a frame polars or pandas is needed, and neither is {cure}"
+        MissingExtraError, match=f"a frame needs polars or pandas, neither of which is {cure}"
     ):
         frame_of({})
-    with pytest.raises(MissingExtraError, match=f"for a frame pandas is needed, which is {cure}"):
+    with pytest.raises(MissingExtraError, match=f"a frame needs pandas, which is not {cure}"):
         frame_of({}, "pandas")
 
 

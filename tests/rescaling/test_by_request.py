@@ -76,6 +76,7 @@ def test_a_training_holds_what_was_asked_for_as_a_loop_by_hand_does(*, fused: bo
     for own, other in zip(model.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12)
     assert wrs.check().problems == ()
+    assert str(wrs.check()).startswith("all is well after ")
     now = {name: blocks_of(model.get_parameter(name), n).norm(dim=1) for name, n in BLOCKS.items()}
     is_shorter = any(bool((now[name] < 0.99 * norms[name]).any()) for name in BLOCKS)
     assert is_shorter == at_most  # so that the two are told apart
@@ -193,6 +194,7 @@ def test_at_most_is_a_setting_that_is_checked_and_goes_with_the_state() -> None:
         assert wrs.check().problems == ()
         model[0].weight.data.mul_(4.0)
         assert "0.weight is off its radius by 1" in wrs.check().problems[0]
+        assert str(wrs.check()).startswith("- 0.weight is off its radius by 1")
 
 
 @pytest.mark.parametrize("way", ["plain", "careful", "few calls", "fused"])

@@ -325,3 +325,9 @@ def test_statements_hold_of_the_rows_that_are_held(check: Callable[..., Check], 
 
 def test_laws_of_spans_are_not_tried_on_some_rows_of_a_weight(seed: int) -> None:
     assert not theory.off_span_part_decays(partly_held(), n_steps=6).is_applicable
+
+
+def test_some_rows_of_a_weight_are_not_replayed(seed: int) -> None:
+    found = theory.decay_is_a_replayed_norm(partly_held(), n_steps=6)
+    assert not found.is_applicable
+    assert found.sentence == "Only some rows of both.weight are scale-invariant; whole weights are replayed."

@@ -111,7 +111,7 @@ class Address(str):
 
     def __new__(cls, text: str) -> "Address":
         if _match(text) is None:
-            raise InvalidInputError(f"expected {cls.in_words}, got {text!r}")
+            raise InvalidInputError(f"expected {cls.in_words}, got {text!r}{hint(text)}")
         return super().__new__(cls, text)
 
     @staticmethod
@@ -230,8 +230,8 @@ class Address(str):
         except DecayFreeError:
             raise
         except ModuleNotFoundError as error:
-            hint = f" (looked in {folder} and where Python's packages are)" if error.name else ""
-            raise InvalidInputError(f"{self}: no module named {error.name!r}{hint}") from error
+            looked = f" (looked in {folder} and where Python's packages are)" if error.name else ""
+            raise InvalidInputError(f"{self}: no module named {error.name!r}{looked}{hint(self)}") from error
         except Exception as error:  # whatever a module raises while it is imported
             raise InvalidInputError(f"{self} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -245,6 +245,23 @@ class Address(str):
                 raise InvalidInputError(f"{self}: there is no {part!r}{closest(part, known)}")
             thing = getattr(thing, part)
         return thing
+
+
+def hint(text: str) -> str:
+    """The end of a message about a text that may have been meant for a file.
+
+    Example:
+        >>> hint("mine.py:Net"), hint("mine:Net")
+        ('; a file is ./mine.py:Net', '')
+        >>> hint("../mine.py:Net")
+        '; a file is looked for in the current folder and below it: ./file.py:NAME'
+    """
+    path, _, name = text.rpartition(":")
+    if not path.endswith(".py"):
+        return ""
+    if path[:1] in "/~" or ".." in path or _match(f"./{path}:{name}") is None:
+        return "; a file is looked for in the current folder and below it: ./file.py:NAME"
+    return f"; a file is ./{path}:{name}"
 
 
 def _match(text: str) -> re.Match[str] | None:

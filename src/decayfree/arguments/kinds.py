@@ -48,7 +48,11 @@ def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            _judge(function, signature.bind(*args, **kwargs).arguments, ranges)
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f"{function.__qualname__}(): {error}") from None
+            _judge(function, given, ranges)
             return function(*args, **kwargs)
 
         return call

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decayfree.arguments.address import Address, Args, looking_in
+from decayfree.arguments.address import Address, Args, hint, looking_in
 from decayfree.cli.options import FORMS
 from decayfree.errors import InvalidInputError, closest, faults_of, raise_all
 
@@ -43,7 +43,7 @@ def build_named(name: str, *, seed: int = 0, args: Sequence[str] = ()) -> nn.Mod
     is_of_library = source in _LIBRARIES and bool(rest)
     address = Address.taken(name)
     if not is_of_library and not isinstance(address, Address):
-        raise InvalidInputError(f"expected {FORMS}, got {name!r}")
+        raise InvalidInputError(f"expected {FORMS}, got {name!r}{hint(name)}")
     meant = "" if is_of_library else closest(source, _LIBRARIES)
     if meant and find_spec(source) is None:
         raise InvalidInputError(f"there is no library {source!r}{meant}")

@@ -304,7 +304,8 @@ def _rule(
 def _unknown(optimizer: str) -> str:
     row = row_called(optimizer)
     if row is None:
-        names = [name.lower() for one in OPTIMIZERS for name in one.classes.split()]
+        known = [one for one in OPTIMIZERS if one.equilibrium is not None]
+        names = [name.lower() for one in known for name in one.classes.split()]
         return f"{unknown_balance(repr(optimizer))}{closest(optimizer.lower(), names)}"
     said = unknown_balance(row.classes.split()[0], row.refused)
     turned = ": decayfree.Turning gives its directions the memory that you choose, without decay"

@@ -265,6 +265,11 @@ def _spec(
         return builtin_spec(study, size or "small", device=device, seeds=seeds, data_dir=folder)
     path = Path(study)
     if not path.is_file():
+        own = path / "study.toml"
+        if own.is_file():
+            raise InvalidInputError(
+                f"{study} is the folder of a study, whose file is {own}: to go on there, add --out {study}"
+            )
         raise InvalidInputError(
             f"{study} is neither a file nor a built-in study, which are {', '.join(BUILTIN)}"
             f"{closest(study, BUILTIN)}"

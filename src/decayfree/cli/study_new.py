@@ -5,6 +5,7 @@ Writes what `start_spec` chooses, from options or from answers.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from decayfree.cli.completion import (
     tasks_named,
 )
 from decayfree.cli.options import count, errors_told, option
-from decayfree.errors import InvalidInputError
+from decayfree.errors import DecayFreeError, InvalidInputError
 
 SCHEMA_FILE = "study.schema.json"
 
@@ -111,20 +112,36 @@ def _schema_text() -> str:
 
 
 def _asked() -> dict[str, Any]:
-    """Answers, each of which decides what is proposed next."""
+    """Answers, each of which decides what is proposed next; one that cannot be is asked for again."""
     from decayfree.study.builtin.starts import METHODS_TO_COMPARE, start_spec
     from decayfree.study.run_settings import DATA_OF_TASK
 
-    given: dict[str, Any] = {"task": typer.prompt(f"Task ({', '.join(DATA_OF_TASK)})", "classification")}
+    given: dict[str, Any] = {}
+
+    def ask(
+        key: str, question: str, proposed: Any, *, names: Sequence[str] = (), several: bool = False
+    ) -> None:
+        listed_names = f" ({', '.join(names)})" if names else ""
+        while key not in given:
+            answer = typer.prompt(f"{question}{listed_names}", proposed, type=type(proposed))
+            value = answer.replace(",", " ").split() if several else answer
+            try:
+                start_spec(**given, **{key: value})
+            except DecayFreeError as error:
+                typer.echo(f"  {error}", err=True)
+            else:
+                given[key] = value
+
+    ask("task", "Task", "classification", names=tuple(DATA_OF_TASK))
     data = DATA_OF_TASK.get(given["task"], ("digits",))
-    given["data"] = typer.prompt(f"Data ({', '.join(data)}, or ./file.py:NAME)", data[0])
+    ask("data", "Data", data[0], names=(*data, "./file.py:NAME"))
     recipe = start_spec(**given).recipe
-    given["model"] = typer.prompt("Network", str(recipe.model.name))
-    given["optimizer"] = typer.prompt("Optimizer", str(recipe.optimizer.name))
-    methods = typer.prompt("Methods to compare", " ".join(METHODS_TO_COMPARE))
-    given["methods"] = methods.replace(",", " ").split()
+    ask("model", "Network; all names: docs/models.md", str(recipe.model.name))
+    ask("optimizer", "Optimizer", str(recipe.optimizer.name), names=optimizers_named(""))
+    methods = " ".join(METHODS_TO_COMPARE)
+    ask("methods", "Methods to compare, with spaces between", methods, names=methods_named(""), several=True)
     recipe = start_spec(**given).recipe
-    given["learning_rate"] = typer.prompt("Learning rate", recipe.learning_rate, type=float)
-    given["n_epochs"] = typer.prompt("Epochs", recipe.n_epochs, type=int)
-    given["seeds"] = typer.prompt("Seeds", 3, type=int)
+    ask("learning_rate", "Learning rate", recipe.learning_rate)
+    ask("n_epochs", "Epochs", recipe.n_epochs)
+    ask("seeds", "Seeds", 3)
     return given

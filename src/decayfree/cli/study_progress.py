@@ -243,4 +243,4 @@ def _brief(text: str, note: str, title: str) -> str:
         return f"{text} ({note})"
     if title == "Setting":
         return text.replace("learning rate ", "lr ").replace("weight decay ", "wd ")
-    return {"the one compared with": "reference", "no difference seen": "not seen"}.get(text, text)
+    return {"the one compared with": "reference", "no difference seen": "not seen to differ"}.get(text, text)

@@ -52,9 +52,9 @@ def library_for(library: Library | None) -> Library:
         raise InvalidInputError(f"library must be {listed} or None, got {library!r}{closest(library, known)}")
     name = library or next((one for one in known if find_spec(one)), None)
     if name is None or not find_spec(name):
-        lacking = f"{name} is needed, which is" if name else "polars or pandas is needed, and neither is"
+        lacking = f"{name}, which is not" if name else "polars or pandas, neither of which is"
         raise MissingExtraError(
-            f"for a frame {lacking} not installed: pip install 'decayfree[frames]' for polars, or pip "
+            f"a frame needs {lacking} installed: pip install 'decayfree[frames]' for polars, or pip "
             "install pandas"
         )
     return name

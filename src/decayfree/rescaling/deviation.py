@@ -48,6 +48,14 @@ class Deviation:
     zero_blocks: dict[str, int]
     problems: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """What a person asks: whether all is well, and if not, what is wrong."""
+        told = [f"- {problem}" for problem in self.problems] or [
+            f"all is well after {self.n_steps:,} steps: norms are within {self.largest:.1e} of what they are "
+            "held at"
+        ]
+        return "\n".join(told)
+
 
 @dataclass(frozen=True)
 class Watcher:

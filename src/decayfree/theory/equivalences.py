@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from decayfree.arguments.kinds import COUNT, checked
+from decayfree.errors import listed
 from decayfree.methods.exact_replay import ExactReplay
-from decayfree.theory.check import Check, figure
+from decayfree.theory.check import Check, figure, not_applicable
 from decayfree.theory.subject import Subject
 from decayfree.theory.trajectory import (
     MakeOptimizer,
@@ -40,6 +41,13 @@ def decay_is_a_replayed_norm(
     subject: Subject, make_optimizer: MakeOptimizer = torch.optim.SGD, *, n_steps: int = 200
 ) -> Check:
     """Training with decay turns as one at unit norm with step sizes and momentum factors from its norms."""
+    statement, source = "Weight decay = a fixed norm with replayed step sizes", "algebra; cf. 1803.01814"
+    if partial := [weight.name for weight in subject.found if weight.blocks.is_partial]:
+        return not_applicable(
+            statement,
+            source,
+            f"Only some rows of {listed(partial)} are scale-invariant; whole weights are replayed.",
+        )
     lr = subject.learning_rate(0.01)
     decay = _TURN / lr
     run = training(subject, make_optimizer, lr=lr, weight_decay=decay, momentum=_MOMENTUM)
@@ -58,8 +66,8 @@ def decay_is_a_replayed_norm(
     )
     change = max(float((values / values[0] - 1).abs().max()) for values in replayed.values())
     return Check(
-        "Weight decay = a fixed norm with replayed step sizes",
-        "algebra; cf. 1803.01814",
+        statement,
+        source,
         f"directions apart by {figure(apart)}",
         "0",
         apart,

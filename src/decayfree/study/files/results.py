@@ -178,6 +178,10 @@ class Study:
         frames = import_module("decayfree.report.frames")
         return frames.study_frame(self, table, library)
 
+    def __repr__(self) -> str:
+        done = sum(run.state == "done" for run in self.runs)
+        return f"Study({self.spec.title!r}, {done} of {self.n_planned} runs done)"
+
     def _repr_html_(self) -> str:
         """What a notebook shows: how many runs of each method are in which state."""
         states = [state for state in STATES if any(run.state == state for run in self.runs)]
