@@ -21,7 +21,7 @@ from torch import Tensor
 
 import decayfree
 from decayfree.blocks import Blocks
-from decayfree.errors import InvalidInputError, NonFiniteWeightError
+from decayfree.errors import InvalidInputError, MissingExtraError, NonFiniteWeightError
 from decayfree.rescaling import fused_holder as fusing
 from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held
@@ -306,7 +306,7 @@ def test_numba_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     found, optimizer = find(model), sgd(model)
     monkeypatch.setitem(sys.modules, "numba", None)
     fusing._compiled.cache_clear()
-    with unchanged(model, optimizer), pytest.raises(ImportError, match=r"numba.*decayfree\[fused\]"):
+    with unchanged(model, optimizer), pytest.raises(MissingExtraError, match=r"numba.*decayfree\[fused\]"):
         decayfree.WeightRescaling(optimizer, found, fused=True)
     fusing._compiled.cache_clear()
 

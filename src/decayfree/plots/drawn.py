@@ -20,7 +20,7 @@ from decayfree.display.paper import (
     paper_style,
     title_panel,
 )
-from decayfree.report.charts.axes import Chart
+from decayfree.report.charts.axes import SHARE_FORMAT, Chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def _draw_axes(panel: "Axes", layout: Mapping[str, Any]) -> None:
         elif not is_log:
             room = _room(panel, name, 0.3 if name == "y" else 0.35)
             of_panel.set_major_locator(MaxNLocator(min(room, 7), steps=[1, 2, 5, 10]))
-        if axis.get("tickformat") == ".0%":
+        if axis.get("tickformat") == SHARE_FORMAT:
             of_panel.set_major_formatter(PercentFormatter(1.0, decimals=None))
     panel.set_xlabel(layout["xaxis"].get("title", {}).get("text", ""))
     panel.grid(axis="y", color=GRID)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decayfree.errors import InvalidInputError
+from decayfree.errors import InvalidInputError, MissingExtraError
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import ROUNDING, Holder, holders_of
 from decayfree.rescaling.runs import RunInMemory, runs_in_memory
@@ -31,7 +31,7 @@ class FusedHolder(Holder):
         at_most: As for the other.
 
     Raises:
-        ImportError: If numba is not installed.
+        MissingExtraError: If numba is not installed.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def _compiled() -> Callable[..., float]:
         from numba.core import cgutils, types
         from numba.extending import intrinsic
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             f"fused=True needs numba, which cannot be imported ({error}): pip install 'decayfree[fused]'"
         ) from error
 

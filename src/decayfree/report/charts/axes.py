@@ -11,6 +11,7 @@ from typing import Any
 from decayfree.report.numbers.series import Cell, Curve
 
 N_DIGITS = 4
+SHARE_FORMAT = ".2~%"  # as many decimals as there are: 98 %, 98.75 %
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ def sample_layout(points: Sequence[tuple[int, float]], scale: Scale) -> dict[str
 
 def run_layout(is_share: bool) -> dict[str, Any]:
     """The layout of a chart of a single run, whose numbers set its ranges."""
-    y_axis: dict[str, Any] = {"tickformat": ".0%"} if is_share else {"type": "log", "exponentformat": "power"}
+    y_axis: dict[str, Any] = (
+        {"tickformat": SHARE_FORMAT} if is_share else {"type": "log", "exponentformat": "power"}
+    )
     x_axis = {"title": {"text": "step", "standoff": 6}, "nticks": 8, "rangemode": "tozero"}
     return _layout(x_axis, {**_AXIS, "nticks": 6, **y_axis})
 
@@ -166,7 +169,7 @@ def rank_layout(values: Sequence[float], scale: Scale) -> dict[str, Any]:
         "title": {"text": "rank of the direction", "standoff": 6},
         "dtick": 0.25,
         "range": [0, 1],
-        "tickformat": ".0%",
+        "tickformat": SHARE_FORMAT,
     }
     return _layout(x_axis, _y_axis(ends, scale))
 
@@ -282,7 +285,7 @@ def _y_axis(ends: Sequence[float] | None, scale: Scale) -> dict[str, Any]:
     if scale.is_logarithmic:
         axis |= {"type": "log"}
     else:
-        axis |= {"tickformat": ".0%", "nticks": 7}
+        axis |= {"tickformat": SHARE_FORMAT, "nticks": 7}
     if ends is None:
         return axis
     ticks = logarithmic_ticks(ends, is_share=scale.is_share) if scale.is_logarithmic else {}

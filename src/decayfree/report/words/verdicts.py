@@ -202,9 +202,10 @@ def _what_was_trained(numbers: StudyGroups) -> str:
     if numbers.are_methods_all:
         recipe = study.spec.recipe
         data, model = recipe.data, recipe.model
+        width = "" if model.width_factor == 1 else f", {model.width_factor:g} of its published width"
         noise = f"{percent(data.label_noise, 0)} of the training labels are drawn at random."
         return sentences(
-            f"One network ({model.name}, {model.width_factor:g} of its published width) was trained on "
+            f"One network ({model.name}{width}) was trained on "
             f"{data.name} by {count(len(numbers.cells), 'method')} with {n_seeds} each.",
             f"There are {data.n_train:,} training and {data.n_test:,} test images.",
             noise if data.label_noise else "",
