@@ -290,9 +290,9 @@ def section(title: str, text: str, *, picture: str, alt: str) -> Iterator[str]:
 def paragraph(text: str) -> Iterator[str]:
     """An empty line and the text in lines of at most 120 characters."""
     yield ""
-    yield from textwrap.wrap(
-        text.replace("\N{NO-BREAK SPACE}", " "), WIDTH, break_long_words=False, break_on_hyphens=False
-    )
+    # A line that began with "%" would be a comment to what makes the site.
+    for line in textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False):
+        yield line.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def listed(texts: list[str]) -> Iterator[str]:

@@ -62,6 +62,12 @@ def test_every_page_of_docs_stands_in_a_table_of_contents() -> None:
     assert set(named) - {"reference/index"} == pages - {"index"}
 
 
+def test_no_line_of_a_page_is_a_comment_to_sphinx() -> None:
+    for path in DOCS.rglob("*.md"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if line.lstrip().startswith("%")], path
+
+
 @pytest.mark.parametrize(
     ("page", "other", "fault"),
     [

@@ -108,6 +108,23 @@ if __name__ == "__main__":
 """
 
 
+def test_a_script_that_its_processes_import_is_told_where_the_call_belongs(tmp_path):
+    spec = StudySpec(methods=(WRS(),), seeds=(0,), recipe=recipe(n_epochs=1))
+    (tmp_path / "spec.toml").write_text(spec.to_toml())
+    unguarded = INTERRUPTED.replace('if __name__ == "__main__":', "if True:")
+    (tmp_path / "script.py").write_text(unguarded)
+    process = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert 'put the call under if __name__ == "__main__":' in process.stderr
+    assert "FolderInUseError" not in process.stderr
+
+
 def test_ctrl_c_stops_cleanly_and_the_same_again_goes_on(tmp_path):
     spec = StudySpec(methods=(WRS(),), seeds=(0,), recipe=recipe(n_epochs=500))
     out = tmp_path / "out"

@@ -6,6 +6,7 @@ are left alone.
 """
 
 import dataclasses
+import multiprocessing.process
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decayfree.arguments.kinds import COUNT, checked
+from decayfree.errors import InvalidInputError
 from decayfree.study.disk import replace_text
 from decayfree.study.files.checkpoint import read_reason, read_state
 from decayfree.study.files.folder_lock import FolderLock, LockShare
@@ -103,13 +105,19 @@ def run_study(
         How it ended. Ctrl-C is no exception here: runs save where they are, and ``interrupted`` is set.
 
     Raises:
-        InvalidInputError: If ``n_jobs`` is below 1, or there is no cluster at the address.
+        InvalidInputError: If ``n_jobs`` is below 1, there is no cluster at the address, or a script calls it
+            that the processes import: then the call belongs under ``if __name__ == "__main__":``.
         SpecError: If what is the user's own is not what it must be.
         FolderInUseError: If another runner is at work in ``out``.
         DiskFullError: If the disk takes no more. All checkpoints and rows so far are kept; calling again goes
             on.
         MissingExtraError: If Ray is wanted and not installed.
     """
+    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
+        raise InvalidInputError(
+            "run_study is called while one of its processes imports the script that it is called in: put the "
+            'call under if __name__ == "__main__":'
+        )
     out = Path(out)
     interrupted = False
     if spec.own():
