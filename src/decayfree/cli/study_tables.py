@@ -68,7 +68,11 @@ def list_builtin(*, as_json: bool) -> None:
         table.add_column(f"Runs × steps, {size}", justify="right")
     for name in BUILTIN:
         sizes = [specs[name, size].runs() for size in SIZES]
-        work = [f"{len(runs)} × {runs[0].recipe.n_steps:,}" for runs in sizes]
+        lengths = [sorted({run.recipe.n_steps for run in runs}) for runs in sizes]
+        work = [
+            f"{len(runs)} × {' to '.join(f'{n:,}' for n in dict.fromkeys((steps[0], steps[-1])))}"
+            for runs, steps in zip(sizes, lengths, strict=True)
+        ]
         question = [escape(specs[name, "small"].question)] if console.width >= _WIDE else []
         table.add_row(name, *question, *work)
     console.print(table)

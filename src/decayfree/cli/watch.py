@@ -29,7 +29,7 @@ INSTRUMENTS = {
     "effective_learning_rate": "eff. rate",
 }
 """In the order in which columns are given up where the terminal is narrow, the last first."""
-_LEAST_LINE, _MOST_LINE = 8, 40
+_LEAST_LINE, _MOST_LINE = 10, 40  # as wide as its heading, at least
 _ROUNDING = 1e-3
 """Of a value; what moves by less is drawn flat."""
 _NUMBER, _LEAST_NAME, _MEAN = 10, 14, "mean of all"
@@ -102,7 +102,7 @@ def _drawn(samples: Sequence[Sample], width: int, height: int) -> Group:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("weight", no_wrap=True, width=of_names)
     for instrument in kept:
-        table.add_column(INSTRUMENTS[instrument], no_wrap=True, width=length)
+        table.add_column(INSTRUMENTS[instrument], no_wrap=True, width=max(length, _LEAST_LINE))
         table.add_column("now", justify="right", no_wrap=True, width=_NUMBER - 2)
     rows = {_MEAN: {key: over_weights(seen[key]) for key in kept}} if len(names) > 1 else {}
     rows |= {name: {key: seen[key].get(name, []) for key in kept} for name in names}

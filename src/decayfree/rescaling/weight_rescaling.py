@@ -221,6 +221,8 @@ class WeightRescaling(Attached):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken; rescales nothing: load model and optimizer as well.
 
+        Radii, ``every`` and the other settings are those of the state, whatever this was made with.
+
         Raises:
             MismatchError: If the weights or the number of their blocks differ, or entries are missing.
             InvalidInputError: If a value in it is outside what is allowed. After an error nothing has
