@@ -13,16 +13,17 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
-from decayfree.errors import closest
+from decayfree.errors import closest, extra_needed
 
 
-def lazy_face(package: str, *, submodules: str = "") -> Callable[[str], Any]:
+def lazy_face(package: str, *, submodules: str = "", extra: str = "") -> Callable[[str], Any]:
     """A ``__getattr__`` for a package, which knows its ``__all__`` as well.
 
     Args:
         package: Its ``__name__``.
         submodules: Modules below it that are loaded when they are asked for, divided by spaces. They are no
             part of ``__all__``.
+        extra: What installs numpy, where the rooms need it: its absence is said before one is imported.
     """
 
     @cache
@@ -39,6 +40,9 @@ def lazy_face(package: str, *, submodules: str = "") -> Callable[[str], Any]:
         if name == "__all__":
             value: Any = list(room_of())
         elif name in room_of():
+            if extra:
+                with extra_needed(extra, f"{package} needs {{}}, which is not installed"):
+                    import_module("numpy")
             value = getattr(import_module(room_of()[name]), name)
         else:
             meant = "" if name.startswith("_") else closest(name, room_of())

@@ -53,6 +53,21 @@ def names_load() -> None:
             getattr(face, name)
 
 
+def others_name_their_extra() -> None:
+    """What needs numpy says what to install."""
+    for face, name, extra in (
+        ("study", "read_study", "study"),
+        ("report", "write_report", "study"),
+        ("plots", "norms", "plots"),
+    ):
+        said = ""
+        try:
+            getattr(import_module(f"decayfree.{face}"), name)
+        except decayfree.errors.MissingExtraError as error:
+            said = str(error)
+        assert f"pip install 'decayfree[{extra}]'" in said, (face, said)
+
+
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, n_steps: int) -> None:
     for _ in range(n_steps):
         optimizer.zero_grad()
@@ -72,6 +87,7 @@ def found_in(model: nn.Module, images: Tensor) -> decayfree.Invariance:
 
 def main() -> None:
     names_load()
+    others_name_their_extra()
     torch.manual_seed(0)
     images = torch.randn(8, 3, 8, 8)
     model = Network()

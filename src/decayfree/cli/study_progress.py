@@ -206,7 +206,7 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     name = groups.metric.name
     title = f"Test {name} after the last step"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    left_out = ("p", "… shrunk", "… on validation")
+    left_out = ("p", "… shrunk", "… on validation", "… of the choice")
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title not in left_out]
     for _, column in kept:
         table.add_column(

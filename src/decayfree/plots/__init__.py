@@ -17,4 +17,4 @@ if TYPE_CHECKING:
     from decayfree.plots.tuned import budget as budget
     from decayfree.plots.tuned import sensitivity as sensitivity
 
-__getattr__ = lazy_face(__name__)
+__getattr__ = lazy_face(__name__, extra="plots")

@@ -17,4 +17,4 @@ if TYPE_CHECKING:
     from decayfree.report.page import write_report as write_report
     from decayfree.report.page import write_samples as write_samples
 
-__getattr__ = lazy_face(__name__)
+__getattr__ = lazy_face(__name__, extra="study")

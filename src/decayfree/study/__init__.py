@@ -40,4 +40,4 @@ if TYPE_CHECKING:
     from decayfree.study.spec.study_spec import SpecError as SpecError
     from decayfree.study.spec.study_spec import StudySpec as StudySpec
 
-__getattr__ = lazy_face(__name__)
+__getattr__ = lazy_face(__name__, extra="study")

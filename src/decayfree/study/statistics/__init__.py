@@ -39,4 +39,4 @@ if TYPE_CHECKING:
     from decayfree.study.statistics.sweeps import best_of_sweep as best_of_sweep
     from decayfree.study.statistics.sweeps import spread_of as spread_of
 
-__getattr__ = lazy_face(__name__)
+__getattr__ = lazy_face(__name__, extra="study")
