@@ -305,6 +305,14 @@ Frozen: 1
     without a scale: norm (BatchNorm2d) takes it away"""
 
 
+def test_where_names_are_long_the_table_has_the_ends_of_what_normalizes() -> None:
+    deep = nn.Sequential(OrderedDict(transformer=nn.Sequential(OrderedDict(encoder=Mixed()))))
+    table = str(find_invariant(deep, torch.randn(4, 3, 8, 8)))
+    (row,) = [line for line in table.splitlines() if ".qkv.weight" in line]
+    assert re.search(r" …v_norm, …k_nor…  ", row)
+    assert max(map(len, table.splitlines())) <= 120
+
+
 def test_the_table_shows_every_kind_of_verdict() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

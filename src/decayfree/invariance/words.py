@@ -272,11 +272,22 @@ def _shown(
     if rows and not everything:
         taken = sum(max(len(row[column]) for row in rows) for column in (0, 1, 2, 4)) + 4 * 2
         room = max(_WIDTH - taken, _LEAST_NORM)
+        last_names = ["", *(_last_names(weight) for weight in shown)]
         rows = [
-            (*row[:3], row[3] if len(row[3]) <= room else f"{row[3][: room - 1]}…", row[4]) for row in rows
+            (*row[:3], row[3] if len(row[3]) <= room else _cut(short or row[3], room), row[4])
+            for row, short in zip(rows, last_names, strict=True)
         ]
     n_more = len(weights) - len(shown)
     return aligned(rows) + [f"and {n_more} more"] * bool(n_more)
+
+
+def _last_names(weight: ScaleInvariantWeight) -> str:
+    """What normalizes it, by the ends of their names: …qn, …kn."""
+    return ", ".join(f"…{layer.name.rpartition('.')[2]}" for layer in weight.norm_layers)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def others_of(
