@@ -17,6 +17,7 @@ from decayfree.report.numbers.pooled import Contrast, contrast_of
 from decayfree.report.numbers.series import Cell
 from decayfree.report.words.wording import signed_interval, signed_points
 from decayfree.study import Override, Run, RunSettings, Study
+from decayfree.study.files.of_images import images_of_text
 from decayfree.study.statistics.estimates import Estimate, mean_interval
 from decayfree.study.statistics.sweeps import best_of_sweep, spread_of
 from decayfree.study.statistics.two_way import difference_on_images
@@ -316,21 +317,40 @@ def off_span(study: Study) -> Iterator[str]:
     for settings, run in planned(study):
         place = settings.recipe.model.name, settings.recipe.clean_off_span, settings.label
         arms[place][replace(settings, seed=0)][settings.seed] = run
+    chosen = {place: own[_best(own)] for place, own in arms.items()}
     yield "Test accuracy in %, with t interval over seeds, and by how much it is below validation accuracy:\n"
     yield "| network | method | as it is | below validation | cleaned | below validation |"
     yield "|---|---|--:|--:|--:|--:|"
-    for network, is_clean, label in arms:
-        if is_clean:
-            continue
+    arms_of = [(network, label) for network, is_clean, label in chosen if not is_clean]
+    for network, label in arms_of:
         cells = []
         for cleaned in (False, True):
-            own = arms[network, cleaned, label]
-            runs = own[_best(own)].values()
+            runs = chosen[network, cleaned, label].values()
             test = mean_interval([run.rows[-1].test_score for run in runs])
             fall = fmean(run.rows[-1].validation_score - run.rows[-1].test_score for run in runs)
             low, high = test.interval or (test.mean, test.mean)
             cells += [f"{_percent(test.mean)} ({100 * low:.2f} to {100 * high:.2f})", f"{100 * fall:.2f}"]
         yield f"| {network} | {label} | {' | '.join(cells)} |"
+    yield "\nPaired differences in test accuracy, points, 95 % interval over seeds and images:\n"
+    yield "| network | method | cleaned minus as it is | minus no decay | minus no decay, both cleaned |"
+    yield "|---|---|--:|--:|--:|"
+    for network, label in arms_of:
+        own = [chosen[network, cleaned, label] for cleaned in (False, True)]
+        none = [chosen[network, cleaned, "no decay"] for cleaned in (False, True)]
+        pairs = [(own[1], own[0])] + [(mine, theirs) for mine, theirs in zip(own, none, strict=True)]
+        cells = [_told(_paired(*pair)) if pair[0] is not pair[1] else "–" for pair in pairs]
+        yield f"| {network} | {label} | {' | '.join(cells)} |"
+
+
+def _paired(first: Mapping[int, Run], second: Mapping[int, Run]) -> Estimate:
+    """Over seeds and test images where runs kept which are right, else over seeds."""
+    texts = [{seed: run.rows[-1].test_images for seed, run in runs.items()} for runs in (first, second)]
+    if all(text for own in texts for text in own.values()):
+        images = ({seed: images_of_text(text) for seed, text in own.items() if text} for own in texts)
+        if (found := difference_on_images(*images)) is not None:
+            return found.difference
+    seeds = sorted(first.keys() & second.keys())
+    return mean_interval([_test_score(first[seed]) - _test_score(second[seed]) for seed in seeds])
 
 
 OUTCOMES: Mapping[str, Callable[[Study], Iterator[str]]] = {

@@ -120,8 +120,10 @@ def test_the_fall_off_the_span_is_that_of_the_setting_that_validation_chose(
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| mlp")
     ]
-    assert len(rows) == 6
-    for row in rows:
+    assert len(rows) == 12
+    assert rows[6] == ["mlp-bn", "no decay", "+15.00 (+15.00 to +15.00)", "–", "–"]
+    assert rows[7][2:] == ["+15.00 (+15.00 to +15.00)", *["0.00 (0.00 to 0.00)"] * 2]
+    for row in rows[:6]:
         assert row[2:] == ["70.00 (70.00 to 70.00)", "20.00", "85.00 (85.00 to 85.00)", "5.00"]
 
 
