@@ -4,11 +4,26 @@ import re
 import tomllib
 from pathlib import Path
 
+from decayfree.methods import METHODS
+from decayfree.optimizers import in_studies
+from decayfree.study.run_settings import DATA_OF_TASK, OWN_MODELS
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def text_of(page: str) -> str:
     return " ".join((DOCS / page).read_text(encoding="utf-8").split())
+
+
+def test_the_first_page_counts_what_studies_have() -> None:
+    words = {6: "six", 10: "ten", 11: "Eleven", 20: "twenty"}
+    images = [name for name in DATA_OF_TASK["classification"] if name != "image-folder"]
+    of_other_tasks = 6
+    page = text_of("index.md")
+    assert f"{words[len(METHODS)]} [methods]" in page
+    assert f"{words[len(in_studies())]} optimizers" in page
+    assert f"{words[len(OWN_MODELS) - of_other_tasks]} [networks]" in page
+    assert f"{words[len(images)]} [data sets]" in page
 
 
 def test_the_page_of_questions_counts_the_optimizers_that_were_tried() -> None:

@@ -62,8 +62,10 @@ def watch(
 
 def _follow(file: Path, console: Console, every_s: float) -> None:
     """Draw anew whenever the file has grown, until Ctrl-C; waits for a file that is not there, or empty."""
-    n_bytes, shown = -1, Text(f"Waiting for {file}")
-    with Live(shown, console=console, auto_refresh=False) as live:
+    if not file.is_file():
+        console.print(f"Waiting for {file}, which is not there yet", highlight=False, markup=False)
+    n_bytes = -1
+    with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
                 size = file.stat().st_size if file.is_file() else -1
