@@ -42,6 +42,26 @@ def test_the_page_of_questions_says_what_a_step_costs_as_it_was_measured() -> No
     )
 
 
+def test_what_a_step_takes_in_trainers_is_what_the_benchmark_printed() -> None:
+    printed = (DOCS.parent / "benchmarks" / "kept" / "trainers.txt").read_text(encoding="utf-8")
+    page = (DOCS / "speed.md").read_text(encoding="utf-8")
+    rows = {cells[1].strip(): cells[2:-1] for line in page.splitlines() if len(cells := line.split("|")) == 7}
+    titles = (
+        "a plain loop",
+        "timm's loop",
+        "Lightning",
+        "transformers",
+        "JAX: Flax and optax",
+        "DDP, two processes",
+    )
+    for title, part in zip(
+        titles, re.split(r"^\w+: a bare step", printed, flags=re.MULTILINE)[1:], strict=True
+    ):
+        figures = re.findall(r"(\d\.\d{3,4}(?: \[[\d., ]+\])?)(?:  |\n)", part)
+        assert [cell.strip() for cell in rows[title] if cell.strip() != "–"] == figures
+        assert "missed" not in part
+
+
 def test_the_memory_that_one_moves_to_is_that_of_the_published_recipe() -> None:
     recipes = tomllib.loads((DOCS / "published.toml").read_text(encoding="utf-8"))["recipes"]
     assert recipes[0]["name"] == "ResNet-18, CIFAR-10"
