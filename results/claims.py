@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from keep import HERE, OURS, ROOT, THEIRS, of_method
-from outcomes import by_optimizer, turning_minus_decay
+from outcomes import by_optimizer, lost_over_grids, minus_decay, turning_minus_decay
 
 from decayfree.report.numbers.compared import Entry, compare_chosen
 from decayfree.report.numbers.groups import StudyGroups, Sweep, study_groups
@@ -48,6 +48,7 @@ def claims() -> Iterator[tuple[Path, str]]:
     yield from over_groups()
     yield from of_powers()
     yield from of_preset(study_groups(read_study(HERE / "preset")))
+    yield from of_rates(read_study(HERE / "rates"))
     yield from of_off_span_law(read_study(HERE / "figure1"))
     rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
     for path in (FRONT, page("architectures")):
@@ -122,6 +123,26 @@ def of_preset(groups: StudyGroups) -> Iterator[tuple[Path, str]]:
         )
     yield FRONT, f"With SGD it is {sgd}, with Lion {lion}"
     yield ROOT / "docs" / "turning.md", f"{sgd} with SGD, {adamw} with AdamW and {lion} with Lion"
+
+
+def of_rates(study: Study) -> Iterator[tuple[Path, str]]:
+    """What turning is beside tuned decay where its memory is chosen, and what an arm loses over its grid."""
+    groups = study_groups(study)
+    anew = {label: told(found.test.primary.difference) for label, found, _ in minus_decay(groups)}
+    yield FRONT, f"turning minus tuned decay is {anew['turning']} points"
+    lost = {label: f"{100 * middle:.2f}" for label, _, _, middle, _ in lost_over_grids(groups)}
+    turning, decay = lost["turning"], lost["weight decay"]
+    plain, root = (lost[label] for label in lost if label.startswith("WRS"))
+    yield (
+        FRONT,
+        f"its median setting is {turning} points below its best, that of decay {decay}, that of WRS {plain}, "
+        f"and on the root of the schedule {root}",
+    )
+    yield (
+        ROOT / "docs" / "paper.md",
+        f"its median setting {plain} points, decay's {decay}); on the root of the schedule {root}. Turning "
+        f"loses {turning}",
+    )
 
 
 def of_one_experiment() -> Iterator[tuple[Path, str]]:

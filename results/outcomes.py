@@ -132,14 +132,25 @@ def rates(study: Study) -> Iterator[str]:
     yield "\nBelow the best setting of the arm, points of test accuracy, mean over cells (diverged: 0 %):\n"
     yield "| arm | settings, cells | median | worst |"
     yield "|---|--:|--:|--:|"
+    for label, n, n_cells, middle, worst in lost_over_grids(groups):
+        yield f"| {label} | {n}, {n_cells} | {100 * middle:.2f} | {100 * worst:.2f} |"
+    plain, root = (label for label in groups.methods if label.startswith("WRS"))
+    found = contrast_of([one for one in compare_chosen(groups, root).of(plain) if one.is_anew])
+    if found is not None:
+        yield f"\n{root} minus {plain}, on new seeds: {_told(found.test.primary.difference)} points."
+
+
+def lost_over_grids(groups: StudyGroups) -> Iterator[tuple[str, int, int, float, float]]:
+    """Arm, settings, cells, and by how much the median and the worst setting are below the best, a share."""
     for label in groups.methods:
         sweeps = [sweep for group in groups.groups for sweep in group.sweeps if sweep.label == label]
         spreads = [
             one for sweep in sweeps if (one := spread_of([_with_diverged(cell) for cell in sweep.cells]))
         ]
-        below = [fmean(one.best - getattr(one, name) for one in spreads) for name in ("median", "worst")]
-        n = sum(len(sweep.cells) for sweep in sweeps)
-        yield f"| {label} | {n}, {len(sweeps)} | {100 * below[0]:.2f} | {100 * below[1]:.2f} |"
+        middle, worst = (
+            fmean(one.best - getattr(one, name) for one in spreads) for name in ("median", "worst")
+        )
+        yield label, sum(len(sweep.cells) for sweep in sweeps), len(sweeps), middle, worst
 
 
 def angles(study: Study) -> Iterator[str]:
