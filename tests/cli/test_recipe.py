@@ -328,7 +328,7 @@ def test_what_a_model_does_not_tell_is_refused(zoo, words, model, said):
             "adamv",
             "where weight decay settles under 'adamv' is not known; it is for SGD, SGDW, Adam, AdamW, Lion",
         ),
-        ("adamww", "; did you mean adamw or nadamw or adam?"),
+        ("adamww", "; did you mean adamw or adam?"),
         ("lamb", "under LAMB is not known (it makes every step a share of the weight's own norm, so that no"),
         ("RMSprop", "Lion: decayfree.Turning gives its directions the memory that you choose, without decay"),
     ],

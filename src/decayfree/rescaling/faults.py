@@ -121,9 +121,10 @@ def decay_faults(
         settings = " and ".join(f"{key}={value:g}" for key, value in decays.items())
         said.append(f"group {index} has {settings} on {listed([_short(name) for name in names], n_shown)}")
     return [
-        "weights whose norm is held must not be decayed, which only pollutes their moments or is undone: "
-        f"{', '.join(said)}{', …' if len(decayed) > 2 else ''}. decayfree.exempt_(optimizer, found) takes "
-        "them out of it; for a new optimizer: decayfree.split_params(model, found, weight_decay=...)"
+        "decayfree.exempt_(optimizer, found) comes first: weights whose norm is held must not be decayed, "
+        f"which only pollutes their moments or is undone: {', '.join(said)}"
+        f"{', …' if len(decayed) > 2 else ''}. "
+        "For a new optimizer: decayfree.split_params(model, found, weight_decay=...)"
     ]
 
 
