@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from keep import HERE, OURS, ROOT, THEIRS, of_method
-from outcomes import by_optimizer, lost_over_grids, minus_decay, turning_minus_decay
+from outcomes import by_optimizer, lost_over_grids, minus_decay, off_span, turning_minus_decay
 
 from decayfree.report.numbers.compared import Entry, compare_chosen
 from decayfree.report.numbers.groups import StudyGroups, Sweep, study_groups
@@ -49,6 +49,7 @@ def claims() -> Iterator[tuple[Path, str]]:
     yield from of_powers()
     yield from of_preset(study_groups(read_study(HERE / "preset")))
     yield from of_rates(read_study(HERE / "rates"))
+    yield from of_off_span(read_study(HERE / "off-span"))
     yield from of_off_span_law(read_study(HERE / "figure1"))
     rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
     for path in (FRONT, page("architectures")):
@@ -143,6 +144,24 @@ def of_rates(study: Study) -> Iterator[tuple[Path, str]]:
         f"its median setting {plain} points, decay's {decay}); on the root of the schedule {root}. Turning "
         f"loses {turning}",
     )
+
+
+def of_off_span(study: Study) -> Iterator[tuple[Path, str]]:
+    """What decay gains where test images have content off the span, and how much of it cleaning leaves."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in off_span(study)]
+    pairs = {(row[0], row[1]): row[2:] for row in rows if len(row) == 5}
+
+    def points(network: str, method: str, column: int) -> str:
+        return pairs[network, method][column].partition(" ")[0].removeprefix("+")
+
+    as_is, cleaned = (points("vgg11-bn", "weight decay 0.005", column) for column in (1, 2))
+    of_mlp = [points("mlp-bn", "weight decay 0.005", column) for column in (2, 1)]
+    wrs, turning = (points("vgg11-bn", name, 0) for name in ("WRS, radius 1", "turning, memory of 5 epochs"))
+    yield FRONT, f"decay 0.005 is {as_is} points above no decay, and {cleaned} where both are cleaned"
+    yield FRONT, f"which adds {wrs} points to WRS and {turning} to turning"
+    paper = ROOT / "docs" / "paper.md"
+    yield paper, f"decay is {as_is} points above no decay"
+    yield paper, f"{of_mlp[0]} of {of_mlp[1]} points are left"
 
 
 def of_one_experiment() -> Iterator[tuple[Path, str]]:
