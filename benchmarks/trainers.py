@@ -7,8 +7,8 @@ under DistributedDataParallel on two processes, in Lightning, in the Trainer of 
 of timm's script; on JAX, eight convolutions of Flax in a compiled step. Trainings that are bare, rescaled
 after each step, and recorded as it is by default (one sample in 50 steps) live in one process and take a step
 each in turn, so that what disturbs one disturbs all. Prints a step over one without what decayfree's hooks
-and callbacks take of it, and what that is held to; beside it the median ratio of pairs of steps over bare
-with its interval of 95 %, which has what they do to the rest of a step as well, and the machine's noise.
+and callbacks take of it, and the median ratio of pairs of steps over bare, both beside what they are held to;
+the second with its interval of 95 %, which has what they do to the rest of a step as well, and the machine's noise.
 ``--steps 4 --batch 4 --rounds 1`` tries it. Sets nothing on the machine but the number of threads.
 """
 
@@ -104,11 +104,13 @@ def main() -> None:
             over = median_between(pairs)
             # Without the first look of a recorder, for which numba compiles.
             first = EVERY - N_SKIPPED if arm == "recorded" and len(pairs) > EVERY else 0
-            inside_ms, whole_ms = (sum(step_ms.get(name, [])[first:]) for name in (f"inside {arm}", arm))
+            inside_ms, whole_ms = (sum(step_ms[name][first:]) for name in (f"inside {arm}", arm))
             if inside_ms:
                 share = whole_ms / (whole_ms - inside_ms)
                 print(Line(f"{arm} over without its hooks", f"{share:.4f}", share, most))
-                print(Line(f"... over bare, {len(pairs)} pairs", over.format(3)), flush=True)
+                print(
+                    Line(f"... over bare, {len(pairs)} pairs", over.format(3), over.median, most), flush=True
+                )
             else:
                 print(
                     Line(f"{arm} over bare, {len(pairs)} pairs", over.format(3), over.median, most),

@@ -276,3 +276,8 @@ def test_decay_methods_take_neighboring_colors() -> None:
     decays = [replace(SETTINGS, method=WeightDecay(d)) for d in (5e-4, 5e-3)]
     methods = [Cell(settings, {}, 1, settings.label, "") for settings in decays]
     assert [look.color for look in charts.looks(methods).values()] == ["--m2", "--m3"]
+
+
+def test_ticks_of_shares_have_the_decimals_that_they_need(numbers: StudyNumbers) -> None:
+    for chart in (charts.score_chart(numbers, "test"), charts.score_chart(numbers, "train")):
+        assert chart.figure["layout"]["yaxis"]["tickformat"] == ".2~%"

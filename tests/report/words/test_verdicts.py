@@ -4,6 +4,7 @@ Curves are not judged here.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_one_seed_says_nothing(tmp_path: Path) -> None:
         "WRS ends at 87.0 % test accuracy: of one seed only beside no decay, which says nothing."
     ) in said_in_short(found)
     assert row_of(found)["Seen"].text == "one seed: nothing can be said"
+
+
+@pytest.mark.parametrize(("width", "told"), [(0.125, ", 0.125 of its published width"), (1.0, "")])
+def test_a_width_is_told_of_a_network_that_is_narrower(width: float, told: str, tmp_path: Path) -> None:
+    spec = study_spec(n_seeds=2)
+    model = replace(spec.recipe.model, width_factor=width)
+    spec = replace(spec, recipe=replace(spec.recipe, model=model))
+    said = said_in_short(compared(Writer(tmp_path, spec=spec)))
+    assert f"One network ({model.name}{told}) was trained on" in said
 
 
 def test_the_summary_counts_what_was_trained(tmp_path: Path) -> None:

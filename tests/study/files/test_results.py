@@ -12,6 +12,7 @@ from decayfree.study import ResultError, Row, Spectrum, StudySpec, read_study
 from decayfree.study.files.checkpoint import write_record, write_spectra
 from decayfree.study.files.results import read_rows, read_spectra, row_to, run_directory
 from support.small_study import METHODS, RECIPE, recipe
+from support.synthetic_study import Writer
 
 
 def row(step, **changes):
@@ -231,3 +232,9 @@ def test_damaged_spectra_are_named_by_their_file(study, old, new, says):
         ResultError, match=rf"^{re.escape(str(path))}: not the spectra of a run \(.*{re.escape(says)}"
     ):
         read_study(out)
+
+
+def test_a_study_prints_as_a_line(tmp_path):
+    study = read_study(Writer(tmp_path).write())
+    done = sum(run.state == "done" for run in study.runs)
+    assert repr(study) == f"Study({study.spec.title!r}, {done} of {study.n_planned} runs done)"
