@@ -8,7 +8,7 @@ of timm's script; on JAX, eight convolutions of Flax in a compiled step. Trainin
 after each step, and recorded as it is by default (one sample in 50 steps) live in one process and take a step
 each in turn, so that what disturbs one disturbs all. Prints a step over one without what decayfree's hooks
 and callbacks take of it, and the median ratio of pairs of steps over bare, both beside what they are held to;
-the second with its interval of 95 %, which has what they do to the rest of a step as well, and the machine's noise.
+the second has what they do to the rest of a step as well, and the machine's noise: its interval is of 95 %.
 ``--steps 4 --batch 4 --rounds 1`` tries it. Sets nothing on the machine but the number of threads.
 """
 
