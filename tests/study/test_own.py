@@ -232,12 +232,37 @@ def images(task, n=40):
 
 def counter(n_classes):
     return torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3, padding=1), torch.nn.Flatten(1, 2))
+
+class Detector(torch.nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.backbone = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+        )
+        self.last = torch.nn.Conv2d(8, n_classes, 1)
+
+    def head(self, maps):
+        return [self.last(one) for one in maps]
+
+    def forward(self, images, targets=None):
+        scores = self.head([self.backbone(torch.stack(images))])[0].mean((2, 3))
+        if targets is not None:
+            labels = torch.stack([one["labels"][0] for one in targets])
+            return {"class": torch.nn.functional.cross_entropy(scores, labels)}
+        box = torch.tensor([[2.0, 2, 20, 20]])
+        best = [one[1:].max(0) for one in scores]
+        return [dict(boxes=box, labels=b.indices[None] + 1, scores=b.values[None]) for b in best]
 """
 
 
 @pytest.mark.parametrize(
     ("task", "model", "n_classes"),
-    [("segmentation", "unet-bn", 2), ("detection", "fcos-bn", 3), ("counting", "./mine.py:counter", 1)],
+    [
+        ("segmentation", "unet-bn", 2),
+        ("detection", "fcos-bn", 3),
+        ("detection", "./mine.py:Detector", 3),
+        ("counting", "./mine.py:counter", 1),
+    ],
 )
 def test_ones_own_images_have_masks_boxes_or_points(tmp_path, task, model, n_classes):
     written(tmp_path, source=TRUTHS)
@@ -345,6 +370,8 @@ def test_a_source_that_changed_is_told_before_running_and_by_who_compares(tmp_pa
     (out / "study.toml").write_text(spec.to_toml(), encoding="utf-8")
     told = "./mine.py is not the same in all runs: "
     assert told in call("study", "list", str(out))[2]
+    listed = json.loads(call("study", "list", str(out), "--json")[1])["runs"]
+    assert len({run["sources"]["model.name"]["sha256"] for run in listed}) == 2
     assert told in write_report(out).read_text(encoding="utf-8")
 
 

@@ -184,6 +184,7 @@ def _record(status: "StudyStatus") -> dict[str, Any]:
                 "seconds_left": run.seconds_left,
                 "set_aside": run.set_aside,
                 "test_scores": run.test_scores,
+                "sources": run.sources,
             }
             for run in status.runs
         ],

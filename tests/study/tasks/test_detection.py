@@ -50,6 +50,11 @@ class Says(nn.Module):
         return {"loss": torch.tensor(2.0)} if self.training else [self.seen for _ in images]
 
 
+def test_a_detector_without_heads_is_told_what_it_needs():
+    with pytest.raises(InvalidInputError, match=r"Says is asked .*: expected a backbone, and a head or rpn"):
+        TASK.outputs(Says(), torch.zeros(2, 3, 8, 8))
+
+
 def test_the_ground_is_no_box_and_at_most_100_are_kept():
     boxes = torch.tensor([[0.0, 0.0, 5.0, 5.0]]).repeat(300, 1)
     labels = torch.cat([torch.zeros(100), torch.full((200,), 2)]).long()

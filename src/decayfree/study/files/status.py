@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from decayfree.study.files import results
 from decayfree.study.files.archive import folder_of_runs
 from decayfree.study.files.folder_lock import Holder, holder_of
 from decayfree.study.files.integrity import ResultError
+from decayfree.study.files.sources import Sources
 from decayfree.study.run_settings import RunSettings
 
 RunPhase = Literal["waiting", "running", "done", "diverged", "failed"]
@@ -45,6 +46,8 @@ class RunStatus:
     """Why files of it were set aside as damaged."""
     test_scores: tuple[float, ...] = ()
     """Of the rows of its metrics so far (of very many, the last), as shares; NaN where one is none."""
+    sources: Sources = field(default_factory=dict)
+    """Of what is the user's own in it, or a library's."""
 
     @property
     def fraction(self) -> float:
@@ -113,7 +116,8 @@ def _left_by(run: RunSettings, directory: Path, now_s: float, *, is_held: bool) 
         elapsed_s += max(0.0, now_s - (directory / results.RECORD_FILE).stat().st_mtime)
     elif state == "running":
         state = "waiting"
-    return RunStatus(run, state, record["reason"], n_done, elapsed_s, None, set_aside, scores)
+    sources = record["sources"]
+    return RunStatus(run, state, record["reason"], n_done, elapsed_s, None, set_aside, scores, sources)
 
 
 class _Paces:

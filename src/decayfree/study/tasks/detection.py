@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from decayfree.arguments.address import Address
+from decayfree.errors import InvalidInputError
 from decayfree.forward import Surroundings
 from decayfree.study.data.truth import Ragged, Truth
 from decayfree.study.models.libraries import import_extra
@@ -52,6 +53,12 @@ class Detection:
         those of the first, and no gradient goes back through them: any boxes ask it the same.
         """
         network: Any = model
+        has_head = hasattr(network, "head") or (hasattr(network, "rpn") and hasattr(network, "roi_heads"))
+        if not (hasattr(network, "backbone") and has_head):
+            raise InvalidInputError(
+                f"{type(model).__name__} is asked by what its heads say whether weights have a scale: expected "
+                "a backbone, and a head or rpn and roi_heads, as torchvision's detectors have"
+            )
         features = network.backbone(inputs)
         levels = list(features.values()) if isinstance(features, dict) else features
         if not hasattr(network, "roi_heads"):
