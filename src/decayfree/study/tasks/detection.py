@@ -56,8 +56,8 @@ class Detection:
         has_head = hasattr(network, "head") or (hasattr(network, "rpn") and hasattr(network, "roi_heads"))
         if not (hasattr(network, "backbone") and has_head):
             raise InvalidInputError(
-                f"{type(model).__name__} is asked by what its heads say whether weights have a scale: expected "
-                "a backbone, and a head or rpn and roi_heads, as torchvision's detectors have"
+                f"{type(model).__name__} is asked by what its heads say whether weights have a scale: "
+                "expected a backbone, and a head or rpn and roi_heads, as torchvision's detectors have"
             )
         features = network.backbone(inputs)
         levels = list(features.values()) if isinstance(features, dict) else features
