@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import decayfree
 from support import reference
 from support.available import import_or_skip
+from support.epsilon import LEAST_AT_SMALL_RADII, MODELS, MOST, RADII, SMALL_RADII
 from support.networks import TINY_EPS, digit_losses, find, mixed_net, step_once
 
 N_IMAGES, N_CHANNELS = 16, 3
@@ -377,9 +378,6 @@ def test_kernels_that_epsilon_alone_keeps_silent_are_counted_and_not_made_millio
     assert 0.1 * change < figure < 10 * change
 
 
-MODELS = ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]
-
-
 @pytest.fixture(scope="module")
 def torchvision_model() -> Callable[[str], tuple[nn.Module, dict[str, object], Tensor, Tensor]]:
     """The model with real running statistics, what was found, an input, outputs in eval mode; made once."""
@@ -403,7 +401,7 @@ def torchvision_model() -> Callable[[str], tuple[nn.Module, dict[str, object], T
     return make
 
 
-@pytest.mark.parametrize("radius", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("radius", RADII)
 @pytest.mark.parametrize("name", MODELS)
 def test_large_models_move_by_epsilon_only(
     name: str,
@@ -413,10 +411,10 @@ def test_large_models_move_by_epsilon_only(
     original, found, inputs, before = torchvision_model(name)
     model = copy.deepcopy(original)
     decayfree.rescale_(model, decayfree.Invariance.from_dict(found, model), radius=radius)
-    assert moved(outputs(model, inputs, train=False), before) <= 3e-4
+    assert moved(outputs(model, inputs, train=False), before) <= MOST
 
 
-@pytest.mark.parametrize("radius", [0.3, 0.1])
+@pytest.mark.parametrize("radius", SMALL_RADII)
 @pytest.mark.parametrize("name", MODELS)
 def test_large_models_are_warned_of_before_epsilon_moves_their_outputs(
     name: str,
@@ -430,7 +428,7 @@ def test_large_models_are_warned_of_before_epsilon_moves_their_outputs(
         decayfree.rescale_(model, decayfree.Invariance.from_dict(found, model), radius=radius)
     change = moved(outputs(model, inputs, train=False), before)
     assert change <= 1e-3 or any("ε" in str(warning.message) for warning in caught)
-    assert change > 1e-4  # at radius 0.3 already: so the line above is no empty promise at 0.1
+    assert change > LEAST_AT_SMALL_RADII  # at radius 0.3 already: the line above is no empty promise at 0.1
 
 
 def test_statistics_do_not_shrink_step_after_step(seed: int) -> None:
