@@ -1,15 +1,17 @@
 """What do rescaling and recording add to a training step in other people's trainers?
 
-    python benchmarks/trainers.py [--rounds 3] [--only plain lightning]
+    python benchmarks/trainers.py [--rounds 8] [--only plain lightning]
 
-A ResNet-18 of half its width, batches of 64 made-up images of 32×32, SGD with momentum: in a plain loop,
+A ResNet-18 of half its width, batches of 16 made-up images of 32×32, SGD with momentum: in a plain loop,
 under DistributedDataParallel on two processes, in Lightning, in the Trainer of transformers, and in the shape
 of timm's script; on JAX, eight convolutions of Flax in a compiled step. Trainings that are bare, rescaled
 after each step, and recorded as it is by default (one sample in 50 steps) live in one process and take a step
-each in turn, so that what disturbs one disturbs all. Prints a step over one without what decayfree's hooks
-and callbacks take of it, and the median ratio of pairs of steps over bare, both beside what they are held to;
-the second has what they do to the rest of a step as well, and the machine's noise: its interval is of 95 %.
-``--steps 4 --batch 4 --rounds 1`` tries it. Sets nothing on the machine but the number of threads.
+each in turn, so that what disturbs one disturbs all; each round of 50 steps begins all of them anew. A batch
+is small, so that a step is short beside what is added to it, which does not grow with it. Prints whole steps
+over bare ones, over all rounds, with the interval of 95 % of a round's ratio over rounds (there is none of
+fewer than three), and a step over one without what decayfree's hooks and callbacks take of it, which noise
+hardly reaches. ``--steps 4 --batch 4 --rounds 1`` tries it. Sets nothing on the machine but the number of
+threads, and that freed memory stays with the process.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 import decayfree
 from decayfree.study import ModelSpec
 from decayfree.study.models import build_model
-from measure import median_between, quartiles, steps_in_turns
+from measure import keep_freed_memory, over_rounds, quartiles, steps_in_turns
 from rescale import Line, hardware, is_installed
 
 EVERY = 50  # the recorder's default
@@ -53,10 +55,12 @@ class Run:
     Args:
         n_steps: That count, after two that do not.
         batch: Images in a step.
+        n_rounds: Trainings one after the other.
     """
 
     n_steps: int
     batch: int
+    n_rounds: int = 1
 
     @property
     def n_batches(self) -> int:
@@ -81,12 +85,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of 50 steps")
+    parser.add_argument("--rounds", type=int, default=8, help="of 50 steps")
     parser.add_argument("--steps", type=int, default=EVERY, help="in a round; fewer to try it")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--only", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     # Of XLA, which reads it when JAX begins.
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     warnings.simplefilter("ignore")
@@ -97,25 +102,16 @@ def main() -> None:
         if name in needs and not is_installed(needs[name]):
             print(f"{name}: {needs[name]} is not installed")
             continue
-        step_ms = TRAINERS[name](Run(args.rounds * args.steps, args.batch))
+        step_ms = TRAINERS[name](Run(args.steps, args.batch, args.rounds))
         print(f"{name}: a bare step takes {quartiles(step_ms['bare']).format(1)} ms")
         for arm, most in (MOST_ON_JAX if name == "jax" else MOST).items():
-            pairs = [treated / bare for treated, bare in zip(step_ms[arm], step_ms["bare"], strict=True)]
-            over = median_between(pairs)
-            # Without the first look of a recorder, for which numba compiles.
-            first = EVERY - N_SKIPPED if arm == "recorded" and len(pairs) > EVERY else 0
-            inside_ms, whole_ms = (sum(step_ms[name][first:]) for name in (f"inside {arm}", arm))
+            over = over_rounds(step_ms[arm], step_ms["bare"], length=args.steps)
+            n_pairs = len(step_ms[arm])
+            print(Line(f"{arm} over bare, {n_pairs} steps each", over.format(3), over.median, most))
+            inside_ms, whole_ms = (sum(step_ms[name]) for name in (f"inside {arm}", arm))
             if inside_ms:
                 share = whole_ms / (whole_ms - inside_ms)
-                print(Line(f"{arm} over without its hooks", f"{share:.4f}", share, most))
-                print(
-                    Line(f"... over bare, {len(pairs)} pairs", over.format(3), over.median, most), flush=True
-                )
-            else:
-                print(
-                    Line(f"{arm} over bare, {len(pairs)} pairs", over.format(3), over.median, most),
-                    flush=True,
-                )
+                print(Line("... over without its hooks", f"{share:.4f}", share, most), flush=True)
 
 
 class Inside:
@@ -176,8 +172,14 @@ def in_turns(
 
         train(arm, run, at_end_of_step)
 
+    if "recorded" in arms:
+        compile_looks()
     trainings = {arm: partial(counted, arm) for arm in arms}
-    step_ms = steps_in_turns(trainings, n_steps=run.n_steps, n_skipped=N_SKIPPED, clock=clock)
+    rounds = [
+        steps_in_turns(trainings, n_steps=run.n_steps, n_skipped=N_SKIPPED, clock=clock, seed=number)
+        for number in range(run.n_rounds)
+    ]
+    step_ms = {arm: [one for each in rounds for one in each[arm]] for arm in arms}
     return step_ms | {f"inside {arm}": INSIDE[arm].step_ms for arm in arms}
 
 
@@ -187,6 +189,18 @@ def network() -> nn.Module:
         ModelSpec(name="resnet18", width_factor=0.5), n_classes=10, image_size=(32, 32), seed=0
     )
     return model.to(memory_format=torch.channels_last)
+
+
+def compile_looks() -> None:
+    """A first look, for which numba compiles once a process: it is not of a training's speed."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with tempfile.TemporaryDirectory() as folder:
+        decayfree.Recorder(optimizer, found_in(model), every=1, sink=Path(folder) / "dynamics.jsonl")
+        for images, labels in Run(n_steps=1, batch=2).batches():
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
 
 
 def treat(arm: str, optimizer: torch.optim.Optimizer, found: decayfree.Invariance, folder: str) -> None:
@@ -228,6 +242,7 @@ def ddp(run: Run) -> dict[str, list[float]]:
 
 def _on_rank(rank: int, run: Run, folder: str) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     # Both ranks take turns in the same order.

@@ -1,4 +1,4 @@
-"""How benchmarks compare: trainings take turns, and a median has an interval. No time is looked at."""
+"""How benchmarks compare: trainings take turns, and rounds give an interval. No time is looked at."""
 
 import importlib
 from collections.abc import Callable
@@ -48,13 +48,16 @@ def test_what_a_training_raises_is_raised(measure: ModuleType) -> None:
         measure.steps_in_turns({"a": fails}, n_steps=3, n_skipped=1, clock=float)
 
 
-@pytest.mark.parametrize(
-    # Of the table for the sign test: below n = 6 there is no interval of 95 %.
-    ("n", "first", "last"),
-    [(2, 1, 2), (5, 1, 5), (6, 1, 6), (8, 1, 8), (9, 2, 8), (12, 3, 10), (20, 6, 15), (100, 40, 61)],
-)
-def test_the_interval_of_a_median_is_that_of_the_sign_test(
-    measure: ModuleType, n: int, first: int, last: int
-) -> None:
-    spread = measure.median_between([float(value) for value in reversed(range(1, n + 1))])
-    assert (spread.low, spread.median, spread.high) == (first, (n + 1) / 2, last)
+def test_a_ratio_over_rounds_is_that_of_all_steps_with_the_interval_over_rounds(measure: ModuleType) -> None:
+    below = [1.0, 3.0] * 3
+    above = [4.0, 0.0, 2.0, 2.4, 3.0, 0.6]  # by round 1, 1.1 and 0.9; of steps, from 0 to 4
+    spread = measure.over_rounds(above, below, length=2)
+    assert spread.median == pytest.approx(1.0)
+    # Student's t with two degrees of freedom is 4.3027; three rounds scatter by 0.1.
+    assert spread.high - 1.0 == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert 1.0 - spread.low == pytest.approx(spread.high - 1.0)
+
+
+def test_two_rounds_have_no_interval(measure: ModuleType) -> None:
+    spread = measure.over_rounds([1.0, 2.0], [1.0, 1.0], length=1)
+    assert (spread.low, spread.median, spread.high) == (-float("inf"), 1.5, float("inf"))

@@ -4,9 +4,15 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+import torch
+
 from decayfree.methods import METHODS
 from decayfree.optimizers import in_studies
+from decayfree.rescaling import following
 from decayfree.study.run_settings import DATA_OF_TASK, OWN_MODELS
+from support import epsilon
+from support.scripts import script
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,31 +41,17 @@ def test_the_page_of_questions_says_what_a_step_costs_as_it_was_measured() -> No
     shares = [
         float(share)
         for peer in ("SGDP adds to SGD", "AdamP adds to AdamW")
-        for share in re.findall(rf"of what {peer} \| ([\d.]+) to ([\d.]+)", text_of("speed.md"))[0]
+        for share in re.findall(rf"of what {peer} \| ([\d.]+) \|", text_of("speed.md"))
     ]
     assert f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of what AdamP or SGDP add" in text_of(
         "faq.md"
     )
 
 
-def test_what_a_step_takes_in_trainers_is_what_the_benchmark_printed() -> None:
-    printed = (DOCS.parent / "benchmarks" / "kept" / "trainers.txt").read_text(encoding="utf-8")
-    page = (DOCS / "speed.md").read_text(encoding="utf-8")
-    rows = {cells[1].strip(): cells[2:-1] for line in page.splitlines() if len(cells := line.split("|")) == 7}
-    titles = (
-        "a plain loop",
-        "timm's loop",
-        "Lightning",
-        "transformers",
-        "JAX: Flax and optax",
-        "DDP, two processes",
-    )
-    for title, part in zip(
-        titles, re.split(r"^\w+: a bare step", printed, flags=re.MULTILINE)[1:], strict=True
-    ):
-        figures = re.findall(r"(\d\.\d{3,4}(?: \[[\d., ]+\])?)(?:  |\n)", part)
-        assert [cell.strip() for cell in rows[title] if cell.strip() != "–"] == figures
-        assert "missed" not in part
+@pytest.mark.parametrize("page", ["speed.md", "methods.md", "discovery.md", "span.md"])
+def test_tables_of_times_say_what_the_benchmarks_printed(page: str) -> None:
+    filled = script("docs/speed.py").filled(page)
+    assert (DOCS / page).read_text(encoding="utf-8") == filled, "run `python docs/speed.py`"
 
 
 def test_the_memory_that_one_moves_to_is_that_of_the_published_recipe() -> None:
@@ -71,3 +63,32 @@ def test_the_memory_that_one_moves_to_is_that_of_the_published_recipe() -> None:
     assert "| 5.12 |" in row
     for page in ("migration.md", "published.md"):
         assert "memory_epochs=5.12" in text_of(page)
+
+
+def test_limits_say_what_epsilon_and_few_digits_do() -> None:
+    page = text_of("limits.md")
+    radii = [f"{radius:g}" for radius in epsilon.RADII]
+    assert f"less than {power(epsilon.MOST)} when they are rescaled" in page
+    assert f"at radius {', '.join(radii[:-1])} and {radii[-1]}" in page
+    assert epsilon.MODELS == ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn"]
+    assert "ResNet-18, DenseNet-121, MobileNetV2, VGG11-BN at radius" in page
+    assert f"a radius of {max(epsilon.SMALL_RADII):g} it begins to matter" in page
+    assert f"more than {power(epsilon.LEAST_AT_SMALL_RADII)} in each" in page
+    assert f"move the outputs by more than {100 * following._EPS_WARNING:.1f} %" in page
+    assert following._MUCH_SMALLER == 0.1
+    assert "weights become more than ten times smaller" in page
+
+
+def test_limits_say_how_near_to_one_a_factor_is_lost_on_weights_of_bfloat16() -> None:
+    numbers = torch.linspace(1, 2, 2**10).bfloat16()
+    page = text_of("limits.md")
+    (share,) = re.findall(r"a factor closer to 1 than ([\d.]+) % rounds every one of them back", page)
+    for factor in (1 + float(share) / 100, 1 - float(share) / 100):
+        assert torch.equal((numbers.float() * factor).bfloat16(), numbers)
+    assert not torch.equal((numbers.float() * (1 + 1.1 * float(share) / 100)).bfloat16(), numbers)
+
+
+def power(value: float) -> str:
+    """As pages write it: 3·10⁻⁴."""
+    digit, _, exponent = f"{value:.0e}".partition("e-0")
+    return ("" if digit == "1" else f"{digit}·") + "10⁻" + "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(exponent)]
