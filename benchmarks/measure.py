@@ -9,6 +9,7 @@ import ctypes
 import math
 import random
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -149,13 +150,14 @@ def keep_freed_memory() -> None:
     """Let malloc of glibc keep what is freed, in one arena for all threads; elsewhere nothing.
 
     By default trainings in threads of their own get arenas of their own, and give freed memory back to the
-    system at one size here and another there: the kernel then fills 3,000 to 8,000 pages anew in each step,
-    as it happens, which made trainings that do the same differ by 3 to 5 % (ResNet-18 of half its width).
+    system at one size here and another there: the kernel then fills pages anew in each step, as many as it
+    happens, so that trainings that do the same differ.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        if mallopt is not None:
-            mallopt(option, value)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def quartiles(values: Sequence[float]) -> Spread:

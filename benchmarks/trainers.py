@@ -158,7 +158,6 @@ def in_turns(
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
     """Milliseconds of each step of each arm, and of all that hooks and callbacks took of an arm's steps."""
-    INSIDE.clear()
 
     def counted(arm: str, tick: Callable[[], None]) -> None:
         inside, numbers = INSIDE[arm], count(1)
@@ -172,8 +171,9 @@ def in_turns(
 
         train(arm, run, at_end_of_step)
 
-    if "recorded" in arms:
-        compile_looks()
+    if "recorded" in arms:  # in the first look of a process numba compiles: that is no part of a training
+        plain("recorded", Run(EVERY, batch=2), lambda: None)
+    INSIDE.clear()
     trainings = {arm: partial(counted, arm) for arm in arms}
     rounds = [
         steps_in_turns(trainings, n_steps=run.n_steps, n_skipped=N_SKIPPED, clock=clock, seed=number)
@@ -189,18 +189,6 @@ def network() -> nn.Module:
         ModelSpec(name="resnet18", width_factor=0.5), n_classes=10, image_size=(32, 32), seed=0
     )
     return model.to(memory_format=torch.channels_last)
-
-
-def compile_looks() -> None:
-    """A first look, for which numba compiles once a process: it is not of a training's speed."""
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with tempfile.TemporaryDirectory() as folder:
-        decayfree.Recorder(optimizer, found_in(model), every=1, sink=Path(folder) / "dynamics.jsonl")
-        for images, labels in Run(n_steps=1, batch=2).batches():
-            optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
-            optimizer.step()
 
 
 def treat(arm: str, optimizer: torch.optim.Optimizer, found: decayfree.Invariance, folder: str) -> None:

@@ -55,6 +55,12 @@ ROWS = (
         ("fused=True / one multiply of each",),
     ),
     Row(
+        "... in one multiply of a single tensor of as many bytes",
+        "none",
+        "rescale",
+        ("fused=True / one multiply of one tensor",),
+    ),
+    Row(
         "... without it, all that its hooks do included, in naive loops",
         "1",
         "rescale",

@@ -54,6 +54,12 @@ def test_tables_of_times_say_what_the_benchmarks_printed(page: str) -> None:
     assert (DOCS / page).read_text(encoding="utf-8") == filled, "run `python docs/speed.py`"
 
 
+def test_steps_in_trainers_take_what_they_may() -> None:
+    printed = (DOCS.parent / "benchmarks" / "kept" / "trainers.txt").read_text(encoding="utf-8")
+    assert printed.count(": met") == 2 * (2 * 5) + 1  # two arms, by two measures, in five trainers; and JAX
+    assert "missed" not in printed
+
+
 def test_the_memory_that_one_moves_to_is_that_of_the_published_recipe() -> None:
     recipes = tomllib.loads((DOCS / "published.toml").read_text(encoding="utf-8"))["recipes"]
     assert recipes[0]["name"] == "ResNet-18, CIFAR-10"
