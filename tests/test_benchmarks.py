@@ -58,6 +58,10 @@ def test_a_ratio_over_rounds_is_that_of_all_steps_with_the_interval_over_rounds(
     assert 1.0 - spread.low == pytest.approx(spread.high - 1.0)
 
 
+def test_a_round_counts_as_much_as_it_took(measure: ModuleType) -> None:
+    assert measure.over_rounds([2.0, 30.0, 2.0], [1.0, 10.0, 1.0], length=1).median == pytest.approx(34 / 12)
+
+
 def test_two_rounds_have_no_interval(measure: ModuleType) -> None:
     spread = measure.over_rounds([1.0, 2.0], [1.0, 1.0], length=1)
     assert (spread.low, spread.median, spread.high) == (-float("inf"), 1.5, float("inf"))
