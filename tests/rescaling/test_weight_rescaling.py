@@ -25,9 +25,11 @@ RADII: dict[str, float | str | dict[str, float]] = {
     "as found": "init",
     "by name": {"conv.*": 0.5, "[gt]r*": 2.0, "hidden.weight": 1.5},
 }
+# At these learning rates a difference of one ulp stays below 2e-14 in 200 steps. With momentum and 0.02 the
+# radii as found are at the edge of stability, where it grows to 2e-12.
 RULES = {
     "sgd": Rule("sgd", lr=0.05),
-    "momentum": Rule("sgd", lr=0.02, momentum=0.9),
+    "momentum": Rule("sgd", lr=0.01, momentum=0.9),
     "nesterov": Rule("sgd", lr=0.02, momentum=0.9, nesterov=True),
     "adam": Rule("adam", lr=2e-3),
 }
@@ -89,7 +91,7 @@ def test_a_run_equals_the_reference(case: Case) -> None:
         step_once(model, optimizer, losses[step])
         for name, parameter in model.named_parameters():
             distance = (parameter.detach() - snapshot[name]).norm() / snapshot[name].norm()
-            assert distance < 1e-12, f"{name} after step {step}"
+            assert distance < 1e-13, f"{name} after step {step}"
 
 
 def torch_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from decayfree.errors import InvalidInputError
 from decayfree.study.models import MODELS, Sizes, build_model
 from decayfree.study.models.libraries import LIBRARIES
 from decayfree.study.run_settings import LIBRARY_NAMES, MODEL_NAMES, ModelSpec
+from decayfree.study.training.strides_first import take_strides_first
 
 SLOW = {"vgg19-bn", "resnet34", "resnet50", "resnet56", "wrn-28-10", "densenet-bc-100-12"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS]
@@ -314,6 +315,7 @@ def test_what_a_stage_adds_up_is_scale_invariant_together():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_few_steps_of_gradient_descent_lower_the_loss(name):
     model = build(name, size=8).to(memory_format=torch.channels_last)
+    take_strides_first(model)
     inputs, labels = images(32, 8), torch.arange(32) % 10
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     losses = []

@@ -33,6 +33,7 @@ from decayfree.study.tasks.table import task_of
 from decayfree.study.tasks.task import Task
 from decayfree.study.training.first_layer import first_layer
 from decayfree.study.training.sampling import Sampler, family_or_none
+from decayfree.study.training.strides_first import take_strides_first
 
 _RATE_FACTOR = "rate_factor"
 """The setting of a parameter group: its learning rate over the recipe's."""
@@ -94,6 +95,8 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             seed=settings.seed,
             replayed=replayed,
         )
+    if recipe.channels_last:
+        take_strides_first(model)  # after all that asks convolutions for their strides
     family = family_or_none(optimizer)
     sampler = Sampler(model, found, attached, recipe, settings.seed, task, dataset, family, first)
     return Parts(task, dataset, model, found, optimizer, attached, sampler)
