@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, and of what methods and a search take, out of what the benchmarks printed.
+"""The tables of docs/speed.md, and of what other pages measured, out of what the benchmarks printed.
 
     python docs/speed.py
 
@@ -222,10 +222,21 @@ def watching() -> str:
     return f"```text\n{text.partition(chr(10))[2].rstrip()}\n```"
 
 
+def schedule_free() -> str:
+    """What becomes of the points of schedule-free optimizers."""
+    text = (KEPT / "schedule_free.txt").read_text(encoding="utf-8")
+    figures = ", ".join(rf"{name} ({NUMBER}(?:e-\d+)?)" for name in ("norm of z", "of x", "loss", "right"))
+    found = re.findall(rf"^(\w+), rate ({NUMBER}), ([\w ]+): {figures} %", text, re.MULTILINE)
+    rows = [f"| {kind} | {rate} | {' | '.join(rest)} % |" for kind, rate, *rest in found]
+    heads = "| optimizer | rate | held | norm of z | norm of x | loss at x | right in the test |"
+    return "\n".join([heads, "|---|--:|---|--:|--:|--:|--:|", *rows])
+
+
 TABLES = {
     "speed.md": {"measured": first_table, "missed": missed, "trainers": trainers_table},
     "methods.md": {"time": methods_table},
     "discovery.md": {"networks": networks, "searches": searches_table},
+    "optimizers.md": {"schedule-free": schedule_free},
     "span.md": {"watching": watching},
 }
 """By page, what stands between marks of a name."""

@@ -1,5 +1,6 @@
 """Figures that a page repeats are those of the page that measured them."""
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from decayfree.blocks import Blocks
+from decayfree.dynamics import angular_update_rad
 from decayfree.methods import METHODS
 from decayfree.optimizers import in_studies
 from decayfree.rescaling import following
 from decayfree.study.run_settings import DATA_OF_TASK, OWN_MODELS
-from support import epsilon
+from support import bounds, epsilon
 from support.scripts import script
 
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -48,7 +52,7 @@ def test_the_page_of_questions_says_what_a_step_costs_as_it_was_measured() -> No
     )
 
 
-@pytest.mark.parametrize("page", ["speed.md", "methods.md", "discovery.md", "span.md"])
+@pytest.mark.parametrize("page", ["speed.md", "methods.md", "discovery.md", "optimizers.md", "span.md"])
 def test_tables_of_times_say_what_the_benchmarks_printed(page: str) -> None:
     filled = script("docs/speed.py").filled(page)
     assert (DOCS / page).read_text(encoding="utf-8") == filled, "run `python docs/speed.py`"
@@ -96,5 +100,69 @@ def test_limits_say_how_near_to_one_a_factor_is_lost_on_weights_of_bfloat16() ->
 
 def power(value: float) -> str:
     """As pages write it: 3·10⁻⁴."""
-    digit, _, exponent = f"{value:.0e}".partition("e-0")
-    return ("" if digit == "1" else f"{digit}·") + "10⁻" + "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(exponent)]
+    digit, _, exponent = f"{value:.0e}".partition("e-")
+    return ("" if digit == "1" else f"{digit}·") + "10⁻" + str(int(exponent)).translate(RAISED)
+
+
+def test_the_page_of_spans_says_what_the_tests_hold() -> None:
+    page = text_of("span.md")
+    for law, most in {
+        "stays as it was": bounds.STAYS,
+        "(1 − ηλ)^t": bounds.DECAYS,
+        "q″ = (1 + μ − ηλ)q′ − μq": bounds.TWO_TERMS,
+        "its share shrinks by the growth of the norm": bounds.SHRINKS_WITH_THE_NORM,
+    }.items():
+        assert f"| {law} | {power(most[0])} / {power(most[1])} |" in page
+    assert f"none: more than {percent(bounds.LEAVERS_LEAVE)} of what they moved was off the span" in page
+    assert f"never notices the off-span part (to {power(bounds.IN_SPAN_NOTICES)} over" in page
+    assert f"more than {percent(bounds.UNCENTERED_IN_A_GRADIENT)} of a gradient then lie off" in page
+    least, most = bounds.OTHER_BATCHES_OFF, bounds.OTHER_BATCHES_IN
+    assert (
+        f"more than {percent(least)} of its norm off the first span and less than {power(most)} off" in page
+    )
+
+
+def test_the_page_of_recipes_says_how_far_the_schedules_of_tests_are_off() -> None:
+    page = text_of("recipes.md")
+    assert f"a cosine of {bounds.TIME_CONSTANTS} time constants" in page
+    assert bounds.AT_THE_END == 1
+    assert "turns weights more than twice as far as decay does at the end" in page
+    assert f"the cosine itself is off by more than {percent(bounds.UNCHANGED)}" in page
+    assert f"is right to {percent(bounds.LAGGING)} throughout" in page
+
+
+def test_the_page_of_lightning_says_how_right_averages_are() -> None:
+    assert f"in the tests to {percent(bounds.AFTER_AVERAGING)}." in text_of("lightning.md")
+
+
+def test_other_formulas_for_small_angles_are_as_wrong_as_the_page_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 100, 576, generator=generator, dtype=torch.float64)
+    one = one / one.norm(dim=1, keepdim=True)
+    other = other - (one * other).sum(dim=1, keepdim=True) * one
+    other = other / other.norm(dim=1, keepdim=True)
+    for angle, least, formula in (
+        (1e-3, bounds.ARC_COSINE, arc_cosine),
+        (1e-7, bounds.OF_DISTANCE, distance),
+    ):
+        turned = (3 * (math.cos(angle) * one + math.sin(angle) * other)).float()
+        found = formula(one.float(), turned)
+        true = angular_update_rad(one.float(), turned, Blocks(axis=0, block_sizes=(1,) * 100))
+        assert ((found - true) / true).abs().max() > least
+    page = text_of("instruments.md")
+    assert f"can be wrong by more than {percent(bounds.ARC_COSINE)} at 10⁻³ radians" in page
+    assert f"their distance by more than {percent(bounds.OF_DISTANCE)} at 10⁻⁷" in page
+
+
+def arc_cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    one, other = (rows / rows.norm(dim=1, keepdim=True) for rows in (one, other))
+    return (one * other).sum(dim=1).clamp(max=1).acos()
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    one, other = (rows / rows.norm(dim=1, keepdim=True) for rows in (one, other))
+    return (one - other).norm(dim=1)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"

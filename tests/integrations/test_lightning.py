@@ -14,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
 import decayfree
+from support import bounds
 from support.available import import_or_skip
 from support.processes import in_processes
 
@@ -209,7 +210,7 @@ AVERAGES = {
 def test_an_average_has_the_running_statistics_of_its_own_after_a_fit(tmp_path, average):
     callback, module = WeightRescalingCallback(IMAGES[:8]), Net()
     trained(tmp_path, module, [callback, AVERAGES[average]()], max_epochs=6)
-    assert difference_to_recomputed(module) < 0.005
+    assert difference_to_recomputed(module) < bounds.AFTER_AVERAGING
     assert norms(module) == pytest.approx([1, 1])
     assert callback.attached[0].n_steps >= 48
 

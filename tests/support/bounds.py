@@ -1,0 +1,27 @@
+"""Bounds that tests hold and pages repeat, float64 before float32 where there are two."""
+
+STAYS = (1e-14, 2e-6)
+DECAYS = (1e-14, 9e-6)
+TWO_TERMS = (5e-14, 9e-6)
+"""The recursion itself rounds to 3e-14."""
+SHRINKS_WITH_THE_NORM = (1e-13, 2e-6)
+"""How far off-span parts and shares are from their laws, of the part or share at the start."""
+LEAVERS_LEAVE = 0.05
+"""At least so much of what elementwise optimizers moved is off the span."""
+IN_SPAN_NOTICES = 1e-12
+"""At most so much of an in-span part depends on the off-span part, without rescaling."""
+UNCENTERED_IN_A_GRADIENT = 0.1
+"""At least so much of a gradient without BatchNorm lies off the centered span."""
+OTHER_BATCHES_OFF, OTHER_BATCHES_IN = 0.1, 1e-13
+"""How much of a gradient of other batches lies off the span of batches, at least, and off that of samples."""
+
+LAGGING, AT_THE_END, UNCHANGED = 0.04, 1.0, 0.15
+"""How far angles are from those of decay on a cosine: of what follows the norm at most, of the root and of
+the cosine itself at least; shares."""
+TIME_CONSTANTS = 3.6
+"""So many of them that cosine is long, for SGD with momentum."""
+
+AFTER_AVERAGING = 0.005
+"""How far outputs after a fit with averages are from those with recomputed statistics; a share."""
+ARC_COSINE, OF_DISTANCE = 0.01, 0.1
+"""How wrong, at least, two other formulas for small angles are in float32, at 1e-3 and at 1e-7 radians."""
