@@ -131,6 +131,15 @@ def test_the_page_of_recipes_says_how_far_the_schedules_of_tests_are_off() -> No
     assert f"is right to {percent(bounds.LAGGING)} throughout" in page
 
 
+def test_pages_say_how_often_intervals_hold_the_truth_in_simulations() -> None:
+    least, most = percent(bounds.LEAST_HELD), percent(bounds.MOST_HELD)
+    n = bounds.N_SIMULATIONS
+    assert f"hold the truth in {least.removesuffix(' %')} to {most} of {n} simulations" in text_of("tasks.md")
+    page = text_of("studies.md")
+    assert f"their mean squared error is less than {bounds.SHRUNK_ERROR:g} of" in page
+    assert f"their intervals hold the truth in {least} or more" in page
+
+
 def test_the_page_of_lightning_says_how_right_averages_are() -> None:
     assert f"in the tests to {percent(bounds.AFTER_AVERAGING)}." in text_of("lightning.md")
 

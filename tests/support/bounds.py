@@ -15,6 +15,13 @@ UNCENTERED_IN_A_GRADIENT = 0.1
 OTHER_BATCHES_OFF, OTHER_BATCHES_IN = 0.1, 1e-13
 """How much of a gradient of other batches lies off the span of batches, at least, and off that of samples."""
 
+LEAST_HELD, MOST_HELD = 0.93, 0.97
+"""How often intervals of 95 % hold the truth in simulations."""
+N_SIMULATIONS = 600
+"""Of scores of whole sets."""
+SHRUNK_ERROR = 0.97
+"""At most so much is the mean squared error of shrunk differences of the groups' own."""
+
 LAGGING, AT_THE_END, UNCHANGED = 0.04, 1.0, 0.15
 """How far angles are from those of decay on a cosine: of what follows the norm at most, of the root and of
 the cosine itself at least; shares."""

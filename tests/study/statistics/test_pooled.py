@@ -12,6 +12,7 @@ from decayfree.study.statistics.estimates import Estimate, mean_interval
 from decayfree.study.statistics.pooled import pooled_difference
 from decayfree.study.statistics.significance import sign_flip_p
 from decayfree.study.statistics.two_way import crossed_interval
+from support import bounds
 
 NOISE = np.array([[1.0, -1.0, 0.0], [-1.0, 0.0, 1.0], [0.0, 1.0, -1.0], [1.0, 0.0, -1.0], [-1.0, 0.0, 1.0]])
 MEANS = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
@@ -172,11 +173,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say(spread: float, of_seeds: 
         held += [holds(one, truth) for one, truth in zip(found.shrunk, truths, strict=True)]
         errors += [(one.mean - truth) ** 2 for one, truth in zip(found.shrunk, truths, strict=True)]
         raw_errors += list((np.array(found.by_group) - truths) ** 2)
-    assert 0.93 <= such / n <= 0.97
-    assert 0.93 <= these / n <= 0.97
+    assert bounds.LEAST_HELD <= such / n <= bounds.MOST_HELD
+    assert bounds.LEAST_HELD <= these / n <= bounds.MOST_HELD
     assert over_groups / n < 0.93, "groups share seeds and images, which their t interval knows nothing of"
-    assert np.mean(held) >= 0.93
-    assert np.mean(errors) < 0.97 * np.mean(raw_errors)
+    assert np.mean(held) >= bounds.LEAST_HELD
+    assert np.mean(errors) < bounds.SHRUNK_ERROR * np.mean(raw_errors)
 
 
 @pytest.mark.parametrize(("spread", "of_seeds"), [(0.0, 0.3), (0.6, 0.3), (1.5, 0.05)])
@@ -189,7 +190,7 @@ def test_without_images_intervals_are_not_too_short(n_groups: int, spread: float
         assert found.such_groups is not None
         held.append(holds(found.such_groups, 0))
         of_shrunk += [holds(one, truth) for one, truth in zip(found.shrunk, truths, strict=True)]
-    assert np.mean(held) >= 0.93
+    assert np.mean(held) >= bounds.LEAST_HELD
     assert np.mean(of_shrunk) >= 0.93
 
 

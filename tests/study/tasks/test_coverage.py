@@ -21,6 +21,7 @@ from decayfree.study.tasks.average_precision import average_precision
 from decayfree.study.tasks.counting import _accuracy
 from decayfree.study.tasks.jackknife import pseudo_values
 from decayfree.study.tasks.segmentation import _mean_over_classes
+from support import bounds
 
 N_SEEDS = 5
 _log = logging.getLogger(__name__)
@@ -145,7 +146,8 @@ def test_intervals_of_scores_of_whole_sets_hold_the_truth_as_often_as_they_say(
 ) -> None:
     truth = find_truth(np.random.default_rng(2), apart) if apart else 0.0
     assert truth > 0.03 or not apart
-    assert 0.93 <= coverage(simulate, 600, truth, n_images=200, apart=apart) <= 0.97
+    share = coverage(simulate, bounds.N_SIMULATIONS, truth, n_images=200, apart=apart)
+    assert bounds.LEAST_HELD <= share <= bounds.MOST_HELD
 
 
 @pytest.mark.slow
