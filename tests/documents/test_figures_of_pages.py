@@ -13,7 +13,9 @@ from decayfree.dynamics import angular_update_rad
 from decayfree.methods import METHODS
 from decayfree.optimizers import in_studies
 from decayfree.rescaling import following
-from decayfree.study.run_settings import DATA_OF_TASK, OWN_MODELS
+from decayfree.study.models.sizes import Sizes
+from decayfree.study.run_settings import DATA_OF_TASK, MODELS_OF_TASK, OWN_MODELS, ModelSpec, Recipe
+from decayfree.study.tasks.table import task_of
 from support import bounds, epsilon
 from support.scripts import script
 
@@ -114,6 +116,8 @@ def test_the_page_of_spans_says_what_the_tests_hold() -> None:
     }.items():
         assert f"| {law} | {power(most[0])} / {power(most[1])} |" in page
     assert f"none: more than {percent(bounds.LEAVERS_LEAVE)} of what they moved was off the span" in page
+    moved = [power(most) for most in bounds.CLEANED]
+    assert f"outputs move by less than {moved[1]} in float32 and {moved[0]} in float64" in page
     assert f"never notices the off-span part (to {power(bounds.IN_SPAN_NOTICES)} over" in page
     assert f"more than {percent(bounds.UNCENTERED_IN_A_GRADIENT)} of a gradient then lie off" in page
     least, most = bounds.OTHER_BATCHES_OFF, bounds.OTHER_BATCHES_IN
@@ -138,6 +142,36 @@ def test_pages_say_how_often_intervals_hold_the_truth_in_simulations() -> None:
     page = text_of("studies.md")
     assert f"their mean squared error is less than {bounds.SHRUNK_ERROR:g} of" in page
     assert f"their intervals hold the truth in {least} or more" in page
+
+
+def test_the_page_of_many_processes_says_how_equal_they_are() -> None:
+    page = text_of("processes.md")
+    assert f"differ from those of one process by at most {power(bounds.ON_MESHES)} in float64" in page
+    assert f"(to {power(bounds.ON_MESHES)} in float64)" in page
+    assert f"adds up in another order ({power(bounds.IN_ANOTHER_ORDER)} in float32)" in page
+
+
+def test_pages_say_how_well_weights_of_bfloat16_hold() -> None:
+    share = f"{100 * bounds.BFLOAT16:.1f} %"
+    assert f"only to within {share}, and steps" in text_of("limits.md")
+    assert f"on their radius to {share} only" in text_of("faq.md")
+
+
+def test_the_page_of_models_has_the_parameters_of_each() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \|.*?\| ([\d,]+) \|", (DOCS / "models.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == set(OWN_MODELS)
+    for name, n_parameters in rows:
+        assert f"{parameters_of(name):,}" == n_parameters, name
+
+
+def parameters_of(name: str) -> int:
+    """For 10 classes and images of 32×32."""
+    spec = ModelSpec(name, width_factor=1.0)
+    (task,) = (task for task, (own, _) in MODELS_OF_TASK.items() if name in own)
+    model = task_of(Recipe(task)).build(spec, Sizes(n_classes=10, image_size=(32, 32), width_factor=1.0), 0)
+    return sum(one.numel() for one in model.parameters())
 
 
 def test_the_page_of_lightning_says_how_right_averages_are() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 import decayfree
+from support import bounds
 from support.processes import in_processes, needs_gloo
 
 pytestmark = [needs_gloo, pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -106,4 +107,5 @@ def test_a_run_saved_on_four_ranks_goes_on_to_the_bit_on_two_and_on_one(tmp_path
         assert tensor.equal(two[name]), name
         # A block that ranks share is measured in another order than in one process.
         shared = name.startswith("4.")
-        assert torch.allclose(tensor, one[name], rtol=1e-6) if shared else tensor.equal(one[name]), name
+        most = bounds.IN_ANOTHER_ORDER
+        assert torch.allclose(tensor, one[name], rtol=most) if shared else tensor.equal(one[name]), name

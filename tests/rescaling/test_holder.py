@@ -22,7 +22,7 @@ from decayfree.rescaling.fused_holder import FusedHolder, fused_holders_of
 from decayfree.rescaling.held import Held
 from decayfree.rescaling.holder import Holder, holders_of
 from decayfree.rescaling.runs import runs_in_memory
-from support import reference
+from support import bounds, reference
 from support.reference import BlockSpec
 from support.unchanged import bits
 
@@ -51,7 +51,12 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "reversed": lambda t: t.permute(*reversed(range(t.ndim))).contiguous().permute(*reversed(range(t.ndim))),
     "strided": lambda t: torch.stack([t, t], dim=-1)[..., 0],
 }
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+TOLERANCE = {
+    torch.float64: 1e-13,
+    torch.float32: 1e-6,
+    torch.bfloat16: bounds.BFLOAT16,
+    torch.float16: 2.0**-11,
+}
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

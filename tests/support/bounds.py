@@ -6,6 +6,8 @@ TWO_TERMS = (5e-14, 9e-6)
 """The recursion itself rounds to 3e-14."""
 SHRINKS_WITH_THE_NORM = (1e-13, 2e-6)
 """How far off-span parts and shares are from their laws, of the part or share at the start."""
+CLEANED = (1e-13, 1e-6)
+"""How far outputs move by `remove_off_span_`."""
 LEAVERS_LEAVE = 0.05
 """At least so much of what elementwise optimizers moved is off the span."""
 IN_SPAN_NOTICES = 1e-12
@@ -28,7 +30,14 @@ the cosine itself at least; shares."""
 TIME_CONSTANTS = 3.6
 """So many of them that cosine is long, for SGD with momentum."""
 
+ON_MESHES = 1e-12
+"""How far weights and statistics on several processes, or stepped in backward, are from the usual ones."""
+IN_ANOTHER_ORDER = 1e-6
+"""The same in float32, where one process goes on from four."""
+
 AFTER_AVERAGING = 0.005
 """How far outputs after a fit with averages are from those with recomputed statistics; a share."""
+BFLOAT16 = 2**-8
+"""How far off their radius weights of bfloat16 stay."""
 ARC_COSINE, OF_DISTANCE = 0.01, 0.1
 """How wrong, at least, two other formulas for small angles are in float32, at 1e-3 and at 1e-7 radians."""
