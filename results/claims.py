@@ -6,13 +6,14 @@ A test holds that every page has its sentences, word by word. The tables are `ke
 """
 
 import math
+import re
 import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from keep import HERE, OURS, ROOT, THEIRS, of_method
+from keep import HERE, OURS, ROOT, THEIRS, kept, of_method
 from outcomes import by_optimizer, lost_over_grids, minus_decay, off_span, turning_minus_decay
 
 from decayfree.report.numbers.compared import Entry, compare_chosen
@@ -28,6 +29,8 @@ from decayfree.study.statistics.sweeps import best_of_sweep
 
 UNTUNED = 1e-3
 FRONT = ROOT / "docs" / "numbers.md"
+PAPER = ROOT / "docs" / "paper.md"
+STUDIES = ROOT / "docs" / "studies.md"
 
 
 def main() -> None:
@@ -51,6 +54,10 @@ def claims() -> Iterator[tuple[Path, str]]:
     yield from of_rates(read_study(HERE / "rates"))
     yield from of_off_span(read_study(HERE / "off-span"))
     yield from of_off_span_law(read_study(HERE / "figure1"))
+    yield from of_tuned_rates()
+    yield from of_other_tasks()
+    yield from of_coefficients(read_study(HERE / "sensitivity"))
+    yield from of_minutes()
     rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
     for path in (FRONT, page("architectures")):
         yield path, f"all its runs have a learning rate of {' or '.join(f'{rate:g}' for rate in rates)}"
@@ -140,7 +147,7 @@ def of_rates(study: Study) -> Iterator[tuple[Path, str]]:
         f"and on the root of the schedule {root}",
     )
     yield (
-        ROOT / "docs" / "paper.md",
+        PAPER,
         f"its median setting {plain} points, decay's {decay}); on the root of the schedule {root}. Turning "
         f"loses {turning}",
     )
@@ -159,9 +166,80 @@ def of_off_span(study: Study) -> Iterator[tuple[Path, str]]:
     wrs, turning = (points("vgg11-bn", name, 0) for name in ("WRS, radius 1", "turning, memory of 5 epochs"))
     yield FRONT, f"decay 0.005 is {as_is} points above no decay, and {cleaned} where both are cleaned"
     yield FRONT, f"which adds {wrs} points to WRS and {turning} to turning"
-    paper = ROOT / "docs" / "paper.md"
-    yield paper, f"decay is {as_is} points above no decay"
-    yield paper, f"{of_mlp[0]} of {of_mlp[1]} points are left"
+    both = " and ".join(pairs["vgg11-bn", "weight decay 0.005"][column] for column in (1, 2))
+    yield PAPER, f"decay minus no decay is {both} points, the second where the noise is taken out of both"
+    yield PAPER, f"{of_mlp[0]} of {of_mlp[1]} points are left"
+
+
+def of_tuned_rates() -> Iterator[tuple[Path, str]]:
+    """What WRS is beside decay where both have a learning rate of their own, and over twelve optimizers."""
+    of_figure1, of_rates = (study_groups(read_study(HERE / name)) for name in ("figure1-tuned", "rates"))
+    plain, root = (label for label in of_figure1.methods if label.startswith("WRS"))
+    tuned = {
+        label: told(compare_chosen(of_figure1, label).of("weight decay")[0].difference)
+        for label in (plain, root)
+    }
+    yield (
+        PAPER,
+        f"with tuned rates WRS minus decay is {tuned[root]} points on the root of the schedule, "
+        f"{tuned[plain]} on the schedule itself",
+    )
+    anew = {label: told(found.test.primary.difference) for label, found, _ in minus_decay(of_rates)}
+    yield (
+        PAPER,
+        f"with SGD, Adam and AdamW, all tuned, it is {anew[root]} points on the root of the schedule, "
+        f"{anew[plain]} on the schedule itself",
+    )
+    pooled = contrasts(study_groups(read_study(HERE / "optimizers")))[0].test.primary
+    yield (
+        PAPER,
+        f"{told(pooled.difference)} over twelve optimizers, p = {p_value(pooled.p_value)} uncorrected",
+    )
+    lower = [
+        one
+        for one in of_method(entries_of("optimizers"), THEIRS)
+        if one.judgement.verdict != "no difference seen"
+    ]
+    (nadam,) = lower
+    yield FRONT, f"with one optimizer of twelve, where it is lower: {nadam.group.label}"
+    pairs = of_method(entries_of("architectures"), THEIRS)
+    n_higher = sum(entry.difference.mean > 0 for entry in pairs)
+    yield PAPER, f"a higher mean in {n_higher} of {len(pairs)}"
+
+
+def of_other_tasks() -> Iterator[tuple[Path, str]]:
+    """What WRS is beside tuned decay in the other tasks."""
+    said = []
+    for name, metric in (("segmentation", "mIoU"), ("detection", "mAP"), ("counting", "counting accuracy")):
+        anew = {label: found for label, found, _ in minus_decay(study_groups(read_study(HERE / name)))}
+        said.append(f"{told(anew['WRS'].test.primary.difference)} points of {metric} in {name}")
+    yield PAPER, f"WRS minus tuned decay is {', '.join(said)}"
+
+
+def of_coefficients(study: Study) -> Iterator[tuple[Path, str]]:
+    """How far accuracy moves over coefficients of decay, at the largest learning rate and at the best one."""
+    (decay,) = (sweep for sweep in study_groups(study).groups[0].sweeps if sweep.name == THEIRS)
+    rates = {cell.learning_rate for cell in decay.cells}
+    found = {rate: [100 * cell.final_test.mean for cell in at_rate(decay, rate)] for rate in rates}
+    spread = {rate: max(ends) - min(ends) for rate, ends in found.items()}
+    best = max(found, key=lambda rate: max(found[rate]))
+    yield (
+        PAPER,
+        f"accuracy moves by {spread[max(rates)]:.0f} points at the largest rate, by {spread[best]:.1f} at "
+        "the best one",
+    )
+
+
+def of_minutes() -> Iterator[tuple[Path, str]]:
+    """How long the kept runs of each study took."""
+    for name in kept():
+        minutes = sum(run.elapsed_s for run in read_study(HERE / name).runs) / 60
+        row = next(line for line in STUDIES.read_text(encoding="utf-8").splitlines() if f"| `{name}`" in line)
+        # The sentence is its row with the minutes as they are.
+        yield (
+            STUDIES,
+            re.sub(r"\| [\d,]+ (\| [\d,]+ × [\d,]+(?: to [\d,]+)? \|)$", rf"| {minutes:,.0f} \1", row),
+        )
 
 
 def of_one_experiment() -> Iterator[tuple[Path, str]]:
