@@ -222,6 +222,22 @@ def watching() -> str:
     return f"```text\n{text.partition(chr(10))[2].rstrip()}\n```"
 
 
+def characters() -> str:
+    """What came of the tiny character model."""
+    text = (KEPT / "characters.txt").read_text(encoding="utf-8")
+    (balance,) = re.findall(rf"decay at balance turns a matrix by ({NUMBER}) rad", text)
+    found = re.findall(rf"^(\S.*?) +validation ({NUMBER}) nats a letter; (.*)$", text, re.MULTILINE)
+    names = [part.rpartition(" ")[0] for part in found[0][2].split(", ")]
+    heads = [f"{name}, rad" for name in names]
+    rows = [
+        f"| {arm} | {loss} | {' | '.join(part.rpartition(' ')[2] for part in told.split(', '))} |"
+        for arm, loss, told in found
+    ]
+    head = f"| | validation, nats a letter | {' | '.join(heads)} |"
+    end = f"At balance decay would turn a matrix by {balance} rad."
+    return "\n".join([head, "|---|--:" + "|--:" * len(heads) + "|", *rows, "", end])
+
+
 def schedule_free() -> str:
     """What becomes of the points of schedule-free optimizers."""
     text = (KEPT / "schedule_free.txt").read_text(encoding="utf-8")
@@ -236,6 +252,7 @@ TABLES = {
     "speed.md": {"measured": first_table, "missed": missed, "trainers": trainers_table},
     "methods.md": {"time": methods_table},
     "discovery.md": {"networks": networks, "searches": searches_table},
+    "instruments.md": {"characters": characters},
     "optimizers.md": {"schedule-free": schedule_free},
     "span.md": {"watching": watching},
 }

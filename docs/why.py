@@ -5,8 +5,8 @@ statements of theory as they were measured.
 
     python docs/why.py demo
 
-Reads the study in the folder, checks the statements of theory, and writes both pages and docs/pictures/. It
-states no figure of its own.
+Reads the study in the folder, keeps its rows in docs/why/, checks the statements of theory, and writes both
+pages and docs/pictures/. It states no figure of its own; `python docs/why.py docs/why` writes the same again.
 """
 
 import math
@@ -31,6 +31,7 @@ from decayfree.report.words import angles, spans, verdicts
 from decayfree.report.words import curves as findings
 from decayfree.report.words.wording import Figures, percent, percent_range
 from decayfree.study import Study, read_study
+from decayfree.study.files.keeping import keep
 from decayfree.study.files.results import MAIN_VARIANCE
 
 HERE = Path(__file__).parent
@@ -42,9 +43,12 @@ def main() -> None:
     """Write the pages and their pictures."""
     if len(sys.argv) != 2:
         sys.exit("usage: python docs/why.py STUDY_FOLDER")
-    numbers = study_numbers(read_study(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    numbers = study_numbers(read_study(folder))
     if not numbers.shown:
-        sys.exit(f"{sys.argv[1]}: no run of this study is done")
+        sys.exit(f"{folder}: no run of this study is done")
+    if not (HERE / "why").is_dir() or not folder.samefile(HERE / "why"):
+        keep(folder, HERE / "why")
     PICTURES.mkdir(exist_ok=True)
     for name, drawn in DRAWN.items():
         drawn(numbers.study).savefig(PICTURES / f"{name}.svg")

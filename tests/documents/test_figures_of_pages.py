@@ -54,7 +54,7 @@ def test_the_page_of_questions_says_what_a_step_costs_as_it_was_measured() -> No
     )
 
 
-@pytest.mark.parametrize("page", ["speed.md", "methods.md", "discovery.md", "optimizers.md", "span.md"])
+@pytest.mark.parametrize("page", script("docs/speed.py").TABLES)
 def test_tables_of_times_say_what_the_benchmarks_printed(page: str) -> None:
     filled = script("docs/speed.py").filled(page)
     assert (DOCS / page).read_text(encoding="utf-8") == filled, "run `python docs/speed.py`"
@@ -133,6 +133,8 @@ def test_the_page_of_recipes_says_how_far_the_schedules_of_tests_are_off() -> No
     assert "turns weights more than twice as far as decay does at the end" in page
     assert f"the cosine itself is off by more than {percent(bounds.UNCHANGED)}" in page
     assert f"is right to {percent(bounds.LAGGING)} throughout" in page
+    predicted, without = percent(bounds.PREDICTED), percent(bounds.WITHOUT_DECAY)
+    assert f"are within {predicted} of the predicted ones, and without decay within {without} of" in page
 
 
 def test_pages_say_how_often_intervals_hold_the_truth_in_simulations() -> None:

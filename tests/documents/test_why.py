@@ -9,6 +9,10 @@ from types import ModuleType
 
 import pytest
 
+from decayfree import theory
+from decayfree.cli.verify import tinted_digits
+from decayfree.report import study_numbers
+from decayfree.study import read_study
 from decayfree.theory import Check
 from support.scripts import script
 from support.synthetic_study import Writer
@@ -96,3 +100,20 @@ def test_every_kept_statement_holds() -> None:
     assert page.count("| holds |") >= 30
     assert "| fails |" not in page
     assert "| does not apply |" not in page
+
+
+def test_the_story_is_that_of_the_rows_that_are_kept() -> None:
+    lines = script("docs/why.py").story(study_numbers(read_study(DOCS / "why")))
+    assert "\n".join(lines) + "\n" == (DOCS / "why.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_statements_is_what_they_measure() -> None:
+    module = script("docs/why.py")
+    lines = module.as_measured(list(theory.verify(*tinted_digits())))
+    page = (DOCS / "statements.md").read_text(encoding="utf-8")
+    assert without_rounding("\n".join(lines) + "\n") == without_rounding(page)
+
+
+def without_rounding(text: str) -> str:
+    """Residuals below 1e-9, which each processor has its own of, are one."""
+    return re.sub(r"\d+e-\d\d", "rounding", text)

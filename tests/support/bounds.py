@@ -24,6 +24,8 @@ N_SIMULATIONS = 600
 SHRUNK_ERROR = 0.97
 """At most so much is the mean squared error of shrunk differences of the groups' own."""
 
+PREDICTED, WITHOUT_DECAY = 0.05, 0.1
+"""How far angles of a training are from those predicted, and without decay from those with it; shares."""
 LAGGING, AT_THE_END, UNCHANGED = 0.04, 1.0, 0.15
 """How far angles are from those of decay on a cosine: of what follows the norm at most, of the root and of
 the cosine itself at least; shares."""
