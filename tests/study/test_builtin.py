@@ -43,7 +43,7 @@ N_RUNS_AND_STEPS = {
     ("endless", "paper"): (144, (62_400, 312_000)),
     ("off-span", "small"): (320, 800),
     ("off-span", "paper"): (320, 31_200),
-    ("segmentation", "small"): (30, 800),
+    ("segmentation", "small"): (30, 1_200),
     ("segmentation", "paper"): (60, 5_220),
     ("detection", "small"): (30, 500),
     ("detection", "paper"): (60, 75_000),
