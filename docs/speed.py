@@ -190,10 +190,15 @@ def methods_table() -> str:
     """What each method adds to a step; the rows of docs/methods.md say what it keeps."""
     text = (KEPT / "methods.txt").read_text(encoding="utf-8")
     found = re.findall(
-        rf"^(\w+(?:, [a-z ]+?)?) {{2,}}({NUMBER}) \[.*?\] +({NUMBER}) \[.*?\] +({NUMBER})", text, re.MULTILINE
+        rf"^(\w+(?:, [a-z ]+?)?) {{2,}}({NUMBER}) \[.*?\] +({NUMBER}) \[.*?\] +({NUMBER}) \[.*?\] +(\S.*)$",
+        text,
+        re.MULTILINE,
     )
-    rows = [f"| {name} | {over} ({step} ms) | {update} ms |" for name, step, over, update in found]
-    return "\n".join(["| method | whole step, over `none` | optimizer and hooks |", "|---|---|---|", *rows])
+    rows = [
+        f"| {name} | {over} ({step} ms) | {update} ms | {kept} |" for name, step, over, update, kept in found
+    ]
+    head = "| method | whole step, over `none` | optimizer and hooks | kept between steps, copies |"
+    return "\n".join([head, "|---|---|---|---|", *rows])
 
 
 def searches_table() -> str:

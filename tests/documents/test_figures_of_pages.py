@@ -52,6 +52,18 @@ def test_the_page_of_questions_says_what_a_step_costs_as_it_was_measured() -> No
     assert f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of what AdamP or SGDP add" in text_of(
         "faq.md"
     )
+    of_rescaled = r"rescaled over bare.*\n.*over without its hooks +([\d.]+)"
+    hooks = [float(one) - 1 for one in re.findall(of_rescaled, kept("trainers"))]
+    assert {f"{share:.2f}" for share in hooks} == {"0.01"}
+    assert "one percent of a step of a small ResNet at batch 16 in any trainer" in text_of("faq.md")
+
+
+def test_the_page_of_instruments_counts_what_a_sample_reads_and_writes() -> None:
+    of_passes = r"passes over the recorded weights in a sample, (\w+).*? ([\d.]+) +target"
+    found = re.findall(of_passes, kept("recorder"))
+    words = {"with": "five times", "without": "six times"}
+    assert {words[one]: round(float(passes)) for one, passes in found} == {"five times": 5, "six times": 6}
+    assert all(word in text_of("instruments.md") for word in words.values())
 
 
 @pytest.mark.parametrize("page", script("docs/speed.py").TABLES)
@@ -61,7 +73,7 @@ def test_tables_of_times_say_what_the_benchmarks_printed(page: str) -> None:
 
 
 def test_steps_in_trainers_take_what_they_may() -> None:
-    printed = (DOCS.parent / "benchmarks" / "kept" / "trainers.txt").read_text(encoding="utf-8")
+    printed = kept("trainers")
     assert printed.count(": met") == 2 * (2 * 5) + 1  # two arms, by two measures, in five trainers; and JAX
     assert "missed" not in printed
 
@@ -98,6 +110,11 @@ def test_limits_say_how_near_to_one_a_factor_is_lost_on_weights_of_bfloat16() ->
     for factor in (1 + float(share) / 100, 1 - float(share) / 100):
         assert torch.equal((numbers.float() * factor).bfloat16(), numbers)
     assert not torch.equal((numbers.float() * (1 + 1.1 * float(share) / 100)).bfloat16(), numbers)
+
+
+def kept(benchmark: str) -> str:
+    """What it printed."""
+    return (DOCS.parent / "benchmarks" / "kept" / f"{benchmark}.txt").read_text(encoding="utf-8")
 
 
 def power(value: float) -> str:

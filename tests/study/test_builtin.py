@@ -45,7 +45,7 @@ N_RUNS_AND_STEPS = {
     ("off-span", "paper"): (320, 31_200),
     ("segmentation", "small"): (30, 1_200),
     ("segmentation", "paper"): (60, 5_220),
-    ("detection", "small"): (30, 500),
+    ("detection", "small"): (30, 900),
     ("detection", "paper"): (60, 75_000),
     ("counting", "small"): (30, 800),
     ("counting", "paper"): (60, 1_080),
