@@ -205,9 +205,8 @@ def story(numbers: StudyNumbers) -> Iterator[str]:
         "Does it matter?",
         verdicts.verdict(groups, main)
         + " One network, one data set, one learning rate for all, and equal rates are not equal steps. Equal "
-        "seeds on another processor are another draw, since it rounds otherwise: as written on two before, "
-        "this page saw no difference between WRS and the stronger decay. What five seeds see is not to be "
-        "built on.",
+        "seeds on another processor are another draw, since it rounds otherwise: this page was written on "
+        "four, and on one it saw WRS above the stronger decay. What five seeds see is not to be built on.",
         picture="accuracy",
         alt="Final test accuracies of every method",
     )
