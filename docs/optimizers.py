@@ -265,10 +265,9 @@ OUTRO = (
         rescale, whatever `momentum` says, and x, which follows from both, with them.
         """,
         """
-        That was decided by measuring (`benchmarks/schedule_free.py`: digits of 8×8, 30 % of 900 labels
-        random, two layers of 64 with BatchNorm): with y alone held, z goes away from it, and x, which is what
-        is used, falls short of the radius. No difference in the loss at x or on test images is seen there;
-        means over three seeds:
+        The reason is x, which is what is used (`benchmarks/schedule_free.py`: digits of 8×8, 30 % of 900
+        labels random, two layers of 64 with BatchNorm): with y alone held, z goes away from it, and x falls
+        short of the radius. Three seeds are too few to say whether that matters for accuracy; their means:
         """,
         "<!-- schedule-free -->",
         "<!-- /schedule-free -->",

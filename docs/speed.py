@@ -187,17 +187,19 @@ def trainers_table() -> str:
 
 
 def methods_table() -> str:
-    """What each method adds to a step; the rows of docs/methods.md say what it keeps."""
+    """What each method adds to a step, and what it keeps."""
     text = (KEPT / "methods.txt").read_text(encoding="utf-8")
     found = re.findall(
         rf"^(\w+(?:, [a-z ]+?)?) {{2,}}({NUMBER}) \[.*?\] +({NUMBER}) \[.*?\] +({NUMBER}) \[.*?\] +(\S.*)$",
         text,
         re.MULTILINE,
     )
+    if len(found) != text.partition("kept, copies\n")[2].partition("\n\n")[0].strip().count("\n") + 1:
+        raise ValueError("benchmarks/kept/methods.txt has rows that are not read")
     rows = [
-        f"| {name} | {over} ({step} ms) | {update} ms | {kept} |" for name, step, over, update, kept in found
+        f"| {name} | {over} ({step} ms) | {update} ms | {size} |" for name, step, over, update, size in found
     ]
-    head = "| method | whole step, over `none` | optimizer and hooks | kept between steps, copies |"
+    head = "| method | whole step, over `none` | optimizer and hooks | kept, in copies of the weights |"
     return "\n".join([head, "|---|---|---|---|", *rows])
 
 
@@ -248,6 +250,8 @@ def schedule_free() -> str:
     text = (KEPT / "schedule_free.txt").read_text(encoding="utf-8")
     figures = ", ".join(rf"{name} ({NUMBER}(?:e-\d+)?)" for name in ("norm of z", "of x", "loss", "right"))
     found = re.findall(rf"^(\w+), rate ({NUMBER}), ([\w ]+): {figures} %", text, re.MULTILINE)
+    if len(found) != text.count(", rate "):
+        raise ValueError("benchmarks/kept/schedule_free.txt has rows that are not read")
     rows = [f"| {kind} | {rate} | {' | '.join(rest)} % |" for kind, rate, *rest in found]
     heads = "| optimizer | rate | held | norm of z | norm of x | loss at x | right in the test |"
     return "\n".join([heads, "|---|--:|---|--:|--:|--:|--:|", *rows])

@@ -6,7 +6,8 @@ statements of theory as they were measured.
     python docs/why.py demo
 
 Reads the study in the folder, keeps its rows in docs/why/, checks the statements of theory, and writes both
-pages and docs/pictures/. It states no figure of its own; `python docs/why.py docs/why` writes the same again.
+pages and docs/pictures/. It states no figure of its own, but on how many processors
+the page was written; `python docs/why.py docs/why` writes the same story again.
 """
 
 import math

@@ -380,15 +380,15 @@ def network(pixels, optimizer, settings):
     return model, found, optimizer(groups, **settings)
 
 
-def train(model, optimizer, pixels, *, n_steps, batch_size, seed):
-    """Root mean square chord over blocks and steps, by weight; 3 of 10 labels are drawn at random."""
+def train(model, optimizer, pixels, *, n_steps, batch_size, seed, noise=0.3):
+    """Root mean square chord over blocks and steps, by weight; a share of the labels is drawn at random."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = pixels
     squares = {index: [] for index in (0, 3)}
     for _ in range(n_steps):
         chosen = torch.randint(len(labels), (batch_size,), generator=generator)
         wrong = torch.randint(10, (batch_size,), generator=generator)
-        target = torch.where(torch.rand(batch_size, generator=generator) < 0.3, wrong, labels[chosen])
+        target = torch.where(torch.rand(batch_size, generator=generator) < noise, wrong, labels[chosen])
         optimizer.zero_grad()
         F.cross_entropy(model(images[chosen]), target).backward()
         before = {index: F.normalize(model[index].weight.detach()) for index in squares}
@@ -424,6 +424,20 @@ def test_a_real_network_turns_as_predicted_and_as_much_without_decay(pixels, opt
     ours = train(model, without, pixels, n_steps=300, batch_size=batch_size, seed=2)
     for name, chord in chords.items():
         assert ours[name] == pytest.approx(chord, rel=bounds.WITHOUT_DECAY)
+
+
+def test_where_a_weak_decay_meets_labels_that_are_learned_angles_without_it_are_others(pixels):
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+    model, found, decayed = network(pixels, torch.optim.SGD, settings)
+    own = {"batch_size": 32, "noise": 0.0}
+    train(model, decayed, pixels, n_steps=3000, seed=1, **own)
+    with GradientNorms(decayed, found) as measured:
+        chords = train(model, decayed, pixels, n_steps=300, seed=2, **own)
+    model, found, without = network(pixels, torch.optim.SGD, settings)
+    drop_decay(without, found, gradient_norms=measured)
+    train(model, without, pixels, n_steps=3000, seed=1, **own)
+    ours = train(model, without, pixels, n_steps=300, seed=2, **own)
+    assert max(abs(ours[name] / chord - 1) for name, chord in chords.items()) > bounds.LEARNED_LABELS
 
 
 def test_a_row_has_as_many_numbers_whether_the_others_are_held_or_not():

@@ -119,8 +119,9 @@ def test_a_fixed_norm_turns_by_the_angles_of_weight_decay_on_a_cosine(name):
         update = make(lambda step, multiplier=multiplier: lr * multiplier(step), 0.0)
         off = angles(update, settled.fixed_norm, is_norm_fixed=True) / decayed - 1
         ours[kind] = float(off.abs().max())
+        if kind == "root":
+            assert off[-1] > bounds.AT_THE_END  # the norm lags far behind
     assert ours["lagging"] < bounds.LAGGING
-    assert ours["root"] > bounds.AT_THE_END  # at the end of a cosine the norm lags far behind
     assert ours["same"] > bounds.UNCHANGED
 
 

@@ -152,6 +152,7 @@ def test_the_page_of_recipes_says_how_far_the_schedules_of_tests_are_off() -> No
     assert f"is right to {percent(bounds.LAGGING)} throughout" in page
     predicted, without = percent(bounds.PREDICTED), percent(bounds.WITHOUT_DECAY)
     assert f"are within {predicted} of the predicted ones, and without decay within {without} of" in page
+    assert f"the angle without decay is off by more than {percent(bounds.LEARNED_LABELS)}" in page
 
 
 def test_pages_say_how_often_intervals_hold_the_truth_in_simulations() -> None:
@@ -172,7 +173,7 @@ def test_the_page_of_many_processes_says_how_equal_they_are() -> None:
 
 def test_pages_say_how_well_weights_of_bfloat16_hold() -> None:
     share = f"{100 * bounds.BFLOAT16:.1f} %"
-    assert f"only to within {share}, and steps" in text_of("limits.md")
+    assert f"only to within {share}, one of float16" in text_of("limits.md")
     assert f"on their radius to {share} only" in text_of("faq.md")
 
 

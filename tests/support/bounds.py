@@ -26,6 +26,8 @@ SHRUNK_ERROR = 0.97
 
 PREDICTED, WITHOUT_DECAY = 0.05, 0.1
 """How far angles of a training are from those predicted, and without decay from those with it; shares."""
+LEARNED_LABELS = 0.05
+"""The second where no label is random and decay is weak, at least in one layer."""
 LAGGING, AT_THE_END, UNCHANGED = 0.04, 1.0, 0.15
 """How far angles are from those of decay on a cosine: of what follows the norm at most, of the root and of
 the cosine itself at least; shares."""

@@ -95,7 +95,7 @@ def build(settings: RunSettings, out: Path, *, data_dir: str | None) -> Parts:
             seed=settings.seed,
             replayed=replayed,
         )
-    if recipe.channels_last:
+    if device.type == "cpu" and (recipe.channels_last or recipe.compile):
         take_strides_first(model)  # after all that asks convolutions for their strides
     family = family_or_none(optimizer)
     sampler = Sampler(model, found, attached, recipe, settings.seed, task, dataset, family, first)

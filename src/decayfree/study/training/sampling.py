@@ -32,9 +32,10 @@ from decayfree.study.training.first_layer import IMAGES_AT_ONCE, FirstLayer
 from decayfree.study.training.spectra import spectra_of
 
 N_SCORED_TRAINING_IMAGES = 2000
-"""At most so many training images are scored in a sample, the first ones, and no more than of the others.
+"""At most so many training images are scored in a sample, the first ones.
 
-Not every metric is a mean over images, to compare over any number of them.
+In other tasks than classification no more than are tested or validated with, whichever are more: their
+metrics are no means over images, to compare over any number of them.
 """
 N_SPECTRUM_IMAGES = 256
 """So many training images at most, the first ones, make the spectra of a sample."""
@@ -61,8 +62,10 @@ class Sampler:
         The weights ``before`` the last step are as `weights` gave them; None where they are not known.
         """
         dataset, is_last = self.dataset, step == self.recipe.n_steps
-        n_others = max(len(dataset.validation), len(dataset.test))
-        some = slice(min(N_SCORED_TRAINING_IMAGES, len(dataset.train), n_others))
+        n_scored = min(N_SCORED_TRAINING_IMAGES, len(dataset.train))
+        if self.recipe.task != "classification":
+            n_scored = min(n_scored, max(len(dataset.validation), len(dataset.test)))
+        some = slice(n_scored)
         train = self._score(Images(dataset.train.pixels[some], dataset.train.labels[some]), step)
         validation = self._score(dataset.validation, step)
         test = self._score(dataset.test, step, each=is_last)
