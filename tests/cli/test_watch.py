@@ -96,7 +96,7 @@ def test_it_waits_for_the_file_follows_it_and_writes_the_page_at_the_end(tmp_pat
 
     def wait_for(text: str) -> None:
         nonlocal seen
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         is_over = False
         while text not in seen and time.monotonic() < until and not is_over:
             # Asked before the last look, or what it says at its end is missed.

@@ -70,7 +70,7 @@ def watched_in_both_modes(model, batches):
     return span
 
 
-@pytest.mark.parametrize(("dtype", "accuracy"), zip((F64, torch.float32), bounds.CLEANED, strict=True))
+@pytest.mark.parametrize(("dtype", "accuracy"), list(zip((F64, torch.float32), bounds.CLEANED, strict=True)))
 def test_outputs_stay_in_train_and_eval_mode(seed, dtype, accuracy):
     model, inputs = trained(seed, dtype)
     batches = inputs.split(16)
