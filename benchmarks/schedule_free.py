@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 import decayfree
 
@@ -72,13 +73,9 @@ def trained(kind: str, follows: bool, n_steps: int, seed: int) -> tuple[float, f
     z = mean(float(optimizer.state[weight]["z"].norm(dim=1).mean()) for weight in held)
     optimizer.eval()
     x = mean(float(weight.detach().norm(dim=1).mean()) for weight in held)
+    update_bn([train], model)  # one batch is all of it
+    model.eval()
     with torch.no_grad():
-        for module in model:
-            if isinstance(module, nn.BatchNorm1d):
-                module.momentum = None
-                module.reset_running_stats()
-        model(train)  # statistics of x; one batch is all of it
-        model.eval()
         right = (model(test).argmax(dim=1) == test_labels).double().mean()
         return z, x, float(F.cross_entropy(model(train), labels)), float(right)
 

@@ -332,8 +332,10 @@ def intro() -> list[str]:
 
 def outro() -> list[str]:
     """What stands behind them."""
-    parts = [[f"## {title}\n", *map("\n".join, map(paragraph, texts))] for title, *texts in OUTRO]
-    return [line for part in parts for line in part]
+    lines = []
+    for title, *texts in OUTRO:
+        lines += [f"## {title}\n", *(line for text in texts for line in paragraph(text))]
+    return lines
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -45,21 +46,27 @@ def main() -> None:
 def claims() -> Iterator[tuple[Path, str]]:
     """Page and sentence, one after the other."""
     yield from of_optimizers(entries_of("optimizers"))
-    yield from of_untuned_decay(read_study(HERE / "sensitivity"))
+    yield from of_untuned_decay(kept_study("sensitivity"))
     yield from of_one_experiment()
     yield from over_groups()
     yield from of_powers()
-    yield from of_preset(study_groups(read_study(HERE / "preset")))
-    yield from of_rates(read_study(HERE / "rates"))
-    yield from of_off_span(read_study(HERE / "off-span"))
-    yield from of_off_span_law(read_study(HERE / "figure1"))
+    yield from of_preset(study_groups(kept_study("preset")))
+    yield from of_rates(kept_study("rates"))
+    yield from of_off_span(kept_study("off-span"))
+    yield from of_off_span_law(kept_study("figure1"))
     yield from of_tuned_rates()
     yield from of_other_tasks()
-    yield from of_coefficients(read_study(HERE / "sensitivity"))
+    yield from of_coefficients(kept_study("sensitivity"))
     yield from of_minutes()
     rates = {run.recipe.learning_rate for run in StudySpec.load(HERE / "architectures" / "study.toml").runs()}
     for path in (FRONT, page("architectures")):
         yield path, f"all its runs have a learning rate of {' or '.join(f'{rate:g}' for rate in rates)}"
+
+
+@cache
+def kept_study(name: str) -> Study:
+    """Read once, since many sentences are of the same."""
+    return read_study(HERE / name)
 
 
 def of_optimizers(entries: list[Entry]) -> Iterator[tuple[Path, str]]:
@@ -172,7 +179,7 @@ def of_off_span(study: Study) -> Iterator[tuple[Path, str]]:
 
 def of_tuned_rates() -> Iterator[tuple[Path, str]]:
     """What WRS is beside decay where both have a learning rate of their own, and over twelve optimizers."""
-    of_figure1, of_rates = (study_groups(read_study(HERE / name)) for name in ("figure1-tuned", "rates"))
+    of_figure1, of_rates = (study_groups(kept_study(name)) for name in ("figure1-tuned", "rates"))
     plain, root = (label for label in of_figure1.methods if label.startswith("WRS"))
     tuned = {
         label: told(compare_chosen(of_figure1, label).of("weight decay")[0].difference)
@@ -189,7 +196,7 @@ def of_tuned_rates() -> Iterator[tuple[Path, str]]:
         f"with SGD, Adam and AdamW, all tuned, it is {anew[root]} points on the root of the schedule, "
         f"{anew[plain]} on the schedule itself",
     )
-    pooled = contrasts(study_groups(read_study(HERE / "optimizers")))[0].test.primary
+    pooled = contrasts(study_groups(kept_study("optimizers")))[0].test.primary
     yield (
         PAPER,
         f"{told(pooled.difference)} over twelve optimizers, p = {p_value(pooled.p_value)} uncorrected",
@@ -206,7 +213,7 @@ def of_other_tasks() -> Iterator[tuple[Path, str]]:
     """What WRS is beside tuned decay in the other tasks."""
     said = []
     for name, metric in (("segmentation", "mIoU"), ("detection", "mAP"), ("counting", "counting accuracy")):
-        anew = {label: found for label, found, _ in minus_decay(study_groups(read_study(HERE / name)))}
+        anew = {label: found for label, found, _ in minus_decay(study_groups(kept_study(name)))}
         said.append(f"{told(anew['WRS'].test.primary.difference)} points of {metric} in {name}")
     yield PAPER, f"WRS minus tuned decay is {', '.join(said)}"
 
@@ -229,7 +236,7 @@ def of_minutes() -> Iterator[tuple[Path, str]]:
     """How long the kept runs of each study took."""
     rows = STUDIES.read_text(encoding="utf-8").splitlines()
     for name in kept():
-        minutes = sum(run.elapsed_s for run in read_study(HERE / name).runs) / 60
+        minutes = sum(run.elapsed_s for run in kept_study(name).runs) / 60
         row = next(row for row in rows if row.startswith(f"| `{name}` |"))
         before, _, of_paper = row.rsplit(" | ", 2)
         yield STUDIES, f"{before} | {minutes:,.0f} | {of_paper}"
@@ -251,7 +258,7 @@ def of_one_experiment() -> Iterator[tuple[Path, str]]:
 def over_groups() -> Iterator[tuple[Path, str]]:
     """What optimizers and networks say together."""
     for name, groups in (("optimizers", "optimizers"), ("architectures", "networks")):
-        ours, beside_none, decay_beside_none = contrasts(study_groups(read_study(HERE / name)))
+        ours, beside_none, decay_beside_none = contrasts(study_groups(kept_study(name)))
         pooled = ours.test.primary
         yield (
             page(name),
@@ -262,7 +269,7 @@ def over_groups() -> Iterator[tuple[Path, str]]:
         yield page(name), f"over these {groups} alone {between(ours.test.these_groups)}"
         yield page(name), f"WRS minus no decay is {told(beside_none.test.primary.difference)}"
         yield page(name), f"weight decay minus no decay {told(decay_beside_none.test.primary.difference)}"
-    ours = contrasts(study_groups(read_study(HERE / "optimizers")))[0]
+    ours = contrasts(study_groups(kept_study("optimizers")))[0]
     yield (
         FRONT,
         f"Over the twelve together WRS minus weight decay is {told(ours.test.primary.difference)}, on "
@@ -336,7 +343,7 @@ def rounded(value: float) -> str:
 
 def entries_of(name: str) -> list[Entry]:
     """Every method of a study at the setting that validation images chose."""
-    return list(compare_chosen(study_groups(read_study(HERE / name))).entries)
+    return list(compare_chosen(study_groups(kept_study(name))).entries)
 
 
 def chosen(sweep: Sweep) -> Cell:

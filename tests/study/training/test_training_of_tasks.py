@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from PIL import Image
 from decayfree.methods import WRS, TurningMethod
 from decayfree.report import write_report
 from decayfree.study import DataSpec, ModelSpec, Recipe, Row, RunSettings, StudySpec, read_study
+from decayfree.study.data.images import Images
 from decayfree.study.files.of_images import images_of_text
 from decayfree.study.files.results import ROWS_FILE, read_rows, read_spectra, run_directory
 from decayfree.study.run_settings import MODELS_OF_TASK
+from decayfree.study.tasks.task import Score
+from decayfree.study.training.building import build
 from decayfree.study.training.examples import N_EXAMPLES
 from decayfree.study.training.loop import train
+from decayfree.study.training.sampling import Sampler
 from support.available import import_or_skip
 
 TASKS = ("segmentation", "detection", "counting")
@@ -118,6 +123,21 @@ def test_annotated_pictures_of_packages_are_learned_from(
     assert last.train_loss < first.train_loss
     assert 0 <= last.test_score <= 1 or task == "counting"
     assert all(map(math.isfinite, last.test_metrics.values()))
+
+
+def test_no_more_training_images_are_scored_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = build(settings_of("counting", "mcnn-bn", off_span=False), tmp_path, data_dir=None).sampler
+    score, counts = Sampler._score, []
+
+    def counted(self: Sampler, images: Images, *arguments: Any, **settings: Any) -> Score:
+        counts.append(len(images))
+        return score(self, images, *arguments, **settings)
+
+    monkeypatch.setattr(Sampler, "_score", counted)
+    sampler.row(step=0, learning_rate=0.01)
+    assert counts == [14, 6, 14]  # of 24 to train on, 6 to validate and 14 to test with
 
 
 def test_what_was_left_out_of_the_data_is_told_on_the_page(tmp_path: Path) -> None:
