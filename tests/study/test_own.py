@@ -203,6 +203,7 @@ def test_what_is_not_what_it_must_be_is_said_by_its_setting(tmp_path, before, af
         ("Shrink.faults = lambda self: ['rate is odd']", "method.name: ./mine.py:Shrink: rate is odd"),
         ("Shrink.replays = 1", "method.name: ./mine.py:Shrink: it replays the norms of another run"),
         ("def images(n): return 3", "./mine.py:images: expected to give (images, truth) to train on"),
+        ("Doubled.metric = 'F1'", "task: ./mine.py:Doubled: metric: expected a Metric, got 'F1'"),
         ("def images(n): return [3, 4]", "./mine.py:images: expected to give (images, truth) to train on"),
         ("def images(n): return 2 * [(torch.rand(9, 8, 8), [0] * 9)]", "expected uint8, from 0 to 255"),
         ("def images(n): return 2 * [([[[1]]], 'a')]", "the images to train on: expected tensors or arrays"),
@@ -214,7 +215,7 @@ def test_what_is_not_what_it_must_be_is_said_by_its_setting(tmp_path, before, af
     ],
 )
 def test_what_gives_something_else_is_said(tmp_path, definition, said):
-    text = TEXT.replace('task = "./mine.py:Doubled"\n', "")
+    text = TEXT if "Doubled" in definition else TEXT.replace('task = "./mine.py:Doubled"\n', "")
     assert said in told(written(tmp_path, source=f"{SOURCE}\n{definition}\n", text=text))
 
 
@@ -390,6 +391,24 @@ def test_results_are_read_without_the_source_and_run_nothing(tmp_path):
             assert ("runs code of its author's" in errors) == (words[0] == "show")
         (tmp_path / "mine.py").unlink(missing_ok=not is_there)
     assert "mine.py:Shrink, rate 0.02" in text
+
+
+@pytest.mark.parametrize(
+    ("definition", "name"),
+    [
+        ("", "accuracy"),  # of the task that it inherits from
+        ("from decayfree.study.tasks.metric import Metric\nDoubled.metric = Metric('F1', 'Of both.')", "f1"),
+        ("Doubled.metric = None", "score"),
+    ],
+)
+def test_pages_call_the_score_of_a_task_by_its_metric(tmp_path, definition, name):
+    spec = written(tmp_path, source=f"{SOURCE}\n{definition}\n")
+    for run in spec.runs():
+        assert train(run, tmp_path, source_dir=tmp_path) == "done"
+    (tmp_path / "study.toml").write_text(spec.to_toml(), encoding="utf-8")
+    (tmp_path / "mine.py").unlink()
+    page = write_report(tmp_path).read_text(encoding="utf-8").lower()
+    assert f"test {name} after the last step" in page
 
 
 def test_a_library_network_takes_arguments(tmp_path):

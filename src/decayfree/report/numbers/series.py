@@ -70,7 +70,8 @@ class Cell:
     @property
     def metric(self) -> Metric:
         """What its score is called."""
-        return metric_of(self.settings.recipe.task)
+        said = (run.metric for run in self.begun.values() if run.metric)
+        return next(said, metric_of(self.settings.recipe.task))
 
     @property
     def learning_rate(self) -> float:

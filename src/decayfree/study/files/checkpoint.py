@@ -23,6 +23,7 @@ from decayfree.study.files.integrity import GrowingFile, ResultError, Seal, seal
 from decayfree.study.files.saved_state import seals_in, unpickled
 from decayfree.study.files.sources import Sources
 from decayfree.study.run_settings import RunSettings
+from decayfree.study.tasks.metric import Metric
 
 _OF_A_RUN = (results.CHECKPOINT_FILE, results.ROWS_FILE, results.NORMS_FILE, results.SPECTRA_FILE)
 """All but the record; the checkpoint first, since without it nothing else counts."""
@@ -177,11 +178,12 @@ def write_record(
     seals: Mapping[str, Seal] | None = None,
     notes: Sequence[str] = (),
     sources: Sources | None = None,
+    metric: Metric | None = None,
 ) -> None:
     """Write ``run.json``.
 
     With the ``seals`` of the other files once the run has ended, notes on data, and the sources of what is
-    the user's own.
+    the user's own, whose task may have a metric.
     """
     directory.mkdir(parents=True, exist_ok=True)
     record = {
@@ -198,6 +200,7 @@ def write_record(
         "set_aside": list(results.set_aside_reasons(directory)),
         "notes": list(notes),
         **({"sources": sources} if sources else {}),
+        **({"metric": dataclasses.asdict(metric)} if metric else {}),
         "files": {name: dataclasses.asdict(seal) for name, seal in (seals or {}).items()},
     }
     replace_text(directory / results.RECORD_FILE, sealed_json(record, indent=1))

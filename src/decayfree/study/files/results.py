@@ -24,6 +24,7 @@ from decayfree.study.files.integrity import ResultError, Seal, json_of, sealed_j
 from decayfree.study.files.of_images import images_of_text
 from decayfree.study.files.sources import Sources, sources_from
 from decayfree.study.spec.study_spec import StudySpec
+from decayfree.study.tasks.metric import Metric
 
 _SET_ASIDE = re.compile(r"set-aside-(\d{1,9})", re.ASCII)
 _MOST_BYTES_OF_A_REASON, _MOST_BYTES_OF_A_RECORD, _MOST_BYTES_OF_METRICS = 1 << 16, 1 << 24, 1 << 28
@@ -130,6 +131,8 @@ class Run:
     """What was left out of its data, or taken in place of something else, a sentence each."""
     sources: Sources = field(default_factory=dict)
     """Of which source what it took from its user was."""
+    metric: Metric | None = None
+    """By what a task of its user scores, where that says it."""
 
     @property
     def method(self) -> str:
@@ -291,6 +294,8 @@ def _check_types(record: Mapping[str, Any]) -> None:
     for seal in record["files"].values():
         Seal.from_dict(seal)
     sources_from(record["sources"])
+    if record["metric"] is not None:
+        Metric(**record["metric"])
 
 
 def file_faults(directory: Path, record: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
@@ -450,13 +455,18 @@ def _read_run(directory: Path) -> Run:
         set_aside=tuple(record["set_aside"]),
         notes=tuple(record["notes"]),
         sources=sources_from(record["sources"]),
+        metric=record["metric"] and Metric(**record["metric"]),
         **values,
     )
 
 
-_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside", "notes", "sources")
+_READ_OTHERWISE = ("key", "rows", "spectra", "cost", "set_aside", "notes", "sources", "metric")
 _IN_RECORD = {entry.name for entry in fields(Run)} - set(_READ_OTHERWISE)
-_LATER_IN_RECORD: Mapping[str, Any] = {"cost": {}, "set_aside": [], "files": {}, "notes": [], "sources": {}}
+_LATER_IN_RECORD: Mapping[str, Any] = {
+    **{name: {} for name in ("cost", "files", "sources")},
+    **{name: [] for name in ("set_aside", "notes")},
+    "metric": None,
+}
 _KINDS_IN_RECORD: Mapping[str, Any] = {
     **dict.fromkeys(("settings", "versions", "hardware", "cost", "files", "sources"), dict),
     **dict.fromkeys(("label", "first_layer"), str),

@@ -12,11 +12,14 @@ from decayfree.study.data.truth import Truth
 from decayfree.study.models.networks import build_model
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.run_settings import ModelSpec, Recipe
+from decayfree.study.tasks.metric import METRICS
 from decayfree.study.tasks.task import Score
 
 
 class Classification:
     """Truth: (n,), int64."""
+
+    metric = METRICS["classification"]
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
         if spec.batch_norm != "live" or spec.backbone:

@@ -13,6 +13,7 @@ from decayfree.study.models.networks import COUNTERS, build_with_backbone, libra
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.run_settings import ModelSpec, Recipe
 from decayfree.study.tasks.jackknife import pseudo_values
+from decayfree.study.tasks.metric import METRICS
 from decayfree.study.tasks.task import Score
 
 POINT_WIDTH = 1.0
@@ -21,6 +22,8 @@ POINT_WIDTH = 1.0
 
 class Counting:
     """Truth: rows x, y in pixels of the image."""
+
+    metric = METRICS["counting"]
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
         def try_out(model: nn.Module, images: Tensor) -> None:

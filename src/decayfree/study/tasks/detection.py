@@ -17,6 +17,7 @@ from decayfree.study.models.sizes import Sizes
 from decayfree.study.run_settings import ModelSpec, Recipe
 from decayfree.study.tasks.average_precision import MOST_BOXES, average_precision
 from decayfree.study.tasks.jackknife import pseudo_values
+from decayfree.study.tasks.metric import METRICS
 from decayfree.study.tasks.task import Score
 
 Target = dict[str, Tensor]
@@ -30,6 +31,8 @@ class Detection:
     Every detector is called as torchvision's are: with targets in train mode, for losses; without in eval
     mode, for boxes. Labels are from 1, since 0 is the ground.
     """
+
+    metric = METRICS["detection"]
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
         def try_out(model: nn.Module, images: Tensor) -> None:

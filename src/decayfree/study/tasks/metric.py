@@ -19,6 +19,10 @@ class Metric:
     name: str
     meaning: str
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and isinstance(self.meaning, str)):
+            raise TypeError(f"Metric: expected two texts, got {self.name!r} and {self.meaning!r}")
+
 
 METRICS: Mapping[str, Metric] = {
     "classification": Metric("accuracy", "The share of images whose class is right."),
@@ -39,7 +43,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def metric_of(task: str) -> Metric:
-    """By what number networks of a task are compared; of one's own nobody here knows what it is."""
+    """By what number networks of a task are compared; of one's own only its runs may know what it is."""
     return METRICS.get(task) or Metric("score", f"What {task} scores: a share, larger is better.")
 
 

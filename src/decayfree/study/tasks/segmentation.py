@@ -12,6 +12,7 @@ from decayfree.study.models.networks import SEGMENTERS, build_with_backbone, che
 from decayfree.study.models.sizes import Sizes
 from decayfree.study.run_settings import ModelSpec, Recipe
 from decayfree.study.tasks.jackknife import pseudo_values
+from decayfree.study.tasks.metric import METRICS
 from decayfree.study.tasks.task import Score
 
 AUXILIARY_WEIGHT = 0.5
@@ -20,6 +21,8 @@ AUXILIARY_WEIGHT = 0.5
 
 class Segmentation:
     """Truth: (n, height, width), uint8; pixels of `IGNORED` are neither trained on nor scored."""
+
+    metric = METRICS["segmentation"]
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
         shape = (2, sizes.n_classes, *sizes.image_size)

@@ -7,6 +7,7 @@ from decayfree.study.run_settings import Recipe
 from decayfree.study.tasks.classification import Classification
 from decayfree.study.tasks.counting import Counting
 from decayfree.study.tasks.detection import Detection
+from decayfree.study.tasks.metric import Metric
 from decayfree.study.tasks.segmentation import Segmentation
 from decayfree.study.tasks.task import Task
 
@@ -33,6 +34,9 @@ def task_of(recipe: Recipe) -> Task:
             f"task: {recipe.task}: expected to give {OWN['task'].gives}, got {type(made).__name__} without "
             f"{', '.join(lacking)}"
         )
+    metric = getattr(made, "metric", None)
+    if not isinstance(metric, Metric | None):
+        raise InvalidInputError(f"task: {recipe.task}: metric: expected a Metric, got {metric!r}")
     return made
 
 

@@ -37,7 +37,10 @@ class Score:
 
 
 class Task(Protocol):
-    """One way to train and score networks; has no state."""
+    """One way to train and score networks; has no state.
+
+    One of the user's own may have a ``metric`` (metric.py), by which pages call its score.
+    """
 
     def build(self, spec: ModelSpec, sizes: Sizes, seed: int) -> nn.Module:
         """The network in train mode with its initial weights, the same for the same seed.

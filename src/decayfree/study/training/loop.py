@@ -22,6 +22,7 @@ from decayfree.study.files import checkpoint, norm_log
 from decayfree.study.files.results import ENDED, RunState, read_spectra, run_directory
 from decayfree.study.files.sources import change
 from decayfree.study.run_settings import RunSettings
+from decayfree.study.tasks.metric import METRICS
 from decayfree.study.training.building import Parts, build, device_of, set_rates
 from decayfree.study.training.cleaned import clean_
 from decayfree.study.training.cost import cost_of
@@ -224,6 +225,7 @@ class _Run:
             first_layer="" if first is None else first.name,
             notes=parts.dataset.notes,
             sources=self.sources,
+            metric=None if self.recipe.task in METRICS else getattr(parts.task, "metric", None),
             cost=cost_of(
                 parts.model,
                 parts.optimizer,
