@@ -3,6 +3,7 @@
 Four processes on gloo; the reference is the same training in this process.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,11 @@ def mesh_of(*shape: int) -> Any:
     return DeviceMesh("cpu", torch.arange(torch.Size(shape).numel()).view(shape), mesh_dim_names=names)
 
 
+def replicated(model: nn.Module) -> nn.Module:
+    """The one layout that has a network of its own to call."""
+    return nn.parallel.DistributedDataParallel(model, process_group=mesh_of(2).get_group())
+
+
 def fsdp(n: int) -> Callable[[nn.Module], None]:
     return lambda model: _fsdp(model, mesh_of(n))
 
@@ -114,21 +120,47 @@ def _parallel(model: nn.Module, mesh: Any) -> None:
     parallelize_module(model, mesh, {"heads": ColwiseParallel(), "mix": RowwiseParallel()})
 
 
+def columns(model: nn.Module) -> None:
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    parallelize_module(model, mesh_of(2), {"heads": ColwiseParallel(output_layouts=Replicate())})
+
+
 def both(model: nn.Module) -> None:
     mesh = mesh_of(2, 2)
     _parallel(model, mesh["second"])
     _fsdp(model, mesh["first"])
 
 
-# Layout -> model, how it is sharded, over how many ranks, and the process groups that cut it.
-LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], None], int, int]] = {
-    "FSDP2 on 2": (convolutions, fsdp(2), 2, 1),
-    "FSDP2 on 4": (convolutions, fsdp(4), 4, 1),
-    "FSDP2 on 2, offloaded": (convolutions, offloaded, 2, 1),
-    "HSDP 2x2": (convolutions, lambda model: _fsdp(model, mesh_of(2, 2)), 4, 1),
-    "TP on 2": (heads, lambda model: _parallel(model, mesh_of(2)), 2, 1),
-    "FSDP2 x TP 2x2": (heads, both, 4, 2),
-    "kernels": (kernels, fsdp(4), 4, 1),
+def table_of_the_page() -> dict[str, tuple[int, int]]:
+    """What docs/processes.md says is sent, in a step and by a question, by the layouts' names there."""
+    text = (Path(__file__).parents[1] / "docs" / "processes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (\d) \| (\d) \|$", text.partition("## What is sent")[2], re.MULTILINE)
+    return {name: (int(step), int(question)) for name, step, question in rows}
+
+
+SENT = table_of_the_page()
+DDP, SHARED = (
+    "one process; DDP",
+    "FSDP2, HSDP: blocks that ranks share (groups, heads, whole weights), biases included",
+)
+# Layout -> model, how it is sharded, over how many ranks, and its row in the table of the page.
+LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], nn.Module | None], int, str]] = {
+    "DDP on 2": (convolutions, replicated, 2, DDP),
+    "FSDP2 on 2": (convolutions, fsdp(2), 2, SHARED),
+    "FSDP2 on 4": (convolutions, fsdp(4), 4, SHARED),
+    "FSDP2 on 2, offloaded": (convolutions, offloaded, 2, SHARED),
+    "HSDP 2x2": (convolutions, lambda model: _fsdp(model, mesh_of(2, 2)), 4, SHARED),
+    "TP on 2": (
+        heads,
+        lambda model: _parallel(model, mesh_of(2)),
+        2,
+        "TP: ..., and whole weights cut in rows",
+    ),
+    "TP on 2, columns": (heads, columns, 2, "TP: heads that are whole on a rank"),
+    "FSDP2 x TP 2x2": (heads, both, 4, "FSDP2 × TP: blocks that both cut, one each"),
+    "kernels": (kernels, fsdp(4), 4, "FSDP2, HSDP: kernels, or other blocks that are whole on a rank"),
 }
 CASES = [
     *((layout, "radius 2") for layout in LAYOUTS),
@@ -138,7 +170,13 @@ CASES = [
 ]
 
 
-def trained(model: nn.Module, found: decayfree.Invariance, images: Tensor, setting: str) -> dict[str, Any]:
+def trained(
+    model: nn.Module,
+    found: decayfree.Invariance,
+    images: Tensor,
+    setting: str,
+    network: nn.Module | None = None,
+) -> dict[str, Any]:
     """Weights, statistics, the check and a sample of it; and the collectives that each of them took."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
     counts: list[int] = []
@@ -154,7 +192,7 @@ def trained(model: nn.Module, found: decayfree.Invariance, images: Tensor, setti
     recorder = Recorder(optimizer, found, every=N_STEPS, sink=samples.append)
     for _ in range(N_STEPS):
         optimizer.zero_grad()
-        model(images).square().mean().backward()
+        (network or model)(images).square().mean().backward()
         counted(optimizer.step)
         optimizer.param_groups[0]["lr"] *= 0.8
     deviation = counted(wrs.check)
@@ -185,9 +223,9 @@ def train_all(rank: int, folder: Path) -> None:
         if rank >= n_ranks:
             mesh_of(n_ranks)  # all have to make it
             continue
-        shard(model)
+        network = shard(model)
         again = decayfree.Invariance.from_dict(found[make].to_dict(), model)
-        result = trained(model, again, inputs_of(make), setting)
+        result = trained(model, again, inputs_of(make), setting, network)
         torch.save(result, folder / f"{layout}, {setting}, rank {rank}.pt")
     alone(rank)
     torch.save(in_bfloat16(), folder / f"bfloat16, rank {rank}.pt")
@@ -257,7 +295,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_sharded_weights_are_held_checked_and_recorded_like_whole_ones(
     folder: Path, layout: str, setting: str
 ) -> None:
-    make, _, n_ranks, n_groups = LAYOUTS[layout]
+    make, _, n_ranks, row = LAYOUTS[layout]
     model, images = make(), inputs_of(make)
     expected = trained(model, decayfree.find_invariant(model, images), images, setting)
     for rank in range(n_ranks):
@@ -281,12 +319,14 @@ def test_sharded_weights_are_held_checked_and_recorded_like_whole_ones(
             tolerance = {"abs": 1e-12} if "radial_share" in key else {"rel": 1e-9, "abs": 1e-13}
             assert mine["sample"][key] == pytest.approx(value, **tolerance), key
         attached, *steps, with_sample, checked = mine["counts"]
-        # Of kernels that are whole on a rank nothing is sent in a step.
-        held = 0 if layout == "kernels" else n_groups
-        assert steps == [held] * (N_STEPS - 1)
-        assert with_sample <= held + n_groups
-        assert max(attached, checked) <= n_groups
+        in_a_step, of_a_question = SENT[row]
+        assert steps == [in_a_step] * (N_STEPS - 1)
+        assert [attached, with_sample - in_a_step, checked] == [of_a_question] * 3
     assert expected["counts"] == [0] * (N_STEPS + 2)
+
+
+def test_the_page_tells_no_layout_that_is_not_tried() -> None:
+    assert SENT.keys() == {row for *_, row in LAYOUTS.values()}
 
 
 def test_norms_are_held_in_float32_where_layers_compute_in_bfloat16(folder: Path) -> None:

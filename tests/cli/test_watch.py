@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,22 @@ def test_a_file_that_is_not_there_or_holds_no_sample_is_said(tmp_path: Path) -> 
     assert (code, said) == (2, "Error: the file holds no sample yet\n")
 
 
-def test_it_waits_for_the_file_follows_it_and_writes_the_page_at_the_end(tmp_path: Path) -> None:
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Of a file that is not there yet."""
     path = tmp_path / "samples.jsonl"
     command = [sys.executable, "-u", "-m", "decayfree", "watch", str(path), "--every", "0.1"]
     environment = dict(os.environ, COLUMNS="100", TERM="xterm", FORCE_COLOR="1")
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_it_waits_for_the_file_follows_it_and_writes_the_page_at_the_end(
+    tmp_path: Path, watching: subprocess.Popen[bytes]
+) -> None:
+    path = tmp_path / "samples.jsonl"
     assert watching.stdout is not None
     os.set_blocking(watching.stdout.fileno(), False)
     seen = ""
@@ -120,7 +132,6 @@ def test_it_waits_for_the_file_follows_it_and_writes_the_page_at_the_end(tmp_pat
     watching.send_signal(signal.SIGINT)
     wait_for("The page: ")
     assert watching.wait(30) == 0
-    watching.stdout.close()
     assert (tmp_path / "samples.html").is_file()
 
 
