@@ -7,9 +7,9 @@ Their rows, their pages, and the tables of every README, out of the result files
     python results/keep.py --go-on runs/preset           # fill a folder with what is kept, to run the rest
 
 Writes results/NAME/study.toml, runs.tar.xz and report.html, and what stands between the marks in
-results/NAME/README.md and README.md. What was claimed and what came of it is written by hand around them. It
-states no figure of its own. Of a study that is under way the runs so far are kept in results/under-way/NAME,
-and nothing is shown of them.
+results/NAME/README.md, results/README.md and README.md. What was claimed and what came of it is written by
+hand around them. It states no figure of its own. Of a study that is under way the runs so far are kept in
+results/under-way/NAME, and nothing is shown of them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from added import MARK, is_marked, note, planned
@@ -48,6 +48,19 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 UNDER_WAY = HERE / "under-way"
 OURS, THEIRS = REFERENCES
+COLUMNS = (
+    "study",
+    "runs",
+    "no decay",
+    "weight decay",
+    "WRS",
+    "WRS minus weight decay, points",
+    "the same on validation images",
+    f"the same as planned, without {MARK}",
+    "WRS is",
+)
+IN_SHORT = ("study", "weight decay", "WRS", "WRS minus weight decay, points", "WRS is")
+"""Those of the table that the first page has."""
 LACKING = (
     "intervals over groups are over groups and seeds alone: these runs did not keep which test images are "
     "right, so that the chance in the images that all groups are scored on is in none."
@@ -103,8 +116,14 @@ def written() -> dict[Path, str]:
     studies = {name: read_study(HERE / name) for name in kept()}
     texts = {HERE / name / "README.md": "\n".join(numbers(name, study)) for name, study in studies.items()}
     marked = {path: between(path, "numbers", text) for path, text in texts.items()}
-    overview = "\n".join(overview_table(studies))
-    return {**marked, ROOT / "README.md": between(ROOT / "README.md", "results", overview)}
+    *rows, below = overview(studies)
+    for path, to, columns in ((HERE / "README.md", "", COLUMNS), (ROOT / "README.md", "results/", IN_SHORT)):
+        table = [columns, ["---" if name in ("study", "WRS is") else "--:" for name in columns]]
+        table += [[row[COLUMNS.index(name)] for name in columns] for row in rows]
+        lines = [f"| {' | '.join(cells)} |".replace("](", f"]({to}") for cells in table]
+        notes = " ".join(said for about, said in below if about in columns)
+        marked[path] = between(path, "results", "\n".join([*lines, "", notes]))
+    return marked
 
 
 def kept() -> list[str]:
@@ -216,13 +235,11 @@ def mean_of(name: str, cell: Cell) -> str:
     return f"{100 * final.mean:.2f}{mark}" if final else f"diverged{mark}"
 
 
-def overview_table(studies: dict[str, Study]) -> Iterator[str]:
-    """A row a study: weight rescaling beside weight decay, each at the setting that validation data chose."""
-    yield (
-        "| study | runs | no decay | weight decay | WRS | WRS minus weight decay, points | the same on "
-        f"validation images | the same as planned, without {MARK} | WRS is |"
-    )
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|---|"
+def overview(studies: dict[str, Study]) -> Iterator[Any]:
+    """A row a study: weight rescaling beside weight decay, each at the setting that validation data chose.
+
+    At last the notes, each with the column that it is about.
+    """
     shown: dict[frozenset[str], str] = {}
     without_images: list[str] = []
     for name, study in studies.items():
@@ -248,8 +265,8 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
             )
             first = shown.setdefault(keys, name)
             before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
-            cells = [
-                f"[{name}](results/{name}){f' {MARK}' if note(name) else ''}"
+            yield (
+                f"[{name}]({name}){f' {MARK}' if note(name) else ''}"
                 + (f" (the runs of {first})" if first != name else "")
                 + (f": {arm}" if len(arms) > 1 else "")
                 + (", on new seeds" if all(entry.is_anew for entry in theirs) else ""),
@@ -259,16 +276,24 @@ def overview_table(studies: dict[str, Study]) -> Iterator[str]:
                 difference(theirs, "validation"),
                 difference(before) if note(name) else "all was planned",
                 seen(groups, theirs),
-            ]
-            yield f"| {' | '.join(cells)} |"
+            )
         if name == "preset":
             yield primary_of_preset(study, whole)
-    yield (
-        f"\n{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; "
-        "each study's page marks them. Where validation images choose between settings, the difference on "
-        "them is a replication that is not quite free."
-        + (f" In {', '.join(without_images)}: {LACKING}" if without_images else "")
-    )
+    notes = [
+        (
+            "study",
+            f"{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; "
+            "each study's page marks them.",
+        ),
+        (
+            "the same on validation images",
+            "Where validation images choose between settings, the difference on them is a replication that "
+            "is not quite free.",
+        ),
+    ]
+    if without_images:
+        notes.append(("study", f"In {', '.join(without_images)}: {LACKING}"))
+    yield notes
 
 
 def without(groups: StudyGroups, arms: Sequence[str]) -> StudyGroups:
@@ -280,7 +305,7 @@ def without(groups: StudyGroups, arms: Sequence[str]) -> StudyGroups:
     return dataclasses.replace(groups, groups=tuple(left))
 
 
-def primary_of_preset(study: Study, groups: StudyGroups) -> str:
+def primary_of_preset(study: Study, groups: StudyGroups) -> Sequence[str]:
     """The row of what preset decides: turning, of which nothing is tuned, in the place of WRS."""
     anew, chose = turning_minus_decay(groups)
     entries = anew.entries
@@ -288,8 +313,8 @@ def primary_of_preset(study: Study, groups: StudyGroups) -> str:
         sum(cell.final_test.mean for cell in cells if cell and cell.final_test) / len(entries)
         for cells in ([one.cell for one in entries], [one.reference for one in entries])
     ]
-    cells = [
-        "[preset](results/preset): turning as it comes, in the place of WRS, on new seeds",
+    return (
+        "[preset](preset): turning as it comes, in the place of WRS, on new seeds",
         str(len(study.runs)),
         "–",
         *(percent(mean, 2) for mean in means),
@@ -297,8 +322,7 @@ def primary_of_preset(study: Study, groups: StudyGroups) -> str:
         told(chose.validation.primary.difference) if chose and chose.validation else "–",
         "all was planned",
         f"{inferiority(anew)[0]} (margin {100 * MARGIN:g})",
-    ]
-    return f"| {' | '.join(cells)} |"
+    )
 
 
 def of_method(entries: Sequence[Entry], name: str) -> list[Entry]:

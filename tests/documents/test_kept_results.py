@@ -108,7 +108,8 @@ def test_as_planned_the_studies_are_what_they_were_before_the_look(keeping):
 def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "results").mkdir(parents=True)
-    (root / "README.md").write_text("Before.\n<!-- results -->\n<!-- /results -->\nAfter.\n")
+    for place in (root, root / "results"):
+        (place / "README.md").write_text("Before.\n<!-- results -->\n<!-- /results -->\nAfter.\n")
     monkeypatch.setattr(keeping, "ROOT", root)
     monkeypatch.setattr(keeping, "HERE", root / "results")
     out = tmp_path / "baselines"
@@ -123,7 +124,11 @@ def test_a_study_is_kept_with_its_page_and_its_tables(keeping, tmp_path, monkeyp
     }
     assert '"archive":"runs.tar.xz"' in (root / "results" / "baselines" / "report.html").read_text()
     assert written[root / "README.md"].startswith("Before.\n<!-- results -->\n| study |")
-    assert "| [baselines](results/baselines) † | 60 |" in written[root / "README.md"]
+    first, whole = (written[place / "README.md"].splitlines() for place in (root, root / "results"))
+    assert (first[4].count("|"), whole[4].count("|")) == (6, 10)
+    assert first[4].startswith("| [baselines](results/baselines) † | ")
+    assert whole[4].startswith("| [baselines](baselines) † | 60 |")
+    assert ("replication" in first[-3], "replication" in whole[-3]) == (False, True)
     assert "| weight normalization |" in written[root / "results" / "baselines" / "README.md"]
 
 
