@@ -149,6 +149,13 @@ def test_checks_and_pages_are_of_the_oldest_python() -> None:
     assert {one["python"] for one in jobs if one["torch"] == "latest"} == set(said)
 
 
+def test_limits_say_the_torch_that_all_tests_run_with() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    (version,) = (line.removeprefix("torch==") for line in lines if line.startswith("torch=="))
+    row = f"| all tests were run | {version.rpartition('.')[0]} |"
+    assert row in (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_what_the_tests_run_with_is_as_new_as_the_floors(extra: str) -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
