@@ -18,7 +18,8 @@ RANKS = ("Best", "Median", "Worst")
 NOTE = (
     "The same images for all methods, chosen by what they add to the score, mean over the methods: the "
     "highest, the middle and the lowest of the first {} test images. Each method is shown by its first seed. "
-    "Boxes are drawn from a score of 0.3 on; dashed ones are not scored."
+    "Of the boxes of a network as many are drawn as there are true ones, those that it is surest of; dashed "
+    "ones are not scored."
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _SHADES = 36  # degrees of hue from class to class
@@ -95,7 +96,7 @@ def _shown(numbers: StudyGroups, label: str) -> Shown | None:
                 [
                     _picture("Truth", first, first["truth"][at], at),
                     *(
-                        _picture(name, first, run.rows[-1].test_examples["said"][at], at)
+                        _picture(name, first, _surest(run.rows[-1].test_examples, at), at)
                         for name, (_, run) in runs.items()
                     ),
                 ],
@@ -113,6 +114,15 @@ def _first(cell: Cell) -> Run | None:
 
 def _n_examples(run: Run) -> int:
     return len(run.rows[-1].test_examples.get("images", ()))
+
+
+def _surest(examples: Mapping[str, Any], at: int) -> Mapping[str, Any]:
+    """What was said of an image, with no more boxes than are true there and scored."""
+    said: Mapping[str, Any] = examples["said"][at]
+    if "boxes" not in said:
+        return said
+    n_true = sum(not ignored for *_, ignored in examples["truth"][at]["boxes"])
+    return {"boxes": said["boxes"][:n_true]}
 
 
 def _picture(caption: str, examples: Mapping[str, Any], said: Mapping[str, Any], at: int) -> Picture:

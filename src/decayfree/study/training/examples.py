@@ -18,8 +18,8 @@ from decayfree.study.data.truth import IGNORED, Ragged, Truth
 
 N_EXAMPLES = 12
 """So many at most: a picture of 64×64 pixels takes ten thousand bytes."""
-MAX_BOXES, LEAST_SCORE = 30, 0.3
-"""Boxes of an image that are kept: so many at most, of the highest scores, and none below this."""
+MAX_BOXES = 30
+"""Of an image, those of the highest scores."""
 _N_NUMBERS_OF_A_BOX = 6
 _HIGHEST = 255
 
@@ -34,9 +34,9 @@ def examples_of(images: Images, predictions: Tensor | Ragged | None) -> dict[str
     Returns:
         ``size``: height and width. ``images``: PNG in base64. ``truth`` and ``said``, of each one of:
         ``mask``, a PNG with a color for each class but the ground, which is transparent; ``boxes``, rows x₁,
-        y₁, x₂, y₂ in pixels, class, and 1 where it is to be ignored or, of what was said, the score;
-        ``points``, rows x, y; ``density``, a PNG that is the brighter and the less transparent the more there
-        is, with the sum, ``count``.
+        y₁, x₂, y₂ in pixels, class, and 1 where it is to be ignored or, of what was said, the score, the
+        highest first; ``points``, rows x, y; ``density``, a PNG that is the brighter and the less transparent
+        the more there is, with the sum, ``count``.
     """
     if predictions is None:
         return {}
@@ -69,7 +69,6 @@ def _rows(rows: Tensor, *, is_said: bool) -> dict[str, Any]:
         return {"points": _rounded(rows)}
     if is_said:
         rows = rows[rows[:, 5].argsort(descending=True, stable=True)[:MAX_BOXES]]
-        rows = rows[rows[:, 5] >= LEAST_SCORE]
     return {"boxes": _rounded(rows)}
 
 
