@@ -121,24 +121,20 @@ def named_models(names: list[str] | tuple[str, ...], least_batch: int, least_s: 
             batch *= max(2, math.ceil(1.1 * least_s / step_s))
         steps, n_found = steps_of_a_search(model, images, step_s)
         found.append(steps)
-        verdict = told(steps, _MOST_STEPS)
         print(
             f"  {name:<32} batch {len(images):>3}, step {step_s:6.2f} s  {steps:6.1f} steps, "
-            f"{n_found:>3} weights  {verdict}",
+            f"{n_found:>3} weights  {told(steps, _MOST_STEPS)}",
             flush=True,
         )
     median = statistics.median(found)
-    print(
-        f"  median of {len(found)}: {median:.1f} steps, at most {_MEDIAN_STEPS:g}: "
-        f"{told(median, _MEDIAN_STEPS)}"
-    )
+    print(f"  median of {len(found)}: {median:.1f} steps, {told(median, _MEDIAN_STEPS)}")
 
 
 def wide() -> None:
     """One wide layer under LayerNorm."""
     model, rows = one_linear(4096), torch.randn(64, 4096)
     steps, _ = steps_of_a_search(model, rows, seconds_of_a_step(model, rows))
-    print(f"Linear(4096) + LayerNorm: {steps:.1f} steps, at most {_WIDE_STEPS:g}: {told(steps, _WIDE_STEPS)}")
+    print(f"Linear(4096) + LayerNorm: {steps:.1f} steps, {told(steps, _WIDE_STEPS)}")
 
 
 def curve() -> None:
@@ -158,7 +154,7 @@ def curve() -> None:
             f"  n = {width:>4}  {millions:6.1f} M weights  {elapsed_s:6.2f} s  {per_million[-1]:.3f} s per M"
         )
     growth = per_million[-1] / per_million[1]
-    print(f"  seconds per weight from n = 1024 to 4096: × {growth:.2f}, at most 1.5: {told(growth, 1.5)}")
+    print(f"  seconds per weight from n = 1024 to 4096: × {growth:.2f}, {told(growth, 1.5)}")
 
 
 def memory() -> None:
@@ -172,8 +168,8 @@ def memory() -> None:
     n_bytes = 4 * 25_557_032  # ResNet-50
     copies = (peak("find") - peak("train")) / n_bytes
     print(
-        f"memory of a search of ResNet-50 beyond a training step: {copies:.1f} times its weights, at most "
-        f"{_MEMORY:g}: {told(copies, _MEMORY)}"
+        f"memory of a search of ResNet-50 beyond a training step: {copies:.1f} times its weights, "
+        f"{told(copies, _MEMORY)}"
     )
 
 
@@ -222,8 +218,8 @@ def first_tensor(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def told(value: float, most: float) -> str:
-    """``met`` or ``missed``."""
-    return "met" if value <= most else "missed"
+    """The target, and ``met`` or ``missed``."""
+    return f"at most {most:g}: {'met' if value <= most else 'missed'}"
 
 
 if __name__ == "__main__":

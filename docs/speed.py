@@ -20,106 +20,97 @@ class Row:
 
     Args:
         title: What was measured.
-        aim: What it should be, as the benchmark says it.
         kept: The benchmark's file.
         lines: How its lines begin, those of all networks and kinds; the figure is the first number behind.
         shares: Printed as a share, told in percent.
     """
 
     title: str
-    aim: str
     kept: str
     lines: tuple[str, ...]
     shares: bool = False
 
-    def measured(self) -> str:
-        """The smallest and the largest figure of each kind of line."""
+    def told(self) -> str:
+        """The smallest and the largest figure of each kind of line, and what they should be."""
         text = (KEPT / f"{self.kept}.txt").read_text(encoding="utf-8")
-        return "; ".join(self._range(line, text) for line in self.lines)
+        measured, aims = zip(*(self._of(line, text) for line in self.lines), strict=True)
+        return f"| {self.title} | {'; '.join(measured)} | {'; '.join(dict.fromkeys(aims))} |"
 
-    def _range(self, line: str, text: str) -> str:
-        found = re.findall(rf"^ *{line} +({NUMBER})", text, flags=re.MULTILINE)
-        if not found:
-            raise ValueError(f"benchmarks/kept/{self.kept}.txt has no line {line!r}")
-        told = [f"{100 * float(one):.1f}" for one in found] if self.shares else found
-        ends = dict.fromkeys((min(told, key=float), max(told, key=float)))
-        return " to ".join(ends) + (" %" if self.shares else "")
+    def _of(self, line: str, text: str) -> tuple[str, str]:
+        found = re.findall(rf"^ *{line} +({NUMBER})(.*)$", text, flags=re.MULTILINE)
+        aims = {"".join(re.findall(rf"(?:target|at most|at least) ({NUMBER})", rest)) for _, rest in found}
+        if len(aims) != 1:
+            raise ValueError(f"benchmarks/kept/{self.kept}.txt: aims of lines {line!r}: {sorted(aims)}")
+        figures = sorted((number for number, _ in found), key=float)
+        ends = dict.fromkeys(map(self._shown, (figures[0], figures[-1])))
+        return " to ".join(ends), self._shown(aims.pop())
+
+    def _shown(self, number: str) -> str:
+        return f"{round(100 * float(number), 1):g} %" if number and self.shares else number or "none"
 
 
 OF_ONE = "a sampled step adds, {}, ms .*\n +a sampled step adds, share of a step"
 ROWS = (
     Row(
         "a rescale with `fused=True`, in in-place multiplies of each weight",
-        "1.3",
         "rescale",
         ("fused=True / one multiply of each",),
     ),
     Row(
         "... in one multiply of a single tensor of as many bytes",
-        "none",
         "rescale",
         ("fused=True / one multiply of one tensor",),
     ),
     Row(
         "... without it, all that its hooks do included, in naive loops",
-        "1",
         "rescale",
         ("the rescale with its hooks / a plain loop",),
     ),
     Row(
         "what it adds to a step, of what SGDP adds to SGD",
-        "0.125",
         "rescale",
         ("what WRS adds / what SGDP adds",),
     ),
-    Row("... of what AdamP adds to AdamW", "0.125", "rescale", ("what WRS adds / what AdamP adds",)),
+    Row("... of what AdamP adds to AdamW", "rescale", ("what WRS adds / what AdamP adds",)),
     Row(
         "`find_invariant` at 64 pixels, batch 4, in training steps",
-        "8",
         "rescale",
         ("find_invariant / one training step, time",),
     ),
     Row(
         "... its peak memory, in a training step's",
-        "4",
         "rescale",
         ("find_invariant / one training step, peak memory",),
     ),
     Row(
         "... of networks of timm, batch 16, in training steps: median; all",
-        "5; 15",
         "discovery",
         (r"median of \d+:", r"\S+ +batch +\d+, step +[\d.]+ s"),
     ),
     Row(
         "recording every 50 steps, share of training time (64 pixels, batch 16)",
-        "2 %",
         "recorder",
         ("... all of them together",),
         shares=True,
     ),
     Row(
         "... one sample, in training steps, with numba (`decayfree[fused]`)",
-        "0.15",
         "recorder",
         (OF_ONE.format("with numba"),),
     ),
-    Row("... without numba", "none", "recorder", (OF_ONE.format("without"),)),
+    Row("... without numba", "recorder", (OF_ONE.format("without"),)),
     Row(
         "... memory that it adds, in copies of the recorded weights",
-        "1",
         "recorder",
         ("what recording adds to it, in such copies",),
     ),
     Row(
         "a study's training loop (VGG11-BN/8, batch 128), throughput over a bare loop",
-        "0.97",
         "study",
         ("throughput between samples, ours over bare",),
     ),
     Row(
         "... over Lightning's Trainer with torchvision's transforms; on the same tensors",
-        "1.2; none",
         "study",
         (
             "throughput, ours, augmented over Lightning, torchvision's transforms",
@@ -128,18 +119,16 @@ ROWS = (
     ),
     Row(
         "... two runs at a time over one, on two cores",
-        "1.8",
         "study",
         ("throughput, --jobs 2 over --jobs 1",),
     ),
     Row(
         "all of `decayfree.study` imported, seconds; torch alone",
-        "2.5; none",
         "study",
         (r"from decayfree.study import \*, s", "import torch, s"),
     ),
-    Row("`decayfree --help`, in `import torch`s", "0.33", "study", ("decayfree --help over import torch",)),
-    Row("the page of 500 runs, seconds", "10", "study", ("reading and drawing, s",)),
+    Row("`decayfree --help`, in `import torch`s", "study", ("decayfree --help over import torch",)),
+    Row("the page of 500 runs, seconds", "study", ("reading and drawing, s",)),
 )
 TRAINERS = {
     "plain": "a plain loop",
@@ -153,8 +142,7 @@ TRAINERS = {
 
 def first_table() -> str:
     """Rescaling, search, recording and studies."""
-    rows = [f"| {row.title} | {row.measured()} | {row.aim} |" for row in ROWS]
-    return "\n".join(["| | measured | aim |", "|---|---|---|", *rows])
+    return "\n".join(["| | measured | aim |", "|---|---|---|", *(row.told() for row in ROWS)])
 
 
 def missed() -> str:
