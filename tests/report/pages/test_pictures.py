@@ -16,7 +16,7 @@ from decayfree.methods import WRS, WeightDecay
 from decayfree.report.numbers.groups import study_groups
 from decayfree.report.page import render
 from decayfree.report.pages.contents import contents
-from decayfree.report.pages.pictures import Shown, pictures
+from decayfree.report.pages.pictures import Shown, pictures, pictures_note
 from decayfree.study import DataSpec, ModelSpec, Recipe, RunSettings, Study, StudySpec, read_study
 from decayfree.study.data.images import Images
 from decayfree.study.data.truth import Ragged
@@ -67,7 +67,9 @@ def written(out: Path, task: str) -> Study:
 
 @pytest.mark.parametrize("task", list(MODELS))
 def test_images_are_chosen_by_the_mean_over_methods(task: str, tmp_path: Path) -> None:
-    [shown] = pictures(study_groups(written(tmp_path, task)))
+    groups = study_groups(written(tmp_path, task))
+    assert ("as many are drawn as there are true ones" in pictures_note(groups)) == (task == "detection")
+    [shown] = pictures(groups)
     assert [image.title for image in shown.images] == ["Best", "Median", "Worst"]
     kept = examples_of(Images(PIXELS, TRUE[task]), PREDICTED[task])
     # Of the first twelve: 7, then 11, 10, 9, 8, 6, of which the seventh of all is 5, and 2.

@@ -17,8 +17,10 @@ from decayfree.study.files.results import Run
 RANKS = ("Best", "Median", "Worst")
 NOTE = (
     "The same images for all methods, chosen by what they add to the score, mean over the methods: the "
-    "highest, the middle and the lowest of the first {} test images. Each method is shown by its first seed. "
-    "Of the boxes of a network as many are drawn as there are true ones, those that it is surest of; dashed "
+    "highest, the middle and the lowest of the first {} test images. Each method is shown by its first seed."
+)
+OF_BOXES = (
+    " Of the boxes of a network as many are drawn as there are true ones, those that it is surest of; dashed "
     "ones are not scored."
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
@@ -72,7 +74,8 @@ def pictures(numbers: StudyGroups) -> list[Shown]:
 def pictures_note(numbers: StudyGroups) -> str:
     """By which rule images were chosen."""
     runs = [run for _, _, cell in standing(numbers) if (run := _first(cell))]
-    return NOTE.format(min((_n_examples(run) for run in runs), default=0))
+    has_boxes = any("boxes" in said for run in runs for said in run.rows[-1].test_examples["said"])
+    return NOTE.format(min((_n_examples(run) for run in runs), default=0)) + OF_BOXES * has_boxes
 
 
 def _shown(numbers: StudyGroups, label: str) -> Shown | None:
