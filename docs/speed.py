@@ -38,7 +38,8 @@ class Row:
 
     def _of(self, line: str, text: str) -> tuple[str, str]:
         found = re.findall(rf"^ *{line} +({NUMBER})(.*)$", text, flags=re.MULTILINE)
-        aims = {"".join(re.findall(rf"(?:target|at most|at least) ({NUMBER})", rest)) for _, rest in found}
+        aim = re.compile(rf"(?:target|at most|at least) ({NUMBER})")
+        aims = {one for _, rest in found for one in aim.findall(rest) or [""]}
         if len(aims) != 1:
             raise ValueError(f"benchmarks/kept/{self.kept}.txt: aims of lines {line!r}: {sorted(aims)}")
         figures = sorted((number for number, _ in found), key=float)

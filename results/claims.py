@@ -215,6 +215,9 @@ def of_other_tasks() -> Iterator[tuple[Path, str]]:
     for name, metric in (("segmentation", "mIoU"), ("detection", "mAP"), ("counting", "counting accuracy")):
         anew = {label: found for label, found, _ in minus_decay(study_groups(kept_study(name)))}
         said.append(f"{told(anew['WRS'].test.primary.difference)} points of {metric} in {name}")
+        if name == "detection":
+            p = anew["WRS"].test.primary.p_value
+            yield PAPER, f"an interval that leaves out 0 (p = {p_value(p)}, uncorrected)"
     yield PAPER, f"WRS minus tuned decay is {', '.join(said)}"
 
 

@@ -3,7 +3,6 @@
 Four processes on gloo; the reference is the same training in this process.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -136,7 +135,8 @@ def both(model: nn.Module) -> None:
 def table_of_the_page() -> dict[str, tuple[int, int]]:
     """What docs/processes.md says is sent, in a step and by a question, by the layouts' names there."""
     text = (Path(__file__).parents[1] / "docs" / "processes.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+) \| (\d) \| (\d) \|$", text.partition("## What is sent")[2], re.MULTILINE)
+    table = text.partition("## What is sent")[2].partition("\n|---|--:|--:|\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
     return {name: (int(step), int(question)) for name, step, question in rows}
 
 
@@ -156,10 +156,10 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], nn.Modul
         heads,
         lambda model: _parallel(model, mesh_of(2)),
         2,
-        "TP: ..., and whole weights cut in rows",
+        "TP: blocks that ranks share (whole weights cut in rows)",
     ),
     "TP on 2, columns": (heads, columns, 2, "TP: heads that are whole on a rank"),
-    "FSDP2 x TP 2x2": (heads, both, 4, "FSDP2 × TP: blocks that both cut, one each"),
+    "FSDP2 x TP 2x2": (heads, both, 4, "FSDP2 × TP: blocks that both cut (one a mesh dimension)"),
     "kernels": (kernels, fsdp(4), 4, "FSDP2, HSDP: kernels, or other blocks that are whole on a rank"),
 }
 CASES = [

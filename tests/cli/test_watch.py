@@ -92,7 +92,13 @@ def watching(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     path = tmp_path / "samples.jsonl"
     command = [sys.executable, "-u", "-m", "decayfree", "watch", str(path), "--every", "0.1"]
     environment = dict(os.environ, COLUMNS="100", TERM="xterm", FORCE_COLOR="1")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are deaf to it
+    )
     yield process
     process.kill()
     process.communicate()

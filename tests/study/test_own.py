@@ -203,7 +203,8 @@ def test_what_is_not_what_it_must_be_is_said_by_its_setting(tmp_path, before, af
         ("Shrink.faults = lambda self: ['rate is odd']", "method.name: ./mine.py:Shrink: rate is odd"),
         ("Shrink.replays = 1", "method.name: ./mine.py:Shrink: it replays the norms of another run"),
         ("def images(n): return 3", "./mine.py:images: expected to give (images, truth) to train on"),
-        ("Doubled.metric = 'F1'", "task: ./mine.py:Doubled: metric: expected a Metric, got 'F1'"),
+        ("Doubled.metric = 'F1'", "task: ./mine.py:Doubled: metric: expected a decayfree.study.tasks"),
+        ("Doubled.metric = property(lambda self: 1 / 0)", "metric raised ZeroDivisionError"),
         ("def images(n): return [3, 4]", "./mine.py:images: expected to give (images, truth) to train on"),
         ("def images(n): return 2 * [(torch.rand(9, 8, 8), [0] * 9)]", "expected uint8, from 0 to 255"),
         ("def images(n): return 2 * [([[[1]]], 'a')]", "the images to train on: expected tensors or arrays"),
@@ -409,6 +410,29 @@ def test_pages_call_the_score_of_a_task_by_its_metric(tmp_path, definition, name
     (tmp_path / "mine.py").unlink()
     page = write_report(tmp_path).read_text(encoding="utf-8").lower()
     assert f"test {name} after the last step" in page
+
+
+def test_runs_that_have_not_begun_are_called_as_the_others(tmp_path):
+    definition = """
+from dataclasses import dataclass
+from decayfree.study.tasks.metric import Metric
+
+@dataclass(frozen=True)
+class Mine(Metric):
+    unit: str = "none"
+
+Doubled.metric = Mine("F [/macro]", "Of both.")
+"""
+    spec = written(tmp_path, source=f"{SOURCE}\n{definition}\n")
+    spec = dataclasses.replace(spec, methods=(NoTreatment(), *spec.methods))
+    *_, last = spec.runs()
+    assert train(last, tmp_path, source_dir=tmp_path) == "done"
+    (tmp_path / "study.toml").write_text(spec.to_toml(), encoding="utf-8")
+    code, text, _ = call("study", "report", str(tmp_path))
+    assert (code, "Test F [/macro] after the last step" in text) == (0, True)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "test F [/macro] after the last step" in page
+    assert "test score after" not in page.lower()
 
 
 def test_a_library_network_takes_arguments(tmp_path):

@@ -204,7 +204,7 @@ def _comparisons(groups: "StudyGroups", reference: str | None) -> Table:
     entries = compare(groups, reference)
     shown = comparison_table(groups, entries, "", "")
     name = groups.metric.name
-    title = f"Test {name} after the last step"
+    title = escape(f"Test {name} after the last step")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     left_out = ("p", "… shrunk", "… on validation", "… of the choice")
     kept = [(index, column) for index, column in enumerate(shown.columns) if column.title not in left_out]

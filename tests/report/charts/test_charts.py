@@ -19,8 +19,10 @@ from decayfree.report.charts import axes
 from decayfree.report.charts import curves as charts
 from decayfree.report.numbers.series import Cell, predicted_angles
 from decayfree.study import RunSettings, read_study
+from decayfree.study.tasks.metric import METRICS
 from support.synthetic_study import METHODS, WEIGHTS, Writer, study_spec
 
+ACCURACY = METRICS["classification"]
 SETTINGS = study_spec().runs()[0]
 
 
@@ -95,7 +97,7 @@ def test_a_kind_of_method_keeps_its_color_in_other_studies(tmp_path: Path, numbe
 
 
 def test_a_study_of_many_methods_still_gives_each_a_look() -> None:
-    methods = [Cell(SETTINGS, {}, 1, f"decay {n}", f"decay {n}") for n in range(10)]
+    methods = [Cell(SETTINGS, {}, 1, f"decay {n}", f"decay {n}", ACCURACY) for n in range(10)]
     assert len({look.color for look in charts.looks(methods).values()}) == 8
 
 
@@ -267,14 +269,14 @@ def test_the_end_of_a_schedule_does_not_stretch_the_axis_of_the_rates(numbers: S
 
 
 def test_names_are_escaped_as_plotly_reads_them(tmp_path: Path) -> None:
-    method = Cell(SETTINGS, {}, 1, "a <b> & c", "a")
+    method = Cell(SETTINGS, {}, 1, "a <b> & c", "a", ACCURACY)
     assert charts.looks([method]).keys() == {"a <b> & c"}
     assert charts.plain_text(method.label) == "a &lt;b&gt; &amp; c"
 
 
 def test_decay_methods_take_neighboring_colors() -> None:
     decays = [replace(SETTINGS, method=WeightDecay(d)) for d in (5e-4, 5e-3)]
-    methods = [Cell(settings, {}, 1, settings.label, "") for settings in decays]
+    methods = [Cell(settings, {}, 1, settings.label, "", ACCURACY) for settings in decays]
     assert [look.color for look in charts.looks(methods).values()] == ["--m2", "--m3"]
 
 

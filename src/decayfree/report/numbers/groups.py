@@ -17,7 +17,7 @@ from decayfree.study.files.results import Run, Study
 from decayfree.study.run_settings import RunSettings
 from decayfree.study.spec.arms import GroupAxis, axes_of, treatment_of
 from decayfree.study.statistics.sweeps import Choice, best_of_sweep
-from decayfree.study.tasks.metric import Metric
+from decayfree.study.tasks.metric import Metric, metric_of
 
 MAX_DETAILED_CELLS = 8
 MAX_DETAILED_SWEEP = 3
@@ -157,7 +157,9 @@ def study_groups(study: Study) -> StudyGroups:
         place = tuple(axis.value(settings) for axis in axes)
         grouped.setdefault(place, {}).setdefault(names[treatment_of(settings)], []).append(settings)
     words = _axis_words(axes, cells)
-    cell = partial(_cell, swept, planned, begun, frozenset(study.spec.confirm_seeds))
+    said = (run.metric for run in study.runs if run.metric)
+    metric = next(said, metric_of(cells[0].recipe.task))
+    cell = partial(_cell, metric, swept, planned, begun, frozenset(study.spec.confirm_seeds))
     groups = StudyGroups(
         study,
         tuple(axis.title for axis in axes),
@@ -262,6 +264,7 @@ def _common_words(labels: Sequence[str]) -> str:
 
 
 def _cell(
+    metric: Metric,
     swept: Sequence[str],
     planned: Mapping[RunSettings, Sequence[RunSettings]],
     begun: Mapping[str, Run],
@@ -275,7 +278,7 @@ def _cell(
     runs, confirming = ({one.seed: begun[one.key] for one in part if one.key in begun} for part in own)
     setting = ", ".join(_setting_words(settings, swept))
     label = setting if setting.startswith(method) else f"{method}, {setting}" if setting else method
-    cell = Cell(settings, runs, len(own[0]), label, method, setting)
+    cell = Cell(settings, runs, len(own[0]), label, method, metric, setting)
     if not own[1]:
         return cell
     return replace(cell, confirmation=replace(cell, begun=confirming, n_planned=len(own[1])))

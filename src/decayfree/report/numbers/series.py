@@ -13,7 +13,7 @@ from decayfree.study.files.results import Row, Run, Study
 from decayfree.study.optimizers import equilibrium_at
 from decayfree.study.run_settings import Recipe, RunSettings
 from decayfree.study.statistics.estimates import Estimate, mean_interval
-from decayfree.study.tasks.metric import Metric, metric_of
+from decayfree.study.tasks.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Cell:
     """What legends call it, setting and all."""
     short: str
     """What sentences call it: the method, and its setting only where several are told together."""
+    metric: Metric
+    """What its score is called, as in the whole study."""
     setting: str = ""
     """What neither the method nor the group tells, in words: weight decay 0.005, learning rate 0.1."""
     confirmation: "Cell | None" = None
@@ -66,12 +68,6 @@ class Cell:
     def n_diverged(self) -> int:
         """Number of runs that ended in numbers that are not finite."""
         return sum(run.state == "diverged" for run in self.begun.values())
-
-    @property
-    def metric(self) -> Metric:
-        """What its score is called."""
-        said = (run.metric for run in self.begun.values() if run.metric)
-        return next(said, metric_of(self.settings.recipe.task))
 
     @property
     def learning_rate(self) -> float:

@@ -20,8 +20,8 @@ NOTE = (
     "highest, the middle and the lowest of the first {} test images. Each method is shown by its first seed."
 )
 OF_BOXES = (
-    " Of the boxes of a network as many are drawn as there are true ones, those that it is surest of; dashed "
-    "ones are not scored."
+    " Of the boxes of a network those are drawn that it is surest of, at most as many as there are true ones "
+    "that are scored, or one where there are none; dashed ones are not scored."
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _SHADES = 36  # degrees of hue from class to class
@@ -120,12 +120,12 @@ def _n_examples(run: Run) -> int:
 
 
 def _surest(examples: Mapping[str, Any], at: int) -> Mapping[str, Any]:
-    """What was said of an image, with no more boxes than are true there and scored."""
+    """What was said of an image, with no more boxes than are true there and scored, or one."""
     said: Mapping[str, Any] = examples["said"][at]
     if "boxes" not in said:
         return said
     n_true = sum(not ignored for *_, ignored in examples["truth"][at]["boxes"])
-    return {"boxes": said["boxes"][:n_true]}
+    return {"boxes": said["boxes"][: max(n_true, 1)]}
 
 
 def _picture(caption: str, examples: Mapping[str, Any], said: Mapping[str, Any], at: int) -> Picture:

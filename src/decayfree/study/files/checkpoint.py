@@ -200,7 +200,7 @@ def write_record(
         "set_aside": list(results.set_aside_reasons(directory)),
         "notes": list(notes),
         **({"sources": sources} if sources else {}),
-        **({"metric": dataclasses.asdict(metric)} if metric else {}),
+        **({"metric": {"name": metric.name, "meaning": metric.meaning}} if metric else {}),
         "files": {name: dataclasses.asdict(seal) for name, seal in (seals or {}).items()},
     }
     replace_text(directory / results.RECORD_FILE, sealed_json(record, indent=1))

@@ -6,13 +6,15 @@ Loads nothing that trains: pages read it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_LONGEST = 60
+
 
 @dataclass(frozen=True)
 class Metric:
     """A task's score: a share, larger is better, that settings are chosen and methods compared by.
 
     Attributes:
-        name: As in a sentence: "accuracy".
+        name: As in a sentence, in a line of at most 60 characters: "accuracy".
         meaning: What it is, one sentence.
     """
 
@@ -20,8 +22,12 @@ class Metric:
     meaning: str
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and isinstance(self.meaning, str)):
-            raise TypeError(f"Metric: expected two texts, got {self.name!r} and {self.meaning!r}")
+        if not (isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= _LONGEST):
+            raise ValueError(
+                f"name: expected a printable line of 1 to {_LONGEST} characters, got {self.name!r}"
+            )
+        if not (isinstance(self.meaning, str) and self.meaning.isprintable()):
+            raise ValueError(f"meaning: expected a printable line, got {self.meaning!r}")
 
 
 METRICS: Mapping[str, Metric] = {

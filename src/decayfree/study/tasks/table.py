@@ -34,9 +34,15 @@ def task_of(recipe: Recipe) -> Task:
             f"task: {recipe.task}: expected to give {OWN['task'].gives}, got {type(made).__name__} without "
             f"{', '.join(lacking)}"
         )
-    metric = getattr(made, "metric", None)
+    try:
+        metric = getattr(made, "metric", None)
+    except Exception as error:
+        raise InvalidInputError(f"task: {recipe.task}: metric raised {error!r}") from error
     if not isinstance(metric, Metric | None):
-        raise InvalidInputError(f"task: {recipe.task}: metric: expected a Metric, got {metric!r}")
+        raise InvalidInputError(
+            f"task: {recipe.task}: metric: expected a decayfree.study.tasks.metric.Metric, by which pages "
+            f"call its score, got {metric!r}"
+        )
     return made
 
 
