@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from added import MARK, is_marked, note, planned
@@ -49,18 +49,22 @@ ROOT = HERE.parent
 UNDER_WAY = HERE / "under-way"
 OURS, THEIRS = REFERENCES
 COLUMNS = (
-    "study",
-    "runs",
-    "no decay",
-    "weight decay",
-    "WRS",
-    "WRS minus weight decay, points",
-    "the same on validation images",
-    f"the same as planned, without {MARK}",
-    "WRS is",
+    Column("study"),
+    Column("runs", is_number=True),
+    Column("no decay", is_number=True),
+    Column("weight decay", is_number=True),
+    Column("WRS", is_number=True),
+    Column("WRS minus weight decay, points", is_number=True),
+    Column("the same on validation images", is_number=True),
+    Column(f"the same as planned, without {MARK}", is_number=True),
+    Column("WRS is"),
 )
-IN_SHORT = ("study", "weight decay", "WRS", "WRS minus weight decay, points", "WRS is")
-"""Those of the table that the first page has."""
+IN_SHORT = (0, 3, 4, 5, 8)
+"""Those of the columns that the first page has."""
+OF_VALIDATION = (
+    "Where validation images choose between settings, the difference on them is a replication that is "
+    "not quite free."
+)
 LACKING = (
     "intervals over groups are over groups and seeds alone: these runs did not keep which test images are "
     "right, so that the chance in the images that all groups are scored on is in none."
@@ -116,14 +120,17 @@ def written() -> dict[Path, str]:
     studies = {name: read_study(HERE / name) for name in kept()}
     texts = {HERE / name / "README.md": "\n".join(numbers(name, study)) for name, study in studies.items()}
     marked = {path: between(path, "numbers", text) for path, text in texts.items()}
-    *rows, below = overview(studies)
-    for path, to, columns in ((HERE / "README.md", "", COLUMNS), (ROOT / "README.md", "results/", IN_SHORT)):
-        table = [columns, ["---" if name in ("study", "WRS is") else "--:" for name in columns]]
-        table += [[row[COLUMNS.index(name)] for name in columns] for row in rows]
-        lines = [f"| {' | '.join(cells)} |".replace("](", f"]({to}") for cells in table]
-        notes = " ".join(said for about, said in below if about in columns)
-        marked[path] = between(path, "results", "\n".join([*lines, "", notes]))
-    return marked
+    rows, below = overview(studies)
+    whole, short = HERE / "README.md", ROOT / "README.md"
+    marked[whole] = between(whole, "results", table_of(rows, range(len(COLUMNS)), f"{below} {OF_VALIDATION}"))
+    in_short = table_of(rows, IN_SHORT, below).replace("](", "](results/")
+    return {**marked, short: between(short, "results", in_short)}
+
+
+def table_of(rows: Sequence[Sequence[str]], shown: Sequence[int], below: str) -> str:
+    """Some columns of the overview, and what stands below them."""
+    lines = (line([TableCell(row[index]) for index in shown]) for row in rows)
+    return "\n".join([*heading([COLUMNS[index] for index in shown]), *lines, "", below])
 
 
 def kept() -> list[str]:
@@ -235,11 +242,12 @@ def mean_of(name: str, cell: Cell) -> str:
     return f"{100 * final.mean:.2f}{mark}" if final else f"diverged{mark}"
 
 
-def overview(studies: dict[str, Study]) -> Iterator[Any]:
+def overview(studies: dict[str, Study]) -> tuple[list[Sequence[str]], str]:
     """A row a study: weight rescaling beside weight decay, each at the setting that validation data chose.
 
-    At last the notes, each with the column that it is about.
+    Also what stands below the table.
     """
+    rows: list[Sequence[str]] = []
     shown: dict[frozenset[str], str] = {}
     without_images: list[str] = []
     for name, study in studies.items():
@@ -265,7 +273,7 @@ def overview(studies: dict[str, Study]) -> Iterator[Any]:
             )
             first = shown.setdefault(keys, name)
             before = of_method(compare_chosen(planned(name, groups)).entries, THEIRS)
-            yield (
+            cells = [
                 f"[{name}]({name}){f' {MARK}' if note(name) else ''}"
                 + (f" (the runs of {first})" if first != name else "")
                 + (f": {arm}" if len(arms) > 1 else "")
@@ -276,24 +284,15 @@ def overview(studies: dict[str, Study]) -> Iterator[Any]:
                 difference(theirs, "validation"),
                 difference(before) if note(name) else "all was planned",
                 seen(groups, theirs),
-            )
+            ]
+            rows.append(cells)
         if name == "preset":
-            yield primary_of_preset(study, whole)
-    notes = [
-        (
-            "study",
-            f"{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; "
-            "each study's page marks them.",
-        ),
-        (
-            "the same on validation images",
-            "Where validation images choose between settings, the difference on them is a replication that "
-            "is not quite free.",
-        ),
-    ]
-    if without_images:
-        notes.append(("study", f"In {', '.join(without_images)}: {LACKING}"))
-    yield notes
+            rows.append(primary_of_preset(study, whole))
+    below = (
+        f"{MARK} Exploratory: learning rates, seeds or networks were added after a look at the others; each "
+        "study's page marks them." + (f" In {', '.join(without_images)}: {LACKING}" if without_images else "")
+    )
+    return rows, below
 
 
 def without(groups: StudyGroups, arms: Sequence[str]) -> StudyGroups:

@@ -93,6 +93,15 @@ def test_shapes_are_those_that_were_said(tmp_path: Path) -> None:
     assert said.layer
 
 
+def test_where_no_box_is_scored_the_surest_one_is_drawn(tmp_path: Path) -> None:
+    study = written(tmp_path, "detection")
+    for run in study.runs:
+        for box in run.rows[-1].test_examples["truth"][7]["boxes"]:
+            box[5] = 1.0
+    _, said, _ = pictures(study_groups(study))[0].images[0].pictures
+    assert said.boxes == [(1.0, 2.0, 10.0, 20.0, 144, False)]
+
+
 @pytest.mark.parametrize("task", list(MODELS))
 def test_the_page_calls_the_score_by_its_name(task: str, tmp_path: Path) -> None:
     study = written(tmp_path, task)
